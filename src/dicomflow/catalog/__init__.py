@@ -1,0 +1,1 @@
+"""The index in SQL: tables, migrations, index rows, import states, local queue."""

@@ -1,0 +1,23 @@
+"""The one tree of errors: whose fault it is decides the class, and the class decides what is done next."""
+
+__all__ = ["DicomflowError", "InternalError", "PeerError", "PermanentError", "TransientError"]
+
+
+class DicomflowError(Exception):
+    """Base of all errors raised by dicomflow; its text holds no patient data and no secret."""
+
+
+class PeerError(DicomflowError):
+    """The other side broke the protocol or sent an unusable object; it is answered in the protocol's terms."""
+
+
+class TransientError(DicomflowError):
+    """The same call may succeed later: network, throttling, a full disk, a database that resumes."""
+
+
+class PermanentError(DicomflowError):
+    """The same call will never succeed: it is recorded with its reason and not repeated."""
+
+
+class InternalError(DicomflowError):
+    """An invariant of ours does not hold: a bug."""

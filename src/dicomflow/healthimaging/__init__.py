@@ -1,0 +1,1 @@
+"""AWS HealthImaging: client, job results and a simulator."""

@@ -1,0 +1,148 @@
+"""The manifest of a delivery: the one format that edge and pipeline agree on.
+
+A manifest is a JSON object in UTF-8, put under `manifests/{edge}/{delivery}.json` after the last instance of its
+delivery. Instances lie under `{edge}/{delivery}/{study}/{series}/{sop}.dcm`. Times are UTC in ISO 8601.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any, Final
+from urllib.parse import quote
+
+from dicomflow.errors import PermanentError
+
+__all__ = [
+    "MANIFEST_PREFIX",
+    "MANIFEST_VERSION",
+    "Association",
+    "Instance",
+    "Manifest",
+    "Series",
+    "Study",
+    "instance_key",
+    "manifest_key",
+]
+
+MANIFEST_PREFIX: Final = "manifests/"
+MANIFEST_VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Association:
+    """One association that contributed to a delivery, and how it ended: released, aborted, lost or open."""
+
+    association_id: str
+    calling_ae_title: str
+    called_ae_title: str
+    peer: str
+    ended: str
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One stored object: `bytes` and lower-case hex `sha256` are of the whole Part 10 file."""
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    key: str
+    bytes: int
+    sha256: str
+    received_at: str
+    association_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """The instances of one series in this delivery."""
+
+    series_instance_uid: str
+    instances: tuple[Instance, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """The series of one study in this delivery."""
+
+    study_instance_uid: str
+    series: tuple[Series, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What one edge received of one study in one go."""
+
+    edge: str
+    delivery: str
+    opened_at: datetime
+    closed_at: datetime
+    associations: tuple[Association, ...]
+    studies: tuple[Study, ...]
+
+    def instances(self) -> Iterator[Instance]:
+        """Yield every instance, in the manifest's order."""
+        for study in self.studies:
+            for series in study.series:
+                yield from series.instances
+
+    def to_json(self) -> bytes:
+        """Encode as UTF-8 JSON with stable key order."""
+        document = asdict(self)
+        document["version"] = MANIFEST_VERSION
+        document["opened_at"] = self.opened_at.isoformat()
+        document["closed_at"] = self.closed_at.isoformat()
+        return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+
+    @classmethod
+    def from_json(cls, encoded: bytes) -> "Manifest":
+        """Decode a manifest; unknown members are ignored.
+
+        Raises:
+            PermanentError: the bytes are no manifest, or a member is missing or of another type.
+        """
+        try:
+            document: dict[str, Any] = json.loads(encoded)
+            return cls(
+                edge=str(document["edge"]),
+                delivery=str(document["delivery"]),
+                opened_at=datetime.fromisoformat(document["opened_at"]),
+                closed_at=datetime.fromisoformat(document["closed_at"]),
+                associations=tuple(
+                    Association(**_known(Association, item)) for item in document["associations"]
+                ),
+                studies=tuple(_study(item) for item in document["studies"]),
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise PermanentError(f"not a manifest of version {MANIFEST_VERSION}: {error!r}") from error
+
+
+def instance_key(
+    edge: str, delivery: str, study_instance_uid: str, series_instance_uid: str, sop_instance_uid: str
+) -> str:
+    """Return the object key of an instance; the UIDs must have passed `dicom.uids.is_valid`."""
+    return _join((edge, delivery, study_instance_uid, series_instance_uid, f"{sop_instance_uid}.dcm"))
+
+
+def manifest_key(edge: str, delivery: str) -> str:
+    """Return the object key of a delivery's manifest; it lies outside every import prefix."""
+    return MANIFEST_PREFIX + _join((edge, f"{delivery}.json"))
+
+
+def _join(parts: Iterable[str]) -> str:
+    """Join path segments, percent-encoding whatever could be taken for a separator."""
+    return "/".join(quote(part, safe="") for part in parts)
+
+
+def _study(item: dict[str, Any]) -> Study:
+    return Study(item["study_instance_uid"], tuple(_series(series) for series in item["series"]))
+
+
+def _series(item: dict[str, Any]) -> Series:
+    instances = tuple(Instance(**_known(Instance, instance)) for instance in item["instances"])
+    return Series(item["series_instance_uid"], instances)
+
+
+def _known(kind: type[Association] | type[Instance], item: dict[str, Any]) -> dict[str, Any]:
+    return {name: item[name] for name in kind.__slots__}  # type: ignore[attr-defined]  # dataclass(slots=True)
