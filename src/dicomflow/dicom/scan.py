@@ -1,0 +1,179 @@
+"""Find the four UIDs that identify an object in the first kilobytes of its data set (PS3.5 7).
+
+Values are skipped by their length and nesting is a counter, so a hostile data set costs neither memory nor
+recursion. What this scanner cannot read it says so, and the caller reads it with pydicom instead.
+"""
+
+import io
+import struct
+import zlib
+from dataclasses import dataclass
+from enum import Enum
+from typing import BinaryIO, Final
+
+from dicomflow.dicom.uids import (
+    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+    EXPLICIT_VR_BIG_ENDIAN,
+    IMPLICIT_VR_LITTLE_ENDIAN,
+)
+from dicomflow.errors import PeerError
+
+__all__ = ["Identity", "Outcome", "read_identity", "scan"]
+
+_SOP_CLASS: Final = 0x00080016
+_SOP_INSTANCE: Final = 0x00080018
+_STUDY: Final = 0x0020000D
+_SERIES: Final = 0x0020000E
+_WANTED: Final = frozenset((_SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES))
+_ITEM_GROUP: Final = 0xFFFE
+_ITEM: Final = 0xFFFEE000
+_UNDEFINED: Final = 0xFFFFFFFF
+# A UID is at most 64 bytes; a longer value is kept up to here, so that the UID check refuses it by its length.
+_MAX_KEPT_BYTES: Final = 1024
+# Group 0020 stands within the first kilobytes of a data set; a megabyte leaves room for long leading elements.
+_MAX_INFLATED_BYTES: Final = 1 << 20
+
+_SHORT_FORM_VRS: Final = frozenset(
+    b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split()  # reads as the standard's list
+)
+_LONG_FORM_VRS: Final = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())  # as above
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The identifying UIDs as they stand in the data set, padding included; None where the element is absent."""
+
+    sop_class_uid: bytes | None
+    sop_instance_uid: bytes | None
+    study_instance_uid: bytes | None
+    series_instance_uid: bytes | None
+
+
+class Outcome(Enum):
+    """Why `scan` gives no identity."""
+
+    NEED_MORE = "the bytes end before group 0020 does"
+    UNUSUAL = "deflated, or a construct this scanner leaves to pydicom"
+
+
+def scan(head: bytes | bytearray | memoryview, transfer_syntax_uid: str, *, complete: bool) -> Identity | Outcome:
+    """Look for the four UIDs in the head of a data set, given from its first byte.
+
+    Args:
+        head: the first bytes of the data set, in the transfer syntax's byte order.
+        transfer_syntax_uid: decides VR encoding and byte order.
+        complete: `head` is the whole data set, so its end is no reason to ask for more.
+
+    Raises:
+        PeerError: the data set starts with a Part 10 preamble, or holds group 0000 or 0002.
+    """
+    if head[128:132] == b"DICM":
+        raise PeerError("the data set starts with a Part 10 preamble")
+    if transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
+        return Outcome.UNUSUAL
+    values: dict[int, bytes] = {}
+    outcome = _walk(
+        head,
+        ">" if transfer_syntax_uid == EXPLICIT_VR_BIG_ENDIAN else "<",
+        is_implicit=transfer_syntax_uid == IMPLICIT_VR_LITTLE_ENDIAN,
+        values=values,
+    )
+    if outcome is Outcome.UNUSUAL or (outcome is Outcome.NEED_MORE and not complete):
+        return outcome
+    return _identity(values)
+
+
+def read_identity(data_set: BinaryIO, transfer_syntax_uid: str) -> Identity:
+    """Read the four UIDs with pydicom from a file that stands at the first byte of the data set.
+
+    Values that are not wanted are skipped by seeking; of a deflated data set the first MiB is inflated.
+
+    Raises:
+        PeerError: the data set cannot be read up to group 0020.
+    """
+    from pydicom.filereader import read_dataset  # noqa: PLC0415  # a large import that ordinary objects never need
+
+    stream = data_set
+    if transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
+        try:
+            inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data_set.read(), _MAX_INFLATED_BYTES)
+        except zlib.error as error:
+            raise PeerError("the deflated data set cannot be inflated") from error
+        stream = io.BytesIO(inflated)
+    try:
+        found = read_dataset(
+            stream,
+            is_implicit_VR=transfer_syntax_uid == IMPLICIT_VR_LITTLE_ENDIAN,
+            is_little_endian=transfer_syntax_uid != EXPLICIT_VR_BIG_ENDIAN,
+            stop_when=lambda tag, _vr, _length: tag > _SERIES,
+            specific_tags=sorted(_WANTED),
+        )
+        raw = {int(tag): found.get_item(tag) for tag in found.keys()}  # noqa: SIM118  # a Dataset iterates over elements
+    except Exception as error:  # pydicom raises whatever a malformed data set leads it into
+        raise PeerError(f"the data set cannot be read up to group 0020: {type(error).__name__}") from error
+    return _identity({tag: _value_bytes(element) for tag, element in raw.items()})
+
+
+def _identity(values: dict[int, bytes]) -> Identity:
+    return Identity(values.get(_SOP_CLASS), values.get(_SOP_INSTANCE), values.get(_STUDY), values.get(_SERIES))
+
+
+def _walk(
+    head: bytes | bytearray | memoryview, order: str, *, is_implicit: bool, values: dict[int, bytes]
+) -> Outcome | None:
+    """Walk the elements into `values`; None once group 0020's UIDs are passed."""
+    tag_and_length = struct.Struct(order + "HHI")
+    short_length = struct.Struct(order + "H")
+    long_length = struct.Struct(order + "I")
+    offset = depth = 0
+    end = len(head)
+    while offset + 8 <= end:
+        group, element, length = tag_and_length.unpack_from(head, offset)
+        tag = group << 16 | element
+        if group == _ITEM_GROUP:
+            offset += 8
+            if depth == 0:
+                return Outcome.UNUSUAL
+            if tag != _ITEM:
+                depth -= 1
+            elif length == _UNDEFINED:
+                depth += 1
+            else:
+                offset += length
+            continue
+        if depth == 0 and tag > _SERIES:
+            return None
+        if depth == 0 and group in {0x0000, 0x0002}:
+            raise PeerError(f"the data set holds ({group:04X},{element:04X}), which belongs outside it")
+        value = offset + 8
+        if not is_implicit:
+            vr = bytes(head[offset + 4 : offset + 6])
+            if vr in _SHORT_FORM_VRS:
+                (length,) = short_length.unpack_from(head, offset + 6)
+            elif vr not in _LONG_FORM_VRS:
+                return Outcome.UNUSUAL
+            elif offset + 12 > end:
+                return Outcome.NEED_MORE
+            else:
+                (length,) = long_length.unpack_from(head, offset + 8)
+                value = offset + 12
+        if length == _UNDEFINED:
+            if not is_implicit and vr != b"SQ":
+                return Outcome.UNUSUAL
+            depth += 1
+            offset = value
+            continue
+        offset = value + length
+        if depth == 0 and tag in _WANTED and offset <= end:
+            values[tag] = bytes(head[value : min(offset, value + _MAX_KEPT_BYTES)])
+            if tag == _SERIES:
+                return None
+    return Outcome.NEED_MORE
+
+
+def _value_bytes(element: object) -> bytes:
+    """Return the bytes of a raw element, or of one that pydicom has decoded already."""
+    value = getattr(element, "value", None)
+    if isinstance(value, bytes):
+        return value
+    return "\\".join(value).encode() if isinstance(value, list) else str(value or "").encode()
