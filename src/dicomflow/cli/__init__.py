@@ -1,1 +1,140 @@
-"""The command line."""
+"""The command line: the table of commands, the global options and the one error boundary.
+
+A command lives in the module of its name and is imported only when it is called, so that the edge runs without
+the pipeline's dependencies and `--help` answers at once. Nothing here knows what a command does.
+"""
+
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any, Final, NamedTuple
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from dicomflow import __version__, logs
+from dicomflow.errors import DicomflowError
+
+__all__ = ["COMMANDS", "LOG_LEVELS", "Entry", "app", "main", "run"]
+
+EXIT_FAILED: Final = 1
+LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
+
+class Entry(NamedTuple):
+    """A command: its one-line help and the extra whose packages it needs."""
+
+    summary: str
+    extra: str
+
+
+# The command `x` is the function `x` in `dicomflow.cli.x`, whose docstring begins with the summary.
+COMMANDS: Final = {
+    "local": Entry("Run everything on this machine, with a simulated import.", "local"),
+    "edge": Entry("Run the edge daemon: receive, spool, deliver.", "edge"),
+    "send": Entry("Send DICOM files to a receiver over DIMSE.", "edge"),
+    "status": Entry("Show how much is received, indexed and imported.", "pipeline"),
+    "query": Entry("Run one read-only SQL statement on the catalog.", "pipeline"),
+    "migrate": Entry("Bring the catalog's schema to this version's.", "pipeline"),
+}
+
+
+class _LazyGroup(TyperGroup):
+    """Lists commands from the table and imports a command's module when it is called."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # the context class is private to Typer
+        """Return the names in the table's order."""
+        return [*super().list_commands(ctx), *COMMANDS]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # as above
+        """Return a stand-in with the summary: enough for the list of commands."""
+        entry = COMMANDS.get(cmd_name)
+        if entry is None:
+            return super().get_command(ctx, cmd_name)
+        return TyperCommand(cmd_name, help=entry.summary)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:  # as above
+        """Return the command that is to run, imported."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, _load(name) if name in COMMANDS else command, rest
+
+
+app = typer.Typer(
+    cls=_LazyGroup,
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Run the command that the process was started with and exit with its code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code: 0 done, 1 failed, 2 called wrongly.
+
+    A failure is one line on standard error; its traceback is shown only with `--log-level DEBUG`.
+    """
+    try:
+        typer.main.get_command(app).main(list(arguments), prog_name="dicomflow")
+    except SystemExit as exit_:
+        return exit_.code if isinstance(exit_.code, int) else EXIT_FAILED
+    except Exception as error:  # the boundary: everything ends in one line and an exit code
+        if logging.getLogger().isEnabledFor(logging.DEBUG):
+            logging.getLogger(__name__).debug("command_failed", exc_info=True)
+        print(f"dicomflow: {_explain(error, arguments)}", file=sys.stderr)  # noqa: T201  # the command's own output
+        return EXIT_FAILED
+    return 0
+
+
+def _print_version(wanted: bool) -> None:  # noqa: FBT001  # Typer calls it with the option's value
+    if wanted:
+        typer.echo(f"dicomflow {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _global_options(
+    *,
+    log_level: Annotated[
+        str, typer.Option(envvar="DICOMFLOW_LOG_LEVEL", help=f"One of {', '.join(LOG_LEVELS)}.")
+    ] = "INFO",
+    json_logs: Annotated[bool, typer.Option("--json-logs", help="Log one JSON object a line.")] = False,
+    _version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version),
+    ] = False,
+) -> None:
+    """DICOM from a hospital's devices into S3, an SQL index and AWS HealthImaging."""
+    if log_level.upper() not in LOG_LEVELS:
+        raise typer.BadParameter(f"{log_level!r} is not one of {', '.join(LOG_LEVELS)}", param_hint="--log-level")
+    logs.configure(log_level.upper(), as_json=json_logs)
+
+
+def _load(name: str) -> Any:
+    """Import the module of a command and return the command, as Typer's click knows it."""
+    module = importlib.import_module(f"{__name__}.{name}")
+    single = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    single.command(name)(getattr(module, name))
+    return typer.main.get_command(single)
+
+
+def _explain(error: Exception, arguments: Sequence[str]) -> str:
+    """Return what went wrong and what to do, in one line without the text of errors that are not ours."""
+    if isinstance(error, DicomflowError):
+        return " ".join(str(error).split())
+    if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("dicomflow"):
+        name = next((word for word in arguments if word in COMMANDS), "")
+        extra = COMMANDS[name].extra if name else "pipeline"
+        extras = "edge,pipeline,console" if extra == "local" else extra
+        return f"'{name}' needs the package {error.name}; install it with: pip install 'dicomflow[{extras}]'"
+    if isinstance(error, OSError) and error.strerror:
+        where = f": {os.fspath(error.filename)}" if isinstance(error.filename, str | os.PathLike) else ""
+        return f"{error.strerror}{where}; check that it exists, is free and may be used by this user"
+    kind = type(error).__name__
+    return f"internal error ({kind}); run it again with --log-level DEBUG and report the traceback"

@@ -1,0 +1,25 @@
+"""`dicomflow migrate`."""
+
+import typer
+
+from dicomflow.catalog.engine import create_engine_for, schema_revision
+from dicomflow.catalog.engine import migrate as migrate_catalog
+from dicomflow.cli.database import DatabaseUrl, DataFolder, catalog_url
+
+__all__ = ["migrate"]
+
+
+def migrate(data: DataFolder = None, database_url: DatabaseUrl = None) -> None:
+    """Bring the catalog's schema to this version's.
+
+    Creates the catalog when there is none. Running it again changes nothing.
+    """
+    url = catalog_url(data, database_url)
+    if data is not None and not database_url:
+        data.mkdir(parents=True, exist_ok=True)
+    engine = create_engine_for(url)
+    try:
+        migrate_catalog(engine)
+        typer.echo(f"the catalog is at revision {schema_revision(engine)}")
+    finally:
+        engine.dispose()

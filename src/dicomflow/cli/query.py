@@ -1,0 +1,38 @@
+"""`dicomflow query`."""
+
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from dicomflow.catalog.report import create_read_only_engine, run_read_only
+from dicomflow.cli.database import DatabaseUrl, DataFolder, existing_catalog_url
+from dicomflow.cli.tables import as_json, print_table
+
+__all__ = ["query"]
+
+UNLIMITED_WIDTH = 100_000  # a pipe or a file has no width
+
+
+def query(
+    sql: Annotated[str, typer.Argument(help="One statement, for example: SELECT * FROM Study", metavar="SQL")],
+    data: DataFolder = None,
+    database_url: DatabaseUrl = None,
+    *,
+    json: Annotated[bool, typer.Option("--json", help="Print a JSON array with one object a row.")] = False,
+) -> None:
+    """Run one read-only SQL statement on the catalog.
+
+    The statement cannot change anything: the database is opened read-only.
+    """
+    engine = create_read_only_engine(existing_catalog_url(data, database_url))
+    try:
+        columns, rows = run_read_only(engine, sql)
+    finally:
+        engine.dispose()
+    if json:
+        typer.echo(as_json(columns, rows))
+        return
+    console = Console() if sys.stdout.isatty() else Console(width=UNLIMITED_WIDTH)
+    print_table(console, " ".join(sql.split()), columns, rows)

@@ -1,0 +1,58 @@
+"""`dicomflow status`."""
+
+import json as json_
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from dicomflow.catalog.report import count_everything, create_read_only_engine
+from dicomflow.cli.database import DatabaseUrl, DataFolder, existing_catalog_url
+
+__all__ = ["count_spool", "status"]
+
+
+def status(
+    data: DataFolder = None,
+    database_url: DatabaseUrl = None,
+    *,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show how much is received, indexed and imported.
+
+    Without --data the spool is not counted: only the machine that receives can see it.
+    """
+    engine = create_read_only_engine(existing_catalog_url(data, database_url))
+    try:
+        with engine.connect() as connection:
+            counts: dict[str, Any] = count_everything(connection)
+    finally:
+        engine.dispose()
+    if data is not None:
+        counts["spool"] = count_spool(data / "spool")
+    if json:
+        typer.echo(json_.dumps(counts))
+    else:
+        Console().print(_table(counts))
+
+
+def count_spool(spool: Path) -> dict[str, int]:
+    """Count the files in each folder of the spool; a folder that does not exist counts as empty."""
+    return {
+        "received": sum(1 for _ in (spool / "received").glob("*.dcm")),
+        "delivering": sum(1 for _ in (spool / "delivering").glob("*/*.dcm")),
+        "quarantined": sum(1 for _ in (spool / "quarantined").glob("*.dcm")),
+    }
+
+
+def _table(counts: dict[str, Any]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    for name, value in counts.items():
+        if isinstance(value, dict):
+            text = "  ".join(f"{part.replace('_', ' ')} {number:,}" for part, number in value.items())
+        else:
+            text = f"{value:,}"
+        table.add_row(name.replace("_", " "), text)
+    return table

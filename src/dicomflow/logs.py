@@ -1,0 +1,68 @@
+"""Logging for every program: one line an event, as text or as JSON, on standard error.
+
+Modules log an event name and `key=value` fields; fields given with `extra=` are appended (text) or become
+members (JSON). Must not know what is logged. No patient data and no secret may be passed to a logger.
+"""
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Any, Final
+
+__all__ = ["configure"]
+
+# What every record has; anything else came with `extra=`.
+_STANDARD_FIELDS: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+# Libraries whose INFO is a line a request.
+_CHATTY_LIBRARIES: Final = ("alembic", "botocore", "httpx", "pynetdicom", "urllib3", "uvicorn.access")
+
+
+def configure(level: str, *, as_json: bool = False) -> None:
+    """Send all logging of this process to standard error, replacing what was configured before.
+
+    Args:
+        level: a name the standard library knows: DEBUG, INFO, WARNING, ERROR or CRITICAL.
+        as_json: one JSON object a line instead of text.
+    """
+    output = logging.StreamHandler(sys.stderr)
+    output.setFormatter(_JsonFormatter() if as_json else _TextFormatter())
+    logging.basicConfig(level=level, handlers=[output], force=True)
+    for library in _CHATTY_LIBRARIES:
+        logging.getLogger(library).setLevel(max(logging.WARNING, logging.getLogger().level))
+
+
+class _TextFormatter(logging.Formatter):
+    """`2026-01-31T12:00:00.000Z INFO dicomflow.edge.server event key=value`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = "".join(f" {name}={value}" for name, value in _extra(record).items())
+        line = f"{_timestamp(record)} {record.levelname} {record.name} {record.getMessage()}{fields}"
+        if record.exc_info:
+            line += "\n" + self.formatException(record.exc_info)
+        return line
+
+
+class _JsonFormatter(logging.Formatter):
+    """One object a line: at, level, logger, message, the extra fields, and the traceback of an exception."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        document = {
+            **_extra(record),
+            "at": _timestamp(record),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            document["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(document, default=str)
+
+
+def _timestamp(record: logging.LogRecord) -> str:
+    moment = datetime.fromtimestamp(record.created, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _extra(record: logging.LogRecord) -> dict[str, Any]:
+    return {name: value for name, value in record.__dict__.items() if name not in _STANDARD_FIELDS}
