@@ -1,0 +1,280 @@
+"""All tables of the catalog, the same on PostgreSQL and SQLite.
+
+The index tables `patient`, `study`, `series` and `instance` take their columns from `dicom.attributes`; the rest are
+objects, deliveries, imports and the local queue. This module must not know how rows come about.
+"""
+
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Date,
+    DateTime,
+    Double,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    Time,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.types import TypeEngine
+
+from dicomflow.catalog.types import BINARY_TEXT, JSON_VALUE, KEY, UtcDateTime
+from dicomflow.dicom.attributes import Attribute, Level, ValueType, of_level
+
+__all__ = [
+    "UID_LENGTH",
+    "delivery",
+    "delivery_association",
+    "image_set",
+    "import_job",
+    "import_outcome",
+    "instance",
+    "metadata",
+    "patient",
+    "queue_message",
+    "series",
+    "series_image_set",
+    "series_import",
+    "stored_object",
+    "study",
+]
+
+UID_LENGTH: Final = 256
+"""Characters of a UID column: HealthImaging's width, four times what PS3.5 9.1 allows."""
+
+metadata: Final = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+_TYPES: Final[dict[ValueType, TypeEngine[object]]] = {
+    ValueType.UID: String(UID_LENGTH),
+    ValueType.TEXT: Text(),
+    ValueType.DATE: Date(),
+    ValueType.TIME: Time(),
+    ValueType.DATETIME: DateTime(timezone=False),  # the device's wall clock, as DA and TM are
+    ValueType.INTEGER: BigInteger(),
+    ValueType.FLOAT: Double(),
+    ValueType.JSON: JSON_VALUE,
+}
+
+_REQUIRED: Final = frozenset(
+    {"PatientID", "IssuerOfPatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"}
+)
+
+
+def _attribute_column(attribute: Attribute) -> Column[object]:
+    return Column(attribute.column, _TYPES[attribute.type], nullable=attribute.keyword not in _REQUIRED)
+
+
+def _attribute_columns(level: Level) -> list[Column[object]]:
+    """Return a level's attributes, what of them could not be parsed, and which object spoke last.
+
+    `as_of` orders the objects that describe a row: the greatest wins, so that any order of arrival ends in one row.
+    """
+    return [
+        *(_attribute_column(attribute) for attribute in of_level(level)),
+        Column("raw_values", JSON_VALUE),
+        Column("as_of", BINARY_TEXT, nullable=False),
+    ]
+
+
+# One row per (issuer, Patient ID). An object without Issuer of Patient ID gets its site's. An object without a
+# Patient ID makes a patient of its study alone: `patient_id` is empty and `unidentified_study_uid` names the study.
+patient: Final = Table(
+    "patient",
+    metadata,
+    Column("patient_key", KEY, primary_key=True),
+    *_attribute_columns(Level.PATIENT),
+    Column("unidentified_study_uid", String(UID_LENGTH), nullable=False, server_default=""),
+    UniqueConstraint("issuer_of_patient_id", "patient_id", "unidentified_study_uid", name="uq_patient_identity"),
+)
+
+study: Final = Table(
+    "study",
+    metadata,
+    Column("study_key", KEY, primary_key=True),
+    Column("patient_key", KEY, ForeignKey("patient.patient_key"), nullable=False, index=True),
+    *_attribute_columns(Level.STUDY),
+    UniqueConstraint("study_instance_uid"),
+)
+
+series: Final = Table(
+    "series",
+    metadata,
+    Column("series_key", KEY, primary_key=True),
+    Column("study_key", KEY, ForeignKey("study.study_key"), nullable=False, index=True),
+    *_attribute_columns(Level.SERIES),
+    UniqueConstraint("series_instance_uid"),
+)
+
+# The current version of each SOP instance: `object_key` names the object that spoke last.
+instance: Final = Table(
+    "instance",
+    metadata,
+    Column("instance_key", KEY, primary_key=True),
+    Column("series_key", KEY, ForeignKey("series.series_key"), nullable=False, index=True),
+    *_attribute_columns(Level.INSTANCE),
+    Column("object_key", Text, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    UniqueConstraint("sop_instance_uid"),
+)
+
+# Every object that an event or a manifest named, readable or not. `indexed_at` is NULL while only the manifest has
+# spoken, `sha256` (lower-case hex) while only the event has; `problem` says why an object could not be indexed.
+stored_object: Final = Table(
+    "stored_object",
+    metadata,
+    Column("object_key", Text, primary_key=True),
+    Column("study_instance_uid", String(UID_LENGTH), index=True),
+    Column("series_instance_uid", String(UID_LENGTH)),
+    Column("sop_instance_uid", String(UID_LENGTH), index=True),
+    Column("bytes", BigInteger),
+    Column("sha256", String(64)),
+    Column("edge", Text),
+    Column("delivery_id", Text, index=True),
+    Column("stored_at", UtcDateTime),
+    Column("indexed_at", UtcDateTime),
+    Column("problem", Text),
+    Index(
+        "ix_stored_object_problem",
+        "object_key",
+        postgresql_where=text("problem IS NOT NULL"),
+        sqlite_where=text("problem IS NOT NULL"),
+    ),
+)
+
+delivery: Final = Table(
+    "delivery",
+    metadata,
+    Column("delivery_id", Text, primary_key=True),
+    Column("edge", Text, nullable=False),
+    Column("manifest_key", Text, nullable=False),
+    Column("opened_at", UtcDateTime, nullable=False),
+    Column("closed_at", UtcDateTime, nullable=False),
+    Column("instance_count", BigInteger, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("planned_at", UtcDateTime),
+)
+
+delivery_association: Final = Table(
+    "delivery_association",
+    metadata,
+    Column("delivery_id", Text, ForeignKey("delivery.delivery_id"), primary_key=True),
+    Column("association_id", Text, primary_key=True),
+    Column("calling_ae_title", Text, nullable=False),
+    Column("called_ae_title", Text, nullable=False),
+    Column("peer", Text, nullable=False),
+    Column("ended", Text, nullable=False),
+)
+
+import_job: Final = Table(
+    "import_job",
+    metadata,
+    Column("import_job_id", KEY, primary_key=True),
+    Column("client_token", Text, nullable=False, unique=True),
+    Column("job_name", Text, nullable=False),
+    Column("datastore_id", Text, nullable=False),
+    Column("input_s3_uri", Text, nullable=False),
+    Column("output_s3_uri", Text, nullable=False),
+    Column("job_id", Text, index=True),
+    Column("state", Text, nullable=False, index=True),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Column("submitted_at", UtcDateTime),
+    Column("ended_at", UtcDateTime),
+    Column("message", Text),
+    Column("scanned", BigInteger),
+    Column("imported", BigInteger),
+    Column("customer_errors", BigInteger),
+    Column("server_errors", BigInteger),
+)
+
+# One row per series of a delivery: the import queue. `status` is the seed's number (1 queued, 2 in progress,
+# 3 completed, 4 failed), `state` the whole truth; `input_prefix` is a key prefix that ends in "/".
+series_import: Final = Table(
+    "series_import",
+    metadata,
+    Column("series_import_id", KEY, primary_key=True),
+    Column("delivery_id", Text, ForeignKey("delivery.delivery_id"), nullable=False),
+    Column("study_instance_uid", String(UID_LENGTH), nullable=False, index=True),
+    Column("series_instance_uid", String(UID_LENGTH), nullable=False, index=True),
+    Column("input_prefix", Text, nullable=False),
+    Column("object_count", BigInteger, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("status", SmallInteger, nullable=False),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("not_before", UtcDateTime),
+    Column("client_token", Text),
+    Column("import_job_id", KEY, ForeignKey("import_job.import_job_id"), index=True),
+    Column("message", Text),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    UniqueConstraint("delivery_id", "series_instance_uid"),
+    Index(None, "state", "series_import_id"),
+)
+
+import_outcome: Final = Table(
+    "import_outcome",
+    metadata,
+    Column("object_key", Text, primary_key=True),
+    Column("import_job_id", KEY, ForeignKey("import_job.import_job_id"), primary_key=True),
+    Column("series_import_id", KEY, ForeignKey("series_import.series_import_id"), index=True),
+    Column("sop_instance_uid", String(UID_LENGTH), index=True),
+    Column("outcome", Text, nullable=False),
+    Column("image_set_id", Text),
+    Column("reason", Text),
+)
+
+image_set: Final = Table(
+    "image_set",
+    metadata,
+    Column("datastore_id", Text, primary_key=True),
+    Column("image_set_id", Text, primary_key=True),
+    Column("version", BigInteger),
+    Column("is_primary", Boolean),
+    Column("updated_at", UtcDateTime, nullable=False),
+)
+
+series_image_set: Final = Table(
+    "series_image_set",
+    metadata,
+    Column("series_instance_uid", String(UID_LENGTH), primary_key=True),
+    Column("datastore_id", Text, primary_key=True),
+    Column("image_set_id", Text, primary_key=True),
+    ForeignKeyConstraint(
+        ["datastore_id", "image_set_id"],
+        ["image_set.datastore_id", "image_set.image_set_id"],
+        name="fk_series_image_set_image_set",
+    ),
+    Index(None, "datastore_id", "image_set_id"),
+)
+
+# The local queue, in SQS's terms: a message that is not deleted is visible again at `visible_at`.
+queue_message: Final = Table(
+    "queue_message",
+    metadata,
+    Column("message_id", Text, primary_key=True),
+    Column("queue", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("visible_at", UtcDateTime, nullable=False),
+    Column("receive_count", Integer, nullable=False, server_default="0"),
+    Column("receipt", Text),
+    Column("enqueued_at", UtcDateTime, nullable=False),
+    Index(None, "queue", "visible_at"),
+)
