@@ -4,7 +4,7 @@ The index tables `patient`, `study`, `series` and `instance` take their columns 
 objects, deliveries, imports and the local queue. This module must not know how rows come about.
 """
 
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import (
     BigInteger,
@@ -61,7 +61,7 @@ metadata: Final = MetaData(
     }
 )
 
-_TYPES: Final[dict[ValueType, TypeEngine[object]]] = {
+_TYPES: Final[dict[ValueType, TypeEngine[Any]]] = {
     ValueType.UID: String(UID_LENGTH),
     ValueType.TEXT: Text(),
     ValueType.DATE: Date(),
@@ -77,11 +77,11 @@ _REQUIRED: Final = frozenset(
 )
 
 
-def _attribute_column(attribute: Attribute) -> Column[object]:
+def _attribute_column(attribute: Attribute) -> Column[Any]:
     return Column(attribute.column, _TYPES[attribute.type], nullable=attribute.keyword not in _REQUIRED)
 
 
-def _attribute_columns(level: Level) -> list[Column[object]]:
+def _attribute_columns(level: Level) -> list[Column[Any]]:
     """Return a level's attributes, what of them could not be parsed, and which object spoke last.
 
     `as_of` orders the objects that describe a row: the greatest wins, so that any order of arrival ends in one row.

@@ -1,0 +1,138 @@
+"""Engines and schema: how the catalog is opened, migrated, and refused when its schema is too old.
+
+Transactions: `engine.begin()` writes. On SQLite it takes the write lock at once (BEGIN IMMEDIATE), so that a
+transaction never fails half-way because another wrote in between; `begin_read` only reads and waits for nobody.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import Connection, Engine, create_engine, event, func, inspect, select, text
+from sqlalchemy.engine import URL, make_url
+
+from dicomflow.catalog import views
+from dicomflow.catalog.migrations import REVISIONS
+from dicomflow.errors import PermanentError
+
+__all__ = [
+    "begin_read",
+    "create_engine_for",
+    "database_url",
+    "migrate",
+    "require_schema",
+    "schema_revision",
+]
+
+_BUSY_TIMEOUT_SECONDS: Final = 60
+_READ_ONLY: Final = "dicomflow_read_only"
+_MIGRATION_LOCK: Final = 0x64_66_6C_6F_77  # "dflow": any constant serves, if no other program on the server uses it
+_MIGRATIONS: Final = Path(__file__).parent / "migrations"
+
+
+def database_url(url: str) -> URL:
+    """Return the SQLAlchemy URL of `url`: `sqlite:///path` or `postgresql://…`, for which psycopg 3 is the driver.
+
+    Raises:
+        PermanentError: the database is neither.
+    """
+    parsed = make_url(url)
+    if parsed.drivername in {"postgres", "postgresql", "postgresql+psycopg"}:
+        return parsed.set(drivername="postgresql+psycopg")
+    if parsed.drivername in {"sqlite", "sqlite+pysqlite"}:
+        return parsed.set(drivername="sqlite+pysqlite")
+    raise PermanentError(f"no catalog on {parsed.drivername}: use sqlite:///PATH or postgresql://HOST/NAME")
+
+
+def create_engine_for(url: str) -> Engine:
+    """Return an engine for `url`; it connects at its first use.
+
+    Thread: an engine may be shared by threads, not by processes.
+    """
+    parsed = database_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        engine = create_engine(parsed, connect_args={"timeout": _BUSY_TIMEOUT_SECONDS}, pool_size=32)
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    # A paused Aurora takes 15 to 30 s to resume, and a connection may have been cut while we were frozen.
+    return create_engine(parsed, pool_pre_ping=True, pool_size=16, connect_args={"connect_timeout": 60})
+
+
+@contextmanager
+def begin_read(engine: Engine) -> Iterator[Connection]:
+    """Open a transaction that only reads; a statement that writes fails."""
+    with engine.connect().execution_options(**{_READ_ONLY: True}) as connection:
+        if connection.dialect.name == "postgresql":
+            connection.exec_driver_sql("SET TRANSACTION READ ONLY")
+            yield connection
+            return
+        connection.exec_driver_sql("PRAGMA query_only = ON")
+        try:
+            yield connection
+        finally:
+            connection.exec_driver_sql("PRAGMA query_only = OFF")
+
+
+def migrate(engine: Engine) -> None:
+    """Bring the schema to this program's revision; what is already there stays.
+
+    All of it happens in one transaction. Two callers at once: the second waits and finds nothing to do.
+    """
+    from alembic import command  # noqa: PLC0415  # only a migration needs Alembic
+    from alembic.config import Config  # noqa: PLC0415
+
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    with engine.begin() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+        current = _revision(connection)
+        if current is not None and current not in REVISIONS:
+            return  # newer than this program: nothing of ours to add
+        views.drop(connection)
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+        views.create(connection)
+
+
+def schema_revision(engine: Engine) -> str | None:
+    """Return the schema's revision, None where no migration ever ran."""
+    with begin_read(engine) as connection:
+        return _revision(connection)
+
+
+def require_schema(engine: Engine) -> None:
+    """Refuse a schema that is older than this program; one that is newer serves.
+
+    Raises:
+        PermanentError: the schema is missing or too old.
+    """
+    revision = schema_revision(engine)
+    if revision is None:
+        raise PermanentError("the catalog has no schema yet: run `dicomflow migrate`")
+    if revision in REVISIONS and revision != REVISIONS[-1]:
+        raise PermanentError(
+            f"the catalog's schema {revision} is older than {REVISIONS[-1]}, which this version needs:"
+            " run `dicomflow migrate`"
+        )
+
+
+def _revision(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    revision: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
+    return revision
+
+
+def _prepare_sqlite(dbapi_connection: Any, _record: object) -> None:
+    """Take transactions out of sqlite3's hands, and set what holds for each connection."""
+    dbapi_connection.isolation_level = None
+    for pragma in ("journal_mode = WAL", "foreign_keys = ON", "synchronous = FULL"):
+        dbapi_connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    read_only = connection.get_execution_options().get(_READ_ONLY, False)
+    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")

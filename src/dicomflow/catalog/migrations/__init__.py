@@ -1,0 +1,8 @@
+"""Alembic migrations of the catalog: append-only, forward-only, one module a revision under `versions`."""
+
+from typing import Final
+
+__all__ = ["REVISIONS"]
+
+REVISIONS: Final = ("0001",)
+"""All revisions in order; the last is what this program needs. Known here so that a handler needs no Alembic."""

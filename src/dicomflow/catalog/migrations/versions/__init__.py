@@ -1,0 +1,1 @@
+"""One module a revision, named r<revision>_<pre or post>_<what>."""

@@ -1,0 +1,56 @@
+"""The views `ahlijob` and `ahliimageset`: imports as the first users of the system know them, column for column.
+
+They hold no rows, so `engine.migrate` replaces them each time with what stands here. Names are folded to lower case
+by PostgreSQL and compared without case by SQLite, so `SELECT * FROM Ahlijob` runs as it stands.
+"""
+
+from typing import Final
+
+from sqlalchemy import Connection, text
+
+__all__ = ["create", "drop"]
+
+# One job of the seed is one series of one delivery. Locations are those of the job once there is one: it may have
+# taken several series of a study together. States that the seed has no number for: partial is a failure, and a
+# series that is not to be imported has none.
+_AHLIJOB: Final = """
+CREATE VIEW ahlijob AS
+SELECT series_import.series_import_id AS jobid,
+       import_job.job_id AS importjobid,
+       import_job.datastore_id AS ahlidatastoreid,
+       series_import.status AS status,
+       coalesce(import_job.input_s3_uri, series_import.input_prefix) AS importlocation,
+       import_job.output_s3_uri AS resultlocation,
+       import_job.submitted_at AS submittedat,
+       import_job.ended_at AS endedat,
+       series_import.created_at AS insertedat,
+       series_import.series_instance_uid AS seriesid,
+       series_import.state AS state,
+       coalesce(series_import.message, import_job.message) AS message
+FROM series_import
+LEFT JOIN import_job ON import_job.import_job_id = series_import.import_job_id
+"""
+
+_AHLIIMAGESET: Final = """
+CREATE VIEW ahliimageset AS
+SELECT series_image_set.series_instance_uid AS seriesid,
+       series_image_set.image_set_id AS imagesetid,
+       series_image_set.datastore_id AS datastoreid,
+       image_set.version AS version,
+       image_set.is_primary AS isprimary
+FROM series_image_set
+JOIN image_set ON image_set.datastore_id = series_image_set.datastore_id
+              AND image_set.image_set_id = series_image_set.image_set_id
+"""
+
+
+def drop(connection: Connection) -> None:
+    """Remove the views, so that a migration may change what they read."""
+    for name in ("ahlijob", "ahliimageset"):
+        connection.execute(text(f"DROP VIEW IF EXISTS {name}"))
+
+
+def create(connection: Connection) -> None:
+    """Create the views; they must not be there."""
+    for statement in (_AHLIJOB, _AHLIIMAGESET):
+        connection.execute(text(statement))
