@@ -26,8 +26,7 @@ def status(
     """
     engine = create_read_only_engine(existing_catalog_url(data, database_url))
     try:
-        with engine.connect() as connection:
-            counts: dict[str, Any] = count_everything(connection)
+        counts = count_everything(engine)
     finally:
         engine.dispose()
     if data is not None:

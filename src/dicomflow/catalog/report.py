@@ -1,0 +1,108 @@
+"""What operators ask the catalog: counts, and statements of their own, which can only read."""
+
+from typing import Any, Final
+from urllib.parse import quote
+
+from sqlalchemy import Connection, Engine, Table, create_engine, event, func, select
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+
+from dicomflow.catalog.engine import database_url, require_schema
+from dicomflow.catalog.tables import image_set, instance, patient, series, series_import, stored_object, study
+from dicomflow.errors import PermanentError, TransientError
+
+__all__ = ["count_everything", "create_read_only_engine", "run_read_only"]
+
+_IMPORT_STATUS: Final = {1: "queued", 2: "in_progress", 3: "completed", 4: "failed"}
+
+
+def create_read_only_engine(url: str) -> Engine:
+    """Return an engine whose connections cannot write; the database must exist.
+
+    Raises:
+        PermanentError: the URL names a database we do not support.
+    """
+    parsed = database_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        file = f"file:{quote(parsed.database or '')}"
+        engine = create_engine(parsed.set(database=file).update_query_dict({"mode": "ro", "uri": "true"}))
+        event.listen(engine, "connect", _forbid_writes)
+        return engine
+    return create_engine(
+        parsed,
+        execution_options={"postgresql_readonly": True},
+        connect_args={"options": "-c default_transaction_read_only=on"},
+    )
+
+
+def run_read_only(engine: Engine, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """Run one statement on an engine of `create_read_only_engine`.
+
+    Returns:
+        The columns' names and the rows.
+
+    Raises:
+        PermanentError: the statement is wrong, is more than one, writes, or returns no rows.
+    """
+    try:
+        with engine.connect() as connection:
+            # The driver's own cursor: the statement's percent signs and colons are its own. `prepare` makes
+            # PostgreSQL refuse several statements in one text, which could end the read-only transaction.
+            cursor = connection.connection.cursor()
+            if engine.dialect.name == "postgresql":
+                cursor.execute(sql, prepare=True)  # type: ignore[call-arg]  # psycopg's, not in PEP 249
+            else:
+                cursor.execute(sql)
+            if cursor.description is None:
+                raise PermanentError("the statement returns no rows; `query` is for SELECT")
+            return [column[0] for column in cursor.description], [tuple(row) for row in cursor.fetchall()]
+    except (SQLAlchemyError, engine.dialect.loaded_dbapi.Error) as error:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        raise PermanentError(f"the database refused the statement: {_first_line(cause)}") from error
+
+
+def count_everything(engine: Engine) -> dict[str, Any]:
+    """Count what is indexed and imported.
+
+    Returns:
+        instances, series, studies, patients, image_sets, unreadable (objects that could not be indexed), and
+        imports, by the status that Ahlijob shows: queued, in_progress, completed, failed.
+
+    Raises:
+        PermanentError: the catalog has no schema, or one older than this program's.
+        TransientError: the database does not answer.
+    """
+    counted = {
+        "instances": instance,
+        "series": series,
+        "studies": study,
+        "patients": patient,
+        "image_sets": image_set,
+    }
+    try:
+        require_schema(engine)
+        with engine.connect() as connection:
+            counts: dict[str, Any] = {name: _count(connection, table) for name, table in counted.items()}
+            problems = select(func.count()).where(stored_object.c.problem.is_not(None))
+            counts["unreadable"] = connection.execute(problems).scalar_one()
+            counts["imports"] = _count_imports(connection)
+    except OperationalError as error:
+        raise TransientError(f"the catalog does not answer: {_first_line(error.orig)}") from error
+    return counts
+
+
+def _count(connection: Connection, table: Table) -> int:
+    return connection.execute(select(func.count()).select_from(table)).scalar_one()
+
+
+def _count_imports(connection: Connection) -> dict[str, int]:
+    statement = select(series_import.c.status, func.count()).group_by(series_import.c.status)
+    by_status = {row.status: row[1] for row in connection.execute(statement)}
+    return {name: by_status.get(status, 0) for status, name in _IMPORT_STATUS.items()}
+
+
+def _first_line(error: BaseException | None) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+def _forbid_writes(connection: Any, _record: Any) -> None:  # the driver's connection, untyped
+    connection.execute("PRAGMA query_only = ON")
