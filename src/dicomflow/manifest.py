@@ -145,4 +145,4 @@ def _series(item: dict[str, Any]) -> Series:
 
 
 def _known(kind: type[Association] | type[Instance], item: dict[str, Any]) -> dict[str, Any]:
-    return {name: item[name] for name in kind.__slots__}  # type: ignore[attr-defined]  # dataclass(slots=True)
+    return {name: item[name] for name in kind.__slots__}

@@ -1,0 +1,245 @@
+"""Command sets: Implicit VR Little Endian whatever the context says (PS3.7 6.3.1, 9.3, 10.3, E.1).
+
+Read tolerantly: unknown and retired elements of group 0000 are skipped and the group length is not believed.
+Written strictly: ascending tags, even lengths, UIDs padded with NUL and text with a space.
+"""
+
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+from dicomflow.errors import PeerError
+
+__all__ = [
+    "NO_DATA_SET",
+    "Command",
+    "CommandError",
+    "CommandField",
+    "Priority",
+    "decode_command",
+    "encode_command",
+    "encode_response",
+]
+
+NO_DATA_SET: Final = 0x0101
+_A_DATA_SET: Final = 0x0001
+_RESPONSE: Final = 0x8000
+MAX_ERROR_COMMENT_LENGTH: Final = 64
+
+
+class CommandError(PeerError):
+    """A command set that cannot be decoded; the association is aborted with source 0."""
+
+
+class CommandField(IntEnum):
+    """Command Field (0000,0100) of the requests; a response's is 8000H more (PS3.7 E.1)."""
+
+    C_STORE_RQ = 0x0001
+    C_GET_RQ = 0x0010
+    C_FIND_RQ = 0x0020
+    C_MOVE_RQ = 0x0021
+    C_ECHO_RQ = 0x0030
+    N_EVENT_REPORT_RQ = 0x0100
+    N_GET_RQ = 0x0110
+    N_SET_RQ = 0x0120
+    N_ACTION_RQ = 0x0130
+    N_CREATE_RQ = 0x0140
+    N_DELETE_RQ = 0x0150
+    C_CANCEL_RQ = 0x0FFF
+
+
+class Priority(IntEnum):
+    """Priority (0000,0700)."""
+
+    MEDIUM = 0
+    HIGH = 1
+    LOW = 2
+
+
+class _Element(IntEnum):
+    AFFECTED_SOP_CLASS_UID = 0x0002
+    REQUESTED_SOP_CLASS_UID = 0x0003
+    COMMAND_FIELD = 0x0100
+    MESSAGE_ID = 0x0110
+    MESSAGE_ID_RESPONDED_TO = 0x0120
+    PRIORITY = 0x0700
+    DATA_SET_TYPE = 0x0800
+    STATUS = 0x0900
+    OFFENDING_ELEMENT = 0x0901
+    ERROR_COMMENT = 0x0902
+    AFFECTED_SOP_INSTANCE_UID = 0x1000
+    REQUESTED_SOP_INSTANCE_UID = 0x1001
+    EVENT_TYPE_ID = 0x1002
+    ACTION_TYPE_ID = 0x1008
+    MOVE_ORIGINATOR_AE_TITLE = 0x1030
+    MOVE_ORIGINATOR_MESSAGE_ID = 0x1031
+
+
+_HEADER: Final = struct.Struct("<HHI")
+_GROUP_LENGTH: Final = struct.Struct("<HHII")
+_US: Final = struct.Struct("<HHIH")
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command set. UIDs are the bytes of the wire, padding included; absent elements are None."""
+
+    command_field: int
+    message_id: int | None = None
+    message_id_responded_to: int | None = None
+    affected_sop_class_uid: bytes | None = None
+    affected_sop_instance_uid: bytes | None = None
+    requested_sop_class_uid: bytes | None = None
+    requested_sop_instance_uid: bytes | None = None
+    priority: int | None = None
+    data_set_type: int = NO_DATA_SET
+    status: int | None = None
+    offending_elements: tuple[int, ...] = ()
+    error_comment: str = ""
+    event_type_id: int | None = None
+    action_type_id: int | None = None
+    move_originator_ae_title: str | None = None
+    move_originator_message_id: int | None = None
+
+    @property
+    def has_data_set(self) -> bool:
+        """Whether a data set follows: any value but 0101H says so (PS3.7 E.1)."""
+        return self.data_set_type != NO_DATA_SET
+
+    @property
+    def is_response(self) -> bool:
+        """Whether this answers a request."""
+        return bool(self.command_field & _RESPONSE)
+
+
+def decode_command(encoded: bytes) -> Command:
+    """Decode a whole command set.
+
+    Raises:
+        CommandError: an element runs past the end, a number has the wrong size, or there is no Command Field.
+    """
+    elements: dict[int, bytes] = {}
+    offset, end = 0, len(encoded)
+    while offset < end:
+        if offset + _HEADER.size > end:
+            raise CommandError(f"command set of {end} bytes ends within an element header")
+        group, element, length = _HEADER.unpack_from(encoded, offset)
+        offset += _HEADER.size
+        if offset + length > end:
+            raise CommandError(f"({group:04X},{element:04X}) of {length} bytes runs past the command set")
+        if group != 0:
+            raise CommandError(f"({group:04X},{element:04X}) stands in a command set")
+        elements[element] = encoded[offset : offset + length]
+        offset += length
+    command_field = _number(elements, _Element.COMMAND_FIELD)
+    data_set_type = _number(elements, _Element.DATA_SET_TYPE)
+    if command_field is None or data_set_type is None:
+        raise CommandError("command set without Command Field or Command Data Set Type")
+    return Command(
+        command_field=command_field,
+        message_id=_number(elements, _Element.MESSAGE_ID),
+        message_id_responded_to=_number(elements, _Element.MESSAGE_ID_RESPONDED_TO),
+        affected_sop_class_uid=elements.get(_Element.AFFECTED_SOP_CLASS_UID),
+        affected_sop_instance_uid=elements.get(_Element.AFFECTED_SOP_INSTANCE_UID),
+        requested_sop_class_uid=elements.get(_Element.REQUESTED_SOP_CLASS_UID),
+        requested_sop_instance_uid=elements.get(_Element.REQUESTED_SOP_INSTANCE_UID),
+        priority=_number(elements, _Element.PRIORITY),
+        data_set_type=data_set_type,
+        status=_number(elements, _Element.STATUS),
+        offending_elements=_tags(elements.get(_Element.OFFENDING_ELEMENT, b"")),
+        error_comment=_text(elements, _Element.ERROR_COMMENT) or "",
+        event_type_id=_number(elements, _Element.EVENT_TYPE_ID),
+        action_type_id=_number(elements, _Element.ACTION_TYPE_ID),
+        move_originator_ae_title=_text(elements, _Element.MOVE_ORIGINATOR_AE_TITLE),
+        move_originator_message_id=_number(elements, _Element.MOVE_ORIGINATOR_MESSAGE_ID),
+    )
+
+
+def encode_command(command: Command) -> bytes:
+    """Encode a command set with its group length; bytes of UIDs are written as they are but for an even length."""
+    tags = b"".join(_HEADER_TAG.pack(tag >> 16, tag & 0xFFFF) for tag in command.offending_elements)
+    parts = (
+        _encode_bytes(_Element.AFFECTED_SOP_CLASS_UID, command.affected_sop_class_uid, b"\0"),
+        _encode_bytes(_Element.REQUESTED_SOP_CLASS_UID, command.requested_sop_class_uid, b"\0"),
+        _encode_number(_Element.COMMAND_FIELD, command.command_field),
+        _encode_number(_Element.MESSAGE_ID, command.message_id),
+        _encode_number(_Element.MESSAGE_ID_RESPONDED_TO, command.message_id_responded_to),
+        _encode_number(_Element.PRIORITY, command.priority),
+        _encode_number(_Element.DATA_SET_TYPE, command.data_set_type),
+        _encode_number(_Element.STATUS, command.status),
+        _encode_bytes(_Element.OFFENDING_ELEMENT, tags or None, b""),
+        _encode_bytes(_Element.ERROR_COMMENT, _comment(command.error_comment), b" "),
+        _encode_bytes(_Element.AFFECTED_SOP_INSTANCE_UID, command.affected_sop_instance_uid, b"\0"),
+        _encode_bytes(_Element.REQUESTED_SOP_INSTANCE_UID, command.requested_sop_instance_uid, b"\0"),
+        _encode_number(_Element.EVENT_TYPE_ID, command.event_type_id),
+        _encode_number(_Element.ACTION_TYPE_ID, command.action_type_id),
+        _encode_bytes(_Element.MOVE_ORIGINATOR_AE_TITLE, _ascii(command.move_originator_ae_title), b" "),
+        _encode_number(_Element.MOVE_ORIGINATOR_MESSAGE_ID, command.move_originator_message_id),
+    )
+    body = b"".join(parts)
+    return _GROUP_LENGTH.pack(0, 0, 4, len(body)) + body
+
+
+def encode_response(
+    request: Command, status: int, error_comment: str = "", offending_elements: tuple[int, ...] = ()
+) -> bytes:
+    """Encode the response to a C-ECHO, C-STORE, N-ACTION or N-EVENT-REPORT request, without a data set.
+
+    The Affected UIDs repeat the request's bytes exactly, illegal padding included: some senders compare them.
+    """
+    return encode_command(
+        Command(
+            command_field=request.command_field | _RESPONSE,
+            message_id_responded_to=request.message_id or 0,
+            affected_sop_class_uid=request.affected_sop_class_uid or request.requested_sop_class_uid,
+            affected_sop_instance_uid=request.affected_sop_instance_uid or request.requested_sop_instance_uid,
+            status=status,
+            error_comment=error_comment,
+            offending_elements=offending_elements,
+            event_type_id=request.event_type_id,
+            action_type_id=request.action_type_id,
+        )
+    )
+
+
+_HEADER_TAG: Final = struct.Struct("<HH")
+
+
+def _number(elements: dict[int, bytes], element: _Element) -> int | None:
+    value = elements.get(element)
+    if not value:
+        return None
+    if len(value) != 2:
+        raise CommandError(f"(0000,{element:04X}) has {len(value)} bytes instead of 2")
+    return int.from_bytes(value, "little")
+
+
+def _text(elements: dict[int, bytes], element: _Element) -> str | None:
+    value = elements.get(element)
+    return None if value is None else value.decode("ascii", "replace").strip(" \0")
+
+
+def _tags(value: bytes) -> tuple[int, ...]:
+    return tuple(group << 16 | element for group, element in _HEADER_TAG.iter_unpack(value[: len(value) // 4 * 4]))
+
+
+def _encode_number(element: _Element, value: int | None) -> bytes:
+    return b"" if value is None else _US.pack(0, element, 2, value)
+
+
+def _encode_bytes(element: _Element, value: bytes | None, padding: bytes) -> bytes:
+    if value is None:
+        return b""
+    if len(value) % 2:
+        value += padding
+    return _HEADER.pack(0, element, len(value)) + value
+
+
+def _comment(text: str) -> bytes | None:
+    """Encode an Error Comment: at most 64 characters of the default repertoire (PS3.7 C.5)."""
+    return text[:MAX_ERROR_COMMENT_LENGTH].encode("ascii", "replace") if text else None
+
+
+def _ascii(text: str | None) -> bytes | None:
+    return None if text is None else text.encode("ascii", "replace")

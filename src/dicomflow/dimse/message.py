@@ -1,0 +1,126 @@
+"""Put fragments together to messages, and cut messages into P-DATA-TF PDUs (PS3.8 E, PS3.7 6.3)."""
+
+import struct
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from dicomflow.dimse.command import decode_command
+from dicomflow.dimse.events import CommandReceived, DataSetReceived
+from dicomflow.dimse.negotiation import AcceptedContext
+from dicomflow.dimse.pdu import PduType
+from dicomflow.dimse.status import AbortReason
+from dicomflow.dimse.stream import Fragment, StreamError
+
+__all__ = ["MAX_COMMAND_BYTES", "MAX_SENT_PDU_BYTES", "MessageReader", "encode_message"]
+
+MAX_COMMAND_BYTES: Final = 16 << 10
+# A peer that announces no limit still gets PDUs of at most this size: the most that DCMTK fills.
+MAX_SENT_PDU_BYTES: Final = 131_072
+_PDV_HEADER: Final = struct.Struct(">BxIIBB")
+_PDV_OVERHEAD: Final = 6  # item length, context ID and control header count towards the PDU's length
+_COMMAND: Final = 0x01
+_LAST: Final = 0x02
+
+
+class MessageReader:
+    """Follows one message at a time: its command set, then its data set, all on one context."""
+
+    def __init__(self, contexts: Mapping[int, AcceptedContext]) -> None:
+        self._contexts = contexts
+        self._command = bytearray()
+        self._context: AcceptedContext | None = None  # of the message that is under way
+        self._in_data_set = False
+        self._views: list[memoryview] = []
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no message is under way."""
+        return self._context is None
+
+    def take(self, fragment: Fragment) -> CommandReceived | DataSetReceived | None:
+        """Take the next fragment; return the event it completes.
+
+        Views of a data set are collected until its last fragment or `flush`.
+
+        Raises:
+            StreamError: the context is not accepted or changes, or command and data do not alternate.
+            CommandError: the command set is complete and cannot be decoded.
+        """
+        context = self._context
+        if context is None or context.context_id != fragment.context_id:
+            context = self._begin(fragment)
+        if fragment.is_command:
+            if self._in_data_set:
+                raise StreamError("a command set begins within a data set", AbortReason.UNEXPECTED_PARAMETER)
+            return self._take_command(context, fragment)
+        if not self._in_data_set:
+            raise StreamError("a data set without its command set", AbortReason.UNEXPECTED_PARAMETER)
+        if fragment.data:
+            self._views.append(fragment.data)
+        if not fragment.is_last:
+            return None
+        self._in_data_set = False
+        self._context = None
+        return DataSetReceived(self._take_views(), is_last=True)
+
+    def flush(self) -> DataSetReceived | None:
+        """Return the collected views before their buffer is used again."""
+        return DataSetReceived(self._take_views(), is_last=False) if self._views else None
+
+    def _begin(self, fragment: Fragment) -> AcceptedContext:
+        if self._context is not None:
+            raise StreamError(
+                f"a message changes from context {self._context.context_id} to {fragment.context_id}",
+                AbortReason.UNEXPECTED_PARAMETER,
+            )
+        context = self._contexts.get(fragment.context_id)
+        if context is None:
+            raise StreamError(
+                f"presentation context {fragment.context_id} was not accepted", AbortReason.UNEXPECTED_PARAMETER
+            )
+        self._context = context
+        return context
+
+    def _take_command(self, context: AcceptedContext, fragment: Fragment) -> CommandReceived | None:
+        if len(self._command) + len(fragment.data) > MAX_COMMAND_BYTES:
+            raise StreamError(f"command set exceeds {MAX_COMMAND_BYTES:,} bytes", AbortReason.INVALID_PARAMETER_VALUE)
+        self._command += fragment.data
+        if not fragment.is_last:
+            return None
+        command = decode_command(bytes(self._command))
+        self._command.clear()
+        self._in_data_set = command.has_data_set
+        if not command.has_data_set:
+            self._context = None
+        return CommandReceived(context, command)
+
+    def _take_views(self) -> list[memoryview]:
+        views, self._views = self._views, []
+        return views
+
+
+def encode_message(context_id: int, command: bytes, max_length: int, data_set: bytes | memoryview = b"") -> bytes:
+    """Encode a message as P-DATA-TF PDUs, one PDV each.
+
+    Args:
+        context_id: an accepted presentation context.
+        command: the encoded command set.
+        max_length: what the peer announced, in bytes; 0 means no limit (PS3.8 D.1).
+        data_set: the encoded data set; empty for none.
+    """
+    limit = min(max_length or MAX_SENT_PDU_BYTES, MAX_SENT_PDU_BYTES)
+    parts = list(_fragments(context_id, command, _COMMAND, limit))
+    if data_set:
+        parts.extend(_fragments(context_id, data_set, 0, limit))
+    return b"".join(parts)
+
+
+def _fragments(context_id: int, stream: bytes | memoryview, kind: int, limit: int) -> Iterator[bytes | memoryview]:
+    """Yield headers and fragments of even length (PS3.8 E.1) that fit PDUs of `limit` bytes."""
+    size = max((limit - _PDV_OVERHEAD) & ~1, 2)
+    for start in range(0, len(stream), size):
+        fragment = stream[start : start + size]
+        control = kind | (_LAST if start + size >= len(stream) else 0)
+        length = len(fragment)
+        yield _PDV_HEADER.pack(PduType.P_DATA_TF, length + 6, length + 2, context_id, control)
+        yield fragment

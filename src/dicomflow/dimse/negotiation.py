@@ -1,0 +1,147 @@
+"""Negotiation: what a request proposes becomes what is accepted (PS3.8 7.1, PS3.7 D.3).
+
+A function of the request and the policy; whether the caller may associate at all is the edge's decision.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from dicomflow.dicom.uids import (
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    IMPLICIT_VR_LITTLE_ENDIAN,
+    NON_PATIENT_SOP_CLASSES,
+    QUERY_SOP_CLASSES_IN_STORAGE_ARC,
+    STORAGE_COMMITMENT,
+    STORAGE_SERVICE_CLASS,
+    VERIFICATION,
+    is_storage_sop_class,
+    is_storage_transfer_syntax,
+)
+from dicomflow.dimse.pdu import (
+    AnsweredContext,
+    AssociateAccept,
+    AssociateRequest,
+    ProposedContext,
+    Role,
+)
+
+__all__ = [
+    "ABSTRACT_SYNTAX_NOT_SUPPORTED",
+    "ACCEPTANCE",
+    "TRANSFER_SYNTAXES_NOT_SUPPORTED",
+    "USER_REJECTION",
+    "AcceptedContext",
+    "accepted_contexts",
+    "negotiate",
+    "proposes_storage",
+]
+
+ACCEPTANCE: Final = 0
+USER_REJECTION: Final = 1
+ABSTRACT_SYNTAX_NOT_SUPPORTED: Final = 3
+TRANSFER_SYNTAXES_NOT_SUPPORTED: Final = 4
+
+# Peers send the service's own messages in these two; the first proposed wins (PS3.5 10.1).
+_SERVICE_TRANSFER_SYNTAXES: Final = frozenset({IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN})
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedContext:
+    """An accepted presentation context: what its messages are about and how their data sets are encoded."""
+
+    context_id: int
+    abstract_syntax: str
+    transfer_syntax: str
+
+
+def negotiate(
+    request: AssociateRequest,
+    *,
+    max_length: int,
+    user_identity_response: bytes | None = None,
+    commitment_reports: bool = False,
+) -> AssociateAccept:
+    """Answer every proposed context, in the request's order, with its own ID.
+
+    Args:
+        request: a decoded A-ASSOCIATE-RQ.
+        max_length: the maximum length to announce, in bytes; 0 means no limit (PS3.8 D.1).
+        user_identity_response: content of item 59H, or None for no item.
+        commitment_reports: whether this peer owes us a storage commitment report, so that it may be the SCP.
+    """
+    roles = {role.sop_class_uid: role for role in request.roles}
+    general_classes = {uid: (service, related) for uid, service, related in request.common_extended}
+    answers = tuple(
+        _answer(context, roles.get(context.abstract_syntax), general_classes, commitment_reports=commitment_reports)
+        for context in request.contexts
+    )
+    accepted = {
+        context.abstract_syntax
+        for context, answer in zip(request.contexts, answers, strict=True)
+        if answer.result == ACCEPTANCE
+    }
+    return AssociateAccept(
+        contexts=answers,
+        max_length=max_length,
+        echoed=request.echoed,
+        # One operation at a time each way; the item is answered only where it was offered (PS3.7 D.3.3.3).
+        asynchronous_window=None if request.asynchronous_window is None else (1, 1),
+        roles=tuple(_answer_role(role) for uid, role in roles.items() if uid in accepted),
+        user_identity_response=user_identity_response,
+    )
+
+
+def accepted_contexts(request: AssociateRequest, accept: AssociateAccept) -> dict[int, AcceptedContext]:
+    """Return the accepted contexts of an association by their ID."""
+    abstract_syntaxes = {context.context_id: context.abstract_syntax for context in request.contexts}
+    return {
+        answer.context_id: AcceptedContext(
+            answer.context_id, abstract_syntaxes[answer.context_id], answer.transfer_syntax
+        )
+        for answer in accept.contexts
+        if answer.result == ACCEPTANCE and answer.context_id in abstract_syntaxes
+    }
+
+
+def proposes_storage(request: AssociateRequest) -> bool:
+    """Tell whether a request proposes anything but Verification and Storage Commitment."""
+    return any(context.abstract_syntax not in {VERIFICATION, STORAGE_COMMITMENT} for context in request.contexts)
+
+
+def _answer(
+    context: ProposedContext,
+    role: Role | None,
+    general_classes: dict[str, tuple[str, tuple[str, ...]]],
+    *,
+    commitment_reports: bool,
+) -> AnsweredContext:
+    """Judge one context; a refused one echoes the first syntax, which is not significant (PS3.8 9.3.3.2)."""
+    abstract_syntax = context.abstract_syntax
+    if abstract_syntax in {VERIFICATION, STORAGE_COMMITMENT}:
+        acceptable = [uid for uid in context.transfer_syntaxes if uid in _SERVICE_TRANSFER_SYNTAXES]
+    elif _is_storage(abstract_syntax, general_classes):
+        acceptable = [uid for uid in context.transfer_syntaxes if is_storage_transfer_syntax(uid)]
+    else:
+        return AnsweredContext(context.context_id, ABSTRACT_SYNTAX_NOT_SUPPORTED, context.transfer_syntaxes[0])
+    wants_scp_only = role is not None and role.scp and not role.scu
+    if wants_scp_only and not (abstract_syntax == STORAGE_COMMITMENT and commitment_reports):
+        return AnsweredContext(context.context_id, USER_REJECTION, context.transfer_syntaxes[0])
+    if not acceptable:
+        return AnsweredContext(context.context_id, TRANSFER_SYNTAXES_NOT_SUPPORTED, context.transfer_syntaxes[0])
+    # The requestor's order is its preference: forcing one's own makes senders decompress.
+    return AnsweredContext(context.context_id, ACCEPTANCE, acceptable[0])
+
+
+def _is_storage(uid: str, general_classes: dict[str, tuple[str, tuple[str, ...]]]) -> bool:
+    if is_storage_sop_class(uid):
+        return True
+    if uid in QUERY_SOP_CLASSES_IN_STORAGE_ARC or uid in NON_PATIENT_SOP_CLASSES:
+        return False
+    # PS3.4 B.3.1.3 and B.3.1.4: a specialised class says which service, or which general class, it belongs to.
+    service, related = general_classes.get(uid, ("", ()))
+    return service == STORAGE_SERVICE_CLASS or any(is_storage_sop_class(general) for general in related)
+
+
+def _answer_role(role: Role) -> Role:
+    """Return 1 only where 1 was proposed: the requestor is the SCU, or else the SCP it was accepted as."""
+    return Role(role.sop_class_uid, scu=role.scu, scp=role.scp and not role.scu)

@@ -1,0 +1,152 @@
+"""Cut received bytes into PDUs and fragments (PS3.8 9.3.1, 9.3.5, E.2).
+
+Nothing is allocated by a length read from the wire: a P-DATA-TF of any length passes through as views of the
+receive buffer, and other PDUs are limited to `MAX_PDU_BYTES`.
+"""
+
+import struct
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from dicomflow.dimse.pdu import HEADER, PduError, PduType
+from dicomflow.dimse.status import AbortReason
+
+__all__ = ["MAX_PDU_BYTES", "Fragment", "Pdu", "PduStream", "StreamError"]
+
+# An A-ASSOCIATE-RQ with 128 contexts of three transfer syntaxes takes about 14 KB.
+MAX_PDU_BYTES: Final = 1 << 20
+
+_COMMAND: Final = 0x01
+_LAST: Final = 0x02
+# Item length, presentation context ID, message control header (PS3.8 9.3.5.1).
+_PDV: Final = struct.Struct(">IBB")
+_PDU_AND_PDV: Final = struct.Struct(">BxIIBB")
+_PDV_OVERHEAD: Final = 2
+_P_DATA: Final = int(PduType.P_DATA_TF)
+
+
+class StreamError(PduError):
+    """Bytes that cannot be cut into PDUs or PDVs; `reason` is the provider's abort reason."""
+
+    def __init__(self, message: str, reason: AbortReason) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Pdu(NamedTuple):
+    """A whole PDU other than P-DATA-TF; `body` is what follows the six-byte header."""
+
+    kind: PduType
+    body: bytes
+
+
+class Fragment(NamedTuple):
+    """A part of a PDV's fragment; `is_end` when its PDV, and `is_last` when the stream of fragments ends with it."""
+
+    context_id: int
+    is_command: bool
+    is_last: bool
+    is_end: bool
+    data: memoryview
+
+
+class PduStream:
+    """Cuts bytes as they arrive; one thread owns it."""
+
+    def __init__(self) -> None:
+        self._partial = bytearray()  # a header, or a PDU other than P-DATA-TF, that is not complete yet
+        self._wanted = HEADER.size  # bytes that `_partial` needs
+        self._pdu_left = 0  # bytes left in the current P-DATA-TF
+        self._fragment_left = 0  # bytes left in the current fragment
+        self._context_id = 0
+        self._control = 0
+        self.longest_p_data_bytes = 0
+
+    def feed(self, data: memoryview) -> Iterator[Pdu | Fragment]:
+        """Yield what `data` completes; fragments are views of it.
+
+        Raises:
+            StreamError: an unknown PDU type, a PDU above the limit, or a PDV that does not fit its PDU.
+        """
+        offset, end = 0, len(data)
+        while offset < end:
+            if self._fragment_left:
+                taken = min(self._fragment_left, end - offset)
+                self._fragment_left -= taken
+                yield self._fragment(data[offset : offset + taken])
+                offset += taken
+                continue
+            # The usual case on the bulk path: a P-DATA-TF whose first PDV header is here, read in one go.
+            if not self._pdu_left and not self._partial and end - offset >= _PDU_AND_PDV.size:
+                kind, pdu_length, item_length, context_id, control = _PDU_AND_PDV.unpack_from(data, offset)
+                if kind == _P_DATA and pdu_length >= _PDV.size:
+                    self._begin_p_data(pdu_length)
+                    offset += _PDU_AND_PDV.size
+                    self._begin_pdv(item_length, context_id, control)
+                    if not self._fragment_left:
+                        yield self._fragment(data[offset:offset])
+                    continue
+            taken = min(self._wanted - len(self._partial), end - offset)
+            self._partial += data[offset : offset + taken]
+            offset += taken
+            if len(self._partial) == self._wanted:
+                yield from self._complete()
+
+    def _fragment(self, view: memoryview) -> Fragment:
+        is_end = not self._fragment_left
+        is_last = is_end and bool(self._control & _LAST)
+        return Fragment(self._context_id, bool(self._control & _COMMAND), is_last, is_end, view)
+
+    def _complete(self) -> Iterator[Pdu | Fragment]:
+        """Act on `_partial`, which holds what was wanted: a PDV header, a PDU header or a whole PDU."""
+        partial = self._partial
+        if self._pdu_left:
+            item_length, context_id, control = _PDV.unpack(partial)
+            self._restart(HEADER.size)
+            self._begin_pdv(item_length, context_id, control)
+            if not self._fragment_left:
+                yield self._fragment(memoryview(b""))
+            return
+        kind, length = HEADER.unpack_from(partial)
+        if len(partial) == HEADER.size:
+            if kind not in PduType.__members__.values():
+                raise StreamError(f"PDU type {kind:02X}H is unknown", AbortReason.UNRECOGNIZED_PDU)
+            if kind == _P_DATA:
+                self._restart(HEADER.size)
+                self._begin_p_data(length)
+                return
+            if length > MAX_PDU_BYTES:
+                raise StreamError(
+                    f"{PduType(kind).name} PDU of {length:,} bytes exceeds {MAX_PDU_BYTES:,}",
+                    AbortReason.INVALID_PARAMETER_VALUE,
+                )
+            self._wanted += length
+            if length:
+                return
+        body = bytes(partial[HEADER.size :])
+        self._restart(HEADER.size)
+        yield Pdu(PduType(kind), body)
+
+    def _restart(self, wanted: int) -> None:
+        self._partial = bytearray()
+        self._wanted = wanted
+
+    def _begin_p_data(self, length: int) -> None:
+        if length < _PDV.size:
+            raise StreamError(f"P-DATA-TF of {length} bytes holds no PDV", AbortReason.INVALID_PARAMETER_VALUE)
+        self._pdu_left = length
+        self.longest_p_data_bytes = max(self.longest_p_data_bytes, length)
+        self._wanted = _PDV.size
+
+    def _begin_pdv(self, item_length: int, context_id: int, control: int) -> None:
+        left = self._pdu_left - 4 - item_length
+        if item_length < _PDV_OVERHEAD or left < 0 or 0 < left < _PDV.size:
+            raise StreamError(
+                f"PDV of {item_length:,} bytes does not fit the {self._pdu_left:,} left in its P-DATA-TF",
+                AbortReason.INVALID_PARAMETER_VALUE,
+            )
+        self._pdu_left = left
+        self._fragment_left = item_length - _PDV_OVERHEAD
+        self._wanted = _PDV.size if left else HEADER.size
+        self._context_id = context_id
+        self._control = control
