@@ -1,0 +1,332 @@
+"""Calls of AWS HealthImaging: typed functions over a boto3 client, and its errors in our terms.
+
+The client is passed in, so that the same functions speak to the service and to the simulator.
+"""
+
+import gzip
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+from urllib.parse import urlsplit
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
+
+from dicomflow.errors import PermanentError, TransientError
+
+if TYPE_CHECKING:
+    from mypy_boto3_medical_imaging.client import HealthImagingClient
+
+__all__ = [
+    "Datastore",
+    "ImageSet",
+    "ImageSetSummary",
+    "ImportJob",
+    "JobNotFoundError",
+    "StartedJob",
+    "build_client",
+    "create_datastore",
+    "get_datastore",
+    "get_image_set",
+    "get_image_set_metadata",
+    "get_import_job",
+    "list_datastores",
+    "list_import_jobs",
+    "search_image_sets",
+    "start_import_job",
+]
+
+# 402 is a quota that running jobs fill, 409 a resource that is busy: both pass. The rest of 4xx does not.
+TRANSIENT_ERRORS: Final = frozenset(
+    {
+        "ThrottlingException",
+        "TooManyRequestsException",
+        "ServiceQuotaExceededException",
+        "ConflictException",
+        "InternalServerException",
+        "ServiceUnavailableException",
+    }
+)
+TRANSIENT_STATUSES: Final = frozenset({402, 408, 409, 425, 429})
+SERVER_ERROR: Final = 500
+# Credentials and policies are repaired by an operator, and then the same call succeeds.
+ACCESS_ERRORS: Final = frozenset(
+    {"AccessDeniedException", "ExpiredTokenException", "UnrecognizedClientException", "InvalidSignatureException"}
+)
+CONNECT_SECONDS: Final = 5
+READ_SECONDS: Final = 60
+ATTEMPTS: Final = 3
+CONNECTIONS: Final = 16
+AWS_DOMAINS: Final = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws")
+MESSAGE_LENGTH: Final = 500
+
+T = TypeVar("T")
+
+
+class JobNotFoundError(PermanentError):
+    """The service does not know the import job."""
+
+
+@dataclass(frozen=True, slots=True)
+class Datastore:
+    """A data store and its state."""
+
+    datastore_id: str
+    name: str
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class StartedJob:
+    """The answer to a start: the same for the same token."""
+
+    job_id: str
+    status: str
+    submitted_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ImportJob:
+    """An import job as the service tells of it; the URIs are absent in lists."""
+
+    job_id: str
+    job_name: str
+    status: str
+    submitted_at: datetime | None
+    ended_at: datetime | None
+    message: str | None
+    input_s3_uri: str | None = None
+    output_s3_uri: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSet:
+    """One version of an image set."""
+
+    datastore_id: str
+    image_set_id: str
+    version: int
+    state: str
+    workflow_status: str | None
+    is_primary: bool | None
+    updated_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSetSummary:
+    """An image set as a search finds it; `tags` are the service's DICOMTags."""
+
+    image_set_id: str
+    version: int | None
+    is_primary: bool | None
+    tags: dict[str, Any]
+
+
+@cache
+def build_client(
+    endpoint_url: str | None = None,
+    region: str | None = None,
+    access_key_id: str | None = None,
+    secret_access_key: str | None = None,
+) -> "HealthImagingClient":
+    """Return the client for these arguments, built once.
+
+    Args:
+        endpoint_url: another place than the service's, as the simulator's; None follows the environment.
+        region: None follows the environment.
+        access_key_id: only for a simulator; None takes botocore's own chain.
+        secret_access_key: as `access_key_id`.
+    """
+    build = partial(
+        boto3.client,
+        "medical-imaging",
+        endpoint_url=endpoint_url,
+        region_name=region,
+        aws_access_key_id=access_key_id,
+        aws_secret_access_key=secret_access_key,
+    )
+    config = Config(
+        retries={"mode": "standard", "max_attempts": ATTEMPTS},
+        connect_timeout=CONNECT_SECONDS,
+        read_timeout=READ_SECONDS,
+        max_pool_connections=CONNECTIONS,
+    )
+    client: HealthImagingClient = build(config=config)
+    if (urlsplit(client.meta.endpoint_url).hostname or "").endswith(AWS_DOMAINS):
+        return client
+    # "runtime-" in front of a custom host, which may come from the environment too, is nobody's host.
+    unprefixed: HealthImagingClient = build(config=config.merge(Config(inject_host_prefix=False)))
+    return unprefixed
+
+
+def create_datastore(client: "HealthImagingClient", name: str, client_token: str) -> Datastore:
+    """Create a data store, or find it by its token."""
+    answer = _call(lambda: client.create_datastore(datastoreName=name, clientToken=client_token))
+    return Datastore(answer["datastoreId"], name, answer["datastoreStatus"])
+
+
+def get_datastore(client: "HealthImagingClient", datastore_id: str) -> Datastore:
+    """Return a data store's name and state."""
+    answer = _call(lambda: client.get_datastore(datastoreId=datastore_id))["datastoreProperties"]
+    return Datastore(answer["datastoreId"], answer["datastoreName"], answer["datastoreStatus"])
+
+
+def list_datastores(client: "HealthImagingClient") -> list[Datastore]:
+    """Return every data store of the account and region."""
+    pages = _pages(client, "list_datastores")
+    return [
+        Datastore(item["datastoreId"], item["datastoreName"], item["datastoreStatus"])
+        for page in pages
+        for item in page["datastoreSummaries"]
+    ]
+
+
+def start_import_job(
+    client: "HealthImagingClient",
+    *,
+    datastore_id: str,
+    job_name: str,
+    client_token: str,
+    data_access_role_arn: str,
+    input_s3_uri: str,
+    output_s3_uri: str,
+) -> StartedJob:
+    """Start an import job; a repeat with the same token finds the job that was started.
+
+    Raises:
+        TransientError: throttled, over the quota of concurrent jobs, in conflict, or the service failed.
+        PermanentError: the service refuses these parameters.
+    """
+    answer = _call(
+        lambda: client.start_dicom_import_job(
+            datastoreId=datastore_id,
+            jobName=job_name,
+            clientToken=client_token,
+            dataAccessRoleArn=data_access_role_arn,
+            inputS3Uri=input_s3_uri,
+            outputS3Uri=output_s3_uri,
+        )
+    )
+    return StartedJob(answer["jobId"], answer["jobStatus"], answer["submittedAt"])
+
+
+def get_import_job(client: "HealthImagingClient", datastore_id: str, job_id: str) -> ImportJob:
+    """Return an import job.
+
+    Raises:
+        JobNotFoundError: the service does not know it.
+    """
+    try:
+        answer = _call(lambda: client.get_dicom_import_job(datastoreId=datastore_id, jobId=job_id))
+    except PermanentError as error:
+        cause = error.__cause__
+        if isinstance(cause, ClientError) and _code(cause) == "ResourceNotFoundException":
+            raise JobNotFoundError(str(error)) from cause
+        raise
+    return _import_job(dict(answer["jobProperties"]))
+
+
+def list_import_jobs(
+    client: "HealthImagingClient", datastore_id: str, status: str | None = None
+) -> Iterator[ImportJob]:
+    """Yield the jobs of the last 90 days, in the service's order."""
+    arguments = {"datastoreId": datastore_id} | ({} if status is None else {"jobStatus": status})
+    for page in _pages(client, "list_dicom_import_jobs", **arguments):
+        for item in page["jobSummaries"]:
+            yield _import_job(item)
+
+
+def get_image_set(client: "HealthImagingClient", datastore_id: str, image_set_id: str) -> ImageSet:
+    """Return the latest version of an image set."""
+    answer = _call(lambda: client.get_image_set(datastoreId=datastore_id, imageSetId=image_set_id))
+    return ImageSet(
+        datastore_id=answer["datastoreId"],
+        image_set_id=answer["imageSetId"],
+        version=int(answer["versionId"]),
+        state=answer["imageSetState"],
+        workflow_status=answer.get("imageSetWorkflowStatus"),
+        is_primary=answer.get("isPrimary"),
+        updated_at=answer.get("updatedAt"),
+    )
+
+
+def get_image_set_metadata(
+    client: "HealthImagingClient", datastore_id: str, image_set_id: str, version: int | None = None
+) -> dict[str, Any]:
+    """Return an image set's metadata document, of the latest version by default."""
+    arguments: dict[str, Any] = {} if version is None else {"versionId": str(version)}
+
+    def call() -> bytes:
+        answer = client.get_image_set_metadata(datastoreId=datastore_id, imageSetId=image_set_id, **arguments)
+        blob: bytes = answer["imageSetMetadataBlob"].read()
+        return blob
+
+    document: dict[str, Any] = json.loads(gzip.decompress(_call(call)))
+    return document
+
+
+def search_image_sets(
+    client: "HealthImagingClient", datastore_id: str, series_instance_uid: str
+) -> list[ImageSetSummary]:
+    """Return the image sets of a series, primary or not."""
+    criteria = {"filters": [{"operator": "EQUAL", "values": [{"DICOMSeriesInstanceUID": series_instance_uid}]}]}
+    pages = _pages(client, "search_image_sets", datastoreId=datastore_id, searchCriteria=criteria)
+    return [
+        ImageSetSummary(item["imageSetId"], item.get("version"), item.get("isPrimary"), dict(item.get("DICOMTags", {})))
+        for page in pages
+        for item in page["imageSetsMetadataSummaries"]
+    ]
+
+
+def _import_job(item: dict[str, Any]) -> ImportJob:
+    return ImportJob(
+        job_id=item["jobId"],
+        job_name=item.get("jobName", ""),
+        status=item["jobStatus"],
+        submitted_at=item.get("submittedAt"),
+        ended_at=item.get("endedAt"),
+        message=item.get("message"),
+        input_s3_uri=item.get("inputS3Uri"),
+        output_s3_uri=item.get("outputS3Uri"),
+    )
+
+
+def _pages(client: "HealthImagingClient", operation: str, **arguments: Any) -> Iterator[dict[str, Any]]:
+    """Yield the pages of a list; the paginators' types differ by operation, so they are plain dicts here."""
+    call: Callable[..., dict[str, Any]] = getattr(client, operation)
+    token: dict[str, str] = {}
+    while True:
+        page = _call(partial(call, **arguments, **token))
+        yield page
+        if not page.get("nextToken"):
+            return
+        token = {"nextToken": page["nextToken"]}
+
+
+def _call(call: Callable[[], T]) -> T:
+    """Make a call and put its errors in our terms; no text of the request is repeated in them."""
+    try:
+        return call()
+    except ClientError as error:
+        code = _code(error)
+        message = f"{error.operation_name}: {code}: {error.response['Error'].get('Message', '')[:MESSAGE_LENGTH]}"
+        if _is_transient(error):
+            raise TransientError(message) from error
+        raise PermanentError(message) from error
+    except ParamValidationError as error:
+        raise PermanentError(str(error)[:MESSAGE_LENGTH]) from error
+    except BotoCoreError as error:
+        raise TransientError(f"HealthImaging cannot be reached: {type(error).__name__}") from error
+
+
+def _code(error: ClientError) -> str:
+    return error.response["Error"].get("Code", "Unknown")
+
+
+def _is_transient(error: ClientError) -> bool:
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return _code(error) in TRANSIENT_ERRORS | ACCESS_ERRORS or status in TRANSIENT_STATUSES or status >= SERVER_ERROR

@@ -1,0 +1,112 @@
+"""Input files of an import job: listed under a prefix, and their headers read by ranged GETs, never whole."""
+
+import io
+from dataclasses import dataclass
+from typing import Any, Final
+
+from obstore.store import ObjectStore
+from pydicom import Dataset, dcmread
+from pydicom.errors import InvalidDicomError
+
+from dicomflow.healthimaging.simulator.settings import SimulatorSettings
+
+__all__ = ["Failure", "Header", "InputFile", "list_input", "read_header"]
+
+READ_BYTES: Final = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class InputFile:
+    """An object under the input prefix."""
+
+    key: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a file was not imported; `is_customer` tells whose error it is."""
+
+    key: str
+    exception_type: str
+    message: str
+    is_customer: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A readable file: its data set before the pixel data, and its transfer syntax."""
+
+    key: str
+    bytes: int
+    dataset: Dataset
+    transfer_syntax_uid: str
+
+
+def list_input(store: ObjectStore, prefix: str, settings: SimulatorSettings) -> list[InputFile]:
+    """Return the files under a prefix in key order; empty "folders" are skipped.
+
+    The store lists by path segment, the service by string: the listing starts at the last slash and is filtered.
+    """
+    wanted = prefix
+    if settings.prefix_semantics == "folder" and prefix and not prefix.endswith("/"):
+        wanted = prefix + "/"
+    folder = wanted.rpartition("/")[0]
+    found = [
+        InputFile(meta["path"], meta["size"])
+        for chunk in store.list(folder or None, chunk_size=1000)
+        for meta in chunk
+        if meta["path"].startswith(wanted) and not (meta["size"] == 0 and meta["path"].endswith("/"))
+    ]
+    return sorted(found, key=lambda file: file.key)
+
+
+def read_header(store: ObjectStore, file: InputFile) -> Header | Failure:
+    """Read one file as far as its pixel data."""
+    reader = io.BufferedReader(_RangedFile(store, file.key, file.bytes), READ_BYTES)
+    try:
+        dataset = dcmread(reader, stop_before_pixels=True)
+        transfer_syntax_uid = dataset.file_meta.get("TransferSyntaxUID")
+        if not transfer_syntax_uid:
+            return Failure(file.key, "ValidationException", "DICOM attribute TransferSyntaxUID does not exist")
+        for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
+            if not dataset.get(keyword):
+                return Failure(file.key, "ValidationException", f"DICOM attribute {keyword} does not exist")
+    except FileNotFoundError:
+        return Failure(file.key, "ValidationException", "The object does not exist")
+    except InvalidDicomError:
+        return Failure(file.key, "ValidationException", "DICOM attributes does not exist")
+    except Exception as error:  # noqa: BLE001  # pydicom raises anything on broken input; it fails that file alone
+        return Failure(file.key, "ValidationException", f"DICOM P10 parsing failed: {type(error).__name__}")
+    return Header(file.key, file.bytes, dataset, str(transfer_syntax_uid))
+
+
+class _RangedFile(io.RawIOBase):
+    """An object as a seekable file; each read is one ranged GET."""
+
+    def __init__(self, store: ObjectStore, key: str, size: int) -> None:
+        self.name = key  # pydicom asks for it
+        self._store = store
+        self._key = key
+        self._size = size
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = origin + offset
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        end = min(self._position + len(buffer), self._size)
+        if end <= self._position:
+            return 0
+        found = memoryview(self._store.get_range(self._key, start=self._position, end=end))
+        buffer[: len(found)] = found
+        self._position += len(found)
+        return len(found)

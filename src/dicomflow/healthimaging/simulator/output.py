@@ -1,0 +1,103 @@
+"""What a job leaves in the output bucket: the manifest and the success, failure and warning lists."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from obstore.store import ObjectStore
+
+from dicomflow.healthimaging.simulator.objects import Failure
+from dicomflow.healthimaging.simulator.settings import SimulatorSettings
+
+__all__ = ["Imported", "JobOutput", "write_output"]
+
+Warnings = list[tuple[int, str, str]]  # code, type, message
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """A file that is in, and where."""
+
+    key: str
+    image_set_id: str
+    version: int
+    is_primary: bool
+    warnings: Warnings
+
+
+@dataclass(frozen=True, slots=True)
+class JobOutput:
+    """Everything a job has to say."""
+
+    job_id: str
+    datastore_id: str
+    input_s3_uri: str
+    output_s3_uri: str
+    scanned: int
+    imported: list[Imported]
+    failures: list[Failure]
+
+
+def write_output(store: ObjectStore, prefix: str, output: JobOutput, settings: SimulatorSettings) -> None:
+    """Write the lists, then the manifest, under a key prefix that ends in a slash."""
+    warned = [item for item in output.imported if item.warnings]
+    listed = [item for item in output.imported if settings.warned_in_success or not item.warnings]
+    _write_lines(store, f"{prefix}SUCCESS/success.ndjson", map(_success, listed), settings)
+    _write_lines(store, f"{prefix}FAILURE/failure.ndjson", map(_failure, output.failures), settings)
+    _write_lines(store, f"{prefix}WARNING/warning.ndjson", map(_warning, warned), settings)
+    manifest = json.dumps({"jobSummary": _summary(output, settings)}).encode()
+    store.put(f"{prefix}job-output-manifest.json", manifest)
+
+
+def _summary(output: JobOutput, settings: SimulatorSettings) -> dict[str, Any]:
+    customer = sum(failure.is_customer for failure in output.failures)
+    sets: dict[str, dict[str, Any]] = {}
+    for item in output.imported:
+        entry = sets.setdefault(item.image_set_id, {"imageSetId": item.image_set_id})
+        if settings.manifest_extras:
+            entry |= {"imageSetVersion": item.version, "isPrimary": item.is_primary}
+        entry["numberOfMatchedSOPInstances"] = entry.get("numberOfMatchedSOPInstances", 0) + 1
+    return {
+        "jobId": output.job_id,
+        "datastoreId": output.datastore_id,
+        "inputS3Uri": output.input_s3_uri,
+        "outputS3Uri": output.output_s3_uri,
+        "successOutputS3Uri": f"{output.output_s3_uri}SUCCESS/",
+        "failureOutputS3Uri": f"{output.output_s3_uri}FAILURE/",
+        "warningsOutputS3Uri": f"{output.output_s3_uri}WARNING/",
+        "numberOfScannedFiles": output.scanned,
+        "numberOfImportedFiles": len(output.imported),
+        "numberOfFilesWithCustomerError": customer,
+        "numberOfFilesWithServerError": len(output.failures) - customer,
+        "numberOfGeneratedImageSets": len(sets),
+        "imageSetsSummary": list(sets.values()),
+    }
+
+
+def _success(item: Imported) -> Mapping[str, Any]:
+    response = {"imageSetId": item.image_set_id, "isPrimary": item.is_primary}
+    return {"inputFile": item.key, "importResponse": response}
+
+
+def _failure(failure: Failure) -> Mapping[str, Any]:
+    exception = {"exceptionType": failure.exception_type, "message": failure.message}
+    return {"inputFile": failure.key, "exception": exception}
+
+
+def _warning(item: Imported) -> Mapping[str, Any]:
+    response = {
+        "imageSetId": item.image_set_id,
+        "imageSetVersion": item.version,
+        "isPrimary": item.is_primary,
+        "warnings": [
+            {"warning_reason_code": code, "type": kind, "message": text} for code, kind, text in item.warnings
+        ],
+    }
+    return {"inputFile": item.key, "importResponse": response}
+
+
+def _write_lines(store: ObjectStore, key: str, lines: Iterable[Mapping[str, Any]], settings: SimulatorSettings) -> None:
+    encoded = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+    if encoded or settings.empty_ndjson == "empty":
+        store.put(key, encoded)
