@@ -1,5 +1,6 @@
 """Fixtures that any test may ask for: databases of both kinds, and skips that count as failures in CI."""
 
+import logging
 import os
 import shutil
 import tempfile
@@ -36,6 +37,15 @@ def _refuse_skip(report: Any) -> Any:
         report.outcome = "failed"
         report.longrepr = f"skipped although DICOMFLOW_NO_SKIPS=1: {report.longrepr}"
     return report
+
+
+@pytest.fixture
+def restore_logging() -> Iterator[None]:
+    """Put the root logger back as it was, for tests of code that configures logging."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level
 
 
 @pytest.fixture(scope="session")

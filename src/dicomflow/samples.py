@@ -31,7 +31,7 @@ _ONE_BYTE_PIXELS: Final = {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7, "P
 
 
 def demo_studies(seed: int = 1) -> Iterator[Dataset]:
-    """Yield 18 instances of 2 patients, 3 studies and 6 series, each with its file meta information.
+    """Yield 18 instances of 2 patients, 3 studies and 5 series, each with its file meta information.
 
     A CT of two series of six slices with a secondary capture under a private SOP class, an MR of four slices,
     and, for the second patient, whose name is in two scripts, one ultrasound image compressed as JPEG.
@@ -65,8 +65,7 @@ def ct_series(
         image.RescaleIntercept = -1024
         image.RescaleSlope = 1
         image.WindowCenter, image.WindowWidth = 40, 400
-        _set_pixels(image, side, _TWO_BYTE_PIXELS)
-        image.PixelData = _phantom(chance, side, (position + 1) / (slices + 1))
+        _set_pixels(image, side, _TWO_BYTE_PIXELS, _phantom(chance, side, (position + 1) / (slices + 1)))
         yield image
 
 
@@ -157,8 +156,7 @@ def _mr_series(chance: random.Random, study: Dataset) -> Iterator[Dataset]:
         image.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
         image.PixelSpacing = [1, 1]
         image.SliceThickness = 4
-        _set_pixels(image, side, _TWO_BYTE_PIXELS)
-        image.PixelData = _phantom(chance, side, (position + 1) / 5)
+        _set_pixels(image, side, _TWO_BYTE_PIXELS, _phantom(chance, side, (position + 1) / 5))
         yield image
 
 
@@ -169,8 +167,8 @@ def _secondary_capture(chance: random.Random, study: Dataset) -> Dataset:
     image.ConversionType = "WSD"
     image.add_new((0x0009, 0x0010), "LO", "DICOMFLOW SAMPLE")
     image.add_new((0x0009, 0x1001), "LO", "a private value")
-    _set_pixels(image, side, _ONE_BYTE_PIXELS)
-    image.PixelData = bytes((row ^ column) * 4 & 0xFF for row in range(side) for column in range(side))
+    pixels = bytes((row ^ column) * 4 & 0xFF for row in range(side) for column in range(side))
+    _set_pixels(image, side, _ONE_BYTE_PIXELS, pixels)
     return image
 
 
@@ -181,19 +179,18 @@ def _ultrasound(chance: random.Random, study: Dataset) -> Dataset:
     image.ImageType = ["ORIGINAL", "PRIMARY"]
     image.LossyImageCompression = "01"
     image.LossyImageCompressionMethod = "ISO_10918_1"
-    _set_pixels(image, side, _ONE_BYTE_PIXELS)
     greys = [[40 + (row * 8 + column * 16 + chance.randrange(16)) % 200 for column in range(8)] for row in range(8)]
-    image.PixelData = encapsulate([_jpeg(greys)])
-    image["PixelData"].VR = "OB"
+    _set_pixels(image, side, _ONE_BYTE_PIXELS, encapsulate([_jpeg(greys)]))
     return image
 
 
-def _set_pixels(image: Dataset, side: int, depth: dict[str, int]) -> None:
+def _set_pixels(image: Dataset, side: int, depth: dict[str, int], pixels: bytes) -> None:
     image.SamplesPerPixel = 1
     image.PhotometricInterpretation = "MONOCHROME2"
     image.Rows = image.Columns = side
     for keyword, value in depth.items():
         setattr(image, keyword, value)
+    image.add_new("PixelData", "OW" if image.BitsAllocated > 8 else "OB", pixels)
 
 
 def _phantom(chance: random.Random, side: int, height: float) -> bytes:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Annotated, Final
+from urllib.parse import quote
 
 import typer
 
@@ -43,7 +44,7 @@ def catalog_url(data: Path | None, database_url: str | None) -> str:
         return database_url
     if data is None:
         raise typer.BadParameter(f"give the data folder, or set {DATABASE_URL_VARIABLE}", param_hint="--data")
-    return f"sqlite:///{data.absolute() / CATALOG_FILE}"
+    return f"sqlite:///{quote(str(data.absolute() / CATALOG_FILE))}"
 
 
 def existing_catalog_url(data: Path | None, database_url: str | None) -> str:

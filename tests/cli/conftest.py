@@ -1,0 +1,51 @@
+"""A command line to call, and a catalog with one study in it."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from dicomflow import cli
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(autouse=True)
+def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the settings of whoever runs the tests out of them."""
+    for name in ("DICOMFLOW_DATABASE_URL", "DICOMFLOW_STORE_URL", "DICOMFLOW_LOG_LEVEL"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], restore_logging: None) -> Iterator[Run]:
+    """Call the command line in this process; give its exit code, output and error output."""
+
+    def _run(*arguments: object) -> tuple[int, str, str]:
+        code = cli.run([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return _run
+
+
+@pytest.fixture
+def data(tmp_path: Path, run: Run) -> Path:
+    """Give a data folder with an empty catalog."""
+    folder = tmp_path / "data"
+    assert 0 == run("migrate", "--data", folder)[0]
+    return folder
+
+
+@pytest.fixture(scope="session")
+def python() -> Callable[[str], str]:
+    """Run Python code in a fresh interpreter and give what it printed."""
+
+    def _python(code: str) -> str:
+        return subprocess.run(
+            [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60
+        ).stdout
+
+    return _python

@@ -1,0 +1,161 @@
+"""The command line as a whole: help, version, lazy imports, and one line for each failure."""
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dicomflow import __version__, cli
+from dicomflow.errors import PermanentError
+
+HEAVY = ("sqlalchemy", "boto3", "botocore", "pynetdicom", "starlette", "rich", "alembic", "obstore")
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+def test_version_prints_name_and_number(run: Run):
+    """`--version` prints the installed version and exits 0."""
+    assert (0, f"dicomflow {__version__}\n", "") == run("--version")
+
+
+def test_help_lists_every_command_with_its_summary(run: Run):
+    """`--help` names each command and shows its summary whole."""
+    code, output, _ = run("--help")
+    assert 0 == code
+    for name, entry in cli.COMMANDS.items():
+        assert f"  {name} " in output
+        assert entry.summary in output
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_summary_of_command_is_first_line_of_its_docstring(name: str):
+    """The table's summary is what the command's own help says first."""
+    command = getattr(importlib.import_module(f"dicomflow.cli.{name}"), name)
+    assert cli.COMMANDS[name].summary == command.__doc__.strip().partition("\n")[0]
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_help_of_command_explains_every_option(run: Run, name: str):
+    """Each command has help, and each of its options has a sentence."""
+    code, output, _ = run(name, "--help")
+    assert 0 == code
+    options = output.partition("Options:\n")[2].splitlines()
+    unexplained = [
+        line
+        for line, following in zip(options, [*options[1:], ""], strict=True)
+        if line.startswith("  -") and len(line.split("  ")) < 3 and following.startswith("  -")
+    ]
+    assert [] == unexplained
+
+
+def test_help_imports_no_heavy_package(python: Callable[[str], str]):
+    """The list of commands needs none of the packages that the commands need."""
+    code = f"""
+import sys
+from dicomflow import cli
+assert cli.run(["--help"]) == 0
+print([name for name in {HEAVY!r} if name in sys.modules])
+"""
+    assert "[]" == python(code).splitlines()[-1]
+
+
+def test_help_answers_within_half_a_second(python: Callable[[str], str]):
+    """`--help` costs less than half a second, counted without what other programs take."""
+    code = "import time; from dicomflow import cli; cli.run(['--help']); print(); print(time.process_time())"
+    assert min(float(python(code).splitlines()[-1]) for _ in range(3)) < 0.5
+
+
+@pytest.mark.parametrize("name", ["edge", "send"])
+def test_edge_command_imports_nothing_of_the_pipeline(python: Callable[[str], str], name: str):
+    """The commands that a site runs need no SQLAlchemy, no boto3 and no Starlette."""
+    code = f"""
+import sys
+import dicomflow.cli.{name}
+print([name for name in ("sqlalchemy", "boto3", "alembic", "starlette", "psycopg") if name in sys.modules])
+"""
+    assert "[]" == python(code).splitlines()[-1]
+
+
+def test_unknown_command_exits_2(run: Run):
+    """A command that does not exist is a wrong call, not a failure."""
+    code, _, errors = run("quer")
+    assert 2 == code
+    assert "No such command 'quer'" in errors
+
+
+def test_unknown_log_level_exits_2(run: Run, tmp_path: Path):
+    """A log level that logging does not know is refused before anything runs."""
+    code, _, errors = run("--log-level", "LOUD", "status", "--data", tmp_path)
+    assert 2 == code
+    assert "'LOUD' is not one of DEBUG, INFO" in errors
+
+
+def test_error_of_ours_is_one_line_and_exit_1(run: Run, tmp_path: Path):
+    """A failure that we name is one line on standard error, with what to do, and nothing on standard output."""
+    code, output, errors = run("status", "--data", tmp_path / "nowhere")
+    assert (1, "") == (code, output)
+    assert 1 == len(errors.splitlines())
+    assert errors.startswith("dicomflow: no catalog.db in ")
+    assert "start `dicomflow local --data" in errors
+
+
+def test_error_of_ours_over_several_lines_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch):
+    """Whatever the text of an error, the operator sees one line."""
+    _replace_status(monkeypatch, PermanentError("first\n  second"))
+    assert (1, "", "dicomflow: first second\n") == run("status")
+
+
+def test_unexpected_error_shows_no_text_of_it(run: Run, monkeypatch: pytest.MonkeyPatch):
+    """The text of an error that is not ours may hold patient data, so only its kind is shown."""
+    _replace_status(monkeypatch, KeyError("Demo^Patient"))
+    code, _, errors = run("status")
+    assert 1 == code
+    assert "Demo" not in errors
+    assert errors.startswith("dicomflow: internal error (KeyError); ")
+
+
+def test_unexpected_error_at_debug_shows_the_traceback(run: Run, monkeypatch: pytest.MonkeyPatch):
+    """With `--log-level DEBUG` the traceback precedes the line."""
+    _replace_status(monkeypatch, KeyError("x"))
+    code, _, errors = run("--log-level", "DEBUG", "status")
+    assert 1 == code
+    assert "Traceback (most recent call last)" in errors
+    assert errors.splitlines()[-1].startswith("dicomflow: internal error (KeyError)")
+
+
+def test_missing_package_names_the_extra(run: Run, monkeypatch: pytest.MonkeyPatch):
+    """Where a command's packages are not installed, the line says which extra brings them."""
+    monkeypatch.setitem(sys.modules, "dicomflow.catalog.report", None)
+    monkeypatch.delitem(sys.modules, "dicomflow.cli.query", raising=False)
+    monkeypatch.setitem(sys.modules, "sqlalchemy", None)
+    monkeypatch.delitem(sys.modules, "dicomflow.catalog.report")
+    code, _, errors = run("query", "SELECT 1")
+    assert 1 == code
+    assert "'query' needs the package sqlalchemy; install it with: pip install 'dicomflow[pipeline]'\n" in errors
+
+
+def test_operating_system_error_names_the_file(run: Run, tmp_path: Path):
+    """A folder that cannot be made is named, with the reason the system gives."""
+    (tmp_path / "file").write_text("")
+    code, _, errors = run("migrate", "--data", tmp_path / "file" / "data")
+    assert 1 == code
+    assert f"dicomflow: Not a directory: {tmp_path}/file/data; " in errors
+
+
+def test_module_call_is_the_command(python: Callable[[str], str]):
+    """`python -m dicomflow` is the command line."""
+    code = (
+        "import runpy, sys; sys.argv = ['dicomflow', '--version']; runpy.run_module('dicomflow', run_name='__main__')"
+    )
+    assert f"dicomflow {__version__}\n" == python(code)
+
+
+def _replace_status(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """Make the command `status` raise: the boundary is under test, not the command."""
+
+    def status() -> None:
+        raise error
+
+    monkeypatch.setattr(importlib.import_module("dicomflow.cli.status"), "status", status)

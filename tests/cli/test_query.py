@@ -1,0 +1,112 @@
+"""`dicomflow query` reads and cannot write, on SQLite and on PostgreSQL."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dicomflow.catalog.engine import create_engine_for, migrate
+
+SEED_QUERIES = (
+    "SELECT * from Patient;",
+    "SELECT * from Study;",
+    "SELECT * from Series;",
+    "SELECT * from Instance;",
+    "SELECT * FROM Ahlijob;",
+    "SELECT * FROM Ahliimageset;",
+)
+WRITES = (
+    "DELETE FROM queue_message",
+    "INSERT INTO alembic_version VALUES ('x')",
+    "UPDATE alembic_version SET version_num = 'x' RETURNING version_num",
+    "DROP TABLE queue_message",
+    "CREATE TABLE t (a INTEGER)",
+    "COMMIT; DELETE FROM alembic_version",
+    "SELECT 1; DELETE FROM alembic_version",
+)
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def catalog(empty_database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give a migrated catalog of each kind, named by the environment."""
+    engine = create_engine_for(empty_database_url)
+    migrate(engine)
+    engine.dispose()
+    monkeypatch.setenv("DICOMFLOW_DATABASE_URL", empty_database_url)
+
+
+@pytest.mark.parametrize("sql", SEED_QUERIES)
+@pytest.mark.usefixtures("catalog")
+def test_query_of_first_users_runs_as_it_stands(run: Run, sql: str):
+    """The six queries that first users know run as they stand on both databases."""
+    code, output, errors = run("query", sql)
+    assert (0, "") == (code, errors)
+    assert "0 rows" in output
+
+
+@pytest.mark.parametrize("sql", WRITES)
+@pytest.mark.usefixtures("catalog")
+def test_query_that_writes_is_refused(run: Run, sql: str):
+    """No statement changes anything, not even several in one text."""
+    code, output, errors = run("query", sql)
+    assert (1, "") == (code, output)
+    assert "dicomflow: the database refused the statement: " in errors
+    code, output, _ = run("query", "SELECT count(*) AS n FROM alembic_version WHERE version_num <> 'x'", "--json")
+    assert [{"n": 1}] == json.loads(output)
+
+
+@pytest.mark.usefixtures("catalog")
+def test_query_json_gives_one_object_a_row(run: Run):
+    """`--json` prints an array of objects; a repeated column name gets a number; NULL is null."""
+    code, output, _ = run("query", "SELECT 1 AS a, 'x%y:z' AS b, NULL AS c, 2 AS a", "--json")
+    assert 0 == code
+    assert [{"a": 1, "b": "x%y:z", "c": None, "a#2": 2}] == json.loads(output)
+
+
+@pytest.mark.usefixtures("catalog")
+def test_query_with_wrong_sql_says_why(run: Run):
+    """The database's own reason is shown, in one line."""
+    code, _, errors = run("query", "SELECT * FROM nowhere")
+    assert 1 == code
+    assert 1 == len(errors.splitlines())
+    assert "nowhere" in errors
+
+
+@pytest.mark.usefixtures("catalog")
+def test_query_without_rows_is_refused(run: Run):
+    """A statement that returns nothing is refused, so that nobody takes silence for success."""
+    code, _, errors = run("query", "BEGIN")
+    assert 1 == code
+    assert errors.startswith("dicomflow: the ")
+
+
+def test_query_on_data_folder_reads_its_catalog(run: Run, data: Path):
+    """With --data the catalog is the SQLite file under it."""
+    code, output, _ = run("query", "--data", data, "SELECT version_num FROM alembic_version", "--json")
+    assert 0 == code
+    assert 1 == len(json.loads(output))
+
+
+def test_query_on_path_with_special_characters_reads_its_catalog(run: Run, tmp_path: Path):
+    """A folder's name may hold what URLs give a meaning to."""
+    folder = tmp_path / "a b?c%20d#e"
+    assert 0 == run("migrate", "--data", folder)[0]
+    assert 0 == run("query", "--data", folder, "SELECT * FROM Patient")[0]
+    assert ["catalog.db"] == [path.name for path in folder.iterdir() if path.suffix == ".db"]
+
+
+def test_query_without_database_exits_2(run: Run):
+    """Neither folder nor URL is a wrong call, and the line names both."""
+    code, _, errors = run("query", "SELECT 1")
+    assert 2 == code
+    assert "--data" in errors
+    assert "DICOMFLOW_DATABASE_URL" in errors
+
+
+def test_query_without_catalog_creates_nothing(run: Run, tmp_path: Path):
+    """Reading a folder without a catalog fails and leaves the folder as it was."""
+    assert 1 == run("query", "--data", tmp_path, "SELECT 1")[0]
+    assert [] == list(tmp_path.iterdir())

@@ -1,0 +1,125 @@
+"""`dicomflow status` counts what is there."""
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from sqlalchemy import insert
+
+from dicomflow.catalog import tables
+from dicomflow.catalog.engine import create_engine_for, migrate
+
+EMPTY = {
+    "instances": 0,
+    "series": 0,
+    "studies": 0,
+    "patients": 0,
+    "image_sets": 0,
+    "unreadable": 0,
+    "imports": {"queued": 0, "in_progress": 0, "completed": 0, "failed": 0},
+    "spool": {"received": 0, "delivering": 0, "quarantined": 0},
+}
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+def test_status_of_empty_catalog_is_all_zero(run: Run, data: Path):
+    """A catalog without rows and a spool that was never used count as zero."""
+    code, output, _ = run("status", "--data", data, "--json")
+    assert 0 == code
+    assert EMPTY == json.loads(output)
+
+
+def test_status_counts_the_files_of_the_spool(run: Run, data: Path):
+    """Files that are received, being delivered and quarantined are counted; others are not."""
+    for name in (
+        "received/a.dcm",
+        "received/b.dcm",
+        "received/a.json",
+        "incoming/x.part",
+        "delivering/d1/c.dcm",
+        "delivering/d2/d.dcm",
+        "delivering/d2/e.dcm",
+        "quarantined/f.dcm",
+    ):
+        path = data / "spool" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    _, output, _ = run("status", "--data", data, "--json")
+    assert {"received": 2, "delivering": 3, "quarantined": 1} == json.loads(output)["spool"]
+
+
+def test_status_counts_rows_by_import_status(run: Run, empty_database_url: str, monkeypatch: pytest.MonkeyPatch):
+    """Imports are counted by the number that Ahlijob shows, objects with a problem as unreadable, on both databases."""
+    engine = create_engine_for(empty_database_url)
+    migrate(engine)
+    now = datetime.now(UTC)
+    with engine.begin() as connection:
+        connection.execute(
+            insert(tables.delivery).values(
+                delivery_id="d", edge="e", manifest_key="m", opened_at=now, closed_at=now, instance_count=1, bytes=1
+            )
+        )
+        for number, (state, status) in enumerate(
+            [("queued", 1), ("in_progress", 2), ("completed", 3), ("completed", 3), ("partial", 4), ("failed", 4)]
+        ):
+            connection.execute(
+                insert(tables.series_import).values(
+                    delivery_id="d",
+                    study_instance_uid="1",
+                    series_instance_uid=f"1.{number}",
+                    input_prefix="p/",
+                    object_count=1,
+                    bytes=1,
+                    state=state,
+                    status=status,
+                    created_at=now,
+                    updated_at=now,
+                )
+            )
+        connection.execute(insert(tables.image_set).values(datastore_id="d", image_set_id="i", updated_at=now))
+        connection.execute(insert(tables.stored_object).values(object_key="a", problem="not DICOM"))
+        connection.execute(insert(tables.stored_object).values(object_key="b"))
+    engine.dispose()
+    monkeypatch.setenv("DICOMFLOW_DATABASE_URL", empty_database_url)
+    code, output, _ = run("status", "--json")
+    assert 0 == code
+    counts = json.loads(output)
+    assert {"queued": 1, "in_progress": 1, "completed": 2, "failed": 2} == counts["imports"]
+    assert (1, 1) == (counts["image_sets"], counts["unreadable"])
+    assert "spool" not in counts
+
+
+def test_status_as_text_names_every_count(run: Run, data: Path):
+    """The table for people has the same names as the JSON."""
+    code, output, _ = run("status", "--data", data)
+    assert 0 == code
+    for name in EMPTY:
+        assert name.replace("_", " ") in output
+
+
+def test_status_of_catalog_without_schema_says_what_to_do(run: Run, tmp_path: Path):
+    """A catalog that was never migrated is named as such."""
+    (tmp_path / "catalog.db").write_bytes(b"")
+    code, _, errors = run("status", "--data", tmp_path)
+    assert 1 == code
+    assert "dicomflow migrate" in errors
+
+
+def test_status_with_database_away_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch):
+    """A PostgreSQL that does not answer is a failure in one line."""
+    monkeypatch.setenv("DICOMFLOW_DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
+    code, _, errors = run("status")
+    assert 1 == code
+    assert 1 == len(errors.splitlines())
+    assert errors.startswith("dicomflow: the catalog does not answer: ")
+
+
+@pytest.mark.parametrize("options", [("--json",), ()])
+def test_status_changes_no_file(run: Run, data: Path, options: tuple[str, ...]):
+    """Asking for counts writes nothing but SQLite's own shared memory."""
+    before = (data / "catalog.db").read_bytes()
+    assert 0 == run("status", "--data", data, *options)[0]
+    assert before == (data / "catalog.db").read_bytes()

@@ -1,0 +1,101 @@
+"""What the documents name exists, and every command is documented."""
+
+import re
+from pathlib import Path
+
+import pytest
+import typer
+
+from dicomflow import cli
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")],
+)
+SOURCES = [
+    path
+    for folder in ("src", "tests", "scripts", ".ci", "bench")
+    for path in (ROOT / folder).rglob("*")
+    if path.is_file() and path.suffix in {"", ".py", ".toml", ".sh"} and path != Path(__file__)
+]
+CALL = re.compile(r"(?:`|bin/)dicomflow ([a-z]+)((?: [^`\n#]*)?)")
+SETTING = re.compile(r"\bDICOMFLOW_[A-Z0-9_]+")
+LINK = re.compile(r"\]\(([^)#]+)[^)]*\)")
+SCRIPT = re.compile(r"(?<![\w/.])(?:scripts|\.ci)/[a-z]+\b")
+MODULE = re.compile(r"`((?:src|tests|bench|[a-z]+)/[a-z_/]+\.py)`")
+
+
+def _text(document: Path) -> str:
+    return document.read_text(encoding="utf-8")
+
+
+def _name(document: Path) -> str:
+    return str(document.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_command_is_in_the_readme(name: str):
+    """The README shows how each command is called."""
+    assert f"`dicomflow {name} " in _text(ROOT / "README.md")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=_name)
+def test_commands_and_options_in_document_exist(document: Path):
+    """Each `dicomflow x --option` in a document is a command with that option."""
+    for name, arguments in CALL.findall(_text(document)):
+        assert name in cli.COMMANDS, f"there is no command {name!r}"
+        options = re.findall(r"--[a-z][a-z-]*", arguments)
+        unknown = [option for option in options if option not in _options(name)]
+        assert [] == unknown, f"dicomflow {name} has no such option"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=_name)
+def test_settings_in_document_exist(document: Path):
+    """Each environment variable that a document names is read somewhere."""
+    source = "\n".join(path.read_text(encoding="utf-8") for path in SOURCES)
+    assert [] == sorted(name for name in set(SETTING.findall(_text(document))) if name not in source)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=_name)
+def test_links_in_document_lead_somewhere(document: Path):
+    """Each relative link leads to a file or folder."""
+    targets = [target for target in LINK.findall(_text(document)) if "://" not in target]
+    assert [] == [target for target in targets if not (document.parent / target).exists()]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=_name)
+def test_files_in_document_exist(document: Path):
+    """Each script and module that a document names is there."""
+    text = _text(document)
+    assert [] == sorted(name for name in set(SCRIPT.findall(text)) if not (ROOT / name).is_file())
+    places = (ROOT, ROOT / "src" / "dicomflow", ROOT / "src")
+    modules = set(MODULE.findall(text))
+    assert [] == sorted(name for name in modules if not any((place / name).is_file() for place in places))
+
+
+def test_changelog_has_an_entry_for_this_version():
+    """The version that is installed has a section in the changelog."""
+    from dicomflow import __version__
+
+    assert f"\n## {__version__}" in _text(ROOT / "CHANGELOG.md")
+
+
+def test_decisions_are_numbered_without_gaps_and_have_their_four_parts():
+    """Each decision has its number, its context, the decision, the evidence and what would change our mind."""
+    decisions = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))
+    assert [f"{number:04}" for number in range(1, len(decisions) + 1)] == [path.name[:4] for path in decisions]
+    for path in decisions:
+        text = _text(path)
+        assert text.startswith(f"# {path.name[:4]}: ")
+        for part in ("Context", "Decision", "Evidence", "What would change our mind"):
+            assert f"\n## {part}\n" in text, f"{path.name} lacks {part!r}"
+
+
+def _options(name: str) -> set[str]:
+    """Return the options of a command, as its help lists them."""
+    import importlib
+
+    single = typer.Typer(add_completion=False)
+    single.command(name)(getattr(importlib.import_module(f"dicomflow.cli.{name}"), name))
+    command = typer.main.get_command(single)
+    return {option for parameter in command.params for option in [*parameter.opts, *parameter.secondary_opts]}
