@@ -47,6 +47,7 @@ __all__ = [
     "series_import",
     "stored_object",
     "study",
+    "wake_up",
 ]
 
 UID_LENGTH: Final = 256
@@ -182,6 +183,8 @@ delivery_association: Final = Table(
     Column("ended", Text, nullable=False),
 )
 
+# `called_at` is the last call of StartDICOMImportJob, `due_at` when somebody looks at an unfinished job again,
+# `attempts` how often that was needed since the last progress.
 import_job: Final = Table(
     "import_job",
     metadata,
@@ -202,6 +205,9 @@ import_job: Final = Table(
     Column("imported", BigInteger),
     Column("customer_errors", BigInteger),
     Column("server_errors", BigInteger),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("called_at", UtcDateTime, index=True),
+    Column("due_at", UtcDateTime, index=True),
 )
 
 # One row per series of a delivery: the import queue. `status` is the seed's number (1 queued, 2 in progress,
@@ -239,6 +245,14 @@ import_outcome: Final = Table(
     Column("outcome", Text, nullable=False),
     Column("image_set_id", Text),
     Column("reason", Text),
+)
+
+# When the next delayed message that is under way to a queue arrives, so that a second one is not sent.
+wake_up: Final = Table(
+    "wake_up",
+    metadata,
+    Column("queue", Text, primary_key=True),
+    Column("due_at", UtcDateTime),
 )
 
 image_set: Final = Table(
