@@ -5,8 +5,8 @@ delivery. Instances lie under `{edge}/{delivery}/{study}/{series}/{sop}.dcm`. Ti
 """
 
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Container, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 from urllib.parse import quote
@@ -87,6 +87,21 @@ class Manifest:
             for series in study.series:
                 yield from series.instances
 
+    def only(self, sop_instance_uids: Container[str]) -> "Manifest":
+        """Return this manifest without the instances that are not named."""
+        studies = (
+            Study(
+                study.study_instance_uid,
+                tuple(
+                    Series(series.series_instance_uid, kept)
+                    for series in study.series
+                    if (kept := tuple(each for each in series.instances if each.sop_instance_uid in sop_instance_uids))
+                ),
+            )
+            for study in self.studies
+        )
+        return replace(self, studies=tuple(study for study in studies if study.series))
+
     def to_json(self) -> bytes:
         """Encode as UTF-8 JSON with stable key order."""
         document = asdict(self)
@@ -109,9 +124,7 @@ class Manifest:
                 delivery=str(document["delivery"]),
                 opened_at=datetime.fromisoformat(document["opened_at"]),
                 closed_at=datetime.fromisoformat(document["closed_at"]),
-                associations=tuple(
-                    Association(**_known(Association, item)) for item in document["associations"]
-                ),
+                associations=tuple(Association(**_known(Association, item)) for item in document["associations"]),
                 studies=tuple(_study(item) for item in document["studies"]),
             )
         except (ValueError, KeyError, TypeError) as error:

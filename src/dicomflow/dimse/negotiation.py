@@ -59,7 +59,7 @@ def negotiate(
     *,
     max_length: int,
     user_identity_response: bytes | None = None,
-    commitment_reports: bool = False,
+    storage_commitment: bool = False,
 ) -> AssociateAccept:
     """Answer every proposed context, in the request's order, with its own ID.
 
@@ -67,12 +67,12 @@ def negotiate(
         request: a decoded A-ASSOCIATE-RQ.
         max_length: the maximum length to announce, in bytes; 0 means no limit (PS3.8 D.1).
         user_identity_response: content of item 59H, or None for no item.
-        commitment_reports: whether this peer owes us a storage commitment report, so that it may be the SCP.
+        storage_commitment: whether Storage Commitment is served here.
     """
     roles = {role.sop_class_uid: role for role in request.roles}
     general_classes = {uid: (service, related) for uid, service, related in request.common_extended}
     answers = tuple(
-        _answer(context, roles.get(context.abstract_syntax), general_classes, commitment_reports=commitment_reports)
+        _answer(context, roles.get(context.abstract_syntax), general_classes, storage_commitment=storage_commitment)
         for context in request.contexts
     )
     accepted = {
@@ -113,18 +113,18 @@ def _answer(
     role: Role | None,
     general_classes: dict[str, tuple[str, tuple[str, ...]]],
     *,
-    commitment_reports: bool,
+    storage_commitment: bool,
 ) -> AnsweredContext:
     """Judge one context; a refused one echoes the first syntax, which is not significant (PS3.8 9.3.3.2)."""
     abstract_syntax = context.abstract_syntax
-    if abstract_syntax in {VERIFICATION, STORAGE_COMMITMENT}:
+    if abstract_syntax == VERIFICATION or (abstract_syntax == STORAGE_COMMITMENT and storage_commitment):
         acceptable = [uid for uid in context.transfer_syntaxes if uid in _SERVICE_TRANSFER_SYNTAXES]
     elif _is_storage(abstract_syntax, general_classes):
         acceptable = [uid for uid in context.transfer_syntaxes if is_storage_transfer_syntax(uid)]
     else:
         return AnsweredContext(context.context_id, ABSTRACT_SYNTAX_NOT_SUPPORTED, context.transfer_syntaxes[0])
-    wants_scp_only = role is not None and role.scp and not role.scu
-    if wants_scp_only and not (abstract_syntax == STORAGE_COMMITMENT and commitment_reports):
+    # A requestor that is the SCP only retrieves, or reports on a commitment that nobody here asked for.
+    if role is not None and role.scp and not role.scu:
         return AnsweredContext(context.context_id, USER_REJECTION, context.transfer_syntaxes[0])
     if not acceptable:
         return AnsweredContext(context.context_id, TRANSFER_SYNTAXES_NOT_SUPPORTED, context.transfer_syntaxes[0])
@@ -143,5 +143,5 @@ def _is_storage(uid: str, general_classes: dict[str, tuple[str, tuple[str, ...]]
 
 
 def _answer_role(role: Role) -> Role:
-    """Return 1 only where 1 was proposed: the requestor is the SCU, or else the SCP it was accepted as."""
-    return Role(role.sop_class_uid, scu=role.scu, scp=role.scp and not role.scu)
+    """Return the default roles, 1 only where 1 was proposed: (1,x) is answered (1,0)."""
+    return Role(role.sop_class_uid, scu=role.scu, scp=False)

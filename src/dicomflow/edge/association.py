@@ -1,0 +1,312 @@
+"""One association on its own thread: a socket on one side, the protocol core and the services on the other.
+
+ARTIM runs until the request has come and after the last word; an association without a PDU for `idle_seconds` is
+aborted (PS3.8 9.1.5). What one association does cannot reach another.
+"""
+
+import contextlib
+import logging
+import socket
+import threading
+import time
+import uuid
+from dataclasses import dataclass
+from typing import Final
+
+from dicomflow.dicom.uids import VERIFICATION
+from dicomflow.dimse.acceptor import Acceptor, State
+from dicomflow.dimse.command import CommandField, encode_response
+from dicomflow.dimse.events import (
+    AssociationAborted,
+    AssociationReleased,
+    AssociationRequested,
+    CommandReceived,
+    ConnectionLost,
+    DataSetReceived,
+    Event,
+)
+from dicomflow.dimse.negotiation import negotiate, proposes_storage
+from dicomflow.dimse.pdu import AbortSource, AssociateReject, AssociateRequest
+from dicomflow.dimse.status import AbortReason, Rejection, Status
+from dicomflow.edge.access import check_request
+from dicomflow.edge.settings import DimseSettings
+from dicomflow.edge.spool import Spool
+from dicomflow.edge.storage import REFUSALS, StoreReception
+from dicomflow.edge.watermark import Watermark
+
+__all__ = ["Association", "Receiver"]
+
+_RECEIVE_BUFFER_BYTES: Final = 256 << 10
+# Set again before each receive, since the kernel clears it: a sender that leaves Nagle's algorithm on waits for
+# the acknowledgement of its last segment.
+_QUICKACK: Final[int | None] = getattr(socket, "TCP_QUICKACK", None)
+_LINGER_AT_DRAIN_SECONDS: Final = 0.5
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Receiver:
+    """What all associations of a process share."""
+
+    settings: DimseSettings
+    spool: Spool
+    watermark: Watermark
+    draining: threading.Event
+
+
+class Association:
+    """One connection from its acceptance to its close."""
+
+    def __init__(self, receiver: Receiver, connection: socket.socket, peer: str, *, is_over_limit: bool) -> None:
+        self.association_id = uuid.uuid4().hex
+        self._receiver = receiver
+        self._connection = connection
+        self._peer = peer
+        self._is_over_limit = is_over_limit
+        self._acceptor = Acceptor()
+        self._reception: StoreReception | None = None
+        self._unperformed: CommandReceived | None = None
+        self._calling = self._called = ""
+        self._is_marked = False
+        self._stored = self._stored_bytes = self._refused = 0
+        self._started_at = time.monotonic()
+        self._ended = "lost"
+
+    def run(self) -> None:
+        """Serve the association to its end; no exception leaves."""
+        try:
+            self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            self._serve()
+        except OSError as error:
+            self._log_end(f"transport failed: {error.strerror or error}")
+        except Exception:
+            _logger.exception("association_failed association=%s peer=%s", self.association_id, self._peer)
+        finally:
+            if self._reception is not None:
+                self._reception.discard()
+            if self._is_marked:
+                with contextlib.suppress(OSError):
+                    self._receiver.spool.mark_ended(self.association_id, self._ended)
+            self._connection.close()
+
+    def wake(self) -> None:
+        """Make a thread that waits for the peer look at `draining`; a message under way goes on. Any thread."""
+        if self._acceptor.is_between_messages:
+            with contextlib.suppress(OSError):
+                self._connection.shutdown(socket.SHUT_RD)
+
+    def cut(self) -> None:
+        """Close the transport under a thread that did not end in time. Any thread."""
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
+
+    def _serve(self) -> None:
+        acceptor = self._acceptor
+        buffer = bytearray(_RECEIVE_BUFFER_BYTES)
+        view = memoryview(buffer)
+        while acceptor.state is not State.STA1:
+            if not self._wait():
+                break
+            if _QUICKACK is not None:
+                self._connection.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+            try:
+                received = self._connection.recv_into(buffer)
+            except TimeoutError:
+                self._expired()
+                continue
+            events = acceptor.receive(view[:received]) if received else acceptor.receive_eof()
+            if not received and self._receiver.draining.is_set():
+                self._abort("the receiver is stopping")
+                break
+            for event in events:
+                self._act(event)
+                self._send()
+            self._send()
+
+    def _wait(self) -> bool:
+        """Set the time the next receive may take; False when the association is over."""
+        settings, acceptor = self._receiver.settings, self._acceptor
+        if acceptor.state is State.STA6:
+            if self._receiver.draining.is_set() and acceptor.is_between_messages:
+                self._abort("the receiver is stopping")
+                return False
+            self._connection.settimeout(settings.idle_seconds)
+            return True
+        if acceptor.state is State.STA13:
+            if self._receiver.draining.is_set():
+                return False
+            self._connection.settimeout(settings.artim_seconds)
+            return True
+        # Sta2: one ARTIM for the whole request, however slowly its bytes drip in.
+        left = self._started_at + settings.artim_seconds - time.monotonic()
+        if left <= 0:
+            self._log_end("no association request before ARTIM expired")
+            return False
+        self._connection.settimeout(left)
+        return True
+
+    def _expired(self) -> None:
+        if self._acceptor.state is State.STA6:
+            self._abort(f"no PDU for {self._receiver.settings.idle_seconds:g} s")
+            return
+        if self._acceptor.state is State.STA2:
+            self._log_end("no association request before ARTIM expired")
+        self._acceptor.state = State.STA1
+
+    def _abort(self, message: str) -> None:
+        """A-ABORT as service user, and leave: the peer is idle or we are stopping (PS3.8 9.3.8)."""
+        self._act(self._acceptor.abort(AbortSource.USER, AbortReason.NOT_SPECIFIED, message))
+        self._send()
+        self._connection.shutdown(socket.SHUT_WR)
+        self._connection.settimeout(_LINGER_AT_DRAIN_SECONDS)
+        with contextlib.suppress(OSError):
+            while self._connection.recv(1 << 16):
+                pass
+        self._acceptor.state = State.STA1
+
+    def _send(self) -> None:
+        data = self._acceptor.data_to_send()
+        if data:
+            self._connection.sendall(data)
+
+    def _act(self, event: Event) -> None:
+        match event:
+            case DataSetReceived():
+                self._take_data_set(event)
+            case CommandReceived():
+                self._take_command(event)
+            case AssociationRequested():
+                self._take_request(event.request)
+            case AssociationReleased():
+                self._ended = "released"
+                self._log_end("released")
+            case AssociationAborted():
+                self._ended = "aborted"
+                by = "peer" if event.by_peer else "us"
+                self._log_end(f"aborted by {by} {event.source}/{event.reason}: {event.message}")
+            case ConnectionLost():
+                self._log_end("connection lost")
+
+    def _take_request(self, request: AssociateRequest) -> None:
+        self._calling, self._called = request.calling_ae_title, request.called_ae_title
+        rejection = self._rejection(request)
+        if rejection is not None:
+            self._acceptor.reject(rejection[0])
+            self._log_end(f"rejected {rejection[0].result}/{rejection[0].source}/{rejection[0].reason}: {rejection[1]}")
+            return
+        wants_response = request.user_identity is not None and request.user_identity.response_requested
+        self._acceptor.accept(
+            negotiate(
+                request,
+                max_length=self._receiver.settings.max_pdu_bytes,
+                user_identity_response=b"" if wants_response else None,
+            )
+        )
+
+    def _rejection(self, request: AssociateRequest) -> tuple[AssociateReject, str] | None:
+        if self._receiver.draining.is_set():
+            return Rejection.TEMPORARY_CONGESTION, "the receiver is stopping"
+        if self._is_over_limit:
+            limit = self._receiver.settings.max_associations
+            return Rejection.LOCAL_LIMIT, f"{limit} associations are open already"
+        if proposes_storage(request) and self._receiver.watermark.refuses:
+            return Rejection.LOCAL_LIMIT, "free space is below refuse_below_bytes"
+        return check_request(self._receiver.settings, request, self._peer)
+
+    def _take_command(self, event: CommandReceived) -> None:
+        command = event.command
+        if command.is_response:
+            self._act(
+                self._acceptor.abort(AbortSource.USER, AbortReason.NOT_SPECIFIED, "a response to no request of ours")
+            )
+            return
+        if command.command_field == CommandField.C_CANCEL_RQ:
+            return
+        is_verification = event.context.abstract_syntax == VERIFICATION
+        if command.command_field == CommandField.C_STORE_RQ and not is_verification:
+            self._begin_store(event)
+        else:
+            self._unperformed = event
+        if not command.has_data_set:
+            self._answer()
+
+    def _begin_store(self, event: CommandReceived) -> None:
+        self._reception = StoreReception(event.context, event.command)
+        try:
+            if not self._is_marked:
+                self._receiver.spool.mark_open(self.association_id)
+                self._is_marked = True
+            self._reception.begin(
+                self._receiver.spool,
+                self._receiver.watermark,
+                association_id=self.association_id,
+                number=self._stored + self._refused,
+                calling_ae_title=self._calling,
+                called_ae_title=self._called,
+            )
+        except OSError as error:
+            self._reception.fail(error)
+        except Exception as error:
+            _logger.exception("store_failed association=%s", self.association_id)
+            self._reception.fail(error)
+
+    def _take_data_set(self, event: DataSetReceived) -> None:
+        if self._reception is not None:
+            try:
+                self._reception.take(event.fragments, is_last=event.is_last)
+            except Exception as error:
+                _logger.exception("store_failed association=%s", self.association_id)
+                self._reception.fail(error)
+        if event.is_last:
+            self._answer()
+
+    def _answer(self) -> None:
+        """Answer the request whose last byte has come, once."""
+        if self._reception is None:
+            assert self._unperformed is not None
+            event, self._unperformed = self._unperformed, None
+            is_echo = event.command.command_field == CommandField.C_ECHO_RQ
+            status = Status.SUCCESS if is_echo else Status.UNRECOGNIZED_OPERATION
+            self._acceptor.send(event.context.context_id, encode_response(event.command, status))
+            return
+        reception = self._reception
+        try:
+            received = reception.finish(self._peer)
+        except Exception as error:
+            _logger.exception("store_failed association=%s", self.association_id)
+            reception.fail(error)
+            received = None
+        self._reception = None
+        if received is not None:
+            self._stored += 1
+            self._stored_bytes += reception.size_bytes
+            response = encode_response(reception.command, Status.SUCCESS)
+        else:
+            self._refused += 1
+            refusal = reception.refusal or REFUSALS["internal"]
+            _logger.info(
+                "store_refused association=%s status=%04X comment=%s",
+                self.association_id,
+                refusal.status,
+                refusal.comment,
+            )
+            response = encode_response(reception.command, refusal.status, refusal.comment, refusal.offending_elements)
+        self._acceptor.send(reception.context.context_id, response)
+
+    def _log_end(self, how: str) -> None:
+        """Log the one line of an association."""
+        _logger.info(
+            "association_ended association=%s peer=%s calling=%s called=%s stored=%d bytes=%d refused=%d"
+            " seconds=%.3f how=%s",
+            self.association_id,
+            self._peer,
+            self._calling or "-",
+            self._called or "-",
+            self._stored,
+            self._stored_bytes,
+            self._refused,
+            time.monotonic() - self._started_at,
+            how,
+        )

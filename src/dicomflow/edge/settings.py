@@ -1,0 +1,180 @@
+"""The edge's settings: one TOML file, environment variables above it, read once at start.
+
+An environment variable is `DICOMFLOW_EDGE__` and the path to the key, joined by two underscores:
+`DICOMFLOW_EDGE__DIMSE__PORT=104`. Lists are written as JSON. Unknown and missing keys stop the program.
+"""
+
+import ipaddress
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from dicomflow.errors import PermanentError
+
+__all__ = [
+    "CommitmentSettings",
+    "DeliverySettings",
+    "DimseSettings",
+    "EdgeSettings",
+    "SpoolSettings",
+    "TlsSettings",
+    "load_settings",
+]
+
+ENVIRONMENT_PREFIX: Final = "DICOMFLOW_EDGE__"
+_AE_TITLE: Final = re.compile(r"[ -\[\]-~]{1,16}")
+
+
+def _checked_ae_title(title: str) -> str:
+    title = title.strip()
+    if not title or _AE_TITLE.fullmatch(title) is None:
+        raise ValueError("an AE title has 1 to 16 printable ASCII characters and no backslash (PS3.5 6.2)")
+    return title
+
+
+AeTitle = Annotated[str, AfterValidator(_checked_ae_title)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TlsSettings(_Section):
+    """A second listener that speaks TLS only (PS3.15 B.12)."""
+
+    port: int = Field(2762, ge=0, le=65535)
+    certificate: Path
+    key: Path
+    client_ca: Path | None = None
+
+
+class DimseSettings(_Section):
+    """The DIMSE listener. Empty lists mean any; `max_pdu_bytes` 0 means no limit."""
+
+    ae_title: AeTitle = "DICOMFLOW"
+    port: int = Field(11112, ge=0, le=65535)
+    bind: str = "0.0.0.0"  # noqa: S104  # a receiver listens to the hospital's network
+    max_pdu_bytes: int = Field(131_072, ge=0, le=0xFFFFFFFF)
+    max_associations: int = Field(200, ge=1)
+    called_ae_titles: tuple[AeTitle, ...] = ()
+    calling_ae_titles: tuple[AeTitle, ...] = ()
+    networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
+    artim_seconds: float = Field(30.0, gt=0)
+    idle_seconds: float = Field(300.0, gt=0)
+    tls: TlsSettings | None = None
+
+
+class SpoolSettings(_Section):
+    """Where instances are kept until they are stored. `workers` 0 means one a core, at least two."""
+
+    dir: Path
+    fsync: bool = True
+    slow_below_bytes: int = Field(10 << 30, ge=0)
+    refuse_below_bytes: int = Field(2 << 30, ge=0)
+    workers: int = Field(0, ge=0, le=64)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.slow_below_bytes < self.refuse_below_bytes:
+            raise ValueError(
+                f"slow_below_bytes ({self.slow_below_bytes:,}) is below refuse_below_bytes"
+                f" ({self.refuse_below_bytes:,}): stores would be refused before they are slowed"
+            )
+        return self
+
+
+class DeliverySettings(_Section):
+    """How instances are gathered to deliveries and stored."""
+
+    store_url: str
+    concurrency: int = Field(8, ge=1, le=256)
+    kms_key_id: str | None = None
+    accelerate: bool = False
+    quiet_seconds: float = Field(10.0, ge=0)
+    max_seconds: float = Field(900.0, gt=0)
+    max_files: int = Field(5000, ge=1, le=5000)
+    max_bytes: int = Field(10_000_000_000, ge=1, le=10_000_000_000)
+
+
+class CommitmentSettings(_Section):
+    """What storage commitment promises: that the object is spooled, stored or imported."""
+
+    level: Literal["spooled", "stored", "imported"] = "stored"
+
+
+class EdgeSettings(BaseSettings):
+    """All settings of one edge; `name` becomes part of object keys."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter="__"
+    )
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    http_port: int | None = Field(8080, ge=0, le=65535)
+    http_bind: str = "127.0.0.1"
+    dimse: DimseSettings = DimseSettings()
+    spool: SpoolSettings
+    delivery: DeliverySettings
+    commitment: CommitmentSettings = CommitmentSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Put the environment above the values of the file, which arrive as arguments."""
+        del settings_cls, dotenv_settings, file_secret_settings
+        return env_settings, init_settings
+
+
+def load_settings(path: Path) -> EdgeSettings:
+    """Read the settings from a TOML file and the environment.
+
+    Raises:
+        PermanentError: the file is missing or no TOML, a key is unknown or missing, or a value is out of range;
+            the text names each key.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PermanentError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise PermanentError(f"{path} is no TOML: {error}") from error
+    unknown = sorted(
+        name for name in os.environ if name.upper().startswith(ENVIRONMENT_PREFIX) and not _names_a_setting(name)
+    )
+    if unknown:
+        raise PermanentError(f"unknown environment variable {unknown[0]}: no such edge setting")
+    try:
+        return EdgeSettings(**document)
+    except ValidationError as error:
+        raise PermanentError(f"{path}: {_describe(error)}") from error
+
+
+def _describe(error: ValidationError) -> str:
+    return "; ".join(f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors())
+
+
+def _names_a_setting(variable: str) -> bool:
+    model: Any = EdgeSettings
+    for part in variable.upper().removeprefix(ENVIRONMENT_PREFIX).lower().split("__"):
+        fields = getattr(model, "model_fields", {})
+        if part not in fields:
+            return False
+        model = _model_of(fields[part].annotation)
+    return True
+
+
+def _model_of(annotation: Any) -> Any:
+    """Return the settings model in an annotation such as `TlsSettings | None`."""
+    candidates = (annotation, *getattr(annotation, "__args__", ()))
+    return next((kind for kind in candidates if isinstance(kind, type) and issubclass(kind, BaseModel)), None)

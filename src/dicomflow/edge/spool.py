@@ -1,0 +1,280 @@
+"""The spool: the folder that keeps every acknowledged instance until it is stored.
+
+```
+incoming/                      instances being received; nothing here was acknowledged
+received/                      acknowledged instances, ordinary Part 10 files
+delivering/{delivery}/         instances of a delivery, and its manifest once it is closed
+quarantined/                   what cannot be delivered, each beside a .reason file
+associations/                  one marker for each association that stored something: {id}.{how it stands}
+```
+
+A received file's name holds what the file cannot: `{association}_{number}_{peer}_{sha256}.dcm`. So a start needs no
+memory of the last run, and a file whose bytes do not match its name is never taken for an instance. Only this module
+touches files of images.
+"""
+
+import contextlib
+import hashlib
+import os
+import sys
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from dicomflow.errors import PermanentError
+
+__all__ = ["IncomingFile", "ReceivedFile", "Spool", "sync_directory"]
+
+_SUFFIX: Final = ".dcm"
+_CAN_WRITEV: Final = hasattr(os, "writev")
+# POSIX promises 16 and Linux gives 1,024 buffers a call.
+_MAX_BUFFERS: Final = 1024
+_OPEN_FLAGS: Final = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+_FILE_MODE: Final = 0o640
+_FOLDER_MODE: Final = 0o750
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedFile:
+    """A file of `received/` or of a delivery, as its name tells it; `sha256` is of the whole file, in hex."""
+
+    path: Path
+    association_id: str
+    number: int
+    peer: str
+    sha256: str
+
+
+class Spool:
+    """The folders of one spool; opening it creates what is missing."""
+
+    def __init__(self, root: Path, *, fsync: bool = True) -> None:
+        self.root = root
+        self.incoming = root / "incoming"
+        self.received = root / "received"
+        self.delivering = root / "delivering"
+        self.quarantined = root / "quarantined"
+        self.associations = root / "associations"
+        self._fsync = fsync
+        try:
+            for folder in (self.incoming, self.received, self.delivering, self.quarantined, self.associations):
+                folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+        except OSError as error:
+            raise PermanentError(f"cannot create the spool in {root}: {error.strerror}") from error
+        sync_directory(root)
+
+    def create(self, association_id: str, number: int) -> "IncomingFile":
+        """Open a new file for an instance that begins to arrive; raises `OSError`."""
+        return IncomingFile(
+            self, self.incoming / f"{association_id}_{number:08}_{os.getpid()}.part", association_id, number
+        )
+
+    def discard_incoming(self, process_id: int | None = None) -> int:
+        """Remove what a process that died, or all processes of an earlier run, left half received; return how many."""
+        pattern = "*.part" if process_id is None else f"*_{process_id}.part"
+        leftovers = list(self.incoming.glob(pattern))
+        for path in leftovers:
+            path.unlink(missing_ok=True)
+        return len(leftovers)
+
+    def free_bytes(self) -> int:
+        """Return the space that is free to us on the spool's volume."""
+        if sys.platform == "win32":
+            import shutil  # noqa: PLC0415  # the one platform without statvfs
+
+            return shutil.disk_usage(self.root).free
+        volume = os.statvfs(self.root)
+        return volume.f_bavail * volume.f_frsize
+
+    def scan_received(self) -> Iterator[ReceivedFile]:
+        """Yield the files of `received/`, in no order; what is not named like one is left alone."""
+        yield from _scan(self.received)
+
+    def scan_delivery(self, delivery_id: str) -> Iterator[ReceivedFile]:
+        """Yield the files of a delivery, in no order."""
+        yield from _scan(self.delivering / delivery_id)
+
+    def mark_open(self, association_id: str) -> None:
+        """Note that an association stores something and is open in this process."""
+        (self.associations / f"{association_id}.open").write_text(str(os.getpid()), encoding="ascii")
+
+    def mark_ended(self, association_id: str, how: str) -> None:
+        """Note how an association ended: released, aborted or lost."""
+        with contextlib.suppress(FileNotFoundError):
+            (self.associations / f"{association_id}.open").rename(self.associations / f"{association_id}.{how}")
+
+    def mark_lost(self, process_id: int | None = None) -> None:
+        """Note that the open associations of a process that died, or of all processes, are lost."""
+        for path in self.associations.glob("*.open"):
+            if process_id is None or path.read_text(encoding="ascii") == str(process_id):
+                self.mark_ended(path.stem, "lost")
+
+    def association_states(self) -> dict[str, str]:
+        """Return how each noted association stands: open, released, aborted or lost."""
+        return {name: state for name, _, state in (path.name.partition(".") for path in self.associations.iterdir())}
+
+    def forget_ended(self, needed: Collection[str], before: float) -> None:
+        """Remove the notes of associations that ended before `before` (seconds since the epoch) and nobody needs."""
+        for path in self.associations.iterdir():
+            if path.suffix != ".open" and path.stem not in needed and path.stat().st_mtime < before:
+                path.unlink(missing_ok=True)
+
+    def assign(self, file: ReceivedFile, delivery_id: str) -> ReceivedFile:
+        """Move a received file into a delivery; the caller syncs with `sync_delivery` before it relies on it."""
+        folder = self.delivering / delivery_id
+        if not folder.exists():
+            folder.mkdir(mode=_FOLDER_MODE)
+            self._sync(self.delivering)
+        path = folder / file.path.name
+        file.path.rename(path)
+        return ReceivedFile(path, file.association_id, file.number, file.peer, file.sha256)
+
+    def sync_delivery(self, delivery_id: str) -> None:
+        """Durable: on return the files moved into a delivery are there after power loss, and nowhere else."""
+        self._sync(self.delivering / delivery_id)
+        self._sync(self.received)
+
+    def remove(self, file: ReceivedFile) -> None:
+        """Remove a received file whose bytes are kept elsewhere."""
+        file.path.unlink()
+
+    def write_note(self, path: Path, content: bytes) -> None:
+        """Durable: write a small file whole under a temporary name, sync, rename, sync the folder."""
+        temporary = path.with_name(path.name + ".tmp")
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            if self._fsync:
+                os.fsync(file.fileno())
+        temporary.replace(path)
+        self._sync(path.parent)
+
+    def quarantine(self, file: ReceivedFile, reason: str) -> None:
+        """Durable: move a file out of the way with its reason beside it; nothing is deleted."""
+        target = self.quarantined / file.path.name
+        self.write_note(target.with_suffix(".reason"), reason.encode())
+        file.path.rename(target)
+        self._sync(self.quarantined)
+
+    def remove_delivery(self, delivery_id: str) -> None:
+        """Remove a delivery whose objects and manifest are stored."""
+        folder = self.delivering / delivery_id
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
+        self._sync(self.delivering)
+
+    def _sync(self, folder: Path) -> None:
+        if self._fsync:
+            sync_directory(folder)
+
+
+class IncomingFile:
+    """One instance being received. Thread: one owner. Either `commit` or `discard` ends it."""
+
+    def __init__(self, spool: Spool, path: Path, association_id: str, number: int) -> None:
+        self._spool = spool
+        self._path = path
+        self._association_id = association_id
+        self._number = number
+        self._descriptor = os.open(path, _OPEN_FLAGS, _FILE_MODE)
+        self._digest = hashlib.sha256()
+        self.size_bytes = 0
+
+    @property
+    def path(self) -> Path:
+        """Where the file is until it is committed."""
+        return self._path
+
+    def write(self, buffers: Sequence[bytes | memoryview]) -> None:
+        """Append buffers in one gathered write; they may be reused on return. Raises `OSError`."""
+        for buffer in buffers:
+            self._digest.update(buffer)
+        for start in range(0, len(buffers), _MAX_BUFFERS):
+            self._write_all(buffers[start : start + _MAX_BUFFERS])
+
+    def commit(self, peer: str) -> ReceivedFile:
+        """Make the instance durable and visible in `received/`.
+
+        Durable: on return the file and its directory entry are on disk. A failed fsync is not retried, since the
+        kernel may have dropped the pages. Raises `OSError`, and then the file is gone.
+        """
+        sha256 = self._digest.hexdigest()
+        name = f"{self._association_id}_{self._number:08}_{peer.replace(':', '-')}_{sha256}{_SUFFIX}"
+        target = self._spool.received / name
+        try:
+            if self._spool._fsync:  # noqa: SLF001  # one module, one promise
+                os.fsync(self._descriptor)
+        except OSError:
+            self.discard()
+            raise
+        self._close()
+        try:
+            self._path.rename(target)
+            self._spool._sync(self._spool.received)  # noqa: SLF001  # as above
+        except OSError:
+            # Not acknowledged, so it must not be taken for an instance.
+            self._path.unlink(missing_ok=True)
+            target.unlink(missing_ok=True)
+            raise
+        return ReceivedFile(target, self._association_id, self._number, peer, sha256)
+
+    def discard(self) -> None:
+        """Throw the file away: nothing of it was acknowledged."""
+        self._close()
+        self._path.unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        if self._descriptor >= 0:
+            descriptor, self._descriptor = self._descriptor, -1
+            os.close(descriptor)
+
+    def _write_all(self, buffers: Sequence[bytes | memoryview]) -> None:
+        wanted = sum(map(len, buffers))
+        written = self._write_some(buffers)
+        self.size_bytes += wanted
+        while written < wanted:
+            # A short write: drop what is on disk already and go on with the rest.
+            rest: list[bytes | memoryview] = []
+            for buffer in buffers:
+                if written >= len(buffer):
+                    written -= len(buffer)
+                else:
+                    rest.append(memoryview(buffer)[written:])
+                    written = 0
+            buffers = rest
+            wanted = sum(map(len, buffers))
+            written = self._write_some(buffers)
+
+    def _write_some(self, buffers: Sequence[bytes | memoryview]) -> int:
+        if _CAN_WRITEV:
+            return os.writev(self._descriptor, buffers)
+        return os.write(self._descriptor, b"".join(buffers))
+
+
+def sync_directory(folder: Path) -> None:
+    """Make a folder's entries durable; a platform that cannot open folders (Windows) journals them itself."""
+    if sys.platform == "win32":
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _scan(folder: Path) -> Iterator[ReceivedFile]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            parsed = _parse(Path(entry.path))
+            if parsed is not None:
+                yield parsed
+
+
+def _parse(path: Path) -> ReceivedFile | None:
+    fields = path.name.removesuffix(_SUFFIX).split("_")
+    if path.suffix != _SUFFIX or len(fields) != 4 or not fields[1].isdecimal() or len(fields[3]) != 64:
+        return None
+    association_id, number, peer, sha256 = fields
+    return ReceivedFile(path, association_id, int(number), peer.replace("-", ":"), sha256)

@@ -1,0 +1,189 @@
+"""The supervisor: binds the ports, starts workers and the deliverer, replaces those that die, stops them in order.
+
+Children are started with `spawn` on every platform. A child that dies again and again is replaced with growing
+pauses, never given up: the others go on receiving.
+"""
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, MutableSequence
+from dataclasses import dataclass
+from multiprocessing import connection
+from multiprocessing.context import SpawnProcess
+from typing import Final
+
+from filelock import FileLock, Timeout
+
+from dicomflow.edge.deliverer import Announce, DelivererStart, run_deliverer
+from dicomflow.edge.server import LogSettings, WorkerStart, run_worker
+from dicomflow.edge.settings import EdgeSettings
+from dicomflow.edge.spool import Spool
+from dicomflow.edge.stores import build_store
+from dicomflow.errors import PermanentError
+
+__all__ = ["Supervisor", "bind"]
+
+_BACKLOG: Final = 1024
+_LEAST_WORKERS: Final = 2
+_STOP_SECONDS: Final = 4.5
+_FIRST_PAUSE_SECONDS: Final = 0.1
+_LONGEST_PAUSE_SECONDS: Final = 10.0
+# A child that lived this long did not fail at its start.
+_STEADY_SECONDS: Final = 30.0
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Child:
+    """A process and how to start it again."""
+
+    name: str
+    start: Callable[[], SpawnProcess]
+    process: SpawnProcess
+    started_at: float
+    pause_seconds: float = _FIRST_PAUSE_SECONDS
+    restart_at: float | None = None
+
+
+class Supervisor:
+    """One edge: `start`, then `stop`. Threads: `start` and `stop` from one; a thread of its own watches the children.
+
+    Raises:
+        PermanentError: from `start`, when a port, the spool or the store cannot be had.
+    """
+
+    def __init__(self, settings: EdgeSettings, log_settings: LogSettings, announce: Announce | None = None) -> None:
+        self._settings = settings
+        self._logs = log_settings
+        self._announce = announce
+        self._context = multiprocessing.get_context("spawn")
+        self._children: list[_Child] = []
+        self._stopping = threading.Event()
+        self._watcher: threading.Thread | None = None
+        self._listeners: tuple[socket.socket, ...] = ()
+        self._lock = FileLock(settings.spool.dir / "supervisor.lock")
+        self.spool: Spool | None = None
+        self.restarts = 0
+
+    @property
+    def dimse_port(self) -> int:
+        """The bound port, also where the settings say 0."""
+        return int(self._listeners[0].getsockname()[1])
+
+    @property
+    def workers_alive(self) -> int:
+        """How many workers run."""
+        return sum(child.process.is_alive() for child in self._children if child.name.startswith("worker"))
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether all children run and no stop was asked for."""
+        return not self._stopping.is_set() and all(child.process.is_alive() for child in self._children)
+
+    def start(self) -> None:
+        """Bind, open the spool, start the children; on return connections are accepted."""
+        settings = self._settings
+        spool = Spool(settings.spool.dir, fsync=settings.spool.fsync)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise PermanentError(f"another edge runs on the spool {settings.spool.dir}: stop it first") from error
+        self.spool = spool
+        build_store(settings.delivery)
+        self._listeners = (bind(settings.dimse.bind, settings.dimse.port),)
+        spool.mark_lost()
+        discarded = spool.discard_incoming()
+        if discarded:
+            _logger.info("incoming_discarded files=%d", discarded)
+        workers = settings.spool.workers or max(_LEAST_WORKERS, os.cpu_count() or 1)
+        slots: MutableSequence[int] = self._context.RawArray("i", workers)
+        for index in range(workers):
+            start = WorkerStart(index, settings, self._logs, self._listeners, slots)
+            self._add(f"worker-{index}", lambda start=start: self._spawn(run_worker, start))  # type: ignore[misc]
+        deliverer = DelivererStart(settings, self._logs, self._announce)
+        self._add("deliverer", lambda: self._spawn(run_deliverer, deliverer))
+        self._watcher = threading.Thread(target=self._watch, args=(slots,), name="watcher", daemon=True)
+        self._watcher.start()
+        _logger.info("edge_started name=%s port=%d workers=%d", settings.name, self.dimse_port, workers)
+
+    def stop(self) -> None:
+        """Drain: refuse new associations, let messages under way end, leave within five seconds."""
+        self._stopping.set()
+        if self._watcher is not None:
+            self._watcher.join()
+        for child in self._children:
+            child.process.terminate()
+        deadline = time.monotonic() + _STOP_SECONDS
+        for child in self._children:
+            child.process.join(max(0.0, deadline - time.monotonic()))
+            if child.process.is_alive():
+                _logger.warning("child_killed name=%s", child.name)
+                child.process.kill()
+                child.process.join()
+        for listener in self._listeners:
+            listener.close()
+        self._lock.release()
+        _logger.info("edge_stopped name=%s", self._settings.name)
+
+    def _add(self, name: str, start: Callable[[], SpawnProcess]) -> None:
+        self._children.append(_Child(name, start, start(), time.monotonic()))
+
+    def _spawn(self, target: Callable[..., None], argument: WorkerStart | DelivererStart) -> SpawnProcess:
+        process = self._context.Process(target=target, args=(argument,), daemon=False)
+        process.start()
+        return process
+
+    def _watch(self, slots: MutableSequence[int]) -> None:
+        while not self._stopping.is_set():
+            alive = [child.process.sentinel for child in self._children if child.restart_at is None]
+            connection.wait(alive, timeout=0.1)
+            if self._stopping.is_set():
+                return
+            for index, child in enumerate(self._children):
+                if child.restart_at is None and not child.process.is_alive():
+                    self._bury(child)
+                    if child.name.startswith("worker"):
+                        slots[index] = 0
+                elif child.restart_at is not None and time.monotonic() >= child.restart_at:
+                    child.process, child.started_at, child.restart_at = child.start(), time.monotonic(), None
+                    self.restarts += 1
+
+    def _bury(self, child: _Child) -> None:
+        """Note a death, clean up after it, and set when the child is started again."""
+        now = time.monotonic()
+        _logger.error("child_died name=%s exit_code=%s", child.name, child.process.exitcode)
+        if self.spool is not None and child.process.pid is not None:
+            with contextlib.suppress(OSError):
+                self.spool.mark_lost(child.process.pid)
+                self.spool.discard_incoming(child.process.pid)
+        if now - child.started_at >= _STEADY_SECONDS:
+            child.pause_seconds = _FIRST_PAUSE_SECONDS
+        child.restart_at = now + child.pause_seconds
+        child.pause_seconds = min(child.pause_seconds * 2, _LONGEST_PAUSE_SECONDS)
+
+
+def bind(address: str, port: int) -> socket.socket:
+    """Return a listening socket.
+
+    Raises:
+        PermanentError: the address cannot be bound; the text says what to do.
+    """
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if os.name == "posix":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address, port))
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise PermanentError(
+            f"cannot listen on {address} port {port}: {error.strerror}; choose another port or stop what has it"
+        ) from error
+    return listener

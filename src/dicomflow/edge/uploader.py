@@ -1,0 +1,141 @@
+"""Put instances and manifests into the object store, with the digest that was computed as they arrived.
+
+`retry` repeats what failed for ever, with growing, jittered pauses; a file is never removed here.
+"""
+
+import asyncio
+import hashlib
+import logging
+import os
+import random
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+import obstore
+from obstore.store import ObjectStore
+
+from dicomflow.edge.delivery import ReceivedInstance
+from dicomflow.edge.spool import sync_directory
+from dicomflow.errors import PermanentError
+
+__all__ = ["DamagedFileError", "Uploader", "backoff_seconds", "retry"]
+
+# Above this an object is streamed in parts instead of being held in memory.
+_MULTIPART_ABOVE_BYTES: Final = 64 << 20
+_PART_BYTES: Final = 8 << 20
+_PARTS_IN_FLIGHT: Final = 4
+_FIRST_PAUSE_SECONDS: Final = 0.5
+_LONGEST_PAUSE_SECONDS: Final = 60.0
+
+_logger = logging.getLogger(__name__)
+
+
+class DamagedFileError(PermanentError):
+    """The bytes of a spooled file do not match the digest in its name."""
+
+
+class Uploader:
+    """Puts one object after the other; `local_root` is the folder of a local store, whose objects it syncs itself."""
+
+    def __init__(self, store: ObjectStore, local_root: Path | None) -> None:
+        self._store = store
+        self._local_root = local_root
+
+    async def put_instance(self, instance: ReceivedInstance, key: str) -> None:
+        """Store an instance; on return the object is in the store with the bytes that were received.
+
+        Raises:
+            DamagedFileError: the spooled file's bytes are not those that were acknowledged.
+            Exception: whatever the store or the spool's volume raises.
+        """
+        if instance.bytes <= _MULTIPART_ABOVE_BYTES:
+            content = await asyncio.to_thread(_read_checked, instance)
+            await obstore.put_async(self._store, key, content, use_multipart=False)
+        else:
+            await asyncio.to_thread(_check_large, instance)
+            await obstore.put_async(
+                self._store,
+                key,
+                instance.file.path,
+                use_multipart=True,
+                chunk_size=_PART_BYTES,
+                max_concurrency=_PARTS_IN_FLIGHT,
+            )
+        await self._confirm(key, instance.bytes)
+
+    async def put_manifest(self, key: str, content: bytes, instance_keys: list[str]) -> None:
+        """Store a manifest after its instances; on return all of them are durable in the store."""
+        if self._local_root is not None:
+            await asyncio.to_thread(_sync_folders, self._local_root, instance_keys)
+        await obstore.put_async(self._store, key, content, use_multipart=False)
+        await self._confirm(key, len(content))
+        if self._local_root is not None:
+            await asyncio.to_thread(_sync_folders, self._local_root, [key])
+
+    async def _confirm(self, key: str, size_bytes: int) -> None:
+        """A folder does not check what it is given, nor sync it; S3 has compared the checksum of the request."""
+        if self._local_root is not None:
+            await asyncio.to_thread(_sync_object, self._local_root / key, size_bytes)
+
+
+async def retry(what: str, call: Callable[[], Awaitable[None]]) -> None:
+    """Call until it succeeds, with growing, jittered pauses; only a `PermanentError` ends it otherwise."""
+    attempt = 0
+    while True:
+        try:
+            await call()
+        except PermanentError:
+            raise
+        except Exception as error:  # noqa: BLE001  # whatever it was, the file is still here: try again
+            attempt += 1
+            pause = backoff_seconds(attempt)
+            _logger.warning("%s_failed attempt=%d pause_seconds=%.1f error=%s", what, attempt, pause, _describe(error))
+            await asyncio.sleep(pause)
+        else:
+            return
+
+
+def backoff_seconds(attempt: int) -> float:
+    """Return the pause after a failed attempt, counted from 1: doubling, jittered, at most a minute."""
+    longest = min(_FIRST_PAUSE_SECONDS * 2.0 ** min(attempt - 1, 16), _LONGEST_PAUSE_SECONDS)
+    return longest * random.uniform(0.5, 1.0)  # noqa: S311  # jitter, not a secret
+
+
+def _read_checked(instance: ReceivedInstance) -> bytes:
+    content = instance.file.path.read_bytes()
+    _compare(instance, hashlib.sha256(content).hexdigest())
+    return content
+
+
+def _check_large(instance: ReceivedInstance) -> None:
+    with instance.file.path.open("rb") as file:
+        _compare(instance, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def _compare(instance: ReceivedInstance, sha256: str) -> None:
+    if sha256 != instance.file.sha256:
+        raise DamagedFileError(f"SHA-256 of the spooled file is {sha256}, but {instance.file.sha256} was received")
+
+
+def _sync_object(path: Path, size_bytes: int) -> None:
+    descriptor = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
+    try:
+        found = os.fstat(descriptor).st_size
+        if found != size_bytes:
+            raise OSError(f"{path.name} has {found:,} bytes in the store instead of {size_bytes:,}")
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folders(root: Path, keys: list[str]) -> None:
+    """Make the entries of objects durable, with all folders up to the store's root."""
+    folders = {folder for key in keys for folder in (root / key).parents if folder.is_relative_to(root)}
+    for folder in sorted(folders, key=lambda each: len(each.parts), reverse=True):
+        sync_directory(folder)
+
+
+def _describe(error: Exception) -> str:
+    """Name an error in one line; obstore's texts run over many."""
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
