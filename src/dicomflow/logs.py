@@ -10,7 +10,7 @@ import sys
 from datetime import UTC, datetime
 from typing import Any, Final
 
-__all__ = ["configure"]
+__all__ = ["configure", "is_json"]
 
 # What every record has; anything else came with `extra=`.
 _STANDARD_FIELDS: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
@@ -30,6 +30,11 @@ def configure(level: str, *, as_json: bool = False) -> None:
     logging.basicConfig(level=level, handlers=[output], force=True)
     for library in _CHATTY_LIBRARIES:
         logging.getLogger(library).setLevel(max(logging.WARNING, logging.getLogger().level))
+
+
+def is_json() -> bool:
+    """Tell whether `configure` set JSON in this process."""
+    return any(isinstance(handler.formatter, _JsonFormatter) for handler in logging.getLogger().handlers)
 
 
 class _TextFormatter(logging.Formatter):

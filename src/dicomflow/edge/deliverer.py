@@ -151,7 +151,7 @@ class Deliverer:
     async def _gather_and_close(self) -> None:
         """Take all that has been received, then close what is complete."""
         states = self._spool.association_states()
-        while self._gather():
+        while self._gather():  # noqa: ASYNC110  # it does not wait: the puts get their turn between batches
             await asyncio.sleep(0)
         is_open = {association_id for association_id, state in states.items() if state == "open"}
         for delivery in self._deliveries.take_due(time.monotonic(), is_open):

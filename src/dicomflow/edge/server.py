@@ -38,6 +38,12 @@ class LogSettings:
     level: str
     as_json: bool
 
+    @classmethod
+    def of_this_process(cls) -> "LogSettings":
+        """Return how the calling process logs, so that its children do the same."""
+        root = logging.getLogger()
+        return cls(logging.getLevelName(root.level), as_json=logs.is_json())
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerStart:

@@ -87,6 +87,14 @@ class Spool:
         volume = os.statvfs(self.root)
         return volume.f_bavail * volume.f_frsize
 
+    def counts(self) -> dict[str, int]:
+        """Return how many instances lie in each folder."""
+        return {
+            "received": sum(1 for _ in self.received.glob(f"*{_SUFFIX}")),
+            "delivering": sum(1 for _ in self.delivering.glob(f"*/*{_SUFFIX}")),
+            "quarantined": sum(1 for _ in self.quarantined.glob(f"*{_SUFFIX}")),
+        }
+
     def scan_received(self) -> Iterator[ReceivedFile]:
         """Yield the files of `received/`, in no order; what is not named like one is left alone."""
         yield from _scan(self.received)

@@ -1,0 +1,42 @@
+"""`dicomflow edge`: the edge daemon."""
+
+import logging
+import signal
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dicomflow.edge.http import EdgeHttp
+from dicomflow.edge.server import LogSettings
+from dicomflow.edge.settings import load_settings
+from dicomflow.edge.supervisor import Supervisor
+
+__all__ = ["edge"]
+
+
+def edge(
+    config: Annotated[Path, typer.Option(help="The settings, a TOML file; see docs/operations.md.")],
+) -> None:
+    """Run the edge daemon: receive, spool, deliver.
+
+    Runs until SIGTERM or Ctrl-C: then it refuses new associations, ends those that run, and leaves within five
+    seconds. Whatever was acknowledged and is not stored yet stays in the spool for the next start.
+    """
+    settings = load_settings(config)
+    stopping = threading.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda _number, _frame: stopping.set())
+    supervisor = Supervisor(settings, LogSettings.of_this_process())
+    supervisor.start()
+    http = None
+    try:
+        if settings.http_port is not None:
+            http = EdgeHttp(supervisor, settings.http_bind, settings.http_port)
+            logging.getLogger(__name__).info("http_started port=%d", http.port)
+        stopping.wait()
+    finally:
+        supervisor.stop()
+        if http is not None:
+            http.close()

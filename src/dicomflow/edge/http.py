@@ -1,0 +1,91 @@
+"""The edge's HTTP port: `/healthz`, `/readyz` and `/metrics` (Prometheus)."""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from socketserver import ThreadingMixIn
+from typing import Any, Final
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client.core import GaugeMetricFamily, Metric
+
+from dicomflow.edge.supervisor import Supervisor
+from dicomflow.errors import PermanentError
+
+__all__ = ["EdgeHttp"]
+
+_TEXT: Final = [("Content-Type", "text/plain; charset=utf-8")]
+
+StartResponse = Callable[[str, list[tuple[str, str]]], Any]  # Any: the write callable that WSGI keeps for old servers
+
+
+class EdgeHttp:
+    """Serves health and metrics of a supervisor on a thread of its own."""
+
+    def __init__(self, supervisor: Supervisor, bind: str, port: int) -> None:
+        self._supervisor = supervisor
+        registry = CollectorRegistry()
+        registry.register(_SpoolCollector(supervisor))
+        self._metrics = make_wsgi_app(registry)
+        try:
+            self._server = make_server(bind, port, self._application, _Server, _QuietHandler)
+        except OSError as error:
+            raise PermanentError(f"cannot serve HTTP on {bind} port {port}: {error.strerror}; set http_port") from error
+        threading.Thread(target=self._server.serve_forever, name="http", daemon=True).start()
+
+    @property
+    def port(self) -> int:
+        """The bound port."""
+        return self._server.server_port
+
+    def close(self) -> None:
+        """Stop serving."""
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _application(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        match environ["PATH_INFO"]:
+            case "/healthz":
+                # The supervisor answers, so it lives; a dead child is replaced and is no reason to kill the edge.
+                start_response("200 OK", _TEXT)
+                return [b"ok\n"]
+            case "/readyz":
+                is_ready = self._supervisor.is_ready
+                start_response("200 OK" if is_ready else "503 Service Unavailable", _TEXT)
+                return [b"ready\n" if is_ready else b"not ready\n"]
+            case "/metrics":
+                answer: Iterable[bytes] = self._metrics(environ, start_response)
+                return answer
+        start_response("404 Not Found", _TEXT)
+        return [b"not found; try /healthz, /readyz or /metrics\n"]
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _QuietHandler(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the base class's name
+        """Leave out a line a request."""
+
+
+class _SpoolCollector:
+    """Counts at the moment of the question."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the gauges."""
+        spool = self._supervisor.spool
+        if spool is None:
+            return
+        files = GaugeMetricFamily("dicomflow_spool_files", "Files in the spool.", labels=["folder"])
+        for folder, count in spool.counts().items():
+            files.add_metric([folder], count)
+        yield files
+        yield GaugeMetricFamily("dicomflow_spool_free_bytes", "Free space for the spool.", value=spool.free_bytes())
+        yield GaugeMetricFamily("dicomflow_workers", "Workers that run.", value=self._supervisor.workers_alive)
+        yield GaugeMetricFamily(
+            "dicomflow_child_restarts", "Processes that died and were replaced.", value=self._supervisor.restarts
+        )
