@@ -1,0 +1,218 @@
+"""From object-created events to index rows: the heads of a batch are read in parallel, then upserted at once.
+
+Memory is bounded by the reads under way, whatever the objects' sizes. An object that can never be indexed becomes a
+row with its reason; what may work later is returned, so that its message comes back.
+"""
+
+import asyncio
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final, cast
+from urllib.parse import unquote
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import ObjectStore
+from sqlalchemy import Engine
+from sqlalchemy.exc import DataError
+
+from dicomflow.catalog.index import (
+    IndexedObject,
+    ObjectLocation,
+    ObjectProblem,
+    upsert_objects,
+    upsert_problems,
+)
+from dicomflow.dicom.header import Header, read_header, read_header_from
+from dicomflow.errors import DicomflowError, PeerError, PermanentError, TransientError
+from dicomflow.manifest import MANIFEST_PREFIX
+from dicomflow.pipeline.events import StoredObjectEvent
+
+__all__ = ["IMPORT_OUTPUT_PREFIX", "IndexResult", "index_objects"]
+
+IMPORT_OUTPUT_PREFIX: Final = "imports/"
+HEAD_BYTES: Final = 64 << 10
+"""The first read of an object: pixel data of most begins within 10 KB, of nearly all within this."""
+LONG_HEAD_BYTES: Final = 1 << 20
+CONCURRENT_READS: Final = 32
+_READ_AHEAD_BYTES: Final = 256 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class IndexResult:
+    """What became of a batch: objects indexed, objects with a problem, and messages to be tried again with why."""
+
+    indexed: int
+    problems: int
+    failed: Mapping[str, str]
+
+
+def index_objects(
+    engine: Engine,
+    store: ObjectStore,
+    objects: Sequence[StoredObjectEvent],
+    *,
+    issuers: Mapping[str, str] | None = None,
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> IndexResult:
+    """Index the objects of a batch of events; repeats within the batch and of earlier ones change nothing.
+
+    Args:
+        engine: the catalog.
+        store: the bucket that the events are of.
+        objects: the events; manifests and the output of import jobs among them are passed over.
+        issuers: the issuer of Patient IDs that name none, by edge; an edge is its own by default.
+        clock: tells the time of indexing.
+
+    Raises:
+        sqlalchemy.exc.SQLAlchemyError: the database failed; nothing of the batch is written.
+    """
+    keys = sorted({event.key for event in objects if not _is_ours(event.key)})
+    outcomes = dict(zip(keys, asyncio.run(_read_all(store, keys, issuers or {})), strict=True))
+    indexed = [outcome for outcome in outcomes.values() if isinstance(outcome, IndexedObject)]
+    problems = [outcome for outcome in outcomes.values() if isinstance(outcome, ObjectProblem)]
+    refused = _write(engine, indexed, problems, clock())
+    failed = {
+        event.message_id: str(outcome)
+        for event in objects
+        if isinstance(outcome := outcomes.get(event.key), TransientError)
+    }
+    return IndexResult(len(indexed) - refused, len(problems) + refused, failed)
+
+
+def _is_ours(key: str) -> bool:
+    """Tell keys that hold no received object: they are written by ourselves or by the service."""
+    return key.startswith((MANIFEST_PREFIX, IMPORT_OUTPUT_PREFIX))
+
+
+async def _read_all(
+    store: ObjectStore, keys: Sequence[str], issuers: Mapping[str, str]
+) -> list[IndexedObject | ObjectProblem | TransientError]:
+    slots = asyncio.Semaphore(CONCURRENT_READS)
+
+    async def read_one(key: str) -> IndexedObject | ObjectProblem | TransientError:
+        edge, delivery_id = _sender_of(key)
+        async with slots:
+            try:
+                location, header = await _read(store, key, edge, delivery_id)
+                return IndexedObject(location, issuers.get(edge, edge), header.values, header.raw_values)
+            except (PermanentError, PeerError) as error:
+                return ObjectProblem(key, edge, delivery_id, None, str(error))
+            except TransientError as error:
+                return error
+
+    return await asyncio.gather(*map(read_one, keys))
+
+
+async def _read(store: ObjectStore, key: str, edge: str, delivery_id: str | None) -> tuple[ObjectLocation, Header]:
+    """Read an object's header: a first range, a longer one, and at last pydicom with a range for each read.
+
+    Raises:
+        PermanentError: there is no such object, or it is empty.
+        PeerError: it is no readable Part 10 file.
+        TransientError: the store did not answer.
+    """
+    for length in (HEAD_BYTES, LONG_HEAD_BYTES):
+        head, size, stored_at = await _get_head(store, key, length)
+        location = ObjectLocation(key, edge, delivery_id, size, stored_at)
+        header = read_header(head, complete=len(head) == size)
+        if header is not None:
+            return location, header
+        if len(head) == size:
+            return location, await asyncio.to_thread(read_header_from, io.BytesIO(head))
+    file = io.BufferedReader(_RangeFile(store, key, size), _READ_AHEAD_BYTES)
+    return location, await asyncio.to_thread(read_header_from, file)
+
+
+async def _get_head(store: ObjectStore, key: str, length: int) -> tuple[bytes, int, datetime]:
+    """Return an object's first bytes, its size in bytes, and when it was stored."""
+    try:
+        result = await obstore.get_async(store, key, options={"range": (0, length)})
+        meta = result.meta
+        return bytes(await result.bytes_async()), meta["size"], meta["last_modified"]
+    except BaseError as error:
+        if await _is_empty(store, key):
+            raise PermanentError("the object is empty") from error
+        raise _store_error(error) from error
+    except (OSError, ValueError) as error:
+        raise _store_error(error) from error
+
+
+async def _is_empty(store: ObjectStore, key: str) -> bool:
+    """Tell whether a range was refused because there is nothing to give."""
+    try:
+        return (await obstore.head_async(store, key))["size"] == 0
+    except (BaseError, OSError, ValueError):
+        return False
+
+
+def _store_error(error: Exception) -> DicomflowError:
+    if isinstance(error, FileNotFoundError):
+        return PermanentError("the object is not in the store")
+    if isinstance(error, ValueError):
+        return PermanentError("the key is no path that the store can hold")
+    return TransientError(f"the store did not answer: {type(error).__name__}")
+
+
+def _sender_of(key: str) -> tuple[str, str | None]:
+    """Return edge and delivery of a key `{edge}/{delivery}/{study}/{series}/{sop}.dcm`, nothing of another."""
+    parts = [unquote(part) for part in key.split("/")]
+    return (parts[0], parts[1]) if len(parts) == 5 else ("", None)
+
+
+def _write(engine: Engine, indexed: Sequence[IndexedObject], problems: Sequence[ObjectProblem], now: datetime) -> int:
+    """Write a batch in one transaction; return how many objects the database refused by themselves."""
+    try:
+        with engine.begin() as connection:
+            upsert_objects(connection, indexed, now)
+            upsert_problems(connection, problems)
+    except DataError as error:
+        if not indexed:
+            raise
+        if len(indexed) == 1 and not problems:
+            refusal = _refusal(indexed[0], error)
+            with engine.begin() as connection:
+                upsert_problems(connection, [refusal])
+            return 1
+        # One object's value is to blame, and must not hold up the others: each goes alone.
+        return sum(_write(engine, [one], [], now) for one in indexed) + _write(engine, [], problems, now)
+    return 0
+
+
+def _refusal(indexed: IndexedObject, error: Exception) -> ObjectProblem:
+    location = indexed.location
+    reason = f"the catalog cannot hold a value: {type(error).__name__}"
+    return ObjectProblem(location.object_key, location.edge, location.delivery_id, location.bytes, reason)
+
+
+class _RangeFile(io.RawIOBase):
+    """A stored object as a seekable file, each read a ranged GET. Thread: one owner."""
+
+    def __init__(self, store: ObjectStore, key: str, size_bytes: int) -> None:
+        self._store, self._key, self._size_bytes, self._position = store, key, size_bytes, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size_bytes}[whence]
+        self._position = max(0, start + offset)
+        return self._position
+
+    def readinto(self, buffer: object) -> int:
+        view = memoryview(cast("bytearray", buffer))
+        length = min(len(view), self._size_bytes - self._position)
+        if length <= 0:
+            return 0
+        try:
+            data = obstore.get_range(self._store, self._key, start=self._position, length=length)
+        except (BaseError, OSError, ValueError) as error:
+            raise _store_error(error) from error
+        view[: len(data)] = memoryview(data)
+        self._position += len(data)
+        return len(data)
