@@ -1,10 +1,18 @@
 """Fixtures that any test may ask for: databases of both kinds, and skips that count as failures in CI."""
 
+import json
 import logging
 import os
 import shutil
+import signal
+import socket
+import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -13,6 +21,7 @@ import pytest
 from sqlalchemy import Engine, create_engine, make_url, text
 
 from dicomflow.catalog.engine import create_engine_for, migrate
+from dicomflow.catalog.report import create_read_only_engine, run_read_only
 
 _NO_SKIPS = os.environ.get("DICOMFLOW_NO_SKIPS") == "1"
 _BACKENDS = ("sqlite", "postgresql")
@@ -125,6 +134,128 @@ def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
     yield opened
     opened.dispose()
     _execute(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+class LocalDaemon:
+    """`dicomflow local` as a process of its own, with data that survives its restarts. One owner: the test."""
+
+    def __init__(self, folder: Path, database_url: str | None = None) -> None:
+        self.data = folder / "data"
+        self.log = folder / "local.log"
+        self.port = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._database_url = database_url
+        url = database_url or f"sqlite:///{self.data / 'catalog.db'}"
+        self._engine = create_read_only_engine(url)
+
+    def start(self, quiet_seconds: float = 1) -> None:
+        """Start it and wait until it is ready; `port` is then the DICOM port."""
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            http_port = server.getsockname()[1]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("DICOMFLOW_")}
+        if self._database_url:
+            environment["DICOMFLOW_DATABASE_URL"] = self._database_url
+        command = [sys.executable, "-m", "dicomflow", "local", "--data", self.data, "--port", "0"]
+        command += ["--http-port", http_port, "--quiet-seconds", quiet_seconds]
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [str(part) for part in command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+            )
+        wait_until(lambda: self._is_ready(http_port), 60, self.log_tail)
+
+    def stop(self) -> None:
+        """Stop it as an operator does; it must end by itself, and with 0."""
+        assert self._process is not None
+        self._process.terminate()
+        assert 0 == self._process.wait(60), self.log_tail()
+
+    def kill(self) -> None:
+        """Kill all its processes at once, as a power cut does."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait(60)
+
+    def close(self) -> None:
+        """Leave nothing behind, whatever the test did."""
+        self._engine.dispose()
+        if self._process is not None and self._process.poll() is None:
+            self.kill()
+
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        """Run a statement on its catalog."""
+        return run_read_only(self._engine, sql)[1]
+
+    def mapped(self) -> Counter[str]:
+        """Count, for each SOP Instance UID, the rows of `instance` that are imported and in a mapped series."""
+        rows = self.query(
+            "SELECT sop_instance_uid FROM instance JOIN series ON series.series_key = instance.series_key"
+            " WHERE EXISTS (SELECT 1 FROM import_outcome WHERE import_outcome.object_key = instance.object_key"
+            " AND outcome IN ('imported', 'warned'))"
+            " AND EXISTS (SELECT 1 FROM series_image_set"
+            " WHERE series_image_set.series_instance_uid = series.series_instance_uid)"
+        )
+        return Counter(row[0] for row in rows)
+
+    def wait_until_mapped(self, sop_instance_uids: Iterable[str], seconds: float = 60) -> None:
+        """Wait until each of these instances is stored, indexed and mapped to an image set."""
+        wanted = set(sop_instance_uids)
+        wait_until(
+            lambda: wanted <= self.mapped().keys(),
+            seconds,
+            lambda: f"{len(wanted - self.mapped().keys())} of {len(wanted)} not mapped\n{self.log_tail()}",
+        )
+
+    def objects(self) -> dict[str, list[Path]]:
+        """Return the stored files of each SOP Instance UID."""
+        found: dict[str, list[Path]] = {}
+        for path in (self.data / "objects").rglob("*.dcm"):
+            found.setdefault(path.stem, []).append(path)
+        return found
+
+    def log_tail(self, lines: int = 40) -> str:
+        """Return the last lines of its log."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+    def _is_ready(self, http_port: int) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, self.log_tail()
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{http_port}/healthz", timeout=5) as answer:
+                self.port = json.load(answer)["dimse_port"]
+        except OSError:
+            return False
+        return True
+
+
+def wait_until(is_true: Callable[[], bool], seconds: float, explain: Callable[[], str]) -> None:
+    """Ask until the answer is yes; fail with the explanation when the time is over."""
+    deadline = time.monotonic() + seconds
+    while not is_true():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {explain()}"
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def local_daemon(tmp_path: Path) -> Iterator[LocalDaemon]:
+    """Give a `dicomflow local` on SQLite that is ready."""
+    daemon = LocalDaemon(tmp_path)
+    daemon.start()
+    yield daemon
+    daemon.close()
+
+
+@pytest.fixture
+def local_daemon_on_postgres(tmp_path: Path, postgres_url: str) -> Iterator[LocalDaemon]:
+    """Give a `dicomflow local` on PostgreSQL that is ready."""
+    daemon = LocalDaemon(tmp_path, postgres_url)
+    daemon.start()
+    yield daemon
+    daemon.close()
 
 
 def _database(server: str, name: str) -> str:

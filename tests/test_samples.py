@@ -54,3 +54,15 @@ def test_demo_study_jpeg_decodes_with_dcmtk(tmp_path: Path):
         blocks[offset // 64 // 8, offset % 64 // 8].add(value)
     assert {1} == {len(values) for values in blocks.values()}
     assert len({value for values in blocks.values() for value in values}) > 10
+
+
+def test_ct_study_has_the_size_asked_for():
+    """The numbers of series, slices and pixels are the caller's, and each seed is another patient."""
+    study = list(samples.ct_study(7, series=3, slices=4, side=32))
+    assert (12, 3, 1) == (
+        len(study),
+        len({item.SeriesInstanceUID for item in study}),
+        len({item.StudyInstanceUID for item in study}),
+    )
+    assert {2 * 32 * 32} == {len(item.PixelData) for item in study}
+    assert study[0].PatientID != next(samples.ct_study(8)).PatientID
