@@ -190,6 +190,10 @@ class LocalDaemon:
         """Run a statement on its catalog."""
         return run_read_only(self._engine, sql)[1]
 
+    def table(self, name: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+        """Return a table's column names and rows."""
+        return run_read_only(self._engine, f"SELECT * FROM {name}")
+
     def mapped(self) -> Counter[str]:
         """Count, for each SOP Instance UID, the rows of `instance` that are imported and in a mapped series."""
         rows = self.query(
@@ -238,6 +242,12 @@ def wait_until(is_true: Callable[[], bool], seconds: float, explain: Callable[[]
     while not is_true():
         assert time.monotonic() < deadline, f"not within {seconds} s: {explain()}"
         time.sleep(0.1)
+
+
+@pytest.fixture(scope="session")
+def local_daemon_factory() -> type[LocalDaemon]:
+    """Give the class, for fixtures of wider scope."""
+    return LocalDaemon
 
 
 @pytest.fixture

@@ -1,0 +1,159 @@
+"""The main job on one machine: what real senders store is indexed and mapped, whatever happens on the way."""
+
+import hashlib
+import threading
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from pydicom.dataset import Dataset
+
+from dicomflow import samples
+
+SENDERS = 4
+SEED_QUERIES = ("Patient", "Study", "Series", "Instance", "Ahlijob", "Ahliimageset")
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def studies() -> list[list[Dataset]]:
+    """Give four studies of two series and 50 instances each."""
+    return [list(samples.ct_study(seed)) for seed in range(1, SENDERS + 1)]
+
+
+@pytest.mark.parametrize("daemon_fixture", ["local_daemon", "local_daemon_on_postgres"])
+def test_local_200_instances_from_4_senders_all_mapped(
+    daemon_fixture: str, request: pytest.FixtureRequest, send: Any, studies: list[list[Dataset]]
+):
+    """Every instance of four senders at once is indexed and mapped exactly once, on SQLite and on PostgreSQL."""
+    daemon = request.getfixturevalue(daemon_fixture)
+    with ThreadPoolExecutor(SENDERS) as threads:
+        answers = list(threads.map(lambda study: send(daemon.port, study), studies))
+    statuses = {uid: status for answer in answers for uid, status in answer.items()}
+    assert {0} == set(statuses.values())
+    assert 200 == len(statuses)
+    daemon.wait_until_mapped(statuses)
+    assert {1} == set(daemon.mapped().values())
+    rows = {name: daemon.query(f"SELECT * FROM {name}") for name in SEED_QUERIES}
+    assert {"Patient": 4, "Study": 4, "Series": 8, "Instance": 200, "Ahlijob": 8, "Ahliimageset": 8} == {
+        name: len(found) for name, found in rows.items()
+    }
+    assert [(3, 8)] == daemon.query("SELECT status, count(*) FROM Ahlijob GROUP BY status")
+    assert [] == daemon.query("SELECT problem FROM stored_object WHERE problem IS NOT NULL")
+
+
+def test_local_stored_bytes_equal_sent_bytes(local_daemon: Any, send: Any, tmp_path: Any):
+    """The data set is stored as it was sent, and the catalog has the SHA-256 of the stored file."""
+    sent = list(samples.demo_studies())
+    assert {0} == set(send(local_daemon.port, sent).values())
+    local_daemon.wait_until_mapped(str(item.SOPInstanceUID) for item in sent)
+    objects = local_daemon.objects()
+    recorded = dict(local_daemon.query("SELECT sop_instance_uid, sha256 FROM stored_object"))
+    for path in samples.write(iter(sent), tmp_path / "sent"):
+        (stored,) = objects[path.stem]
+        assert _data_set(path.read_bytes()) == _data_set(stored.read_bytes())
+        assert recorded[path.stem] == hashlib.sha256(stored.read_bytes()).hexdigest()
+
+
+def test_local_same_study_twice_changes_nothing_a_reader_sees(local_daemon: Any, send: Any):
+    """A study that is sent again is acknowledged again, and the four index tables stay as they were."""
+    study = list(samples.ct_study(1, slices=5))
+    uids = [str(item.SOPInstanceUID) for item in study]
+    tables = SEED_QUERIES[:4]
+    assert {0} == set(send(local_daemon.port, study).values())
+    local_daemon.wait_until_mapped(uids)
+    before = {name: _visible(local_daemon, name) for name in tables}
+    assert {0} == set(send(local_daemon.port, study).values())
+    # A third study sent after it shows that what came before has been worked through.
+    other = list(samples.ct_study(2, slices=5))
+    send(local_daemon.port, other)
+    local_daemon.wait_until_mapped([*uids, *(str(item.SOPInstanceUID) for item in other)])
+    assert {1} == set(local_daemon.mapped().values())
+    for name in tables:
+        assert not before[name] - _visible(local_daemon, name), name
+
+
+def test_local_stopped_and_started_in_the_middle_loses_nothing(
+    local_daemon: Any, send: Any, studies: list[list[Dataset]]
+):
+    """A stop while four senders send loses and doubles nothing that was acknowledged; the rest can be sent again."""
+    answers = _interrupt(local_daemon, send, studies, local_daemon.stop)
+    _restart_and_check(local_daemon, send, studies, answers)
+
+
+@pytest.mark.parametrize("daemon_fixture", ["local_daemon", "local_daemon_on_postgres"])
+def test_local_killed_in_the_middle_keeps_every_acknowledged_instance(
+    daemon_fixture: str, request: pytest.FixtureRequest, send: Any, studies: list[list[Dataset]]
+):
+    """After SIGKILL of all its processes every image answered Success is in the catalog exactly once and mapped."""
+    daemon = request.getfixturevalue(daemon_fixture)
+    answers = _interrupt(daemon, send, studies, daemon.kill)
+    _restart_and_check(daemon, send, studies, answers)
+
+
+def test_local_killed_again_and_again_keeps_every_acknowledged_instance(
+    local_daemon: Any, send: Any, studies: list[list[Dataset]]
+):
+    """Three kills at different moments, the last ones while it catches up, lose and double nothing."""
+    answers: dict[str, int | None] = {}
+    for number, study in enumerate(studies[:3]):
+        answers |= _interrupt(local_daemon, send, [study], local_daemon.kill, after=5 + 15 * number)
+        local_daemon.start()
+    local_daemon.stop()
+    _restart_and_check(local_daemon, send, studies, answers)
+
+
+def _interrupt(
+    daemon: Any, send: Any, studies: list[list[Dataset]], interrupt: Callable[[], None], after: int = 60
+) -> dict[str, int | None]:
+    """Interrupt while the studies are being sent, once `after` instances are acknowledged; return all answers."""
+    count = 0
+    enough = threading.Event()
+    lock = threading.Lock()
+
+    def acknowledged(_uid: str) -> None:
+        nonlocal count
+        with lock:
+            count += 1
+            if count == after:
+                enough.set()
+
+    with ThreadPoolExecutor(SENDERS) as threads:
+        sending = [threads.submit(send, daemon.port, study, acknowledged) for study in studies]
+        assert enough.wait(60)
+        interrupt()
+        answers = {uid: status for future in sending for uid, status in future.result().items()}
+    assert None in answers.values(), "everything was sent before the interruption"
+    return answers
+
+
+def _restart_and_check(daemon: Any, send: Any, studies: list[list[Dataset]], answers: dict[str, int | None]) -> None:
+    """Start it again: what was acknowledged is mapped without being sent again; then the rest, and each once."""
+    daemon.start()
+    daemon.wait_until_mapped(uid for uid, status in answers.items() if status == 0)
+    assert {1} == set(daemon.mapped().values())
+    rest = [item for study in studies for item in study if answers.get(str(item.SOPInstanceUID)) != 0]
+    assert {0} == set(send(daemon.port, rest).values())
+    everything = [str(item.SOPInstanceUID) for study in studies for item in study]
+    daemon.wait_until_mapped(everything)
+    assert Counter(everything) == daemon.mapped()
+    assert [] == daemon.query("SELECT problem FROM stored_object WHERE problem IS NOT NULL")
+
+
+def _visible(daemon: Any, table: str) -> set[tuple[Any, ...]]:
+    """Return the rows of an index table without what says which object spoke last."""
+    hidden = {"as_of", "object_key"}
+    return {
+        tuple(value for name, value in zip(names, row, strict=True) if name not in hidden)
+        for names, rows in [daemon.table(table)]
+        for row in rows
+    }
+
+
+def _data_set(file: bytes) -> bytes:
+    """Return what follows the file meta information of a Part 10 file (PS3.10 7.1)."""
+    length = int.from_bytes(file[140:144], "little")
+    return file[144 + length :]

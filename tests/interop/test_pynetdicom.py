@@ -1,0 +1,89 @@
+"""pynetdicom as the requestor."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import dcmread
+from pydicom.uid import ExplicitVRLittleEndian
+from pynetdicom import AE, build_context
+from pynetdicom.sop_class import CTImageStorage, PatientRootQueryRetrieveInformationModelFind, Verification
+
+from dicomflow import samples
+
+pytestmark = [pytest.mark.interop, pytest.mark.timeout(180)]
+
+
+@pytest.fixture
+def ae() -> AE:
+    """Give an application entity that gives up after 30 seconds."""
+    entity = AE("PYNETDICOM")
+    entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = 30
+    return entity
+
+
+def test_pynetdicom_echo_and_store_in_one_association(receiver: Any, ae: AE, study: tuple[Path, ...]):
+    """Verification and storage share an association, and every store is answered Success."""
+    ae.add_requested_context(Verification)
+    ae.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
+    association = ae.associate("127.0.0.1", receiver.port)
+    assert association.is_established
+    assert 0 == association.send_c_echo().Status
+    assert [0] * len(study) == [association.send_c_store(dcmread(path)).Status for path in study]
+    association.release()
+    assert association.is_released
+    receiver.wait_until_mapped(path.stem for path in study)
+
+
+def test_pynetdicom_128_contexts_are_each_answered(receiver: Any, ae: AE, study: tuple[Path, ...]):
+    """An association with the most contexts there can be is accepted, and stores."""
+    ae.requested_contexts = [build_context(CTImageStorage, ExplicitVRLittleEndian) for _ in range(128)]
+    association = ae.associate("127.0.0.1", receiver.port)
+    assert 128 == len(association.accepted_contexts)
+    assert 0 == association.send_c_store(dcmread(study[0])).Status
+    association.release()
+
+
+def test_pynetdicom_query_context_is_refused_and_the_rest_works(receiver: Any, ae: AE):
+    """A context for a service that is not offered is refused with 3; the others of the association are accepted."""
+    ae.add_requested_context(PatientRootQueryRetrieveInformationModelFind)
+    ae.add_requested_context(Verification)
+    association = ae.associate("127.0.0.1", receiver.port)
+    assert [Verification] == [context.abstract_syntax for context in association.accepted_contexts]
+    assert [3] == [context.result for context in association.rejected_contexts]
+    assert 0 == association.send_c_echo().Status
+    association.release()
+
+
+def test_pynetdicom_small_pdus_are_answered(receiver: Any, ae: AE, study: tuple[Path, ...]):
+    """A requestor that takes only small PDUs, and so sends in many fragments, stores like any other."""
+    ae.maximum_pdu_size = 4096
+    ae.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
+    association = ae.associate("127.0.0.1", receiver.port, max_pdu=4096)
+    assert 0 == association.send_c_store(dcmread(study[0])).Status
+    association.release()
+    receiver.wait_until_mapped([study[0].stem])
+
+
+def test_pynetdicom_aborted_association_keeps_what_was_acknowledged(receiver: Any, ae: AE, study: tuple[Path, ...]):
+    """An abort after some instances loses none of them, and the next association works."""
+    ae.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
+    association = ae.associate("127.0.0.1", receiver.port)
+    assert [0, 0] == [association.send_c_store(dcmread(path)).Status for path in study[:2]]
+    association.abort()
+    receiver.wait_until_mapped(path.stem for path in study[:2])
+    again = ae.associate("127.0.0.1", receiver.port)
+    assert 0 == again.send_c_store(dcmread(study[2])).Status
+    again.release()
+
+
+def test_pynetdicom_private_sop_class_is_stored(receiver: Any, ae: AE):
+    """An object under a private SOP class is stored and mapped like any other."""
+    (private,) = (
+        item for item in samples.demo_studies(seed=78) if item.SOPClassUID == samples.PRIVATE_SECONDARY_CAPTURE
+    )
+    ae.add_requested_context(samples.PRIVATE_SECONDARY_CAPTURE, ExplicitVRLittleEndian)
+    association = ae.associate("127.0.0.1", receiver.port)
+    assert 0 == association.send_c_store(private).Status
+    association.release()
+    receiver.wait_until_mapped([str(private.SOPInstanceUID)])
