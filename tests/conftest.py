@@ -48,6 +48,18 @@ def _refuse_skip(report: Any) -> Any:
     return report
 
 
+@pytest.fixture(scope="session")
+def python() -> Callable[[str], str]:
+    """Run Python code in a fresh interpreter and give what it printed."""
+
+    def _python(code: str) -> str:
+        result = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60)
+        assert 0 == result.returncode, result.stderr
+        return result.stdout
+
+    return _python
+
+
 @pytest.fixture
 def restore_logging() -> Iterator[None]:
     """Put the root logger back as it was, for tests of code that configures logging."""

@@ -1,7 +1,5 @@
 """A command line to call, and a catalog with one study in it."""
 
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -37,15 +35,3 @@ def data(tmp_path: Path, run: Run) -> Path:
     folder = tmp_path / "data"
     assert 0 == run("migrate", "--data", folder)[0]
     return folder
-
-
-@pytest.fixture(scope="session")
-def python() -> Callable[[str], str]:
-    """Run Python code in a fresh interpreter and give what it printed."""
-
-    def _python(code: str) -> str:
-        return subprocess.run(
-            [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60
-        ).stdout
-
-    return _python
