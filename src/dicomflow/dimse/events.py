@@ -4,10 +4,12 @@ from dataclasses import dataclass
 
 from dicomflow.dimse.command import Command
 from dicomflow.dimse.negotiation import AcceptedContext
-from dicomflow.dimse.pdu import AssociateRequest
+from dicomflow.dimse.pdu import AssociateAccept, AssociateReject, AssociateRequest
 
 __all__ = [
     "AssociationAborted",
+    "AssociationAccepted",
+    "AssociationRejected",
     "AssociationReleased",
     "AssociationRequested",
     "CommandReceived",
@@ -22,6 +24,20 @@ class AssociationRequested:
     """The peer asks for an association; answer with `accept` or `reject` before taking the next event."""
 
     request: AssociateRequest
+
+
+@dataclass(frozen=True, slots=True)
+class AssociationAccepted:
+    """The peer accepted our request, context by context."""
+
+    accept: AssociateAccept
+
+
+@dataclass(frozen=True, slots=True)
+class AssociationRejected:
+    """The peer rejected our request."""
+
+    reject: AssociateReject
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +58,7 @@ class DataSetReceived:
 
 @dataclass(frozen=True, slots=True)
 class AssociationReleased:
-    """The peer released the association, and the release is answered."""
+    """The association is released: a release of the peer's is answered, or one of ours is confirmed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,5 +77,12 @@ class ConnectionLost:
 
 
 Event = (
-    AssociationRequested | CommandReceived | DataSetReceived | AssociationReleased | AssociationAborted | ConnectionLost
+    AssociationRequested
+    | AssociationAccepted
+    | AssociationRejected
+    | CommandReceived
+    | DataSetReceived
+    | AssociationReleased
+    | AssociationAborted
+    | ConnectionLost
 )

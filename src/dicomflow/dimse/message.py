@@ -11,7 +11,7 @@ from dicomflow.dimse.pdu import PduType
 from dicomflow.dimse.status import AbortReason
 from dicomflow.dimse.stream import Fragment, StreamError
 
-__all__ = ["MAX_COMMAND_BYTES", "MAX_SENT_PDU_BYTES", "MessageReader", "encode_message"]
+__all__ = ["MAX_COMMAND_BYTES", "MAX_SENT_PDU_BYTES", "MessageReader", "encode_message", "message_parts"]
 
 MAX_COMMAND_BYTES: Final = 16 << 10
 # A peer that announces no limit still gets PDUs of at most this size: the most that DCMTK fills.
@@ -100,7 +100,14 @@ class MessageReader:
 
 
 def encode_message(context_id: int, command: bytes, max_length: int, data_set: bytes | memoryview = b"") -> bytes:
-    """Encode a message as P-DATA-TF PDUs, one PDV each.
+    """Encode a message whole; the arguments are those of `message_parts`."""
+    return b"".join(message_parts(context_id, command, max_length, data_set))
+
+
+def message_parts(
+    context_id: int, command: bytes, max_length: int, data_set: bytes | memoryview = b""
+) -> Iterator[bytes | memoryview]:
+    """Yield the headers and fragments of a message's P-DATA-TF PDUs, one PDV each, without copying the data set.
 
     Args:
         context_id: an accepted presentation context.
@@ -109,10 +116,9 @@ def encode_message(context_id: int, command: bytes, max_length: int, data_set: b
         data_set: the encoded data set; empty for none.
     """
     limit = min(max_length or MAX_SENT_PDU_BYTES, MAX_SENT_PDU_BYTES)
-    parts = list(_fragments(context_id, command, _COMMAND, limit))
+    yield from _fragments(context_id, command, _COMMAND, limit)
     if data_set:
-        parts.extend(_fragments(context_id, data_set, 0, limit))
-    return b"".join(parts)
+        yield from _fragments(context_id, data_set, 0, limit)
 
 
 def _fragments(context_id: int, stream: bytes | memoryview, kind: int, limit: int) -> Iterator[bytes | memoryview]:

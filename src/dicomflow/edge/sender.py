@@ -1,0 +1,272 @@
+"""Send stored objects over DIMSE: a blocking store SCU around the requestor's core (PS3.4 B.2.1).
+
+Objects are sent as they are stored: the transfer syntax of the file is the one that is proposed. The data set is
+mapped, not read, so an object's size costs no memory.
+"""
+
+import mmap
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+from dicomflow.dicom.part10 import FileMeta, decode_file_meta
+from dicomflow.dicom.uids import VERIFICATION, is_usable
+from dicomflow.dimse.command import Command, CommandField, Priority, encode_command
+from dicomflow.dimse.events import (
+    AssociationAborted,
+    AssociationAccepted,
+    AssociationRejected,
+    AssociationReleased,
+    CommandReceived,
+    ConnectionLost,
+    Event,
+)
+from dicomflow.dimse.message import MAX_SENT_PDU_BYTES
+from dicomflow.dimse.pdu import MAX_CONTEXTS, AbortSource, AssociateRequest, ProposedContext
+from dicomflow.dimse.requestor import Requestor, RequestorState
+from dicomflow.dimse.status import AbortReason, Status
+from dicomflow.errors import PeerError, PermanentError, TransientError
+
+__all__ = ["Outcome", "SendAssociation", "StoredFile", "plan_associations", "read_stored_file"]
+
+_HEAD_BYTES: Final = 8 << 10
+_RECEIVE_BYTES: Final = 64 << 10
+_MAX_BUFFERS: Final = 512  # below the 1,024 that Linux takes in a call
+_MAX_MESSAGE_ID: Final = 0xFFFF
+_WARNINGS: Final = frozenset({0x0001, 0x0107, 0x0116})
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A Part 10 file that can be sent."""
+
+    path: Path
+    meta: FileMeta
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one file: the status of its response, or the reason why there was none."""
+
+    file: StoredFile
+    status: int | None
+    reason: str
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether the peer says that it has the object: Success, or a warning (PS3.7 Annex C)."""
+        return self.status is not None and (
+            self.status == Status.SUCCESS or self.status in _WARNINGS or self.status >> 12 == 0xB
+        )
+
+
+def read_stored_file(path: Path) -> StoredFile:
+    """Read a file's meta information.
+
+    Raises:
+        PeerError: it is no Part 10 file, or names no SOP class and instance.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        meta = decode_file_meta(file.read(_HEAD_BYTES))
+        size = os.fstat(file.fileno()).st_size
+    if not is_usable(meta.sop_class_uid) or not is_usable(meta.sop_instance_uid):
+        raise PeerError("file meta information names no SOP Class UID and SOP Instance UID")
+    return StoredFile(path, meta, size)
+
+
+def plan_associations(files: Sequence[StoredFile]) -> list[list[StoredFile]]:
+    """Group files so that each group needs at most 128 presentation contexts (PS3.8 9.3.2.2)."""
+    groups: list[list[StoredFile]] = []
+    pairs: set[tuple[str, str]] = set()
+    for file in files:
+        pair = (file.meta.sop_class_uid, file.meta.transfer_syntax_uid)
+        if not groups or (pair not in pairs and len(pairs) >= MAX_CONTEXTS):
+            groups.append([])
+            pairs = set()
+        pairs.add(pair)
+        groups[-1].append(file)
+    return groups
+
+
+class SendAssociation:
+    """An association to a receiver, from `__enter__` to `__exit__`. Thread: one owner.
+
+    Raises:
+        TransientError: on entering or sending, when the peer cannot be reached, is busy, or breaks off.
+        PermanentError: on entering, when the peer rejects the association for good.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        pairs: Sequence[tuple[str, str]],
+        *,
+        calling_ae_title: str,
+        called_ae_title: str,
+        timeout_seconds: float,
+        max_pdu_bytes: int = MAX_SENT_PDU_BYTES,
+    ) -> None:
+        contexts = tuple(
+            ProposedContext(2 * index + 1, abstract_syntax, (transfer_syntax,))
+            for index, (abstract_syntax, transfer_syntax) in enumerate(pairs)
+        )
+        self._address = (host, port)
+        self._timeout_seconds = timeout_seconds
+        self._requestor = Requestor(AssociateRequest(called_ae_title, calling_ae_title, contexts, max_pdu_bytes))
+        self._contexts: dict[tuple[str, str], int] = {}
+        self._message_id = 0
+        self._comment = ""
+        self._buffer = memoryview(bytearray(_RECEIVE_BYTES))
+        self._connection: socket.socket | None = None
+
+    def __enter__(self) -> Self:
+        """Connect and associate."""
+        try:
+            self._connection = socket.create_connection(self._address, timeout=self._timeout_seconds)
+        except OSError as error:
+            host, port = self._address
+            raise TransientError(f"cannot connect to {host} port {port}: {error.strerror or error}") from error
+        self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            self._send()
+            self._await_acceptance()
+        except BaseException:
+            self._connection.close()
+            raise
+        self._contexts = {
+            (context.abstract_syntax, context.transfer_syntax): context_id
+            for context_id, context in self._requestor.contexts.items()
+        }
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        """Release, or abort after an error."""
+        assert self._connection is not None
+        try:
+            if self._requestor.state is RequestorState.STA6:
+                if kind is None:
+                    self._requestor.release()
+                else:
+                    self._requestor.abort(AbortSource.USER, AbortReason.NOT_SPECIFIED, "")
+                self._send()
+            while self._requestor.state is RequestorState.STA7:
+                for _event in self._receive():
+                    pass
+        except (OSError, TransientError):
+            pass  # every response that mattered has been read
+        finally:
+            self._connection.close()
+
+    def echo(self) -> int:
+        """C-ECHO; return the status of the response (PS3.7 9.1.5)."""
+        context_id = next(
+            (context_id for (abstract, _), context_id in self._contexts.items() if abstract == VERIFICATION), None
+        )
+        if context_id is None:
+            raise PermanentError("the peer accepts no presentation context for Verification")
+        command = Command(
+            CommandField.C_ECHO_RQ,
+            message_id=self._next_message_id(),
+            affected_sop_class_uid=VERIFICATION.encode("ascii"),
+        )
+        self._requestor.send(context_id, encode_command(command))
+        return self._await_response()
+
+    def store(self, file: StoredFile) -> Outcome:
+        """C-STORE one file and wait for its response (PS3.7 9.1.1)."""
+        meta = file.meta
+        context_id = self._contexts.get((meta.sop_class_uid, meta.transfer_syntax_uid))
+        if context_id is None:
+            reason = f"the peer accepts no context for {meta.sop_class_uid} in {meta.transfer_syntax_uid}"
+            return Outcome(file, None, reason)
+        command = Command(
+            CommandField.C_STORE_RQ,
+            message_id=self._next_message_id(),
+            affected_sop_class_uid=meta.sop_class_uid.encode("ascii"),
+            affected_sop_instance_uid=meta.sop_instance_uid.encode("ascii"),
+            priority=Priority.MEDIUM,
+            data_set_type=1,
+        )
+        with (
+            file.path.open("rb") as opened,
+            mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+            memoryview(mapped) as whole,
+            whole[meta.data_set_offset :] as data_set,
+        ):
+            self._requestor.send(context_id, encode_command(command), data_set)
+            self._send()
+        status = self._await_response()
+        return Outcome(file, status, "" if status == Status.SUCCESS else f"status {status:04X}H{self._comment}")
+
+    def _await_acceptance(self) -> None:
+        while True:
+            for event in self._receive():
+                match event:
+                    case AssociationAccepted():
+                        return
+                    case AssociationRejected():
+                        reject = event.reject
+                        text = f"association rejected {reject.result}/{reject.source}/{reject.reason}"
+                        # Result 1 is permanent, 2 transient (PS3.8 9.3.4).
+                        raise (PermanentError if reject.result == 1 else TransientError)(text)
+
+    def _await_response(self) -> int:
+        self._send()
+        while True:
+            for event in self._receive():
+                if isinstance(event, CommandReceived) and event.command.status is not None:
+                    if event.command.message_id_responded_to == self._message_id:
+                        self._comment = f": {event.command.error_comment}" if event.command.error_comment else ""
+                        return event.command.status
+                elif isinstance(event, AssociationReleased):
+                    raise TransientError("the peer released the association")
+
+    def _next_message_id(self) -> int:
+        self._message_id = self._message_id % _MAX_MESSAGE_ID + 1
+        return self._message_id
+
+    def _receive(self) -> Iterator[Event]:
+        """Yield the events of one receive; the end of the association is an error."""
+        assert self._connection is not None
+        try:
+            received = self._connection.recv_into(self._buffer)
+        except OSError as error:
+            raise TransientError(f"no answer: {error.strerror or error}") from error
+        events = self._requestor.receive(self._buffer[:received]) if received else self._requestor.receive_eof()
+        for event in events:
+            match event:
+                case AssociationAborted():
+                    raise TransientError(f"association aborted {event.source}/{event.reason}: {event.message}")
+                case ConnectionLost():
+                    raise TransientError("the peer closed the connection")
+            yield event
+
+    def _send(self) -> None:
+        assert self._connection is not None
+        parts = self._requestor.parts_to_send()
+        try:
+            for start in range(0, len(parts), _MAX_BUFFERS):
+                _send_all(self._connection, parts[start : start + _MAX_BUFFERS])
+        except OSError as error:
+            parts.clear()  # lets go of the mapped file, which the caller closes next
+            raise TransientError(f"cannot send: {error.strerror or error}") from error
+
+
+def _send_all(connection: socket.socket, parts: list[bytes | memoryview]) -> None:
+    """Send buffers in as few calls as the socket takes."""
+    if not hasattr(connection, "sendmsg"):
+        connection.sendall(b"".join(parts))
+        return
+    while parts:
+        sent = connection.sendmsg(parts)
+        while parts and sent >= len(parts[0]):
+            sent -= len(parts[0])
+            parts.pop(0)
+        if parts and sent:
+            parts[0] = memoryview(parts[0])[sent:]
