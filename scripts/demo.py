@@ -75,8 +75,11 @@ def main() -> int:
         expected = _instances(paths)
         daemon = Daemon(data)
         console.print(f"receiver on port {daemon.dimse_port}, pages on {daemon.url}, data in {data}")
-        _send(console, daemon.dimse_port, paths, generated=not arguments.paths)
+        console.print("sending with dicomflow send")
+        _send(daemon.dimse_port, paths)
         _wait(console, daemon, expected, arguments.timeout)
+        if _send_again(console, daemon.dimse_port, paths, generated=not arguments.paths):
+            _wait(console, daemon, expected, arguments.timeout)
         _show(console, data)
         console.print(f"[green]{len(expected)} of {len(expected)} instances stored, indexed and mapped[/green]")
         kept = arguments.keep
@@ -188,18 +191,20 @@ def _files(paths: list[Path]) -> Iterator[Path]:
             yield path
 
 
-def _send(console: Console, port: int, paths: list[Path], *, generated: bool) -> None:
-    """Send with `dicomflow send`, then again with storescu: a repeat must change nothing."""
-    console.print("sending with dicomflow send")
+def _send(port: int, paths: list[Path]) -> None:
     sent = subprocess.run(  # noqa: S603  # our own command
         [*_dicomflow("send"), "127.0.0.1", str(port), *map(str, paths)], env=_environment(), check=False
     )
     if sent.returncode:
-        raise DemoError(f"dicomflow send ended with code {sent.returncode}: something was refused or is no DICOM")
+        raise DemoError(f"dicomflow send ended with code {sent.returncode}: something was not stored")
+
+
+def _send_again(console: Console, port: int, paths: list[Path], *, generated: bool) -> bool:
+    """Send once more, with DCMTK's storescu if there is one: a repeat must change nothing in the index."""
     storescu = shutil.which("storescu")
     if storescu is None:
         console.print("DCMTK's storescu is not installed: sent once")
-        return
+        return False
     files = [str(path) for path in _files(paths)]
     if generated:  # storescu refuses to send SOP classes that it does not know
         files = [file for file in files if _sop_class(file) != samples.PRIVATE_SECONDARY_CAPTURE]
@@ -213,6 +218,7 @@ def _send(console: Console, port: int, paths: list[Path], *, generated: bool) ->
         raise DemoError(f"storescu ended with code {repeated.returncode}")
     if repeated.returncode:
         console.print("storescu could not send all of them: it offers uncompressed and 8-bit JPEG only")
+    return True
 
 
 def _sop_class(file: str) -> str:
