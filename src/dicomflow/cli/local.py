@@ -1,0 +1,42 @@
+"""`dicomflow local`: everything on this machine."""
+
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dicomflow.local import Local, LocalSettings
+
+__all__ = ["local"]
+
+
+def local(
+    data: Annotated[Path, typer.Option(help="The folder for catalog, objects and spool; it outlives the program.")],
+    port: Annotated[int, typer.Option(help="The DIMSE port; 0 takes a free one.", min=0, max=65535)] = 11112,
+    http_port: Annotated[int, typer.Option(help="The HTTP port; 0 takes a free one.", min=0, max=65535)] = 8042,
+    quiet_seconds: Annotated[
+        float, typer.Option(help="A study is delivered when nothing has come for this long.", min=0)
+    ] = 10.0,
+) -> None:
+    """Run everything on this machine, with a simulated import.
+
+    Receives over DIMSE, stores in DIR/objects, indexes in DIR/catalog.db (or in DICOMFLOW_DATABASE_URL) and imports
+    into a simulated HealthImaging. Runs until SIGTERM or Ctrl-C; what is not done goes on at the next start.
+    """
+    stopping = threading.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda _number, _frame: stopping.set())
+    system = Local(LocalSettings(data, port, http_port, quiet_seconds, os.environ.get("DICOMFLOW_DATABASE_URL")))
+    try:
+        system.start()
+        addresses = system.addresses
+        typer.echo(
+            f"ready: DIMSE port {addresses['dimse_port']}, HTTP port {addresses['http_port']} {json.dumps(addresses)}"
+        )
+        stopping.wait()
+    finally:
+        system.stop()

@@ -1,0 +1,188 @@
+"""Everything on one machine: the edge, a folder for the bucket, SQLite, the simulator, and the pipeline's handlers.
+
+The wiring, on one screen: what AWS gives a deployment (notifications, queues, functions, HealthImaging) has its
+stand-in here; every stage is the one that runs there.
+"""
+
+import json
+import threading
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+from obstore.store import LocalStore
+from sqlalchemy import Engine
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Mount, Route
+
+from dicomflow.catalog import queue
+from dicomflow.catalog.engine import create_engine_for, migrate
+from dicomflow.edge.deliverer import StoredObject
+from dicomflow.edge.server import LogSettings
+from dicomflow.edge.settings import DeliverySettings, DimseSettings, EdgeSettings, SpoolSettings
+from dicomflow.edge.supervisor import Supervisor
+from dicomflow.healthimaging.client import build_client, create_datastore
+from dicomflow.healthimaging.simulator.app import create_app
+from dicomflow.healthimaging.simulator.server import Server, serve
+from dicomflow.healthimaging.simulator.settings import SimulatorSettings
+from dicomflow.manifest import MANIFEST_PREFIX
+from dicomflow.pipeline.events import encode_object_event
+from dicomflow.pipeline.handlers import QUEUES, Dependencies, handlers_of
+from dicomflow.pipeline.worker import LocalQueues, run
+
+__all__ = ["Local", "LocalSettings"]
+
+BUCKET: Final = "local-bucket"
+_EDGE_NAME: Final = "local"
+_DATASTORE_NAME: Final = "local"
+_ROLE: Final = "arn:aws:iam::123456789012:role/dicomflow-local"
+_OUTPUT_PREFIX: Final = "imports/"
+_CONCURRENT_IMPORTS: Final = 100
+_STARTS_PER_SECOND: Final = 1.0
+# A laptop's disk may be nearly full; a receiver must not stop while it has a little left.
+_SLOW_BELOW_BYTES: Final = 1 << 30
+_REFUSE_BELOW_BYTES: Final = 256 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSettings:
+    """What the command `local` is given; ports may be 0 for any free one."""
+
+    data: Path
+    port: int
+    http_port: int
+    quiet_seconds: float
+    database_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Notifier:
+    """The bucket's notifications: manifests to `plan`, instances to `index`. Called in the deliverer's process."""
+
+    database_url: str
+
+    def __call__(self, stored: Sequence[StoredObject]) -> None:
+        """Durable: on return the messages are in the queues."""
+        bodies: dict[str, list[str]] = {"index": [], "plan": []}
+        for each in stored:
+            name = "plan" if each.key.startswith(MANIFEST_PREFIX) else "index"
+            bodies[name].append(encode_object_event(BUCKET, each.key, each.bytes))
+        with _engine_of(self.database_url).begin() as connection:
+            for name, messages in bodies.items():
+                queue.send_many(connection, name, messages, datetime.now(UTC))
+
+
+@lru_cache(maxsize=1)
+def _engine_of(database_url: str) -> Engine:
+    return create_engine_for(database_url)
+
+
+class Local:
+    """The whole system; `start`, then `stop`. Data under `settings.data` outlives it."""
+
+    def __init__(self, settings: LocalSettings) -> None:
+        data = settings.data.absolute()
+        data.mkdir(parents=True, exist_ok=True)
+        self._http_port = settings.http_port
+        self._database_url = settings.database_url or f"sqlite:///{data / 'catalog.db'}"
+        self._store = LocalStore(data / "objects", mkdir=True)
+        self._engine = create_engine_for(self._database_url)
+        self._queues = LocalQueues(self._engine, _now)
+        self._supervisor = Supervisor(
+            EdgeSettings(
+                name=_EDGE_NAME,
+                http_port=None,
+                dimse=DimseSettings(port=settings.port),
+                spool=SpoolSettings(
+                    dir=data / "spool", slow_below_bytes=_SLOW_BELOW_BYTES, refuse_below_bytes=_REFUSE_BELOW_BYTES
+                ),
+                delivery=DeliverySettings(store_url=(data / "objects").as_uri(), quiet_seconds=settings.quiet_seconds),
+            ),
+            LogSettings.of_this_process(),
+            Notifier(self._database_url),
+        )
+        self._simulator = create_app(
+            SimulatorSettings(state_path=data / "healthimaging.db"), {BUCKET: self._store}, self._deliver_event, _now
+        )
+        self._stopping = threading.Event()
+        self._is_ready = False
+        self._server: Server | None = None
+        self._worker: threading.Thread | None = None
+
+    @property
+    def addresses(self) -> dict[str, Any]:
+        """Where it can be reached."""
+        assert self._server is not None
+        return {
+            "dimse_port": self._supervisor.dimse_port,
+            "http_port": self._server.port,
+            "healthimaging": f"{self._server.url}/healthimaging",
+        }
+
+    def start(self) -> None:
+        """Migrate, serve HTTP and the simulator, start the pipeline and the edge; ready on return."""
+        migrate(self._engine)
+        self._server = serve(self._application(), port=self._http_port)
+        endpoint = f"{self._server.url}/healthimaging"
+        client = build_client(endpoint, "us-east-1", "local", "local")
+        dependencies = Dependencies(
+            engine=self._engine,
+            store=self._store,
+            bucket=BUCKET,
+            client=client,
+            datastore_id=create_datastore(client, _DATASTORE_NAME, _DATASTORE_NAME).datastore_id,
+            data_access_role_arn=_ROLE,
+            output_prefix=_OUTPUT_PREFIX,
+            concurrent_imports=_CONCURRENT_IMPORTS,
+            start_rate=_STARTS_PER_SECOND,
+            import_enabled=True,
+            enqueue=self._queues.enqueue,
+            clock=_now,
+        )
+        self._worker = threading.Thread(
+            target=run, args=(QUEUES, handlers_of(dependencies), self._queues, self._stopping), name="pipeline"
+        )
+        self._worker.start()
+        self._supervisor.start()
+        self._is_ready = True
+
+    def stop(self) -> None:
+        """Drain: the edge first, then the handlers at work, then HTTP. What is not done goes on at the next start."""
+        self._is_ready = False
+        self._stopping.set()
+        self._supervisor.stop()
+        if self._worker is not None:
+            self._worker.join()
+        if self._server is not None:
+            self._server.close()
+        self._engine.dispose()
+
+    def _application(self) -> Starlette:
+        @asynccontextmanager
+        async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+            # A mounted application's own lifespan is not run by the one around it.
+            async with self._simulator.router.lifespan_context(self._simulator):
+                yield
+
+        async def healthz(_request: Request) -> JSONResponse:
+            is_ready = self._is_ready and self._supervisor.is_ready
+            body = {"ready": is_ready, **(self.addresses if is_ready else {})}
+            return JSONResponse(body, status_code=200 if is_ready else 503)
+
+        routes = [Route("/healthz", healthz), Mount("/healthimaging", self._simulator)]
+        return Starlette(routes=routes, lifespan=lifespan)
+
+    def _deliver_event(self, event: Any) -> None:
+        """The event bus's rule: job events go to `collect`."""
+        if event["detail-type"].startswith("Import Job"):
+            self._queues.enqueue("collect", json.dumps(event))
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
