@@ -59,7 +59,7 @@ ACCESS_ERRORS: Final = frozenset(
 )
 CONNECT_SECONDS: Final = 5
 READ_SECONDS: Final = 60
-ATTEMPTS: Final = 3
+ATTEMPTS: Final = 1  # queue and driver repeat with their own patience; a hidden repeat would break the start rate
 CONNECTIONS: Final = 16
 AWS_DOMAINS: Final = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws")
 MESSAGE_LENGTH: Final = 500
@@ -150,7 +150,7 @@ def build_client(
         aws_secret_access_key=secret_access_key,
     )
     config = Config(
-        retries={"mode": "standard", "max_attempts": ATTEMPTS},
+        retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
         connect_timeout=CONNECT_SECONDS,
         read_timeout=READ_SECONDS,
         max_pool_connections=CONNECTIONS,

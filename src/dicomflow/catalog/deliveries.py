@@ -1,0 +1,123 @@
+"""Statements that record a delivery: its manifest, its objects' digests, and the series that are to be imported.
+
+Transactions are the caller's. This module must not know how manifests are found.
+"""
+
+from datetime import datetime
+
+from sqlalchemy import Connection, func
+
+from dicomflow.catalog.imports import series_state
+from dicomflow.catalog.tables import delivery, delivery_association, series_import, stored_object
+from dicomflow.catalog.upsert import dialect_insert
+from dicomflow.manifest import Manifest, Series
+
+__all__ = ["record_delivery", "record_problem"]
+
+
+def record_delivery(connection: Connection, manifest: Manifest, manifest_key: str, state: str, now: datetime) -> int:
+    """Record a manifest: the delivery, its associations, its objects' digests, and one row per series in `state`.
+
+    A repeat changes nothing.
+
+    Returns:
+        How many series were new.
+    """
+    instances = list(manifest.instances())
+    values = {
+        "delivery_id": manifest.delivery,
+        "edge": manifest.edge,
+        "manifest_key": manifest_key,
+        "opened_at": manifest.opened_at,
+        "closed_at": manifest.closed_at,
+        "instance_count": len(instances),
+        "bytes": sum(instance.bytes for instance in instances),
+        "planned_at": now,
+    }
+    connection.execute(dialect_insert(connection, delivery).values(values).on_conflict_do_nothing())
+    _record_associations(connection, manifest)
+    _record_objects(connection, manifest)
+    return _record_series(connection, manifest, state, now)
+
+
+def record_problem(connection: Connection, object_key: str, problem: str) -> None:
+    """Record why an object cannot be used, where an operator sees it."""
+    statement = dialect_insert(connection, stored_object).values(object_key=object_key, problem=problem)
+    connection.execute(
+        statement.on_conflict_do_update(index_elements=["object_key"], set_={"problem": statement.excluded.problem})
+    )
+
+
+def _record_associations(connection: Connection, manifest: Manifest) -> None:
+    rows = [
+        {
+            "delivery_id": manifest.delivery,
+            "association_id": association.association_id,
+            "calling_ae_title": association.calling_ae_title,
+            "called_ae_title": association.called_ae_title,
+            "peer": association.peer,
+            "ended": association.ended,
+        }
+        for association in manifest.associations
+    ]
+    if rows:
+        connection.execute(dialect_insert(connection, delivery_association).on_conflict_do_nothing(), rows)
+
+
+def _record_objects(connection: Connection, manifest: Manifest) -> None:
+    """Record the digest of each object, whether or not its event has come."""
+    rows = [
+        {
+            "object_key": instance.key,
+            "study_instance_uid": study.study_instance_uid,
+            "series_instance_uid": series.series_instance_uid,
+            "sop_instance_uid": instance.sop_instance_uid,
+            "bytes": instance.bytes,
+            "sha256": instance.sha256,
+            "edge": manifest.edge,
+            "delivery_id": manifest.delivery,
+        }
+        for study in manifest.studies
+        for series in study.series
+        for instance in series.instances
+    ]
+    if not rows:
+        return
+    rows.sort(key=lambda row: str(row["object_key"]))
+    statement = dialect_insert(connection, stored_object)
+    told = ("study_instance_uid", "series_instance_uid", "sop_instance_uid", "bytes", "edge", "delivery_id")
+    kept = {name: func.coalesce(stored_object.c[name], statement.excluded[name]) for name in told}
+    connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=["object_key"], set_={**kept, "sha256": statement.excluded.sha256}
+        ),
+        rows,
+    )
+
+
+def _record_series(connection: Connection, manifest: Manifest, state: str, now: datetime) -> int:
+    new = 0
+    for study in manifest.studies:
+        for series in study.series:
+            if not series.instances:
+                continue
+            statement = dialect_insert(connection, series_import).values(
+                delivery_id=manifest.delivery,
+                study_instance_uid=study.study_instance_uid,
+                series_instance_uid=series.series_instance_uid,
+                input_prefix=_prefix_of(series),
+                object_count=len(series.instances),
+                bytes=sum(instance.bytes for instance in series.instances),
+                created_at=now,
+                **series_state(state, now),
+            )
+            inserted = connection.execute(
+                statement.on_conflict_do_nothing().returning(series_import.c.series_import_id)
+            ).first()
+            new += inserted is not None
+    return new
+
+
+def _prefix_of(series: Series) -> str:
+    """Return the key prefix of a series, which ends in a slash."""
+    return series.instances[0].key.rpartition("/")[0] + "/"

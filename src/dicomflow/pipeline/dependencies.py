@@ -1,0 +1,49 @@
+"""What the pipeline's functions are given: databases, stores, clients, limits and the clock, in one frozen bundle."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Protocol
+
+from obstore.store import ObjectStore
+from sqlalchemy import Engine
+
+from dicomflow.catalog.imports import JobTarget
+
+if TYPE_CHECKING:
+    from mypy_boto3_medical_imaging.client import HealthImagingClient
+
+__all__ = ["Dependencies", "Enqueue"]
+
+
+class Enqueue(Protocol):
+    """Send a message to a queue: SQS, or the local queue in its place."""
+
+    def __call__(self, queue: str, body: str, delay_seconds: int = 0) -> None:
+        """Durable: on return the message will be received at least once, not before the delay is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dependencies:
+    """One deployment's catalog, bucket and data store.
+
+    `concurrent_imports` and `start_rate` (calls a second) are the service's limits for this account.
+    """
+
+    engine: Engine
+    store: ObjectStore
+    bucket: str
+    client: "HealthImagingClient"
+    datastore_id: str
+    data_access_role_arn: str
+    output_prefix: str
+    concurrent_imports: int
+    start_rate: float
+    import_enabled: bool
+    enqueue: Enqueue
+    clock: Callable[[], datetime]
+
+    @property
+    def target(self) -> JobTarget:
+        """Where import jobs read and write."""
+        return JobTarget(self.datastore_id, self.bucket, self.output_prefix)

@@ -1,0 +1,184 @@
+"""The driver: starts import jobs within the service's limits, and follows those nobody has heard of.
+
+Claim first, then call: a job is claimed in the catalog in one transaction, and started with a token from its rows, so
+that a crash at any point starts no second job and loses none. Any number of drivers may run at once.
+"""
+
+import logging
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from sqlalchemy import Connection
+
+from dicomflow.catalog import imports
+from dicomflow.catalog.imports import Job
+from dicomflow.errors import PermanentError, TransientError
+from dicomflow.healthimaging import client as healthimaging
+from dicomflow.pipeline.collect import LOOK_AGAIN, follow_job
+from dicomflow.pipeline.dependencies import Dependencies
+from dicomflow.pipeline.wakeups import acknowledge, wake_driver
+
+__all__ = ["MAX_BYTES", "MAX_FILES", "DriveResult", "drive"]
+
+logger = logging.getLogger(__name__)
+
+MAX_FILES: Final = 5_000
+MAX_BYTES: Final = 10 * 10**9
+START_BURST: Final = 2
+MAX_STARTS: Final = 20
+MAX_LOOKS: Final = 50
+COALESCE_ABOVE: Final = 10
+"""Ready series above which a job takes all series of a study: at 1 call a second the last would wait this long."""
+CLAIM_SECONDS: Final = 120  # longer than one call with its retries
+FIRST_BACKOFF: Final = timedelta(seconds=2)
+LONGEST_BACKOFF: Final = timedelta(seconds=300)
+MAX_START_ATTEMPTS: Final = 15
+
+
+@dataclass(frozen=True, slots=True)
+class DriveResult:
+    """What one run did: jobs started, jobs looked at, and when the driver is needed next."""
+
+    started: int
+    looked_at: int
+    due_at: datetime | None
+
+
+def drive(deps: Dependencies, body: str = "{}") -> DriveResult:
+    """Start and follow what is due, then send the wake-up for the rest; `body` is the message that woke the driver."""
+    acknowledge(deps, body)
+    looked_at = started = 0
+    while looked_at < MAX_LOOKS and _look_at_one(deps):
+        looked_at += 1
+    if deps.import_enabled:
+        while started < MAX_STARTS and _start_one(deps):
+            started += 1
+    due_at = _next_due(deps, is_cut_short=looked_at == MAX_LOOKS or started == MAX_STARTS)
+    if due_at is not None:
+        wake_driver(deps, due_at, "sweep")
+    return DriveResult(started, looked_at, due_at)
+
+
+def _look_at_one(deps: Dependencies) -> bool:
+    """Follow one job that is due; False when none is."""
+    now = deps.clock()
+    with deps.engine.begin() as connection:
+        job = imports.take_due_job(connection, deps.datastore_id, now, now + LOOK_AGAIN)
+    if job is None:
+        return False
+    try:
+        follow_job(deps, job)
+    except TransientError as error:
+        logger.warning("import_job_not_followed", extra={"import_job_id": job.import_job_id, "error": str(error)})
+    return True
+
+
+def _start_one(deps: Dependencies) -> bool:
+    """Claim and start one job; False when no call is allowed or nothing is ready."""
+    with deps.engine.begin() as connection:
+        job = _claim(deps, connection)
+    if job is None:
+        return False
+    try:
+        started = healthimaging.start_import_job(
+            deps.client,
+            datastore_id=job.datastore_id,
+            job_name=job.job_name,
+            client_token=job.client_token,
+            data_access_role_arn=deps.data_access_role_arn,
+            input_s3_uri=job.input_s3_uri,
+            output_s3_uri=job.output_s3_uri,
+        )
+    except PermanentError as error:
+        _refuse(deps, job, str(error))
+        return True
+    except TransientError as error:
+        if job.attempts + 1 >= MAX_START_ATTEMPTS:
+            _refuse(deps, job, str(error))
+            return True
+        _put_off(deps, job, str(error))
+        return False
+    now = deps.clock()
+    with deps.engine.begin() as connection:
+        imports.record_submitted(connection, job, started.job_id, started.submitted_at, now + LOOK_AGAIN, now)
+    logger.info("import_job_started", extra={"import_job_id": job.import_job_id, "job_id": started.job_id})
+    return True
+
+
+def _claim(deps: Dependencies, connection: Connection) -> Job | None:
+    """Take the next job to start, if rate and concurrency allow one: first those claimed before, then new ones."""
+    now = deps.clock()
+    due_at = now + timedelta(seconds=CLAIM_SECONDS)
+    imports.lock_claims(connection)
+    if _next_call_at(deps, connection) > now:
+        return None
+    job = imports.retake_claimed_job(connection, deps.datastore_id, now, due_at)
+    if job is not None:
+        return job
+    if imports.count_unfinished_jobs(connection, deps.datastore_id) >= deps.concurrent_imports:
+        return None
+    is_long = imports.count_ready_series(connection, now) > COALESCE_ABOVE
+    while True:
+        found = imports.next_ready_series(connection, now, max_files=MAX_FILES, max_bytes=MAX_BYTES, is_long=is_long)
+        if found is None:
+            return None
+        prefix, rows = found
+        files, size = sum(row.object_count for row in rows), sum(row.bytes for row in rows)
+        if files <= MAX_FILES and size <= MAX_BYTES:
+            return imports.claim_job(connection, deps.target, prefix, rows, now, due_at)
+        message = f"{files} files of {size} bytes exceed a job's limits of {MAX_FILES} files and {MAX_BYTES} bytes"
+        imports.refuse_series(connection, rows[0].series_import_id, message, now)
+
+
+def _next_call_at(deps: Dependencies, connection: Connection) -> datetime:
+    """Return when the next call is within the rate: at most a burst of calls in the time a burst takes to refill."""
+    calls = imports.recent_calls(connection, deps.datastore_id, START_BURST)
+    if len(calls) < START_BURST:
+        return deps.clock()
+    return calls[-1] + timedelta(seconds=START_BURST / deps.start_rate)
+
+
+def _put_off(deps: Dependencies, job: Job, message: str) -> None:
+    """Keep a claimed job for a later call with the same token: it may have been started although we heard otherwise."""
+    now = deps.clock()
+    with deps.engine.begin() as connection:
+        imports.postpone_job(connection, job, now + min(FIRST_BACKOFF * 2**job.attempts, LONGEST_BACKOFF), message, now)
+    logger.warning(
+        "import_job_put_off",
+        extra={"import_job_id": job.import_job_id, "attempts": job.attempts + 1, "error": message},
+    )
+
+
+def _refuse(deps: Dependencies, job: Job, message: str) -> None:
+    """End a job that the service will not take; its series wait for an operator."""
+    now = deps.clock()
+    with deps.engine.begin() as connection:
+        if not imports.finish_job(connection, job, "failed", now=now, message=message):
+            return
+        for row in imports.series_of_job(connection, job):
+            imports.finish_series(connection, row.series_import_id, job, "failed", message, now)
+    logger.warning("import_job_refused", extra={"import_job_id": job.import_job_id, "error": message})
+
+
+def _next_due(deps: Dependencies, *, is_cut_short: bool) -> datetime | None:
+    """Return when there is something to do again; None when nothing is queued or unfinished."""
+    now = deps.clock()
+    if is_cut_short:
+        return now
+    with deps.engine.begin() as connection:
+        times = [imports.next_job_due(connection, deps.datastore_id, ("submitted", "in_progress"))]
+        if deps.import_enabled:
+            times.append(imports.next_series_due(connection, now))
+            times.append(_next_start_at(deps, connection, now))
+    return min((time for time in times if time is not None), default=None)
+
+
+def _next_start_at(deps: Dependencies, connection: Connection, now: datetime) -> datetime | None:
+    """Return when the next job can be started; None when nothing is ready or every slot is taken."""
+    next_call_at = _next_call_at(deps, connection)
+    has_slot = imports.count_unfinished_jobs(connection, deps.datastore_id) < deps.concurrent_imports
+    if has_slot and imports.count_ready_series(connection, now) > 0:
+        return next_call_at
+    put_off = imports.next_job_due(connection, deps.datastore_id, ("claimed",))
+    return None if put_off is None else max(put_off, next_call_at)

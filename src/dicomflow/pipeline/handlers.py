@@ -1,0 +1,110 @@
+"""Lambda handlers of the four queues: decode, call one function, report the messages that failed.
+
+A permanent error is recorded in the catalog and its message is done; anything else fails that message alone, so that
+a dead letter is a bug and not a bad file. The same handlers run outside Lambda, in `worker`.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
+from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
+
+from dicomflow.catalog.deliveries import record_problem
+from dicomflow.errors import PermanentError
+from dicomflow.manifest import MANIFEST_PREFIX
+from dicomflow.pipeline.collect import collect_event
+from dicomflow.pipeline.dependencies import Dependencies
+from dicomflow.pipeline.drive import drive
+from dicomflow.pipeline.events import StoredObjectEvent, decode_object_events
+from dicomflow.pipeline.index import index_objects
+from dicomflow.pipeline.plan import plan_delivery
+from dicomflow.pipeline.wakeups import wake_driver
+
+__all__ = ["QUEUES", "Dependencies", "Handler", "handlers_of"]
+
+logger = logging.getLogger(__name__)
+
+QUEUES: Final = ("index", "plan", "drive", "collect")
+MESSAGE_KEY: Final = "message:"  # in the place of an object key, for a message that names none
+
+SqsEvent = Mapping[str, Any]
+Handler = Callable[[SqsEvent], dict[str, Any]]
+RecordHandler = Callable[[Dependencies, SQSRecord], None]
+
+
+def handlers_of(deps: Dependencies) -> dict[str, Handler]:
+    """Return each queue's handler: from Lambda's SQS event to its partial batch response."""
+    return {
+        "index": lambda event: handle_index(deps, event),
+        "plan": lambda event: _handle_each(deps, event, _plan_record),
+        "drive": lambda event: _handle_each(deps, event, _drive_record),
+        "collect": lambda event: _handle_each(deps, event, _collect_record),
+    }
+
+
+def handle_index(deps: Dependencies, event: SqsEvent) -> dict[str, Any]:
+    """Index the objects of a whole batch at once."""
+    objects: list[StoredObjectEvent] = []
+    for record in event["Records"]:
+        try:
+            objects += decode_object_events(record["messageId"], record["body"])
+        except PermanentError as error:
+            _record_problem(deps, MESSAGE_KEY + record["messageId"], error)
+    result = index_objects(deps.engine, deps.store, objects, clock=deps.clock)
+    for message_id, reason in result.failed.items():
+        logger.warning("message_failed", extra={"queue": "index", "message_id": message_id, "error": reason})
+    return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in result.failed]}
+
+
+def _plan_record(deps: Dependencies, record: SQSRecord) -> None:
+    for stored in decode_object_events(record.message_id, record.body):
+        if not stored.key.startswith(MANIFEST_PREFIX):
+            continue
+        now = deps.clock()
+        try:
+            plan_delivery(deps.engine, deps.store, stored.key, import_enabled=deps.import_enabled, now=now)
+        except PermanentError as error:
+            _record_problem(deps, stored.key, error)
+            continue
+        if deps.import_enabled:
+            wake_driver(deps, now, "planned")
+
+
+def _drive_record(deps: Dependencies, record: SQSRecord) -> None:
+    drive(deps, record.body)
+
+
+def _collect_record(deps: Dependencies, record: SQSRecord) -> None:
+    try:
+        document = json.loads(record.body)
+    except ValueError as error:
+        raise PermanentError("the message is not JSON") from error
+    if not isinstance(document, dict):
+        raise PermanentError("the message is no event")
+    collect_event(deps, document)
+
+
+def _handle_each(deps: Dependencies, event: SqsEvent, handle: RecordHandler) -> dict[str, Any]:
+    """Handle each record of a batch by itself."""
+
+    def handle_record(record: SQSRecord) -> None:
+        try:
+            handle(deps, record)
+        except PermanentError as error:
+            _record_problem(deps, MESSAGE_KEY + record.message_id, error)
+        except Exception:
+            logger.exception("message_failed", extra={"message_id": record.message_id})
+            raise
+
+    processor = BatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_failure=False)
+    response = process_partial_response(dict(event), handle_record, processor)
+    return {"batchItemFailures": list(response["batchItemFailures"])}
+
+
+def _record_problem(deps: Dependencies, key: str, error: PermanentError) -> None:
+    logger.warning("message_refused", extra={"key": key, "error": str(error)})
+    with deps.engine.begin() as connection:
+        record_problem(connection, key, str(error))

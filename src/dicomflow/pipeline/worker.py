@@ -1,0 +1,177 @@
+"""The handlers outside Lambda: threads that receive from queues, call the same handlers, and delete what succeeded."""
+
+import logging
+import math
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from sqlalchemy import Engine
+
+from dicomflow.catalog import queue as local_queue
+from dicomflow.pipeline.handlers import Handler
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs import SQSClient
+
+__all__ = ["LocalQueues", "Source", "SqsQueues", "run"]
+
+logger = logging.getLogger(__name__)
+
+BATCH: Final = 10  # the most that one ReceiveMessage of SQS gives
+VISIBILITY_SECONDS: Final = 180
+LONG_POLL_SECONDS: Final = 10
+POLL_SECONDS: Final = 0.5
+RECOVERY_SECONDS: Final = 1.0
+
+Record = dict[str, Any]  # a record of Lambda's SQS event
+
+
+class Source(Protocol):
+    """Queues to receive from: SQS or the local ones."""
+
+    def receive(self, queue: str) -> Sequence[Record]:
+        """Return some messages, hidden from others for a while; none after a short wait."""
+
+    def delete(self, queue: str, records: Sequence[Record]) -> None:
+        """Remove messages that were worked on."""
+
+
+def run(queues: Sequence[str], handlers: Mapping[str, Handler], source: Source, stop: threading.Event) -> None:
+    """Work on the queues, each in a thread of its own, until `stop` is set; the batches at hand are finished."""
+    threads = [
+        threading.Thread(target=_work, args=(queue, handlers[queue], source, stop), name=f"worker-{queue}")
+        for queue in queues
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def _work(queue: str, handler: Handler, source: Source, stop: threading.Event) -> None:
+    while not stop.is_set():
+        try:
+            records = source.receive(queue)
+            if records:
+                source.delete(queue, _succeeded(handler, records))
+        except Exception:  # the thread's boundary: the messages come back after their timeout
+            logger.exception("worker_failed", extra={"queue": queue})
+            stop.wait(RECOVERY_SECONDS)
+
+
+def _succeeded(handler: Handler, records: Sequence[Record]) -> list[Record]:
+    failures = handler({"Records": list(records)})["batchItemFailures"]
+    failed = {failure["itemIdentifier"] for failure in failures}
+    return [record for record in records if record["messageId"] not in failed]
+
+
+class LocalQueues:
+    """The local queues as a source, and their `enqueue`. Thread: any.
+
+    A message that is sent in this process wakes its receiver at once; others are found by polling.
+    """
+
+    def __init__(
+        self, engine: Engine, clock: Callable[[], datetime], visibility_seconds: float = VISIBILITY_SECONDS
+    ) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._visibility_seconds = visibility_seconds
+        self._arrived = threading.Condition()
+        self._sent = 0
+
+    def enqueue(self, queue: str, body: str, delay_seconds: int = 0) -> None:
+        """Send a message. Durable: on return it is in the catalog's file."""
+        with self._engine.begin() as connection:
+            local_queue.send(connection, queue, body, self._clock(), delay_seconds)
+        with self._arrived:
+            self._sent += 1
+            self._arrived.notify_all()
+
+    def receive(self, queue: str) -> list[Record]:
+        """Receive a batch; without one, wait for a message or the next poll."""
+        with self._arrived:
+            sent = self._sent
+        with self._engine.begin() as connection:
+            messages = local_queue.receive(
+                connection,
+                queue,
+                self._clock(),
+                max_messages=BATCH,
+                visibility_timeout_seconds=self._visibility_seconds,
+            )
+        if not messages:
+            with self._arrived:
+                self._arrived.wait_for(lambda: self._sent != sent, POLL_SECONDS)
+        return [_local_record(queue, message) for message in messages]
+
+    def delete(self, queue: str, records: Sequence[Record]) -> None:
+        """Remove messages in one transaction."""
+        if records:
+            with self._engine.begin() as connection:
+                for record in records:
+                    local_queue.delete_message(connection, queue, record["messageId"], record["receiptHandle"])
+
+
+class SqsQueues:
+    """SQS queues as a source, and their `enqueue`. Thread: any."""
+
+    def __init__(self, client: "SQSClient", urls: Mapping[str, str]) -> None:
+        self._client = client
+        self._urls = urls
+
+    def enqueue(self, queue: str, body: str, delay_seconds: int = 0) -> None:
+        """Send a message."""
+        self._client.send_message(QueueUrl=self._urls[queue], MessageBody=body, DelaySeconds=math.ceil(delay_seconds))
+
+    def receive(self, queue: str) -> list[Record]:
+        """Receive a batch by long polling."""
+        answer = self._client.receive_message(
+            QueueUrl=self._urls[queue],
+            MaxNumberOfMessages=BATCH,
+            VisibilityTimeout=VISIBILITY_SECONDS,
+            WaitTimeSeconds=LONG_POLL_SECONDS,
+            MessageSystemAttributeNames=["ApproximateReceiveCount", "SentTimestamp"],
+        )
+        return [
+            {
+                "messageId": message["MessageId"],
+                "receiptHandle": message["ReceiptHandle"],
+                "body": message["Body"],
+                "attributes": dict(message.get("Attributes", {})),
+                "messageAttributes": {},
+                "eventSource": "aws:sqs",
+                "eventSourceARN": queue,
+            }
+            for message in answer.get("Messages", [])
+        ]
+
+    def delete(self, queue: str, records: Sequence[Record]) -> None:
+        """Remove messages; one that SQS keeps comes again, which changes nothing."""
+        if not records:
+            return
+        answer = self._client.delete_message_batch(
+            QueueUrl=self._urls[queue],
+            Entries=[
+                {"Id": str(number), "ReceiptHandle": record["receiptHandle"]} for number, record in enumerate(records)
+            ],
+        )
+        for failure in answer.get("Failed", []):
+            logger.warning("message_not_deleted", extra={"queue": queue, "code": failure["Code"]})
+
+
+def _local_record(queue: str, message: local_queue.Message) -> Record:
+    return {
+        "messageId": message.message_id,
+        "receiptHandle": message.receipt,
+        "body": message.body,
+        "attributes": {
+            "ApproximateReceiveCount": str(message.receive_count),
+            "SentTimestamp": str(int(message.enqueued_at.timestamp() * 1000)),
+        },
+        "messageAttributes": {},
+        "eventSource": "aws:sqs",
+        "eventSourceARN": queue,
+    }

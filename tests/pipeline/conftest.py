@@ -1,0 +1,218 @@
+"""One deployment in a test: catalog of either kind, a folder as bucket, a simulator, and queues that are lists."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from obstore.store import LocalStore
+from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
+from sqlalchemy import Engine, select
+
+from dicomflow.catalog import tables
+from dicomflow.healthimaging.client import build_client
+from dicomflow.healthimaging.simulator import SimulatorSettings, create_app, serve
+from dicomflow.manifest import Association, Instance, Manifest, Series, Study, instance_key, manifest_key
+from dicomflow.pipeline.dependencies import Dependencies
+from dicomflow.pipeline.drive import DriveResult, drive
+from dicomflow.pipeline.events import encode_object_event
+from dicomflow.pipeline.handlers import handlers_of
+
+BUCKET = "images"
+START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def encode(study: str, series: str, sop: str, **attributes: Any) -> bytes:
+    """Return a small Part 10 file."""
+    dataset = Dataset()
+    values = {
+        "SOPClassUID": "1.2.840.10008.5.1.4.1.1.2",
+        "SOPInstanceUID": sop,
+        "StudyInstanceUID": study,
+        "SeriesInstanceUID": series,
+        "PatientID": "P1",
+        "PatientName": "Invented^Patient",
+        "StudyDate": "20260102",
+        "AccessionNumber": "A1",
+        "StudyID": "S1",
+        "SeriesNumber": 1,
+        "Modality": "CT",
+        **attributes,
+    }
+    for keyword, value in values.items():
+        setattr(dataset, keyword, value)
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    encoded = BytesIO()
+    dataset.save_as(encoded, enforce_file_format=True)
+    return encoded.getvalue()
+
+
+@dataclass
+class Deployment:
+    """Everything the pipeline has, and means to look at it; `clock` moves with `advance`."""
+
+    deps: Dependencies
+    app: Any
+    store: LocalStore
+    messages: dict[str, list[tuple[datetime, str]]]
+    events: list[dict[str, Any]]
+    offset: list[timedelta] = field(default_factory=lambda: [timedelta()])
+    _lock: Any = field(default_factory=threading.Lock)
+
+    @property
+    def faults(self) -> Any:
+        """Return the simulator's faults."""
+        return self.app.state.world.faults
+
+    def now(self) -> datetime:
+        """Return the deployment's time."""
+        return self.deps.clock()
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass, for the simulator too."""
+        self.offset[0] += timedelta(seconds=seconds)
+        self.app.state.runner.run_due()
+
+    def deliver(self, series_sizes: dict[str, int], *, delivery: str, study: str = "1.2", **attributes: Any) -> str:
+        """Put the objects of a delivery and its manifest; return the manifest's key."""
+        series = []
+        for uid, size in series_sizes.items():
+            instances = []
+            for number in range(size):
+                sop = f"{uid}.{number + 1}"
+                key = instance_key("edge", delivery, study, uid, sop)
+                encoded = encode(study, uid, sop, **attributes)
+                self.store.put(key, encoded)
+                instances.append(
+                    Instance(
+                        sop,
+                        "1.2.840.10008.5.1.4.1.1.2",
+                        "1.2.840.10008.1.2.1",
+                        key,
+                        len(encoded),
+                        "ab" * 32,
+                        START.isoformat(),
+                        "1",
+                    )
+                )
+            series.append(Series(uid, tuple(instances)))
+        association = Association("1", "SENDER", "DICOMFLOW", "127.0.0.1", "released")
+        manifest = Manifest("edge", delivery, START, START, (association,), (Study(study, tuple(series)),))
+        key = manifest_key("edge", delivery)
+        self.store.put(key, manifest.to_json())
+        return key
+
+    def plan(self, key: str) -> dict[str, Any]:
+        """Hand a manifest's event to the plan handler."""
+        return self.handle("plan", encode_object_event(BUCKET, key, 1))
+
+    def drive(self) -> DriveResult:
+        """Run the driver once."""
+        return drive(self.deps)
+
+    def handle(self, queue: str, *bodies: str) -> dict[str, Any]:
+        """Call a queue's handler with messages of these bodies."""
+        records = [
+            {
+                "messageId": f"m{number}",
+                "receiptHandle": f"r{number}",
+                "body": body,
+                "attributes": {"ApproximateReceiveCount": "1"},
+                "messageAttributes": {},
+                "eventSource": "aws:sqs",
+            }
+            for number, body in enumerate(bodies)
+        ]
+        return handlers_of(self.deps)[queue]({"Records": records})
+
+    def collect(self) -> None:
+        """Hand all events that have come to the collect handler."""
+        while self.events:
+            event = self.events.pop(0)
+            assert {"batchItemFailures": []} == self.handle("collect", json.dumps(event))
+
+    def finish(self) -> None:
+        """Let the jobs run to their end and collect their events."""
+        self.advance(10)
+        self.advance(10)
+        self.collect()
+
+    def rows(self, table: str) -> list[dict[str, Any]]:
+        """Return a table's rows in the order of its key."""
+        found = getattr(tables, table)
+        statement = select(found).order_by(*found.primary_key.columns)
+        with self.deps.engine.begin() as connection:
+            return [dict(row) for row in connection.execute(statement).mappings()]
+
+    def states(self) -> dict[str, str]:
+        """Return the state of each series' import."""
+        return {row["series_instance_uid"]: row["state"] for row in self.rows("series_import")}
+
+    def service_jobs(self) -> list[Any]:
+        """Return the jobs the service knows."""
+        return self.deps.client.list_dicom_import_jobs(datastoreId=self.deps.datastore_id)["jobSummaries"]
+
+    def variant(self, **changes: Any) -> "Deployment":
+        """Return the same deployment with other settings."""
+        return replace(self, deps=replace(self.deps, **changes))
+
+
+@pytest.fixture
+def deploy(engine: Engine, tmp_path: Path) -> Iterator[Callable[..., Deployment]]:
+    """Build deployments; the simulator's settings are the arguments."""
+    servers = []
+    (tmp_path / "objects").mkdir()
+    store = LocalStore(tmp_path / "objects")
+
+    def build(**settings: Any) -> Deployment:
+        offset = [timedelta()]
+        events: list[dict[str, Any]] = []
+        messages: dict[str, list[tuple[datetime, str]]] = {}
+
+        def clock() -> datetime:
+            return START + offset[0]
+
+        def enqueue(queue: str, body: str, delay_seconds: int = 0) -> None:
+            messages.setdefault(queue, []).append((clock() + timedelta(seconds=delay_seconds), body))
+
+        delays = {"submit_seconds": 10, "run_seconds": 10, **settings}
+        simulator = SimulatorSettings(state_path=tmp_path / f"simulator{len(servers)}.db", **delays)
+        app = create_app(simulator, {BUCKET: store}, events.append, clock)
+        server = serve(app)
+        servers.append(server)
+        client = build_client(server.url, "us-east-1", "test", "test")
+        created = client.create_datastore(datastoreName="test", clientToken="datastore")
+        app.state.runner.run_due()
+        deps = Dependencies(
+            engine=engine,
+            store=store,
+            bucket=BUCKET,
+            client=client,
+            datastore_id=created["datastoreId"],
+            data_access_role_arn="arn:aws:iam::123456789012:role/import",
+            output_prefix="imports/",
+            concurrent_imports=100,
+            start_rate=1.0,
+            import_enabled=True,
+            enqueue=enqueue,
+            clock=clock,
+        )
+        return Deployment(deps, app, store, messages, events, offset)
+
+    yield build
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture
+def deployment(deploy: Callable[..., Deployment]) -> Deployment:
+    """Return a deployment with the service's defaults."""
+    return deploy()

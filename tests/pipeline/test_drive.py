@@ -1,0 +1,217 @@
+"""The driver against the simulator, on both databases."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from dicomflow.pipeline import drive as drive_module
+
+
+def test_series_planned_is_started_once_and_completed(deployment: Any) -> None:
+    """A planned series becomes one job, its instances have outcomes, and the series is mapped to its image set."""
+    deployment.plan(deployment.deliver({"1.2.1": 3}, delivery="d1"))
+    result = deployment.drive()
+    assert (1, "in_progress") == (result.started, deployment.states()["1.2.1"])
+    deployment.finish()
+    assert {"1.2.1": "completed"} == deployment.states()
+    assert ["imported"] * 3 == [row["outcome"] for row in deployment.rows("import_outcome")]
+    (job,) = deployment.rows("import_job")
+    assert ("completed", 3, 3, 0, 0) == (
+        job["state"],
+        job["scanned"],
+        job["imported"],
+        job["customer_errors"],
+        job["server_errors"],
+    )
+    (image_set,) = deployment.rows("image_set")
+    (mapping,) = deployment.rows("series_image_set")
+    assert (1, True) == (image_set["version"], image_set["is_primary"])
+    assert ("1.2.1", image_set["image_set_id"]) == (mapping["series_instance_uid"], mapping["image_set_id"])
+
+
+def test_input_prefix_ends_with_a_slash(deployment: Any) -> None:
+    """The prefix of a job cannot match a neighbour whose UID begins alike."""
+    deployment.plan(deployment.deliver({"1.2.1": 1, "1.2.11": 1}, delivery="d1"))
+    deployment.drive()
+    uris = [row["input_s3_uri"] for row in deployment.rows("import_job")]
+    assert ["s3://images/edge/d1/1.2/1.2.1/", "s3://images/edge/d1/1.2/1.2.11/"] == uris
+
+
+def test_start_rate_and_concurrency_follow_the_service_limits(deploy: Callable[..., Any]) -> None:
+    """Two calls at once, then one a second; never more jobs at once than the setting says."""
+    deployment = deploy(concurrent_jobs=3).variant(concurrent_imports=3)
+    deployment.plan(deployment.deliver({f"1.2.{number}": 1 for number in range(1, 6)}, delivery="d1"))
+    first = deployment.drive()
+    assert (2, deployment.now() + timedelta(seconds=2)) == (first.started, first.due_at)
+    assert 0 == deployment.drive().started
+    deployment.offset[0] += timedelta(seconds=2)
+    assert 1 == deployment.drive().started
+    deployment.offset[0] += timedelta(seconds=2)
+    assert 0 == deployment.drive().started
+    deployment.finish()
+    assert 2 == deployment.drive().started
+
+
+def test_crash_between_claim_and_call_is_made_good(deployment: Any) -> None:
+    """A job that was claimed and never started is started after its time, once."""
+    deployment.plan(deployment.deliver({"1.2.1": 1}, delivery="d1"))
+    with deployment.deps.engine.begin() as connection:
+        assert drive_module._claim(deployment.deps, connection) is not None
+    assert 0 == deployment.drive().started
+    deployment.advance(drive_module.CLAIM_SECONDS)
+    assert 1 == deployment.drive().started
+    assert 1 == len(deployment.service_jobs())
+
+
+def test_crash_between_start_and_update_does_not_start_twice(deployment: Any) -> None:
+    """A start whose answer was lost is repeated with the same token, and the service has one job."""
+    deployment.plan(deployment.deliver({"1.2.1": 1}, delivery="d1"))
+    deployment.faults.fail_calls("StartDICOMImportJob", when="after")
+    assert 0 == deployment.drive().started
+    assert "claimed" == deployment.rows("import_job")[0]["state"]
+    deployment.offset[0] += timedelta(seconds=5)
+    assert 1 == deployment.drive().started
+    assert 1 == len(deployment.service_jobs())
+    deployment.finish()
+    assert {"1.2.1": "completed"} == deployment.states()
+
+
+def test_event_before_the_answer_is_recorded_finds_its_job(deployment: Any) -> None:
+    """The service's events may be faster than the answer to the start: the job's name says whose they are."""
+    deployment.plan(deployment.deliver({"1.2.1": 1}, delivery="d1"))
+    deployment.faults.fail_calls("StartDICOMImportJob", when="after")
+    deployment.drive()
+    deployment.finish()
+    assert {"1.2.1": "completed"} == deployment.states()
+    assert 0 == deployment.drive().started
+
+
+@pytest.mark.parametrize("error", ["ThrottlingException", "ServiceQuotaExceededException", "ConflictException"])
+def test_start_refused_for_now_backs_off(deployment: Any, error: str) -> None:
+    """Throttling, quota and conflict are repeated later, with the same token."""
+    deployment.plan(deployment.deliver({"1.2.1": 1}, delivery="d1"))
+    deployment.faults.fail_calls("StartDICOMImportJob", error)
+    result = deployment.drive()
+    assert (0, deployment.now() + timedelta(seconds=2)) == (result.started, result.due_at)
+    deployment.offset[0] += timedelta(seconds=2)
+    assert 1 == deployment.drive().started
+
+
+def test_error_text_reaches_the_job_row(deployment: Any) -> None:
+    """A refused start fails its series with the service's own words, and frees the slot."""
+    deployment.plan(deployment.deliver({"1.2.1": 1}, delivery="d1"))
+    deployment.faults.fail_calls("StartDICOMImportJob", "ValidationException")
+    deployment.drive()
+    (row,) = deployment.rows("series_import")
+    (job,) = deployment.rows("import_job")
+    assert ("failed", 4, "failed") == (row["state"], row["status"], job["state"])
+    assert "ValidationException: simulated" in row["message"]
+
+
+def test_failed_job_frees_its_slot(deploy: Callable[..., Any]) -> None:
+    """A FAILED job is queued again with backoff and another token; after its attempts it waits for an operator."""
+    deployment = deploy().variant(concurrent_imports=1)
+    deployment.plan(deployment.deliver({"1.2.1": 1}, delivery="d1"))
+    deployment.faults.fail_jobs("simulated reason", count=3)
+    for _ in range(3):
+        assert 1 == deployment.drive().started
+        deployment.finish()
+        deployment.offset[0] += timedelta(seconds=600)
+    (row,) = deployment.rows("series_import")
+    assert ("failed", 3, "simulated reason") == (row["state"], row["attempts"], row["message"])
+    assert 3 == len({job["client_token"] for job in deployment.rows("import_job")})
+    deployment.plan(deployment.deliver({"1.3.1": 1}, delivery="d2", study="1.3"))
+    assert 1 == deployment.drive().started
+
+
+def test_job_the_service_forgot_is_settled_once(deployment: Any) -> None:
+    """A job unknown to the service fails, its series is queued again, and the others go on."""
+    deployment.plan(deployment.deliver({"1.2.1": 1}, delivery="d1"))
+    deployment.drive()
+    deployment.faults.fail_calls("GetDICOMImportJob", "ResourceNotFoundException")
+    deployment.offset[0] += timedelta(seconds=60)
+    deployment.drive()
+    deployment.offset[0] += timedelta(seconds=60)
+    assert 1 == deployment.drive().started
+    assert ["failed", "submitted"] == [job["state"] for job in deployment.rows("import_job")]
+
+
+def test_lost_event_is_repaired_by_the_sweep(deployment: Any) -> None:
+    """Without any event, the driver's own wake-ups find the end of each job; then there are none left."""
+    deployment.plan(deployment.deliver({"1.2.1": 2}, delivery="d1"))
+    due = deployment.messages["drive"].pop()
+    rounds = 0
+    while due is not None and rounds < 20:
+        deployment.offset[0] = due[0] - deployment.now() + deployment.offset[0]
+        deployment.app.state.runner.run_due()
+        deployment.app.state.runner.run_due()
+        deployment.handle("drive", due[1])
+        left = deployment.messages["drive"]
+        due = left.pop() if left else None
+        rounds += 1
+    assert {"1.2.1": "completed"} == deployment.states()
+    assert [] == deployment.messages["drive"]
+
+
+def test_queue_order_is_fair(deployment: Any) -> None:
+    """A series that failed before stands behind those that were not tried."""
+    deployment.plan(deployment.deliver({"1.2.1": 1}, delivery="d1"))
+    deployment.faults.fail_jobs("simulated")
+    deployment.drive()
+    deployment.finish()
+    deployment.plan(deployment.deliver({"1.3.1": 1}, delivery="d2", study="1.3"))
+    deployment.offset[0] += timedelta(seconds=60)
+    deployment = deployment.variant(concurrent_imports=1)
+    assert 1 == deployment.drive().started
+    assert {"1.2.1": "queued", "1.3.1": "in_progress"} == deployment.states()
+
+
+def test_association_per_object_makes_few_jobs(deployment: Any) -> None:
+    """A long queue takes all series of a study in one job, and each series still gets its own outcome."""
+    series = {f"1.2.{number}": 1 for number in range(1, 13)}
+    deployment.plan(deployment.deliver(series, delivery="d1"))
+    deployment.drive()
+    (job,) = deployment.rows("import_job")
+    assert "s3://images/edge/d1/1.2/" == job["input_s3_uri"]
+    deployment.finish()
+    assert dict.fromkeys(series, "completed") == deployment.states()
+    assert 12 == len(deployment.rows("series_image_set"))
+
+
+def test_file_count_and_size_are_checked_before_start(deployment: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A series no job can take fails with both numbers, and costs no call."""
+    monkeypatch.setattr(drive_module, "MAX_FILES", 2)
+    deployment.plan(deployment.deliver({"1.2.1": 3, "1.2.2": 1}, delivery="d1"))
+    deployment.drive()
+    assert {"1.2.1": "failed", "1.2.2": "in_progress"} == deployment.states()
+    assert "3 files" in deployment.rows("series_import")[0]["message"]
+    assert 1 == len(deployment.service_jobs())
+
+
+def test_idle_driver_asks_for_no_wake_up(deployment: Any) -> None:
+    """With nothing queued and nothing running, nothing wakes the database."""
+    assert deployment.drive().due_at is None
+    assert {} == deployment.messages
+
+
+def test_wake_ups_do_not_multiply(deployment: Any) -> None:
+    """Many manifests and many runs leave one message under way to the driver."""
+    for number in range(5):
+        deployment.plan(deployment.deliver({f"1.{number}.1": 1}, delivery=f"d{number}", study=f"1.{number}"))
+    assert 1 == len(deployment.messages["drive"])
+    body = deployment.messages["drive"].pop()[1]
+    deployment.handle("drive", body)
+    for _ in range(3):
+        deployment.drive()
+    assert 1 == len(deployment.messages["drive"])
+
+
+def test_import_switched_off_starts_nothing(deployment: Any) -> None:
+    """Series are recorded as not queued, and the driver is not woken."""
+    deployment = deployment.variant(import_enabled=False)
+    deployment.plan(deployment.deliver({"1.2.1": 1}, delivery="d1"))
+    assert (0, None) == (deployment.drive().started, deployment.drive().due_at)
+    assert {"1.2.1": "disabled"} == deployment.states()
+    assert {} == deployment.messages

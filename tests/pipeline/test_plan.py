@@ -1,0 +1,65 @@
+"""Planning: a manifest becomes rows, once."""
+
+from typing import Any
+
+from dicomflow.pipeline.events import encode_object_event
+
+
+def test_manifest_queues_one_row_per_series(deployment: Any) -> None:
+    """Each series has its prefix, count and size; the objects have their digests."""
+    deployment.plan(deployment.deliver({"1.2.1": 2, "1.2.2": 1}, delivery="d1"))
+    rows = deployment.rows("series_import")
+    assert [("edge/d1/1.2/1.2.1/", 2, "queued", 1), ("edge/d1/1.2/1.2.2/", 1, "queued", 1)] == [
+        (row["input_prefix"], row["object_count"], row["state"], row["status"]) for row in rows
+    ]
+    objects = deployment.rows("stored_object")
+    assert ["ab" * 32] * 3 == [row["sha256"] for row in objects]
+    assert sum(row["bytes"] for row in rows) == sum(row["bytes"] for row in objects)
+    (delivery,) = deployment.rows("delivery")
+    assert ("edge", 3) == (delivery["edge"], delivery["instance_count"])
+    assert "SENDER" == deployment.rows("delivery_association")[0]["calling_ae_title"]
+
+
+def test_manifest_told_twice_changes_nothing(deployment: Any) -> None:
+    """A repeated event queues nothing again, even after the import."""
+    key = deployment.deliver({"1.2.1": 1}, delivery="d1")
+    deployment.plan(key)
+    deployment.drive()
+    deployment.finish()
+    before = [deployment.rows(table) for table in ("series_import", "delivery", "stored_object")]
+    deployment.plan(key)
+    assert before == [deployment.rows(table) for table in ("series_import", "delivery", "stored_object")]
+    assert 0 == deployment.drive().started
+
+
+def test_manifest_after_its_objects_keeps_what_they_said(deployment: Any) -> None:
+    """Digests join the rows of objects that are indexed already."""
+    from dicomflow.manifest import instance_key
+
+    key = deployment.deliver({"1.2.1": 1}, delivery="d1")
+    instance = instance_key("edge", "d1", "1.2", "1.2.1", "1.2.1.1")
+    deployment.handle("index", encode_object_event("images", instance, 1))
+    deployment.plan(key)
+    (row,) = deployment.rows("stored_object")
+    assert (True, "ab" * 32) == (row["indexed_at"] is not None, row["sha256"])
+
+
+def test_object_that_is_no_manifest_is_recorded(deployment: Any) -> None:
+    """A broken manifest, one that is gone, and one with a UID that is none are kept with their reasons."""
+    deployment.store.put("manifests/edge/broken.json", b"{")
+    good = bytes(deployment.store.get(deployment.deliver({"1.2.1": 1}, delivery="d2")).bytes())
+    bad = "manifests/edge/bad.json"
+    deployment.store.put(bad, good.replace(b'"1.2.1"', b'"1.2.1/../1"'))
+    keys = ["manifests/edge/broken.json", "manifests/edge/gone.json", bad]
+    for key in keys:
+        assert {"batchItemFailures": []} == deployment.plan(key)
+    problems = {row["object_key"]: row["problem"] for row in deployment.rows("stored_object")}
+    assert sorted(keys) == sorted(problems)
+    assert all(problems.values())
+    assert [] == deployment.rows("series_import")
+
+
+def test_other_objects_are_no_manifests(deployment: Any) -> None:
+    """An instance's event in the manifests' queue does nothing."""
+    assert {"batchItemFailures": []} == deployment.plan("edge/d1/1.2/1.2.1/1.2.1.1.dcm")
+    assert [] == deployment.rows("stored_object")
