@@ -13,9 +13,14 @@ from typing import Any, Final
 __all__ = ["configure", "is_json"]
 
 # What every record has; anything else came with `extra=`.
-_STANDARD_FIELDS: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+_STANDARD_FIELDS: Final = frozenset(logging.makeLogRecord({}).__dict__) | {
+    "message",
+    "asctime",
+    "taskName",
+    "color_message",
+}
 # Libraries whose INFO is a line a request.
-_CHATTY_LIBRARIES: Final = ("alembic", "botocore", "httpx", "pynetdicom", "urllib3", "uvicorn.access")
+_CHATTY_LIBRARIES: Final = ("alembic", "botocore", "httpx", "pynetdicom", "urllib3", "uvicorn")
 
 
 def configure(level: str, *, as_json: bool = False) -> None:
