@@ -324,3 +324,21 @@ def test_control_api_moves_time_and_orders_faults(simulation: Any) -> None:
     summary = read_json(simulation, f"{prefix}job-output-manifest.json")["jobSummary"]
     assert 1 == summary["numberOfFilesWithServerError"]
     assert "COMPLETED" == httpx.get(f"{url}/state").json()["job"][0]["status"]
+
+
+def test_values_their_vr_does_not_allow_are_imported_as_text(simulation: Any) -> None:
+    """A file with a broken number and an odd UID is imported, and the metadata keeps what stands there."""
+    simulation.put("in/a.dcm", InstanceNumber=7, FrameOfReferenceUID="1.2.9")
+    encoded = bytes(simulation.store.get("in/a.dcm").bytes())
+    broken = encoded.replace(b"IS\x02\x007 ", b"IS\x02\x00x ").replace(b"1.2.9\0", b"1..09\0")
+    assert encoded != broken
+    simulation.store.put("in/a.dcm", broken)
+    simulation.run("in/")
+    (found,) = simulation.image_sets()
+    answer = simulation.client.get_image_set_metadata(
+        datastoreId=simulation.datastore_id, imageSetId=found["imageSetId"]
+    )
+    document = json.loads(gzip.decompress(answer["imageSetMetadataBlob"].read()))
+    series = document["Study"]["Series"]["1.2.3.1"]
+    assert "x" == series["Instances"]["1.2.3.1.1"]["DICOM"]["InstanceNumber"]
+    assert "1..09" == series["DICOM"]["FrameOfReferenceUID"]

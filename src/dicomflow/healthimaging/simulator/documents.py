@@ -6,14 +6,23 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pydicom import DataElement, Dataset
+from pydicom.datadict import keyword_for_tag
 from pydicom.multival import MultiValue
 from pydicom.valuerep import IS, DSdecimal, DSfloat
 
-from dicomflow.healthimaging.simulator.objects import Header
-
-__all__ = ["Elements", "Levels", "document_of", "elements_of", "header_warnings", "levels_of", "search_tags"]
+__all__ = [
+    "Elements",
+    "Levels",
+    "Warnings",
+    "dataset_warnings",
+    "document_of",
+    "elements_of",
+    "levels_of",
+    "search_tags",
+]
 
 Elements = list[str]  # study and series elements that make an image set primary, in the order below
+Warnings = list[tuple[int, str, str]]  # code, type, message
 Document = dict[str, Any]  # one level of a data set, keyed by keyword
 
 STUDY_ELEMENTS: Final = ("StudyDate", "AccessionNumber", "PatientID", "StudyInstanceUID", "StudyID")
@@ -143,12 +152,21 @@ def levels_of(dataset: Dataset) -> Levels:
 
 
 def document_of(dataset: Dataset) -> Document:
-    """Return a data set as JSON keyed by keyword (by tag where there is none); empty values are None."""
+    """Return a data set as JSON keyed by keyword (by tag where there is none); empty values are None.
+
+    A value that its VR does not allow is kept as text.
+    """
     document = {}
-    for element in dataset:
-        if element.VR in BINARY_VRS and element.value and len(element.value) > MAX_INLINE_BYTES:
-            continue
-        document[element.keyword or f"{element.tag:08X}"] = _value(element)
+    for tag in dataset.keys():  # noqa: SIM118  # a data set iterates over its elements
+        raw = dataset.get_item(tag).value
+        try:
+            element = dataset[tag]
+            if element.VR in BINARY_VRS and element.value and len(element.value) > MAX_INLINE_BYTES:
+                continue
+            document[element.keyword or f"{element.tag:08X}"] = _value(element)
+        except (ValueError, TypeError, OverflowError):
+            text = raw.decode("latin-1") if isinstance(raw, bytes) else str(raw)
+            document[keyword_for_tag(tag) or f"{tag:08X}"] = text.strip()
     return document
 
 
@@ -177,15 +195,15 @@ def search_tags(
     return {name: value for name, value in found.items() if isinstance(value, (str, int))}
 
 
-def header_warnings(header: Header) -> list[tuple[int, str, str]]:
+def dataset_warnings(dataset: Dataset) -> Warnings:
     """Return code, type and message of what the service would warn of in a file it imports."""
     warnings = []
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
-        value = _text(header.dataset, keyword)
+        value = _text(dataset, keyword)
         if any(part.startswith("0") and part != "0" for part in value.split(".")):
             warnings.append((45570, "INVALID_UID_FORMAT", f"DICOM attribute {keyword} has an invalid format"))
     for keyword, most in MAX_LENGTHS.items():
-        size = len(_text(header.dataset, keyword))
+        size = len(_text(dataset, keyword))
         if size > most:
             text = f"DICOM attribute {keyword} has {size} characters, more than {most}"
             warnings.append((45571, "INVALID_DICOM_VALUE_LENGTH", text))
@@ -194,7 +212,10 @@ def header_warnings(header: Header) -> list[tuple[int, str, str]]:
 
 def _text(dataset: Dataset, keyword: str) -> str:
     """Return a value as trimmed text, multiple values joined by a backslash."""
-    value = dataset.get(keyword)
+    try:
+        value = dataset.get(keyword)
+    except (ValueError, TypeError, OverflowError):
+        return ""
     if value is None:
         return ""
     values = value if isinstance(value, MultiValue) else [value]

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select, update
 
-from dicomflow.healthimaging.simulator.documents import Elements, Levels, elements_of, levels_of, search_tags
+from dicomflow.healthimaging.simulator.documents import Elements, Levels, search_tags
 from dicomflow.healthimaging.simulator.objects import Header
 from dicomflow.healthimaging.simulator.state import image_set, image_set_instance, image_set_version
 from dicomflow.healthimaging.simulator.world import World, identifier
@@ -48,7 +48,7 @@ def group_headers(
     primary: dict[tuple[str, str], Group] = {}
     other: dict[tuple[str, ...], Group] = {}
     for header, is_forced in headers:
-        elements = elements_of(header.dataset)
+        elements = header.elements
         study_uid, series_uid = elements[3], elements[5]
         if study_uid not in studies:
             studies[study_uid] = _known_study(connection, datastore_id, study_uid) or elements
@@ -73,8 +73,8 @@ def store_group(
 ) -> tuple[str, int]:
     """Write a group as a new image set or the next version of one; return its id and version."""
     now = world.now()
-    newest = {str(header.dataset.SOPInstanceUID): header for header in group.headers}  # the last key wins
-    levels = levels_of(group.headers[-1].dataset)
+    newest = {header.sop_instance_uid: header for header in group.headers}  # the last key wins
+    levels = group.headers[-1].levels
     if group.known is None:
         image_set_id, version = _create(world, connection, datastore_id, job_id, group, levels), 1
     else:
@@ -186,7 +186,7 @@ def _store_instances(
             "bucket": bucket,
             "key": header.key,
             "document": {
-                "DICOM": levels_of(header.dataset).instance,
+                "DICOM": header.levels.instance,
                 "StoredTransferSyntaxUID": header.transfer_syntax_uid,
             },
         }

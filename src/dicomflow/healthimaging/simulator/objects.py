@@ -5,9 +5,18 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from obstore.store import ObjectStore
-from pydicom import Dataset, dcmread
+from pydicom import FileDataset, dcmread
 from pydicom.errors import InvalidDicomError
 
+from dicomflow.dicom.quiet import without_warnings
+from dicomflow.healthimaging.simulator.documents import (
+    Elements,
+    Levels,
+    Warnings,
+    dataset_warnings,
+    elements_of,
+    levels_of,
+)
 from dicomflow.healthimaging.simulator.settings import SimulatorSettings
 
 __all__ = ["Failure", "Header", "InputFile", "list_input", "read_header"]
@@ -35,12 +44,15 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A readable file: its data set before the pixel data, and its transfer syntax."""
+    """What the service keeps of a readable file but for its pixels."""
 
     key: str
     bytes: int
-    dataset: Dataset
+    sop_instance_uid: str
     transfer_syntax_uid: str
+    elements: Elements
+    levels: Levels
+    warnings: Warnings
 
 
 def list_input(store: ObjectStore, prefix: str, settings: SimulatorSettings) -> list[InputFile]:
@@ -65,20 +77,32 @@ def read_header(store: ObjectStore, file: InputFile) -> Header | Failure:
     """Read one file as far as its pixel data."""
     reader = io.BufferedReader(_RangedFile(store, file.key, file.bytes), READ_BYTES)
     try:
-        dataset = dcmread(reader, stop_before_pixels=True)
-        transfer_syntax_uid = dataset.file_meta.get("TransferSyntaxUID")
-        if not transfer_syntax_uid:
-            return Failure(file.key, "ValidationException", "DICOM attribute TransferSyntaxUID does not exist")
-        for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
-            if not dataset.get(keyword):
-                return Failure(file.key, "ValidationException", f"DICOM attribute {keyword} does not exist")
+        with without_warnings():
+            return _header(file, dcmread(reader, stop_before_pixels=True))
     except FileNotFoundError:
         return Failure(file.key, "ValidationException", "The object does not exist")
     except InvalidDicomError:
         return Failure(file.key, "ValidationException", "DICOM attributes does not exist")
     except Exception as error:  # noqa: BLE001  # pydicom raises anything on broken input; it fails that file alone
         return Failure(file.key, "ValidationException", f"DICOM P10 parsing failed: {type(error).__name__}")
-    return Header(file.key, file.bytes, dataset, str(transfer_syntax_uid))
+
+
+def _header(file: InputFile, dataset: FileDataset) -> Header | Failure:
+    transfer_syntax_uid = dataset.file_meta.get("TransferSyntaxUID")
+    if not transfer_syntax_uid:
+        return Failure(file.key, "ValidationException", "DICOM attribute TransferSyntaxUID does not exist")
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
+        if not dataset.get(keyword):
+            return Failure(file.key, "ValidationException", f"DICOM attribute {keyword} does not exist")
+    return Header(
+        key=file.key,
+        bytes=file.bytes,
+        sop_instance_uid=str(dataset.SOPInstanceUID),
+        transfer_syntax_uid=str(transfer_syntax_uid),
+        elements=elements_of(dataset),
+        levels=levels_of(dataset),
+        warnings=dataset_warnings(dataset),
+    )
 
 
 class _RangedFile(io.RawIOBase):

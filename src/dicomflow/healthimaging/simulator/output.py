@@ -7,12 +7,11 @@ from typing import Any
 
 from obstore.store import ObjectStore
 
+from dicomflow.healthimaging.simulator.documents import Warnings
 from dicomflow.healthimaging.simulator.objects import Failure
 from dicomflow.healthimaging.simulator.settings import SimulatorSettings
 
 __all__ = ["Imported", "JobOutput", "write_output"]
-
-Warnings = list[tuple[int, str, str]]  # code, type, message
 
 
 @dataclass(frozen=True, slots=True)

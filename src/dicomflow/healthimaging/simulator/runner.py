@@ -11,7 +11,7 @@ from obstore.store import ObjectStore
 from sqlalchemy import Connection, Row, delete, func, select
 
 from dicomflow.healthimaging.simulator.datastores import advance_datastores
-from dicomflow.healthimaging.simulator.documents import header_warnings
+from dicomflow.healthimaging.simulator.documents import Warnings
 from dicomflow.healthimaging.simulator.grouping import group_headers, store_group
 from dicomflow.healthimaging.simulator.imagesets import advance_image_sets
 from dicomflow.healthimaging.simulator.jobs import change_status, output_folder
@@ -191,8 +191,8 @@ class Runner:
             ]
         return sorted(imported, key=lambda item: item.key)
 
-    def _warnings(self, header: Header) -> list[tuple[int, str, str]]:
-        found = header_warnings(header)
+    def _warnings(self, header: Header) -> Warnings:
+        found = list(header.warnings)
         fault = self._world.faults.of_file(header.key)
         if fault is not None and fault.kind == "warning":
             found.append((fault.code, "OTHER", fault.text))
