@@ -111,7 +111,7 @@ def _claim(deps: Dependencies, connection: Connection) -> Job | None:
     now = deps.clock()
     due_at = now + timedelta(seconds=CLAIM_SECONDS)
     imports.lock_claims(connection)
-    if _next_call_at(deps, connection) > now:
+    if _next_call_at(deps, connection, now) > now:
         return None
     job = imports.retake_claimed_job(connection, deps.datastore_id, now, due_at)
     if job is not None:
@@ -131,11 +131,11 @@ def _claim(deps: Dependencies, connection: Connection) -> Job | None:
         imports.refuse_series(connection, rows[0].series_import_id, message, now)
 
 
-def _next_call_at(deps: Dependencies, connection: Connection) -> datetime:
+def _next_call_at(deps: Dependencies, connection: Connection, now: datetime) -> datetime:
     """Return when the next call is within the rate: at most a burst of calls in the time a burst takes to refill."""
     calls = imports.recent_calls(connection, deps.datastore_id, START_BURST)
     if len(calls) < START_BURST:
-        return deps.clock()
+        return now
     return calls[-1] + timedelta(seconds=START_BURST / deps.start_rate)
 
 
@@ -176,7 +176,7 @@ def _next_due(deps: Dependencies, *, is_cut_short: bool) -> datetime | None:
 
 def _next_start_at(deps: Dependencies, connection: Connection, now: datetime) -> datetime | None:
     """Return when the next job can be started; None when nothing is ready or every slot is taken."""
-    next_call_at = _next_call_at(deps, connection)
+    next_call_at = _next_call_at(deps, connection, now)
     has_slot = imports.count_unfinished_jobs(connection, deps.datastore_id) < deps.concurrent_imports
     if has_slot and imports.count_ready_series(connection, now) > 0:
         return next_call_at
