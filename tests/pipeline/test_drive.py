@@ -1,5 +1,7 @@
 """The driver against the simulator, on both databases."""
 
+import itertools
+import json
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -180,13 +182,16 @@ def test_association_per_object_makes_few_jobs(deployment: Any) -> None:
     assert 12 == len(deployment.rows("series_image_set"))
 
 
-def test_file_count_and_size_are_checked_before_start(deployment: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_count_and_size_are_checked_before_start(deployment: Any) -> None:
     """A series no job can take fails with both numbers, and costs no call."""
-    monkeypatch.setattr(drive_module, "MAX_FILES", 2)
-    deployment.plan(deployment.deliver({"1.2.1": 3, "1.2.2": 1}, delivery="d1"))
+    key = deployment.deliver({"1.2.1": 1, "1.2.2": 1}, delivery="d1")
+    manifest = json.loads(bytes(deployment.store.get(key).bytes()))
+    manifest["studies"][0]["series"][0]["instances"][0]["bytes"] = drive_module.MAX_BYTES + 1
+    deployment.store.put(key, json.dumps(manifest).encode())
+    deployment.plan(key)
     deployment.drive()
     assert {"1.2.1": "failed", "1.2.2": "in_progress"} == deployment.states()
-    assert "3 files" in deployment.rows("series_import")[0]["message"]
+    assert f"{drive_module.MAX_BYTES + 1} bytes exceed" in deployment.rows("series_import")[0]["message"]
     assert 1 == len(deployment.service_jobs())
 
 
@@ -215,3 +220,12 @@ def test_import_switched_off_starts_nothing(deployment: Any) -> None:
     assert (0, None) == (deployment.drive().started, deployment.drive().due_at)
     assert {"1.2.1": "disabled"} == deployment.states()
     assert {} == deployment.messages
+
+
+def test_clock_that_never_stands_still_starts_all_the_same(deployment: Any) -> None:
+    """Two readings of a real clock differ, and the first call is allowed at once."""
+    ticks = itertools.count()
+    deployment.plan(deployment.deliver({"1.2.1": 1}, delivery="d1"))
+    start = deployment.now()
+    moving = deployment.variant(clock=lambda: start + timedelta(microseconds=next(ticks)))
+    assert 1 == moving.drive().started

@@ -30,7 +30,8 @@ MAX_STARTS: Final = 20
 MAX_LOOKS: Final = 50
 COALESCE_ABOVE: Final = 10
 """Ready series above which a job takes all series of a study: at 1 call a second the last would wait this long."""
-CLAIM_SECONDS: Final = 120  # longer than one call with its retries
+CLAIM_SECONDS: Final = 75  # longer than one call can take
+IDLE_PAUSE: Final = timedelta(seconds=1)
 FIRST_BACKOFF: Final = timedelta(seconds=2)
 LONGEST_BACKOFF: Final = timedelta(seconds=300)
 MAX_START_ATTEMPTS: Final = 15
@@ -56,6 +57,8 @@ def drive(deps: Dependencies, body: str = "{}") -> DriveResult:
             started += 1
     due_at = _next_due(deps, is_cut_short=looked_at == MAX_LOOKS or started == MAX_STARTS)
     if due_at is not None:
+        if started == looked_at == 0:  # whatever kept this run from its work keeps the next one too
+            due_at = max(due_at, deps.clock() + IDLE_PAUSE)
         wake_driver(deps, due_at, "sweep")
     return DriveResult(started, looked_at, due_at)
 

@@ -1,0 +1,52 @@
+"""Handlers as Lambda calls them: each message for itself."""
+
+import json
+from typing import Any
+
+from dicomflow.manifest import instance_key
+from dicomflow.pipeline.events import encode_object_event
+from dicomflow.pipeline.handlers import QUEUES, handlers_of
+
+
+def test_every_queue_has_a_handler(deployment: Any) -> None:
+    """No queue is without a consumer."""
+    assert set(QUEUES) == set(handlers_of(deployment.deps))
+
+
+def test_every_message_of_a_batch_is_processed(deployment: Any) -> None:
+    """All manifests of a batch are planned, not only the first."""
+    keys = [deployment.deliver({f"1.{n}.1": 1}, delivery=f"d{n}", study=f"1.{n}") for n in range(3)]
+    bodies = [encode_object_event("images", key, 1) for key in keys]
+    assert {"batchItemFailures": []} == deployment.handle("plan", *bodies)
+    assert 3 == len(deployment.rows("delivery"))
+
+
+def test_unknown_message_in_a_batch_loses_only_itself(deployment: Any) -> None:
+    """What is no event is recorded with its reason; what stands beside it is planned and indexed."""
+    key = deployment.deliver({"1.2.1": 1}, delivery="d1")
+    instance = instance_key("edge", "d1", "1.2", "1.2.1", "1.2.1.1")
+    for queue, wanted in (("plan", key), ("index", instance)):
+        body = encode_object_event("images", wanted, 1)
+        assert {"batchItemFailures": []} == deployment.handle(queue, "nonsense", body)
+    assert 1 == len(deployment.rows("series_import"))
+    assert 1 == len(deployment.rows("instance"))
+    assert "message:m0" in [row["object_key"] for row in deployment.rows("stored_object") if row["problem"]]
+
+
+def test_failure_is_raised_so_that_the_queue_keeps_the_message(deployment: Any) -> None:
+    """An error that nobody foresaw fails every message of the batch, and none is lost."""
+    key = deployment.deliver({"1.2.1": 1}, delivery="d1")
+    broken = deployment.variant(store=None)
+    body = encode_object_event("images", key, 1)
+    assert {"batchItemFailures": [{"itemIdentifier": "m0"}, {"itemIdentifier": "m1"}]} == broken.handle(
+        "plan", body, body
+    )
+
+
+def test_wake_up_message_starts_what_is_queued(deployment: Any) -> None:
+    """The message that planning sends is the one that the driver understands."""
+    deployment.plan(deployment.deliver({"1.2.1": 1}, delivery="d1"))
+    ((_, body),) = deployment.messages["drive"]
+    assert "planned" == json.loads(body)["reason"]
+    assert {"batchItemFailures": []} == deployment.handle("drive", body)
+    assert {"1.2.1": "in_progress"} == deployment.states()
