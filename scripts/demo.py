@@ -36,6 +36,7 @@ QUERIES: Final = ("Patient", "Study", "Series", "Instance", "Ahlijob", "Ahliimag
 START_SECONDS: Final = 60
 STOP_SECONDS: Final = 30
 POLL_SECONDS: Final = 0.25
+SHOWN_ROWS: Final = 20
 
 MAPPED: Final = """
 SELECT instance.sop_instance_uid FROM instance
@@ -262,7 +263,7 @@ def _show(console: Console, data: Path) -> None:
     try:
         for name in QUERIES:
             sql = f"SELECT * FROM {name}"  # noqa: S608  # a name of ours
-            print_table(console, sql, *run_read_only(engine, sql), hide_empty=True)
+            print_table(console, sql, *run_read_only(engine, sql), hide_empty=True, max_rows=SHOWN_ROWS)
             console.print()
     finally:
         engine.dispose()

@@ -3,13 +3,14 @@
 import json
 from datetime import UTC, date, datetime, time
 from io import StringIO
+from typing import Any
 
 from rich.console import Console
 
 from dicomflow.cli.tables import as_json, print_table
 
 
-def _print(width: int, columns: list[str], rows: list[tuple[object, ...]], **options: bool) -> str:
+def _print(width: int, columns: list[str], rows: list[tuple[object, ...]], **options: Any) -> str:
     output = StringIO()
     print_table(Console(file=output, width=width), "title", columns, rows, **options)
     return output.getvalue()
@@ -45,6 +46,17 @@ def test_print_table_value_that_looks_like_markup_is_shown():
 def test_print_table_without_rows_shows_the_columns():
     """An empty result still names its columns."""
     assert "title  0 rows\na  b  \n" == _print(80, ["a", "b"], [])
+
+
+def test_print_table_with_more_rows_than_wanted_says_how_many():
+    """Rows beyond the limit are counted, not shown."""
+    assert "title  3 rows\na  \n1  \nand 2 more rows\n" == _print(40, ["a"], [(1,), (2,), (3,)], max_rows=1)
+
+
+def test_print_table_value_wider_than_the_terminal_is_cut_alone():
+    """One value that fits nowhere is cut; the first column, which tells the rows apart, is not."""
+    output = _print(20, ["key", "b"], [("row-1", "x" * 50)])
+    assert "title  1 row\nkey    b            \nrow-1  xxxxxxxxxx…  \n" == output
 
 
 def test_as_json_writes_dates_times_and_bytes_as_text():

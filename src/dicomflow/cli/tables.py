@@ -3,14 +3,17 @@
 import json
 from collections.abc import Sequence
 from datetime import date, datetime, time
-from typing import Any
+from typing import Any, Final
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 __all__ = ["as_json", "print_table"]
+
+_GAP: Final = "  "
 
 
 def as_json(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -30,6 +33,7 @@ def print_table(
     rows: Sequence[Sequence[Any]],
     *,
     hide_empty: bool = False,
+    max_rows: int | None = None,
 ) -> None:
     """Print rows as one table, or, where it is too wide, as several with the first column repeated.
 
@@ -39,14 +43,22 @@ def print_table(
         columns: names of the columns.
         rows: as many values a row as there are columns.
         hide_empty: leave out columns that have no value in any row.
+        max_rows: leave out the rows after these, and say how many.
     """
     shown = [n for n in range(len(columns)) if not hide_empty or any(row[n] not in (None, "") for row in rows)]
     count = f"{len(rows)} row" + ("" if len(rows) == 1 else "s")
     hidden = len(columns) - len(shown)
     console.print(f"[bold]{title}[/bold]  {count}" + (f", {hidden} empty columns not shown" if hidden else ""))
-    texts = [[_to_text(value) for value in row] for row in rows]
+    texts = [[_to_text(value) for value in row] for row in rows[:max_rows]]
     for block in _blocks(console, columns, texts, shown):
-        console.print(_table(columns, texts, block))
+        table = _table(columns, texts, block)
+        if len(block) > 1:  # a value wider than the console is cut, not the column that tells the rows apart
+            first = max(map(cell_len, [columns[block[0]], *(row[block[0]] for row in texts)]))
+            for column in table.columns[1:]:
+                column.max_width = max(1, console.width - first - 2 * len(_GAP))
+        console.print(table)
+    if len(texts) < len(rows):
+        console.print(f"and {len(rows) - len(texts)} more rows")
 
 
 def _blocks(
@@ -69,7 +81,7 @@ def _width(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], block: Sequence[int]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold cyan")
+    table = Table(box=None, padding=(0, len(_GAP), 0, 0), header_style="bold cyan")
     for number in block:
         table.add_column(columns[number], no_wrap=True, overflow="ellipsis")
     for row in rows:
