@@ -215,7 +215,7 @@ def _patient_row(indexed: IndexedObject) -> dict[str, Any]:
     """Demographics follow the time of the study first: an old study that arrives late corrects nobody."""
     day: date | None = indexed.values.get("StudyDate")
     clock: time | None = indexed.values.get("StudyTime")
-    study_time = f"{day.isoformat() if day else ''}T{clock.isoformat('microseconds') if clock else ''}"
+    study_time = f"{day or date.min}T{clock or time.min}"
     return _level_row(indexed, Level.PATIENT, f"{study_time}|{_as_of(indexed)}") | _identity(indexed)
 
 

@@ -38,6 +38,8 @@ _SOP_INSTANCE: Final = 0x00080018
 _WANTED: Final = frozenset(BY_TAG) - {_TRANSFER_SYNTAX}
 _LAST_TAG: Final = max(_WANTED)
 _SEQUENCES: Final = frozenset(attribute.tag for attribute in ATTRIBUTES if attribute.vr == "SQ")
+# Sequences and items count one each. Real objects nest a handful; pydicom takes minutes over tens of thousands.
+_MAX_DEPTH: Final = 128
 _UNDEFINED: Final = 0xFFFFFFFF
 _ITEM_GROUP: Final = 0xFFFE
 _ITEM: Final = 0xFFFEE000
@@ -84,7 +86,7 @@ def read_header(head: bytes, *, complete: bool) -> Header | None:
     """Read the header from an object's first bytes; None when that takes more bytes, or `read_header_from`.
 
     Raises:
-        PeerError: this is no Part 10 file, or an indexed value is too long to be held.
+        PeerError: this is no Part 10 file, sequences are nested without end, or an indexed value is too long.
     """
     try:
         meta = decode_file_meta(head)
@@ -178,6 +180,8 @@ def _end_of_sequence(head: bytes, offset: int, syntax: _Syntax) -> int:
     depth = 1
     unpack = struct.Struct(syntax.order + "HHI").unpack_from
     while depth:
+        if depth > _MAX_DEPTH:
+            raise PeerError(f"sequences are nested deeper than {_MAX_DEPTH // 2}")
         if offset + 8 > len(head):
             raise _Unusual
         group, element, length = unpack(head, offset)
