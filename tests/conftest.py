@@ -226,6 +226,10 @@ class LocalDaemon:
             lambda: f"{len(wanted - self.mapped().keys())} of {len(wanted)} not mapped\n{self.log_tail()}",
         )
 
+    def wait_until_idle(self, seconds: float = 60) -> None:
+        """Wait until nothing is in the spool, every stored object has its outcome and every message is worked on."""
+        wait_until(self._is_idle, seconds, self.log_tail)
+
     def objects(self) -> dict[str, list[Path]]:
         """Return the stored files of each SOP Instance UID."""
         found: dict[str, list[Path]] = {}
@@ -236,6 +240,17 @@ class LocalDaemon:
     def log_tail(self, lines: int = 40) -> str:
         """Return the last lines of its log."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+    def _is_idle(self) -> bool:
+        spooled = any((self.data / "spool").rglob("*.dcm"))
+        waiting = self.query(
+            "SELECT object_key FROM stored_object WHERE problem IS NULL AND NOT EXISTS"
+            " (SELECT 1 FROM import_outcome WHERE import_outcome.object_key = stored_object.object_key)"
+        )
+        known = self.query("SELECT object_key FROM stored_object")
+        messages = self.query("SELECT message_id FROM queue_message WHERE queue <> 'drive'")
+        stored = sum(map(len, self.objects().values()))
+        return not spooled and not waiting and not messages and len(known) == stored
 
     def _is_ready(self, http_port: int) -> bool:
         assert self._process is not None

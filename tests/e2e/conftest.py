@@ -1,44 +1,47 @@
-"""A store SCU that remembers what was acknowledged: pynetdicom's, one association a call."""
+"""Studies as files, and a sender that remembers what was acknowledged: one association a call."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
-from pydicom.dataset import Dataset
-from pynetdicom import AE
+
+from dicomflow import samples
+from dicomflow.edge.sender import SendAssociation, read_stored_file
+from dicomflow.errors import DicomflowError
+
+SENDERS = 4
 
 Send = Callable[..., dict[str, int | None]]
 
 
 @pytest.fixture(scope="session")
+def studies(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, ...]]:
+    """Give four CT studies of two series and 50 instances each."""
+    folder = tmp_path_factory.mktemp("studies")
+    return [samples.write(samples.ct_study(seed), folder / str(seed)) for seed in range(1, SENDERS + 1)]
+
+
+@pytest.fixture(scope="session")
 def send() -> Send:
-    """Send data sets in one association; give the status of each SOP instance, None where there was no answer."""
+    """Send files in one association; give the status of each SOP instance, None where there was no answer."""
 
     def _send(
-        port: int,
-        datasets: Iterable[Dataset],
-        acknowledged: Callable[[str], None] = lambda _: None,
-        calling_ae_title: str = "SENDER",
+        port: int, paths: Sequence[Path], acknowledged: Callable[[str], None] = lambda _: None
     ) -> dict[str, int | None]:
-        waiting = list(datasets)
-        ae = AE(calling_ae_title)
-        ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 30
-        for context in {(item.SOPClassUID, item.file_meta.TransferSyntaxUID) for item in waiting}:
-            ae.add_requested_context(*context)
-        statuses: dict[str, int | None] = {str(item.SOPInstanceUID): None for item in waiting}
-        association = ae.associate("127.0.0.1", port, ae_title="DICOMFLOW")
-        if not association.is_established:
-            return statuses
-        for item in waiting:
-            try:
-                answer = association.send_c_store(item)
-            except RuntimeError:  # the association is gone: what is left has no answer
-                break
-            if "Status" in answer:
-                statuses[str(item.SOPInstanceUID)] = answer.Status
-                if answer.Status == 0:
-                    acknowledged(str(item.SOPInstanceUID))
-        if association.is_established:
-            association.release()
+        files = [read_stored_file(path) for path in paths]
+        statuses: dict[str, int | None] = {file.meta.sop_instance_uid: None for file in files}
+        pairs = list({(file.meta.sop_class_uid, file.meta.transfer_syntax_uid) for file in files})
+        try:
+            with SendAssociation(
+                "127.0.0.1", port, pairs, calling_ae_title="SENDER", called_ae_title="ANY", timeout_seconds=60
+            ) as association:
+                for file in files:
+                    outcome = association.store(file)
+                    statuses[file.meta.sop_instance_uid] = outcome.status
+                    if outcome.status == 0:
+                        acknowledged(file.meta.sop_instance_uid)
+        except (DicomflowError, OSError):
+            pass  # the association is gone: what is left has no answer
         return statuses
 
     return _send

@@ -5,10 +5,10 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
-from pydicom.dataset import Dataset
 
 from dicomflow import samples
 
@@ -18,15 +18,9 @@ SEED_QUERIES = ("Patient", "Study", "Series", "Instance", "Ahlijob", "Ahliimages
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
-@pytest.fixture(scope="module")
-def studies() -> list[list[Dataset]]:
-    """Give four studies of two series and 50 instances each."""
-    return [list(samples.ct_study(seed)) for seed in range(1, SENDERS + 1)]
-
-
 @pytest.mark.parametrize("daemon_fixture", ["local_daemon", "local_daemon_on_postgres"])
 def test_local_200_instances_from_4_senders_all_mapped(
-    daemon_fixture: str, request: pytest.FixtureRequest, send: Any, studies: list[list[Dataset]]
+    daemon_fixture: str, request: pytest.FixtureRequest, send: Any, studies: list[tuple[Path, ...]]
 ):
     """Every instance of four senders at once is indexed and mapped exactly once, on SQLite and on PostgreSQL."""
     daemon = request.getfixturevalue(daemon_fixture)
@@ -45,39 +39,34 @@ def test_local_200_instances_from_4_senders_all_mapped(
     assert [] == daemon.query("SELECT problem FROM stored_object WHERE problem IS NOT NULL")
 
 
-def test_local_stored_bytes_equal_sent_bytes(local_daemon: Any, send: Any, tmp_path: Any):
+def test_local_stored_bytes_equal_sent_bytes(local_daemon: Any, send: Any, tmp_path: Path):
     """The data set is stored as it was sent, and the catalog has the SHA-256 of the stored file."""
-    sent = list(samples.demo_studies())
+    sent = samples.write(samples.demo_studies(), tmp_path / "sent")
     assert {0} == set(send(local_daemon.port, sent).values())
-    local_daemon.wait_until_mapped(str(item.SOPInstanceUID) for item in sent)
+    local_daemon.wait_until_mapped(path.stem for path in sent)
     objects = local_daemon.objects()
     recorded = dict(local_daemon.query("SELECT sop_instance_uid, sha256 FROM stored_object"))
-    for path in samples.write(iter(sent), tmp_path / "sent"):
+    for path in sent:
         (stored,) = objects[path.stem]
         assert _data_set(path.read_bytes()) == _data_set(stored.read_bytes())
         assert recorded[path.stem] == hashlib.sha256(stored.read_bytes()).hexdigest()
 
 
-def test_local_same_study_twice_changes_nothing_a_reader_sees(local_daemon: Any, send: Any):
+def test_local_same_study_twice_changes_nothing_a_reader_sees(local_daemon: Any, send: Any, tmp_path: Path):
     """A study that is sent again is acknowledged again, and the four index tables stay as they were."""
-    study = list(samples.ct_study(1, slices=5))
-    uids = [str(item.SOPInstanceUID) for item in study]
+    study = samples.write(samples.ct_study(1, slices=5), tmp_path / "study")
     tables = SEED_QUERIES[:4]
     assert {0} == set(send(local_daemon.port, study).values())
-    local_daemon.wait_until_mapped(uids)
+    local_daemon.wait_until_mapped(path.stem for path in study)
     before = {name: _visible(local_daemon, name) for name in tables}
     assert {0} == set(send(local_daemon.port, study).values())
-    # A third study sent after it shows that what came before has been worked through.
-    other = list(samples.ct_study(2, slices=5))
-    send(local_daemon.port, other)
-    local_daemon.wait_until_mapped([*uids, *(str(item.SOPInstanceUID) for item in other)])
-    assert {1} == set(local_daemon.mapped().values())
-    for name in tables:
-        assert not before[name] - _visible(local_daemon, name), name
+    local_daemon.wait_until_idle()
+    assert before == {name: _visible(local_daemon, name) for name in tables}
+    assert Counter(path.stem for path in study) == local_daemon.mapped()
 
 
 def test_local_stopped_and_started_in_the_middle_loses_nothing(
-    local_daemon: Any, send: Any, studies: list[list[Dataset]]
+    local_daemon: Any, send: Any, studies: list[tuple[Path, ...]]
 ):
     """A stop while four senders send loses and doubles nothing that was acknowledged; the rest can be sent again."""
     answers = _interrupt(local_daemon, send, studies, local_daemon.stop)
@@ -86,7 +75,7 @@ def test_local_stopped_and_started_in_the_middle_loses_nothing(
 
 @pytest.mark.parametrize("daemon_fixture", ["local_daemon", "local_daemon_on_postgres"])
 def test_local_killed_in_the_middle_keeps_every_acknowledged_instance(
-    daemon_fixture: str, request: pytest.FixtureRequest, send: Any, studies: list[list[Dataset]]
+    daemon_fixture: str, request: pytest.FixtureRequest, send: Any, studies: list[tuple[Path, ...]]
 ):
     """After SIGKILL of all its processes every image answered Success is in the catalog exactly once and mapped."""
     daemon = request.getfixturevalue(daemon_fixture)
@@ -95,7 +84,7 @@ def test_local_killed_in_the_middle_keeps_every_acknowledged_instance(
 
 
 def test_local_killed_again_and_again_keeps_every_acknowledged_instance(
-    local_daemon: Any, send: Any, studies: list[list[Dataset]]
+    local_daemon: Any, send: Any, studies: list[tuple[Path, ...]]
 ):
     """Three kills at different moments, the last ones while it catches up, lose and double nothing."""
     answers: dict[str, int | None] = {}
@@ -107,7 +96,7 @@ def test_local_killed_again_and_again_keeps_every_acknowledged_instance(
 
 
 def _interrupt(
-    daemon: Any, send: Any, studies: list[list[Dataset]], interrupt: Callable[[], None], after: int = 60
+    daemon: Any, send: Any, studies: list[tuple[Path, ...]], interrupt: Callable[[], None], after: int = 60
 ) -> dict[str, int | None]:
     """Interrupt while the studies are being sent, once `after` instances are acknowledged; return all answers."""
     count = 0
@@ -130,14 +119,14 @@ def _interrupt(
     return answers
 
 
-def _restart_and_check(daemon: Any, send: Any, studies: list[list[Dataset]], answers: dict[str, int | None]) -> None:
+def _restart_and_check(daemon: Any, send: Any, studies: list[tuple[Path, ...]], answers: dict[str, int | None]) -> None:
     """Start it again: what was acknowledged is mapped without being sent again; then the rest, and each once."""
     daemon.start()
     daemon.wait_until_mapped(uid for uid, status in answers.items() if status == 0)
     assert {1} == set(daemon.mapped().values())
-    rest = [item for study in studies for item in study if answers.get(str(item.SOPInstanceUID)) != 0]
+    rest = [path for study in studies for path in study if answers.get(path.stem) != 0]
     assert {0} == set(send(daemon.port, rest).values())
-    everything = [str(item.SOPInstanceUID) for study in studies for item in study]
+    everything = [path.stem for study in studies for path in study]
     daemon.wait_until_mapped(everything)
     assert Counter(everything) == daemon.mapped()
     assert [] == daemon.query("SELECT problem FROM stored_object WHERE problem IS NOT NULL")
