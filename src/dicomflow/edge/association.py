@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -40,7 +41,7 @@ _RECEIVE_BUFFER_BYTES: Final = 256 << 10
 # Set again before each receive, since the kernel clears it: a sender that leaves Nagle's algorithm on waits for
 # the acknowledgement of its last segment.
 _QUICKACK: Final[int | None] = getattr(socket, "TCP_QUICKACK", None)
-_LINGER_AT_DRAIN_SECONDS: Final = 0.5
+_LINGER_AFTER_ABORT_SECONDS: Final = 0.5
 
 _logger = logging.getLogger(__name__)
 
@@ -56,21 +57,31 @@ class Receiver:
 
 
 class Association:
-    """One connection from its acceptance to its close."""
+    """One connection from its acceptance to its close.
 
-    def __init__(self, receiver: Receiver, connection: socket.socket, peer: str, *, is_over_limit: bool) -> None:
+    Args:
+        receiver: what it shares with the others.
+        connection: the accepted socket; `run` closes it.
+        peer: the requestor's address, without port.
+        admit: asked once for a request that is otherwise acceptable; False when too many associations are open.
+    """
+
+    def __init__(
+        self, receiver: Receiver, connection: socket.socket, peer: str, admit: Callable[["Association"], bool]
+    ) -> None:
         self.association_id = uuid.uuid4().hex
         self._receiver = receiver
         self._connection = connection
         self._peer = peer
-        self._is_over_limit = is_over_limit
+        self._admit = admit
         self._acceptor = Acceptor()
         self._reception: StoreReception | None = None
         self._unperformed: CommandReceived | None = None
         self._calling = self._called = ""
         self._is_marked = False
         self._stored = self._stored_bytes = self._refused = 0
-        self._started_at = time.monotonic()
+        self._started_at = self._artim_started_at = time.monotonic()
+        self._is_ending = self._is_logged = False
         self._ended = "lost"
 
     def run(self) -> None:
@@ -83,6 +94,7 @@ class Association:
             self._log_end(f"transport failed: {error.strerror or error}")
         except Exception:
             _logger.exception("association_failed association=%s peer=%s", self.association_id, self._peer)
+            self._abort("internal error")
         finally:
             if self._reception is not None:
                 self._reception.discard()
@@ -117,13 +129,14 @@ class Association:
                 self._expired()
                 continue
             events = acceptor.receive(view[:received]) if received else acceptor.receive_eof()
-            if not received and self._receiver.draining.is_set():
+            if not received and self._receiver.draining.is_set() and acceptor.state is not State.STA13:
                 self._abort("the receiver is stopping")
                 break
             for event in events:
                 self._act(event)
                 self._send()
             self._send()
+        self._log_end("connection closed before an association request")
 
     def _wait(self) -> bool:
         """Set the time the next receive may take; False when the association is over."""
@@ -137,12 +150,12 @@ class Association:
         if acceptor.state is State.STA13:
             if self._receiver.draining.is_set():
                 return False
-            self._connection.settimeout(settings.artim_seconds)
-            return True
-        # Sta2: one ARTIM for the whole request, however slowly its bytes drip in.
-        left = self._started_at + settings.artim_seconds - time.monotonic()
+            if not self._is_ending:
+                self._is_ending, self._artim_started_at = True, time.monotonic()
+        # Sta2 and Sta13: one ARTIM for the whole request, or for the close, however slowly bytes drip in.
+        left = self._artim_started_at + settings.artim_seconds - time.monotonic()
         if left <= 0:
-            self._log_end("no association request before ARTIM expired")
+            self._expired()
             return False
         self._connection.settimeout(left)
         return True
@@ -158,12 +171,15 @@ class Association:
     def _abort(self, message: str) -> None:
         """A-ABORT as service user, and leave: the peer is idle or we are stopping (PS3.8 9.3.8)."""
         self._act(self._acceptor.abort(AbortSource.USER, AbortReason.NOT_SPECIFIED, message))
-        self._send()
-        self._connection.shutdown(socket.SHUT_WR)
-        self._connection.settimeout(_LINGER_AT_DRAIN_SECONDS)
+        # A close with unread bytes would reset the connection, and could take the A-ABORT with it.
+        until = time.monotonic() + _LINGER_AFTER_ABORT_SECONDS
         with contextlib.suppress(OSError):
-            while self._connection.recv(1 << 16):
-                pass
+            self._send()
+            self._connection.shutdown(socket.SHUT_WR)
+            while (left := until - time.monotonic()) > 0:
+                self._connection.settimeout(left)
+                if not self._connection.recv(1 << 16):
+                    break
         self._acceptor.state = State.STA1
 
     def _send(self) -> None:
@@ -208,12 +224,15 @@ class Association:
     def _rejection(self, request: AssociateRequest) -> tuple[AssociateReject, str] | None:
         if self._receiver.draining.is_set():
             return Rejection.TEMPORARY_CONGESTION, "the receiver is stopping"
-        if self._is_over_limit:
-            limit = self._receiver.settings.max_associations
-            return Rejection.LOCAL_LIMIT, f"{limit} associations are open already"
+        rejection = check_request(self._receiver.settings, request, self._peer)
+        if rejection is not None:
+            return rejection
         if proposes_storage(request) and self._receiver.watermark.refuses:
             return Rejection.LOCAL_LIMIT, "free space is below refuse_below_bytes"
-        return check_request(self._receiver.settings, request, self._peer)
+        if not self._admit(self):
+            limit = self._receiver.settings.max_associations
+            return Rejection.LOCAL_LIMIT, f"{limit} associations are open already"
+        return None
 
     def _take_command(self, event: CommandReceived) -> None:
         command = event.command
@@ -245,6 +264,7 @@ class Association:
                 number=self._stored + self._refused,
                 calling_ae_title=self._calling,
                 called_ae_title=self._called,
+                is_draining=self._receiver.draining.is_set(),
             )
         except OSError as error:
             self._reception.fail(error)
@@ -296,7 +316,10 @@ class Association:
         self._acceptor.send(reception.context.context_id, response)
 
     def _log_end(self, how: str) -> None:
-        """Log the one line of an association."""
+        """Log the one line of an association; what is said first is the cause."""
+        if self._is_logged:
+            return
+        self._is_logged = True
         _logger.info(
             "association_ended association=%s peer=%s calling=%s called=%s stored=%d bytes=%d refused=%d"
             " seconds=%.3f how=%s",

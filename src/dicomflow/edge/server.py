@@ -85,21 +85,22 @@ def _wait_for_stop(stopping: threading.Event) -> None:
 
 
 class _Worker:
-    """The open associations of one process; `_lock` guards the set."""
+    """The connections of one process, and which of them are associations; `_lock` guards both."""
 
     def __init__(self, start: WorkerStart, receiver: Receiver) -> None:
         self._start = start
         self._receiver = receiver
         self._lock = threading.Lock()
         self._associations: set[Association] = set()
+        self._admitted: set[Association] = set()
 
     def accept_from(self, listener: socket.socket) -> None:
-        """Accept until draining; a failed accept (out of descriptors) is retried, never fatal."""
-        while not self._receiver.draining.is_set():
+        """Accept until the process ends: while draining, to reject; a failed accept is retried, never fatal."""
+        while True:
             try:
                 connection, address = listener.accept()
             except OSError as error:
-                if self._receiver.draining.is_set():
+                if listener.fileno() < 0:
                     return
                 _logger.warning("accept_failed errno=%s", error.errno)
                 time.sleep(0.05)
@@ -108,9 +109,7 @@ class _Worker:
             self._begin(connection, str(address[0]).partition("%")[0])
 
     def drain(self) -> None:
-        """End all associations within `DRAIN_SECONDS`."""
-        for listener in self._start.listeners:
-            listener.close()
+        """End all associations within `DRAIN_SECONDS`; those that ask meanwhile are rejected."""
         deadline = time.monotonic() + DRAIN_SECONDS
         while time.monotonic() < deadline:
             with self._lock:
@@ -125,11 +124,9 @@ class _Worker:
         _logger.warning("drain_timed_out associations=%d", len(left))
 
     def _begin(self, connection: socket.socket, peer: str) -> None:
+        association = Association(self._receiver, connection, peer, self._admit)
         with self._lock:
-            is_over_limit = sum(self._start.slots) >= self._start.settings.dimse.max_associations
-            association = Association(self._receiver, connection, peer, is_over_limit=is_over_limit)
             self._associations.add(association)
-            self._start.slots[self._start.index] = len(self._associations)
         thread = threading.Thread(target=self._serve, args=(association,), daemon=True)
         try:
             thread.start()
@@ -143,7 +140,17 @@ class _Worker:
             association.run()
         self._end(association)
 
+    def _admit(self, association: Association) -> bool:
+        """Count an association against the limit; connections that never ask for one are not counted."""
+        with self._lock:
+            if sum(self._start.slots) >= self._start.settings.dimse.max_associations:
+                return False
+            self._admitted.add(association)
+            self._start.slots[self._start.index] = len(self._admitted)
+            return True
+
     def _end(self, association: Association) -> None:
         with self._lock:
             self._associations.discard(association)
-            self._start.slots[self._start.index] = len(self._associations)
+            self._admitted.discard(association)
+            self._start.slots[self._start.index] = len(self._admitted)

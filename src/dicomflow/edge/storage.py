@@ -81,9 +81,10 @@ class StoreReception:
         number: int,
         calling_ae_title: str,
         called_ae_title: str,
+        is_draining: bool,
     ) -> None:
         """Check the command and open the file, or set `refusal`. Raises `OSError`."""
-        refusal = self._check_command(watermark)
+        refusal = self._check_command(watermark, is_draining=is_draining)
         if refusal is not None:
             self._refuse(refusal)
             return
@@ -121,13 +122,14 @@ class StoreReception:
             self._refuse(refusal)
         if self._file is None:
             return None
-        file, self._file = self._file, None
-        self.size_bytes = file.size_bytes
+        self.size_bytes = self._file.size_bytes
         try:
-            return file.commit(peer)
+            received = self._file.commit(peer)
         except OSError as error:
             self.fail(error)
             return None
+        self._file = None
+        return received
 
     def discard(self) -> None:
         """Throw away what came: the association ended, or it is refused."""
@@ -148,11 +150,13 @@ class StoreReception:
         self._head = None
         self.discard()
 
-    def _check_command(self, watermark: Watermark) -> Refusal | None:
+    def _check_command(self, watermark: Watermark, *, is_draining: bool) -> Refusal | None:
         if self._sop_class_uid != self.context.abstract_syntax:
             return REFUSALS["sop_class"]
         if not is_usable(self._sop_instance_uid):
             return REFUSALS["sop_instance"]
+        if is_draining:
+            return REFUSALS["draining"]
         if watermark.refuses:
             return REFUSALS["low_space"]
         return None if self.command.has_data_set else REFUSALS["no_data_set"]
