@@ -193,50 +193,12 @@ def test_concurrent_first_objects_make_one_patient_study_and_series(engine: Engi
     assert [1, 1, 4, 80, 80] == counts(engine)
 
 
-def test_same_patient_id_of_two_issuers_stays_two_patients(engine: Engine, bucket: Bucket):
-    """123 of one hospital is not 123 of another, whether the object or the site says which."""
-    bucket.put_instance("1.1", StudyInstanceUID="1", edge="north")
-    bucket.put_instance("2.1", StudyInstanceUID="2", SeriesInstanceUID="2.0", edge="south")
-    bucket.put_instance("3.1", StudyInstanceUID="3", SeriesInstanceUID="3.0", IssuerOfPatientID="west")
-    bucket.index(engine)
-    assert [("north", "123"), ("south", "123"), ("west", "123")] == rows(
-        engine, patient, "issuer_of_patient_id", "patient_id"
-    )
-
-
 def test_configured_issuer_makes_two_edges_one_site(engine: Engine, bucket: Bucket):
     """Two edges of one hospital can share its issuer."""
     bucket.put_instance("1.1", StudyInstanceUID="1", edge="north")
     bucket.put_instance("2.1", StudyInstanceUID="2", SeriesInstanceUID="2.0", edge="south")
     index_objects(engine, bucket.store, bucket.events, issuers={"north": "hospital", "south": "hospital"})
     assert [("hospital", "123")] == rows(engine, patient, "issuer_of_patient_id", "patient_id")
-
-
-@pytest.mark.parametrize("patient_id", ["", None, "  "])
-def test_empty_patient_id_does_not_merge_everybody(engine: Engine, bucket: Bucket, patient_id: str | None):
-    """Two studies without a Patient ID are two people, and flagged."""
-    for number in "12":
-        bucket.put_instance(
-            f"{number}.1", StudyInstanceUID=number, SeriesInstanceUID=f"{number}.0", PatientID=patient_id
-        )
-    bucket.index(engine)
-    assert [("", "1"), ("", "2")] == rows(engine, patient, "patient_id", "unidentified_study_uid")
-
-
-def test_missing_patient_id_makes_no_patient_per_image(engine: Engine, bucket: Bucket):
-    """The images of one study without a Patient ID are one person's."""
-    for number in range(3):
-        bucket.put_instance(f"1.2.3.{number}", PatientID=None)
-    bucket.index(engine)
-    assert [1, 1, 1, 3, 3] == counts(engine)
-
-
-@pytest.mark.parametrize("birth_date", ["", None])
-def test_missing_birth_date_stays_null(engine: Engine, bucket: Bucket, birth_date: str | None):
-    """No date is made up."""
-    bucket.put_instance(PatientBirthDate=birth_date)
-    bucket.index(engine)
-    assert [(None, None)] == rows(engine, patient, "patient_birth_date", "raw_values")
 
 
 def test_empty_dates_and_times_become_null(engine: Engine, bucket: Bucket):
@@ -310,18 +272,6 @@ def test_names_in_other_character_sets_are_decoded(engine: Engine, bucket: Bucke
     bucket.put("a.dcm", Path(get_charset_files(file)[0]).read_bytes())
     bucket.index(engine)
     assert [(name,)] == rows(engine, patient, "patient_name")
-
-
-def test_uid_of_256_characters_fits(engine: Engine, bucket: Bucket):
-    """A UID may be as long as HealthImaging's columns."""
-    uid = "1." + "2" * 254
-    data_set = Dataset()
-    for keyword in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
-        data_set.add_new(keyword, "UI", "1.2.3")
-    encoded = encode(data_set).replace(b"\x0d\x00UI\x06\x001.2.3\0", b"\x0d\x00UI\x00\x01" + uid.encode())
-    bucket.put("a.dcm", encoded)
-    assert IndexResult(1, 0, {}) == bucket.index(engine)
-    assert [(uid,)] == rows(engine, study, "study_instance_uid")
 
 
 def test_long_values_are_whole_or_refused_with_their_tag(engine: Engine, bucket: Bucket):

@@ -1,0 +1,167 @@
+"""The header of every object of pydicom's own test files is read as pydicom reads it."""
+
+import contextlib
+import datetime as dt
+import io
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydicom import Dataset, dcmread
+from pydicom.multival import MultiValue
+
+from dicomflow.dicom.attributes import ATTRIBUTES, Attribute, Level
+from dicomflow.dicom.header import MAX_VALUE_BYTES, Header, read_header, read_header_from
+from dicomflow.dicom.part10 import encode_file_meta
+from dicomflow.errors import PeerError
+
+EXPLICIT = "1.2.840.10008.1.2.1"
+DEFLATED = "1.2.840.10008.1.2.1.99"
+# The files that lie in the package: its own look-up would fetch the others from the network.
+FILES = sorted(
+    path
+    for path in (Path(pydicom.__file__).parent / "data").rglob("*.dcm")
+    if path.read_bytes()[128:132] == b"DICM" and path.name != "meta_missing_tsyntax.dcm"
+)
+
+
+def read(data: bytes) -> Header:
+    """Read a whole object's header, by whichever reader can."""
+    return read_header(data, complete=True) or read_header_from(io.BytesIO(data))
+
+
+def element(group: int, number: int, vr: str, value: bytes) -> bytes:
+    """Encode an element in explicit VR little endian with a two-byte length."""
+    tag = group.to_bytes(2, "little") + number.to_bytes(2, "little")
+    return tag + vr.encode() + len(value).to_bytes(2, "little") + value
+
+
+def part10(*elements: bytes, transfer_syntax: str = EXPLICIT) -> bytes:
+    """Put a file meta group before some elements."""
+    return encode_file_meta("1.2.840.10008.5.1.4.1.1.2", "1.2.3", transfer_syntax, "A", "B") + b"".join(elements)
+
+
+def expected_value(attribute: Attribute, data_set: Dataset) -> Any:
+    """Return what pydicom says an attribute is, in the catalog's types where the two have the same notion of it."""
+    value = data_set.get(attribute.keyword)
+    if value is None or value == "" or (isinstance(value, MultiValue) and not value):
+        return None
+    if not attribute.many:
+        return plain(attribute, value)
+    several = isinstance(value, MultiValue | list)
+    return [plain(attribute, part) for part in (value if several else [value])]
+
+
+def plain(attribute: Attribute, value: Any) -> Any:
+    """Return one of pydicom's values as a plain one."""
+    if attribute.vr in {"DS", "IS", "US"}:
+        return {"DS": float, "IS": int, "US": int}[attribute.vr](value)
+    if attribute.vr == "DA":
+        return dt.datetime.strptime(str(value).replace(".", ""), "%Y%m%d").date()  # noqa: DTZ007  # a device's date
+    if attribute.vr == "TM":
+        clock = str(value).replace(":", "").partition(".")
+        whole = clock[0].ljust(6, "0")
+        return dt.time(int(whole[:2]), int(whole[2:4]), int(whole[4:6]), int(clock[2].ljust(6, "0") or 0))
+    return str(value).strip(" ")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_header_of_a_test_file_agrees_with_pydicom(path: Path):
+    """A full parse finds the same values; the two readers agree with each other."""
+    data = path.read_bytes()
+    header = read(data)
+    assert read_header_from(io.BytesIO(data)) == header
+    data_set = dcmread(path, stop_before_pixels=True)
+    unparsed = {keyword for texts in header.raw_values.values() for keyword in texts}
+    for attribute in ATTRIBUTES:
+        if attribute.keyword in unparsed or attribute.tag == 0x00020010 or attribute.vr == "DT":
+            continue
+        actual = header.values.get(attribute.keyword)
+        if attribute.vr == "SQ":
+            assert bool(data_set.get(attribute.keyword)) == bool(actual), attribute.keyword
+        elif not (attribute.keyword in {"SOPClassUID", "SOPInstanceUID"} and attribute.keyword not in data_set):
+            assert expected_value(attribute, data_set) == actual, attribute.keyword
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_header_read_warns_and_logs_nothing(path: Path, caplog: pytest.LogCaptureFixture):
+    """Warnings of pydicom quote values, which are patient data: none is shown, none reaches a log."""
+    with warnings.catch_warnings(), caplog.at_level(logging.DEBUG):
+        warnings.simplefilter("error")
+        read(path.read_bytes())
+    assert [] == [record for record in caplog.records if record.name.startswith("pydicom")]
+
+
+@pytest.mark.parametrize("path", FILES[::7], ids=lambda path: path.name)
+def test_header_cut_anywhere_asks_for_more_or_is_the_same(path: Path):
+    """Of a part of an object the walk says that it needs more, and never another header."""
+    data = path.read_bytes()
+    whole = read_header(data, complete=True)
+    for length in range(132, min(len(data), 20_000), 97):
+        assert read_header(data[:length], complete=False) in (None, whole), length
+
+
+def test_values_that_do_not_parse_are_none_with_their_text():
+    """The raw text stands at the level of its attribute."""
+    header = read(part10(element(8, 0x20, "DA", b"2026-11-"), element(0x20, 0x13, "IS", b"five")))
+    assert (None, None) == (header.values["StudyDate"], header.values["InstanceNumber"])
+    assert {Level.STUDY: {"StudyDate": "2026-11-"}, Level.INSTANCE: {"InstanceNumber": "five"}} == header.raw_values
+
+
+def test_missing_sop_uids_are_taken_from_the_file_meta():
+    """An object that names itself only in its meta information is found by that name."""
+    header = read(part10())
+    assert ("1.2.840.10008.5.1.4.1.1.2", "1.2.3") == (header.values["SOPClassUID"], header.values["SOPInstanceUID"])
+
+
+def test_value_too_long_to_hold_is_refused_with_its_tag():
+    """A text of many megabytes is refused instead of cut."""
+    length = MAX_VALUE_BYTES + 2
+    comments = b"\x20\x00\x00\x40UT\0\0" + length.to_bytes(4, "little") + b"x" * length
+    data = part10(comments)
+    for size in (len(data), 1000):
+        with pytest.raises(PeerError, match=r"\(0020,4000\) holds 4,194,306 bytes, more than the 4,194,304"):
+            read_header(data[:size], complete=size == len(data))
+
+
+def test_sequences_nested_without_end_are_refused():
+    """An object made to exhaust its reader costs a moment."""
+    levels = b"\xfe\xff\x00\xe0\xff\xff\xff\xff" * 50_000
+    with pytest.raises(PeerError, match="nested deeper than 64"):
+        read(part10(b"\x08\x00\x10\x22SQ\0\0\xff\xff\xff\xff" + levels))
+
+
+@pytest.mark.parametrize(
+    "data_set",
+    [b"\x08\x00", element(8, 0x20, "DA", b"20261101")[:-3], b"\x08\x00\x18\x22SQ\0\0\x08\0\0\0garbage!"],
+    ids=["half a tag", "cut value", "sequence of garbage"],
+)
+def test_malformed_data_set_keeps_what_stands_before(data_set: bytes):
+    """An object that breaks off is indexed as far as it goes."""
+    assert read(part10(element(8, 5, "CS", b"ISO_IR 192"), data_set)).values["SpecificCharacterSet"] == ["ISO_IR 192"]
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_end_in_a_header_or_a_refusal(data: bytes):
+    """Whatever stands in an object, reading it ends in one of the two documented ways."""
+    with contextlib.suppress(PeerError):
+        assert isinstance(read(part10(data)), Header)
+
+
+def test_deflated_data_set_that_cannot_be_inflated_is_refused():
+    """Garbage in a deflated object is the sender's fault."""
+    with pytest.raises(PeerError, match="inflated"):
+        read(part10(b"\xff" * 100, transfer_syntax=DEFLATED))
+
+
+@pytest.mark.parametrize("data", [b"", b"x" * 500, b"\0" * 128 + b"DICM"])
+def test_object_that_is_no_part_10_file_is_refused(data: bytes):
+    """Other files are told from objects that need more bytes."""
+    with pytest.raises(PeerError):
+        read_header(data, complete=True)

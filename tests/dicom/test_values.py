@@ -1,0 +1,115 @@
+"""Values are converted, or kept as text: never invented, never cut."""
+
+import datetime as dt
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dicomflow.dicom.attributes import ATTRIBUTES, Attribute
+from dicomflow.dicom.values import convert, encodings_of
+
+BY_KEYWORD = {attribute.keyword: attribute for attribute in ATTRIBUTES}
+LATIN = ("latin_1",)
+
+
+def convert_text(keyword: str, raw: bytes) -> tuple[object, str | None]:
+    """Convert a value of an attribute that states its own VR."""
+    attribute = BY_KEYWORD[keyword]
+    return convert(attribute, attribute.vr, raw, LATIN, is_little_endian=True)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "raw", "value"),
+    [
+        ("StudyDate", b"20261101", dt.date(2026, 11, 1)),
+        ("StudyDate", b"2026.11.01", dt.date(2026, 11, 1)),
+        ("StudyTime", b"10", dt.time(10)),
+        ("StudyTime", b"1011", dt.time(10, 11)),
+        ("StudyTime", b"101112", dt.time(10, 11, 12)),
+        ("StudyTime", b"101112.5 ", dt.time(10, 11, 12, 500000)),
+        ("StudyTime", b"10:11:12", dt.time(10, 11, 12)),
+        ("AcquisitionDateTime", b"20261101", dt.datetime(2026, 11, 1)),  # noqa: DTZ001  # a device's wall clock
+        ("AcquisitionDateTime", b"20261101101112.25", dt.datetime(2026, 11, 1, 10, 11, 12, 250000)),  # noqa: DTZ001
+        ("InstanceNumber", b" +12 ", 12),
+        ("SliceThickness", b"1.5e-3", 0.0015),
+        ("PixelSpacing", b"0.5\\0.25", [0.5, 0.25]),
+        ("PixelSpacing", b"0.5\\", [0.5, None]),
+        ("ImageType", b"A\\B\\ ", ["A", "B", ""]),
+        ("PatientName", b"Demo^Patient==", "Demo^Patient"),
+        ("StudyDescription", b" text\0", "text"),
+        ("ImageComments", b"  text ", "  text"),
+        ("Rows", b"\x00\x02", 512),
+        ("Modality", b"  ", None),
+        ("StudyDate", b"", None),
+        ("Rows", b"", None),
+    ],
+)
+def test_value_that_parses_needs_no_raw_text(keyword: str, raw: bytes, value: object):
+    """A value of the standard, or of its history, is of its type."""
+    assert (value, None) == convert_text(keyword, raw)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "raw", "text"),
+    [
+        ("StudyDate", b"20260230", "20260230"),
+        ("StudyDate", b"20261101-20261102", "20261101-20261102"),
+        ("StudyTime", b"256061", "256061"),
+        ("StudyTime", b"235960", "235960"),
+        ("AcquisitionDateTime", b"2026", "2026"),
+        ("InstanceNumber", b"1.5", "1.5"),
+        ("InstanceNumber", b"99999999999999999999", "99999999999999999999"),
+        ("InstanceNumber", b"1\\2", "1\\2"),
+        ("SliceThickness", b"NaN", "NaN"),
+        ("SliceThickness", b"1e999", "1e999"),
+        ("PixelSpacing", b"0.5\\wide", "0.5\\wide"),
+        ("Rows", b"\x00\x02\x00", "000200"),
+    ],
+)
+def test_value_that_does_not_parse_is_none_with_its_text(keyword: str, raw: bytes, text: str):
+    """Nothing is guessed, and nothing lost."""
+    assert (None, text) == convert_text(keyword, raw)
+
+
+def test_datetime_with_an_offset_keeps_it_in_the_raw_text():
+    """The column is the wall clock; the offset stays readable."""
+    expected = dt.datetime(2026, 11, 1, 10, 11, 12)  # noqa: DTZ001  # a device's wall clock
+    assert (expected, "20261101101112+0100") == convert_text("AcquisitionDateTime", b"20261101101112+0100")
+
+
+def test_binary_number_follows_the_data_sets_vr_and_order():
+    """A number may be stated as another VR, and in the other byte order."""
+    rows = BY_KEYWORD["Rows"]
+    assert (-2, None) == convert(rows, "SS", b"\xff\xfe", LATIN, is_little_endian=False)
+    assert (65536, None) == convert(rows, "UL", b"\0\0\1\0", LATIN, is_little_endian=True)
+    assert (512, None) == convert(rows, "UN", b"\0\2", LATIN, is_little_endian=True)
+    assert (512, None) == convert(rows, "IS", b"512 ", LATIN, is_little_endian=True)
+
+
+@pytest.mark.parametrize(
+    ("character_set", "raw", "text"),
+    [
+        ("", b"Z\xfcrich", "Zürich"),
+        ("ISO_IR 100", b"Z\xfcrich", "Zürich"),
+        ("ISO_IR 192", "Zürich".encode(), "Zürich"),
+        ("ISO_IR 192", b"Z\xfcrich", "Z\ufffdrich"),
+        ("ISO_IR 144", "Иван".encode("iso8859_5"), "Иван"),
+        ("ISO_IR 999", b"Z\xfcrich", "Zürich"),
+        ("GBK", "小东".encode("gbk"), "小东"),
+        ("\\ISO 2022 IR 87", b"\x1b$B;3ED\x1b(B^\x1b$BB@O:\x1b(B", "山田^太郎"),
+    ],
+)
+def test_text_is_decoded_by_its_character_set(character_set: str, raw: bytes, text: str):
+    """A declared character set is followed; a broken or unknown one costs a letter, not the object."""
+    assert (text, None) == convert(
+        BY_KEYWORD["PatientName"], "PN", raw, encodings_of(character_set), is_little_endian=True
+    )
+
+
+@given(st.sampled_from(ATTRIBUTES), st.binary(max_size=60), st.sampled_from(["", "US", "UN", "SL", "DS", "PN"]))
+def test_convert_any_bytes_ends_in_a_value(attribute: Attribute, raw: bytes, vr: str):
+    """No value of a device stops the index, and none holds what a database refuses."""
+    value, text = convert(attribute, vr or attribute.vr, raw, LATIN, is_little_endian=True)
+    assert not (value is not None and text is not None) or attribute.vr == "DT"
+    assert "\0" not in f"{value}{text}"
