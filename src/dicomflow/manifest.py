@@ -115,26 +115,28 @@ class Manifest:
         """Decode a manifest; unknown members are ignored.
 
         Raises:
-            PermanentError: the bytes are no manifest, or a member is missing or of another type.
+            PermanentError: the bytes are no manifest of this version, or a member is missing or of another type.
         """
         try:
             document: dict[str, Any] = json.loads(encoded)
+            if document["version"] != MANIFEST_VERSION:
+                raise ValueError(f"version is {document['version']!r}")  # noqa: TRY301  # wrapped like all others
             return cls(
-                edge=str(document["edge"]),
-                delivery=str(document["delivery"]),
-                opened_at=datetime.fromisoformat(document["opened_at"]),
-                closed_at=datetime.fromisoformat(document["closed_at"]),
+                edge=_text(document, "edge"),
+                delivery=_text(document, "delivery"),
+                opened_at=_moment(document, "opened_at"),
+                closed_at=_moment(document, "closed_at"),
                 associations=tuple(Association(**_known(Association, item)) for item in document["associations"]),
                 studies=tuple(_study(item) for item in document["studies"]),
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise PermanentError(f"not a manifest of version {MANIFEST_VERSION}: {error!r}") from error
 
 
 def instance_key(
     edge: str, delivery: str, study_instance_uid: str, series_instance_uid: str, sop_instance_uid: str
 ) -> str:
-    """Return the object key of an instance; the UIDs must have passed `dicom.uids.is_valid`."""
+    """Return the object key of an instance; the UIDs must have passed `dicom.uids.is_usable`."""
     return _join((edge, delivery, study_instance_uid, series_instance_uid, f"{sop_instance_uid}.dcm"))
 
 
@@ -149,13 +151,32 @@ def _join(parts: Iterable[str]) -> str:
 
 
 def _study(item: dict[str, Any]) -> Study:
-    return Study(item["study_instance_uid"], tuple(_series(series) for series in item["series"]))
+    return Study(_text(item, "study_instance_uid"), tuple(_series(series) for series in item["series"]))
 
 
 def _series(item: dict[str, Any]) -> Series:
     instances = tuple(Instance(**_known(Instance, instance)) for instance in item["instances"])
-    return Series(item["series_instance_uid"], instances)
+    return Series(_text(item, "series_instance_uid"), instances)
 
 
 def _known(kind: type[Association] | type[Instance], item: dict[str, Any]) -> dict[str, Any]:
-    return {name: item[name] for name in kind.__slots__}
+    return {name: _typed(item, name, annotation) for name, annotation in kind.__annotations__.items()}
+
+
+def _text(item: dict[str, Any], name: str) -> str:
+    value: str = _typed(item, name, str)
+    return value
+
+
+def _moment(item: dict[str, Any], name: str) -> datetime:
+    moment = datetime.fromisoformat(_text(item, name))
+    if moment.tzinfo is None:
+        raise ValueError(f"{name} has no time zone")
+    return moment
+
+
+def _typed(item: dict[str, Any], name: str, kind: type) -> Any:
+    """Return a member of exactly this type: JSON's true is no number here."""
+    if type(item[name]) is not kind:
+        raise TypeError(f"{name} is {type(item[name]).__name__}, not {kind.__name__}")
+    return item[name]
