@@ -8,12 +8,13 @@ import mmap
 import os
 import socket
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Self
 
 from dicomflow.dicom.part10 import FileMeta, decode_file_meta
-from dicomflow.dicom.uids import VERIFICATION, is_usable
+from dicomflow.dicom.scan import Identity, read_identity, scan
+from dicomflow.dicom.uids import VERIFICATION, is_usable, strip_padding
 from dicomflow.dimse.command import Command, CommandField, Priority, encode_command
 from dicomflow.dimse.events import (
     AssociationAborted,
@@ -65,15 +66,33 @@ class Outcome:
 
 
 def read_stored_file(path: Path) -> StoredFile:
-    """Read a file's meta information.
+    """Read a file's meta information, and of its data set what the command must agree with.
+
+    The SOP Class and SOP Instance UID of a C-STORE are those of the data set (PS3.7 9.3.1.1). Where the file meta
+    information names others, as after a careless copy, the data set's are taken.
 
     Raises:
         PeerError: it is no Part 10 file, or names no SOP class and instance.
         OSError: it cannot be read.
     """
     with path.open("rb") as file:
-        meta = decode_file_meta(file.read(_HEAD_BYTES))
+        head = file.read(_HEAD_BYTES)
+        meta = decode_file_meta(head)
         size = os.fstat(file.fileno()).st_size
+        try:
+            found = scan(head[meta.data_set_offset :], meta.transfer_syntax_uid, complete=size <= _HEAD_BYTES)
+            if not isinstance(found, Identity):
+                file.seek(meta.data_set_offset)
+                found = read_identity(file, meta.transfer_syntax_uid)
+        except PeerError:
+            found = Identity(None, None, None, None)  # the receiver is to judge it
+    sop_class_uid = strip_padding(found.sop_class_uid or b"")
+    sop_instance_uid = strip_padding(found.sop_instance_uid or b"")
+    meta = replace(
+        meta,
+        sop_class_uid=sop_class_uid if is_usable(sop_class_uid) else meta.sop_class_uid,
+        sop_instance_uid=sop_instance_uid if is_usable(sop_instance_uid) else meta.sop_instance_uid,
+    )
     if not is_usable(meta.sop_class_uid) or not is_usable(meta.sop_instance_uid):
         raise PeerError("file meta information names no SOP Class UID and SOP Instance UID")
     return StoredFile(path, meta, size)
