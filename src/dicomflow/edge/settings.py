@@ -27,6 +27,10 @@ __all__ = [
 ]
 
 ENVIRONMENT_PREFIX: Final = "DICOMFLOW_EDGE__"
+# So that a name with one underscore too few is noticed too.
+_LIKE_OURS: Final = "DICOMFLOW_EDGE"
+# DCMTK and others take no smaller one; 0 stands for no limit (PS3.8 D.1).
+_LEAST_MAX_PDU_BYTES: Final = 4096
 _AE_TITLE: Final = re.compile(r"[ -\[\]-~]{1,16}")
 
 
@@ -67,6 +71,14 @@ class DimseSettings(_Section):
     artim_seconds: float = Field(30.0, gt=0)
     idle_seconds: float = Field(300.0, gt=0)
     tls: TlsSettings | None = None
+
+    @model_validator(mode="after")
+    def _holds_a_fragment(self) -> Self:
+        if 0 < self.max_pdu_bytes < _LEAST_MAX_PDU_BYTES:
+            raise ValueError(
+                f"max_pdu_bytes is {self.max_pdu_bytes}: 0 for no limit, or at least {_LEAST_MAX_PDU_BYTES:,}"
+            )
+        return self
 
 
 class SpoolSettings(_Section):
@@ -149,9 +161,7 @@ def load_settings(path: Path) -> EdgeSettings:
         raise PermanentError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
         raise PermanentError(f"{path} is no TOML: {error}") from error
-    unknown = sorted(
-        name for name in os.environ if name.upper().startswith(ENVIRONMENT_PREFIX) and not _names_a_setting(name)
-    )
+    unknown = sorted(name for name in os.environ if name.upper().startswith(_LIKE_OURS) and not _names_a_setting(name))
     if unknown:
         raise PermanentError(f"unknown environment variable {unknown[0]}: no such edge setting")
     try:
@@ -166,6 +176,8 @@ def _describe(error: ValidationError) -> str:
 
 def _names_a_setting(variable: str) -> bool:
     model: Any = EdgeSettings
+    if not variable.upper().startswith(ENVIRONMENT_PREFIX):
+        return False
     for part in variable.upper().removeprefix(ENVIRONMENT_PREFIX).lower().split("__"):
         fields = getattr(model, "model_fields", {})
         if part not in fields:

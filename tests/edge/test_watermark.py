@@ -1,0 +1,49 @@
+"""The watermarks in force are the configured ones."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dicomflow.edge.settings import SpoolSettings
+from dicomflow.edge.watermark import Watermark
+
+
+class Volume:
+    """Free space as the test says; counts how often it is asked."""
+
+    def __init__(self, free: int) -> None:
+        self.free = free
+        self.asked = 0
+
+    def free_bytes(self) -> int:
+        """Return the free space."""
+        self.asked += 1
+        return self.free
+
+
+@pytest.mark.parametrize(("free", "refuses", "slows"), [(99, True, True), (100, False, True), (200, False, False)])
+def test_watermarks_in_force_are_the_configured_ones(free: int, refuses: Any, slows: Any):
+    """Below each configured limit, and only below it, its consequence holds."""
+    settings = SpoolSettings(dir=Path("unused"), slow_below_bytes=200, refuse_below_bytes=100)
+    watermark = Watermark(Volume(free), settings, lambda: 0.0)
+    assert (refuses, slows) == (watermark.refuses, watermark.slows)
+
+
+def test_free_space_is_measured_at_most_twice_a_second():
+    """Within half a second the last measure stands; then it is taken again."""
+    now, volume = [0.0], Volume(50)
+    watermark = Watermark(
+        volume, SpoolSettings(dir=Path("unused"), slow_below_bytes=100, refuse_below_bytes=100), lambda: now[0]
+    )
+    assert watermark.refuses
+    volume.free, now[0] = 500, 0.49
+    assert watermark.refuses
+    now[0] = 0.5
+    assert not watermark.refuses
+    assert 2 == volume.asked
+
+
+def test_spool_tells_the_free_space_of_its_volume(spool: Any):
+    """The measure is the volume's own."""
+    assert 0 < spool.free_bytes() < 1 << 60
