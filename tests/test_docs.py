@@ -95,7 +95,12 @@ def _options(name: str) -> set[str]:
     """Return the options of a command, as its help lists them."""
     import importlib
 
-    single = typer.Typer(add_completion=False)
-    single.command(name)(getattr(importlib.import_module(f"dicomflow.cli.{name}"), name))
-    command = typer.main.get_command(single)
-    return {option for parameter in command.params for option in [*parameter.opts, *parameter.secondary_opts]}
+    found = getattr(importlib.import_module(f"dicomflow.cli.{name}"), name)
+    if isinstance(found, typer.Typer):
+        commands = list(typer.main.get_group(found).commands.values())
+    else:
+        single = typer.Typer(add_completion=False)
+        single.command(name)(found)
+        commands = [typer.main.get_command(single)]
+    parameters = [parameter for command in commands for parameter in command.params]
+    return {option for parameter in parameters for option in [*parameter.opts, *parameter.secondary_opts]}

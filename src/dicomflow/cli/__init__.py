@@ -30,7 +30,8 @@ class Entry(NamedTuple):
     extra: str
 
 
-# The command `x` is the function `x` in `dicomflow.cli.x`, whose docstring begins with the summary.
+# The command `x` is the function `x` in `dicomflow.cli.x`, whose docstring begins with the summary; a group of
+# commands is a `typer.Typer` in its place, with the summary as its help.
 COMMANDS: Final = {
     "local": Entry("Run everything on this machine, with a simulated import.", "local"),
     "edge": Entry("Run the edge daemon: receive, spool, deliver.", "edge"),
@@ -117,10 +118,14 @@ def _global_options(
 
 
 def _load(name: str) -> Any:
-    """Import the module of a command and return the command, as Typer's click knows it."""
-    module = importlib.import_module(f"{__name__}.{name}")
+    """Import the module of a command and return the command, or the group of them, as Typer's click knows it."""
+    command = getattr(importlib.import_module(f"{__name__}.{name}"), name)
+    if isinstance(command, typer.Typer):
+        group = typer.main.get_group(command)
+        group.name = name
+        return group
     single = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-    single.command(name)(getattr(module, name))
+    single.command(name)(command)
     return typer.main.get_command(single)
 
 
