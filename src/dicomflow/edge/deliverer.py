@@ -31,7 +31,7 @@ from dicomflow.edge.settings import EdgeSettings
 from dicomflow.edge.spool import ReceivedFile, Spool
 from dicomflow.edge.stores import build_store, local_root
 from dicomflow.edge.uploader import DamagedFileError, Uploader, retry
-from dicomflow.errors import PeerError
+from dicomflow.errors import PeerError, PermanentError
 from dicomflow.manifest import Manifest, manifest_key
 
 __all__ = ["Announce", "Deliverer", "DelivererStart", "StoredObject", "run_deliverer"]
@@ -133,9 +133,12 @@ class Deliverer:
     def _take_up(self) -> None:
         """Go on with the deliveries of an earlier run: those with a manifest are closed, the others still open."""
         now = time.monotonic()
-        for folder in sorted(self._spool.delivering.iterdir()):
+        self._spool.discard_stored()
+        for folder in sorted(path for path in self._spool.delivering.iterdir() if path.is_dir()):
+            # The earlier run may have ended between moving files here and syncing that.
+            self._spool.sync_delivery(folder.name)
             instances = list(self._read(self._spool.scan_delivery(folder.name)))
-            if (folder / _MANIFEST_FILE).exists():
+            if instances and _has_manifest(folder):
                 delivery = Delivery(folder.name, "", now, now, is_closed=True)
                 for instance in instances:
                     delivery.add(instance, now)
@@ -145,7 +148,7 @@ class Deliverer:
                 delivery = self._deliveries.reopen(folder.name, instances, now)
                 for instance in instances:
                     self._enqueue(delivery, instance)
-            else:
+            elif all(path.name.startswith(_MANIFEST_FILE) for path in folder.iterdir()):
                 self._spool.remove_delivery(folder.name)
 
     async def _gather_and_close(self) -> None:
@@ -156,7 +159,9 @@ class Deliverer:
         is_open = {association_id for association_id, state in states.items() if state == "open"}
         for delivery in self._deliveries.take_due(time.monotonic(), is_open):
             self._close(delivery, states)
-        self._spool.forget_ended(self._deliveries.associations(), time.time() - _FORGET_AFTER_SECONDS)
+        # What ended since `states` was read may have left instances that are not gathered yet.
+        needed = self._deliveries.associations() | is_open
+        self._spool.forget_ended(needed, time.time() - _FORGET_AFTER_SECONDS)
 
     def _gather(self) -> bool:
         """Move received files into their deliveries, durably before any of them is stored; True if some are left."""
@@ -196,7 +201,10 @@ class Deliverer:
 
     def _enqueue_manifest_if_complete(self, delivery: Delivery) -> None:
         if delivery.is_closed and not delivery.unstored:
-            self._queue.put_nowait((delivery, None))
+            if delivery.instances:
+                self._queue.put_nowait((delivery, None))
+            else:
+                self._spool.remove_delivery(delivery.delivery_id)
 
     async def _put_queued(self) -> None:
         while True:
@@ -220,9 +228,12 @@ class Deliverer:
 
     def _close(self, delivery: Delivery, states: dict[str, str]) -> None:
         """Fix a delivery's content by writing its manifest into its folder."""
+        delivery.is_closed = True
+        if not delivery.instances:  # all were quarantined
+            self._enqueue_manifest_if_complete(delivery)
+            return
         manifest = delivery.manifest(self._edge, datetime.now(UTC), lambda each: states.get(each, "lost"))
         self._spool.write_note(self._manifest_path(delivery), manifest.to_json())
-        delivery.is_closed = True
         self._enqueue_manifest_if_complete(delivery)
         _logger.info(
             "delivery_closed delivery=%s instances=%d bytes=%d",
@@ -249,6 +260,18 @@ class Deliverer:
 
     def _manifest_path(self, delivery: Delivery) -> Path:
         return self._spool.delivering / delivery.delivery_id / _MANIFEST_FILE
+
+
+def _has_manifest(folder: Path) -> bool:
+    """Tell whether a delivery is closed; one whose manifest cannot be read is closed again."""
+    try:
+        Manifest.from_json((folder / _MANIFEST_FILE).read_bytes())
+    except FileNotFoundError:
+        return False
+    except PermanentError as error:
+        _logger.warning("manifest_discarded delivery=%s reason=%s", folder.name, error)
+        return False
+    return True
 
 
 def _read_instance(file: ReceivedFile) -> ReceivedInstance:

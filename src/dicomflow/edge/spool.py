@@ -4,6 +4,7 @@
 incoming/                      instances being received; nothing here was acknowledged
 received/                      acknowledged instances, ordinary Part 10 files
 delivering/{delivery}/         instances of a delivery, and its manifest once it is closed
+delivering/{delivery}.stored/  what is left of a delivery that is in the store, about to be removed
 quarantined/                   what cannot be delivered, each beside a .reason file
 associations/                  one marker for each association that stored something: {id}.{how it stands}
 ```
@@ -27,6 +28,7 @@ from dicomflow.errors import PermanentError
 __all__ = ["IncomingFile", "ReceivedFile", "Spool", "sync_directory"]
 
 _SUFFIX: Final = ".dcm"
+_STORED: Final = ".stored"
 _CAN_WRITEV: Final = hasattr(os, "writev")
 # POSIX promises 16 and Linux gives 1,024 buffers a call.
 _MAX_BUFFERS: Final = 1024
@@ -159,19 +161,25 @@ class Spool:
         self._sync(path.parent)
 
     def quarantine(self, file: ReceivedFile, reason: str) -> None:
-        """Durable: move a file out of the way with its reason beside it; nothing is deleted."""
+        """Durable: move a file out of the way with its reason beside it, or the reason alone if the file is gone."""
         target = self.quarantined / file.path.name
         self.write_note(target.with_suffix(".reason"), reason.encode())
-        file.path.rename(target)
+        with contextlib.suppress(FileNotFoundError):
+            file.path.rename(target)
         self._sync(self.quarantined)
 
     def remove_delivery(self, delivery_id: str) -> None:
-        """Remove a delivery whose objects and manifest are stored."""
-        folder = self.delivering / delivery_id
-        for path in folder.iterdir():
-            path.unlink()
-        folder.rmdir()
+        """Remove a delivery whose objects and manifest are stored; one rename decides, so a crash leaves no half."""
+        (self.delivering / delivery_id).rename(self.delivering / (delivery_id + _STORED))
         self._sync(self.delivering)
+        self.discard_stored(delivery_id)
+
+    def discard_stored(self, delivery_id: str = "*") -> None:
+        """Remove what is left of one stored delivery, or of all whose removal was cut short."""
+        for folder in self.delivering.glob(delivery_id + _STORED):
+            for path in folder.iterdir():
+                path.unlink()
+            folder.rmdir()
 
     def _sync(self, folder: Path) -> None:
         if self._fsync:

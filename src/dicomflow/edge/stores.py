@@ -31,7 +31,8 @@ def build_store(settings: DeliverySettings) -> ObjectStore:
             return LocalStore(root, mkdir=True)
         except Exception as error:
             raise PermanentError(f"cannot open the object folder {root}: {error}") from error
-    if not settings.store_url.startswith("s3://"):
+    bucket = urlsplit(settings.store_url).netloc
+    if not settings.store_url.startswith("s3://") or not bucket:
         raise PermanentError(f"delivery.store_url {settings.store_url!r} is neither s3://bucket nor file:///folder")
     config: dict[str, object] = {"checksum_algorithm": "SHA256"}
     if settings.kms_key_id is not None:
@@ -41,7 +42,6 @@ def build_store(settings: DeliverySettings) -> ObjectStore:
             "sse_bucket_key_enabled": True,
         }
     if settings.accelerate:
-        bucket = urlsplit(settings.store_url).netloc
         config |= {
             "endpoint": f"https://{bucket}.s3-accelerate.amazonaws.com",
             "virtual_hosted_style_request": True,
@@ -55,6 +55,7 @@ def build_store(settings: DeliverySettings) -> ObjectStore:
 
 
 def local_root(store_url: str) -> Path | None:
-    """Return the folder of a `file://` URL; None for any other."""
+    """Return the folder of a `file://` URL; None for any other, one with a host (a slash too few) included."""
     parts = urlsplit(store_url)
-    return Path(unquote(parts.path)) if parts.scheme == "file" else None
+    is_folder = parts.scheme == "file" and parts.netloc in {"", "localhost"} and parts.path.startswith("/")
+    return Path(unquote(parts.path)) if is_folder else None

@@ -9,6 +9,7 @@ import logging
 import os
 import random
 from collections.abc import Awaitable, Callable
+from io import BufferedReader
 from pathlib import Path
 from typing import Final
 
@@ -32,7 +33,7 @@ _logger = logging.getLogger(__name__)
 
 
 class DamagedFileError(PermanentError):
-    """The bytes of a spooled file do not match the digest in its name."""
+    """The bytes of a spooled file do not match the digest in its name, or the file is gone."""
 
 
 class Uploader:
@@ -103,14 +104,22 @@ def backoff_seconds(attempt: int) -> float:
 
 
 def _read_checked(instance: ReceivedInstance) -> bytes:
-    content = instance.file.path.read_bytes()
+    with _open(instance) as file:
+        content = file.read()
     _compare(instance, hashlib.sha256(content).hexdigest())
     return content
 
 
 def _check_large(instance: ReceivedInstance) -> None:
-    with instance.file.path.open("rb") as file:
+    with _open(instance) as file:
         _compare(instance, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def _open(instance: ReceivedInstance) -> BufferedReader:
+    try:
+        return instance.file.path.open("rb")
+    except FileNotFoundError as error:
+        raise DamagedFileError("the spooled file is gone") from error
 
 
 def _compare(instance: ReceivedInstance, sha256: str) -> None:

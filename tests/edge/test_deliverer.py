@@ -1,0 +1,377 @@
+"""The deliverer on a real spool and a folder as store: what was acknowledged arrives, once and whole."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import obstore
+import pytest
+from obstore.store import LocalStore
+
+from dicomflow.edge import uploader as uploader_module
+from dicomflow.edge.deliverer import Deliverer, StoredObject
+from dicomflow.edge.settings import DeliverySettings, EdgeSettings, SpoolSettings
+from dicomflow.edge.spool import ReceivedFile, Spool
+from dicomflow.edge.uploader import Uploader
+from dicomflow.manifest import Manifest
+
+WAIT_SECONDS = 20
+
+
+class Site:
+    """One spool and one store over any number of deliverer's runs."""
+
+    def __init__(self, spool: Spool, objects: Path, part10: Callable[..., bytes]) -> None:
+        self.spool = spool
+        self.objects = objects
+        self.announced: list[StoredObject] = []
+        self._part10 = part10
+        self._number = 0
+
+    def receive(self, sop: str, *, association: str = "a1", **fields: Any) -> ReceivedFile:
+        """Spool an instance as an association does."""
+        if association not in self.spool.association_states():
+            self.spool.mark_open(association)
+        file = self.spool.create(association, self._number)
+        self._number += 1
+        file.write([self._part10(sop, **fields)])
+        return file.commit("10.0.0.1")
+
+    def run(self, until: Callable[[], Any], store: Any = None, **delivery: Any) -> None:
+        """Run a deliverer until something is true, then cut it off."""
+        settings = EdgeSettings(
+            name="site-1",
+            spool=SpoolSettings(dir=self.spool.root),
+            delivery=DeliverySettings(**({"store_url": "file:///unused", "quiet_seconds": 0} | delivery)),
+        )
+        uploader = Uploader(store or LocalStore(self.objects, mkdir=True), self.objects)
+        deliverer = Deliverer(settings, self.spool, uploader, self.announced.extend)
+        asyncio.run(_run_until(deliverer, until))
+
+    def stored_keys(self) -> list[str]:
+        """Return the keys of all objects."""
+        return sorted(str(path.relative_to(self.objects)) for path in self.objects.rglob("*") if path.is_file())
+
+    def manifests(self) -> list[Manifest]:
+        """Return all manifests."""
+        return [Manifest.from_json(path.read_bytes()) for path in sorted(self.objects.glob("manifests/site-1/*.json"))]
+
+    def is_empty(self) -> bool:
+        """Tell whether nothing is left to deliver."""
+        return not any(self.spool.received.iterdir()) and not any(self.spool.delivering.iterdir())
+
+
+async def _run_until(deliverer: Deliverer, until: Callable[[], Any]) -> None:
+    running = asyncio.create_task(deliverer.run())
+    async with asyncio.timeout(WAIT_SECONDS):
+        while not until() and not running.done():  # noqa: ASYNC110  # what is waited for is in the file system
+            await asyncio.sleep(0.01)
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+
+
+@pytest.fixture
+def site(spool: Spool, tmp_path: Path, part10: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch) -> Site:
+    """Give a site whose deliverer looks often and retries at once."""
+    monkeypatch.setattr("dicomflow.edge.deliverer._POLL_SECONDS", 0.02)
+    monkeypatch.setattr(uploader_module, "_FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(uploader_module, "_LONGEST_PAUSE_SECONDS", 0.05)
+    return Site(spool, tmp_path / "objects", part10)
+
+
+class FlakyStore:
+    """A folder whose puts fail as a test says; obstore is called with it in the store's place."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, fails: Callable[[str], bool]) -> None:
+        self.puts: list[str] = []
+        original = obstore.put_async
+
+        async def _put(store: Any, key: str, *arguments: Any, **keywords: Any) -> Any:
+            self.puts.append(key)
+            if fails(key):
+                raise OSError(104, "connection reset")
+            return await original(store, key, *arguments, **keywords)
+
+        monkeypatch.setattr(obstore, "put_async", _put)
+
+
+def test_instances_arrive_with_their_bytes_and_the_manifest_last(site: Site, part10: Any):
+    """Every object has the acknowledged bytes, the manifest names them all, and the spool is empty."""
+    files = [site.receive(f"1.2.{number}") for number in range(3)]
+    site.spool.mark_ended("a1", "released")
+    site.run(site.is_empty)
+    (manifest,) = site.manifests()
+    assert {f"1.2.{number}": files[number].sha256 for number in range(3)} == {
+        each.sop_instance_uid: each.sha256 for each in manifest.instances()
+    }
+    for each in manifest.instances():
+        assert part10(each.sop_instance_uid) == (site.objects / each.key).read_bytes()
+        assert each.key == f"site-1/{manifest.delivery}/1.2.3/1.2.3.1/{each.sop_instance_uid}.dcm"
+    assert ["released"] == [association.ended for association in manifest.associations]
+    assert f"manifests/site-1/{manifest.delivery}.json" == site.announced[-1].key
+    assert sorted(site.stored_keys()) == sorted(each.key for each in site.announced)
+
+
+def test_open_association_keeps_its_delivery_open(site: Site):
+    """Objects are stored while the association goes on; the manifest waits for its end."""
+    site.receive("1.2.1")
+    site.run(lambda: site.announced)
+    assert [] == site.manifests()
+    site.spool.mark_ended("a1", "aborted")
+    site.run(site.is_empty)
+    (manifest,) = site.manifests()
+    assert ["aborted"] == [association.ended for association in manifest.associations]
+
+
+def test_aborted_association_still_delivers_every_acknowledged_object(site: Site):
+    """How an association ended says nothing of what it stored before."""
+    for number in range(5):
+        site.receive(f"1.2.{number}")
+    site.spool.mark_lost()
+    site.run(site.is_empty)
+    (manifest,) = site.manifests()
+    assert (5, "lost") == (len(list(manifest.instances())), manifest.associations[0].ended)
+
+
+def test_restart_with_an_open_delivery_gives_the_same_keys(site: Site):
+    """A deliverer cut off while a delivery was open goes on with it, and later instances join it."""
+    site.receive("1.2.1")
+    site.run(lambda: site.announced)
+    before = site.stored_keys()
+    site.receive("1.2.2")
+    site.spool.mark_ended("a1", "released")
+    site.run(site.is_empty)
+    (manifest,) = site.manifests()
+    assert set(before) < set(site.stored_keys())
+    assert 2 == len(list(manifest.instances()))
+    assert 3 == len(site.stored_keys())
+
+
+def test_restart_with_a_closed_delivery_gives_the_same_keys(site: Site, monkeypatch: pytest.MonkeyPatch):
+    """Cut off before the manifest was put, the next run puts it for the same delivery, as it was closed."""
+    site.receive("1.2.1")
+    site.spool.mark_ended("a1", "released")
+    with monkeypatch.context() as patched:
+        FlakyStore(patched, lambda key: key.startswith("manifests/"))
+        site.run(lambda: list(site.spool.delivering.glob("*/manifest.json")))
+    closed = Manifest.from_json(next(site.spool.delivering.glob("*/manifest.json")).read_bytes())
+    site.receive("1.2.2", association="a2")
+    site.spool.mark_ended("a2", "released")
+    site.run(site.is_empty)
+    assert 2 == len(site.manifests())
+    assert closed in site.manifests()
+
+
+@pytest.mark.parametrize("left", ["instances", "manifest"])
+def test_cut_off_removal_does_not_change_the_stored_manifest(site: Site, monkeypatch: pytest.MonkeyPatch, left: str):
+    """A run that ends while it removes a stored delivery leaves nothing that is delivered again in part."""
+    for number in range(3):
+        site.receive(f"1.2.{number}")
+    site.spool.mark_ended("a1", "released")
+    original = Path.unlink
+    removed: list[Path] = []
+
+    def _unlink(path: Path, *arguments: Any, **keywords: Any) -> None:
+        if path.is_relative_to(site.spool.delivering):
+            if removed or (path.suffix == ".json") == (left == "manifest"):
+                raise OSError(5, "the power is off")
+            removed.append(path)
+        original(path, *arguments, **keywords)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", _unlink)
+        with pytest.raises(ExceptionGroup):
+            site.run(site.is_empty)
+    (before,) = site.manifests()
+    site.run(site.is_empty)
+    assert [before] == site.manifests()
+    assert 3 == len(list(before.instances()))
+
+
+def test_damaged_file_is_quarantined_and_blocks_nobody(site: Site):
+    """A spooled file whose bytes changed is set aside with its reason; the delivery goes on without it."""
+    damaged = site.receive("1.2.1")
+    site.receive("1.2.2")
+    damaged.path.write_bytes(damaged.path.read_bytes()[:-1] + b"!")
+    site.spool.mark_ended("a1", "released")
+    site.run(site.is_empty)
+    (manifest,) = site.manifests()
+    assert ["1.2.2"] == [each.sop_instance_uid for each in manifest.instances()]
+    (reason,) = site.spool.quarantined.glob("*.reason")
+    assert "SHA-256 of the spooled file is" in reason.read_text()
+    assert 1 == site.spool.counts()["quarantined"]
+
+
+@pytest.mark.parametrize("content", [b"", b"no DICOM at all", b"\0" * 128 + b"DICM" + b"\xff" * 50])
+def test_unreadable_file_is_quarantined_and_blocks_nobody(site: Site, content: bytes):
+    """A file that is named like an instance and is none goes to quarantine, and others are delivered."""
+    site.receive("1.2.1").path.write_bytes(content)
+    site.receive("1.2.2")
+    site.spool.mark_ended("a1", "released")
+    site.run(site.is_empty)
+    assert ["1.2.2"] == [each.sop_instance_uid for each in site.manifests()[0].instances()]
+    assert 1 == site.spool.counts()["quarantined"]
+
+
+def test_delivery_whose_only_file_is_damaged_leaves_no_manifest(site: Site):
+    """When nothing of a delivery can be stored there is no manifest of it, and the deliverer goes on."""
+    damaged = site.receive("1.2.1")
+    damaged.path.write_bytes(damaged.path.read_bytes() + b"!")
+    site.run(lambda: site.spool.counts()["quarantined"])
+    site.spool.mark_ended("a1", "released")
+    site.receive("1.9.1", association="a2", study_instance_uid="1.9")
+    site.spool.mark_ended("a2", "released")
+    site.run(site.is_empty)
+    assert ["1.9"] == [each.studies[0].study_instance_uid for each in site.manifests()]
+
+
+def test_vanished_file_is_noted_and_blocks_nobody(site: Site, monkeypatch: pytest.MonkeyPatch):
+    """An acknowledged file that somebody removed is shown with a reason instead of being waited for."""
+    site.receive("1.2.1")
+    original = Uploader.put_instance
+
+    async def _gone(uploader: Uploader, instance: Any, key: str) -> None:
+        if instance.sop_instance_uid == "1.2.1":
+            instance.file.path.unlink(missing_ok=True)
+        await original(uploader, instance, key)
+
+    monkeypatch.setattr(Uploader, "put_instance", _gone)
+    site.receive("1.2.2")
+    site.spool.mark_ended("a1", "released")
+    site.run(site.is_empty)
+    assert ["1.2.2"] == [each.sop_instance_uid for each in site.manifests()[0].instances()]
+    (reason,) = site.spool.quarantined.glob("*.reason")
+    assert "the spooled file is gone" == reason.read_text()
+
+
+def test_unreadable_note_of_a_closed_delivery_is_written_again(site: Site, monkeypatch: pytest.MonkeyPatch):
+    """A manifest note that cannot be read does not stop the deliverer: the delivery is closed again."""
+    site.receive("1.2.1")
+    site.spool.mark_ended("a1", "released")
+    with monkeypatch.context() as patched:
+        FlakyStore(patched, lambda key: key.startswith("manifests/"))
+        site.run(lambda: list(site.spool.delivering.glob("*/manifest.json")))
+    next(site.spool.delivering.glob("*/manifest.json")).write_bytes(b"{}")
+    site.run(site.is_empty)
+    assert 1 == len(list(site.manifests()[0].instances()))
+
+
+def test_identical_resend_within_a_delivery_is_stored_once(site: Site):
+    """The same bytes again give one object and one entry of the manifest, and nothing stays in the spool."""
+    site.receive("1.2.1")
+    site.run(lambda: site.announced)
+    site.receive("1.2.1", association="a2")
+    site.spool.mark_lost()
+    site.run(site.is_empty)
+    assert 1 == len(list(site.manifests()[0].instances()))
+    assert 2 == len(site.stored_keys())
+
+
+def test_other_bytes_under_one_uid_are_both_stored(site: Site, part10: Any):
+    """Two versions of one SOP instance end in two deliveries under two keys."""
+    site.receive("1.2.1", pixels=b"first ")
+    site.receive("1.2.1", pixels=b"second")
+    site.spool.mark_ended("a1", "released")
+    site.run(site.is_empty)
+    stored = [(site.objects / each.key).read_bytes() for m in site.manifests() for each in m.instances()]
+    assert {part10("1.2.1", pixels=b"first "), part10("1.2.1", pixels=b"second")} == set(stored)
+    assert 2 == len(site.manifests())
+
+
+def test_failed_upload_keeps_the_file_and_is_repeated(site: Site, monkeypatch: pytest.MonkeyPatch):
+    """While the store fails every file stays; when it works again each object is stored under its first key."""
+    for number in range(5):
+        site.receive(f"1.2.{number}")
+    site.spool.mark_ended("a1", "released")
+    with monkeypatch.context() as patched:
+        store = FlakyStore(patched, lambda _key: True)
+        site.run(lambda: len(store.puts) > 20)
+    assert 5 == len(list(site.spool.delivering.glob("*/*.dcm")))
+    assert [] == site.stored_keys()
+    site.run(site.is_empty)
+    assert set(store.puts) == {key for key in site.stored_keys() if key.endswith(".dcm")}
+
+
+def test_manifest_is_put_after_its_last_object(site: Site, monkeypatch: pytest.MonkeyPatch):
+    """With one object failing again and again, the manifest waits for it while other studies go on."""
+    site.receive("1.2.1")
+    site.receive("1.2.2")
+    site.receive("1.9.1", study_instance_uid="1.9")
+    site.spool.mark_ended("a1", "released")
+    store = FlakyStore(monkeypatch, lambda key: key.endswith("/1.2.1.dcm") and len(store.puts) < 9)
+    site.run(site.is_empty)
+    of_study = [key for key in store.puts if "/1.2.3/" in key or key.startswith("manifests/")]
+    assert of_study[-1].startswith("manifests/")
+    assert 2 == sum(key.startswith("manifests/") for key in store.puts)
+    first_manifest = next(n for n, key in enumerate(store.puts) if key.startswith("manifests/"))
+    assert any(key.endswith("/1.2.1.dcm") for key in store.puts[first_manifest:])
+
+
+def test_lost_manifest_is_put_again(site: Site, monkeypatch: pytest.MonkeyPatch):
+    """A manifest whose put fails is put again until it is there; only then the files go."""
+    site.receive("1.2.1")
+    site.spool.mark_ended("a1", "released")
+    with monkeypatch.context() as patched:
+        store = FlakyStore(patched, lambda key: key.startswith("manifests/"))
+        site.run(lambda: sum(key.startswith("manifests/") for key in store.puts) > 3)
+    assert 1 == len(list(site.spool.delivering.glob("*/*.dcm")))
+    site.run(site.is_empty)
+    assert 1 == len(site.manifests())
+
+
+def test_store_that_loses_bytes_is_noticed(site: Site, monkeypatch: pytest.MonkeyPatch):
+    """A put that leaves a shorter object is no success: the file stays and is put again."""
+    original, cut = obstore.put_async, [True]
+
+    async def _put(store: Any, key: str, content: Any, **keywords: Any) -> Any:
+        if cut and key.endswith(".dcm"):
+            cut.clear()
+            content = content[:-1]
+        return await original(store, key, content, **keywords)
+
+    monkeypatch.setattr(obstore, "put_async", _put)
+    file = site.receive("1.2.1")
+    size = file.path.stat().st_size
+    site.spool.mark_ended("a1", "released")
+    site.run(site.is_empty)
+    (instance,) = site.manifests()[0].instances()
+    assert (size, size) == (instance.bytes, (site.objects / instance.key).stat().st_size)
+
+
+def test_foreign_files_in_the_spool_are_left_alone(site: Site):
+    """Files and folders of others, wherever they lie, are neither delivered nor removed, and stop nothing."""
+    foreign = [site.spool.received / "notes.txt", site.spool.delivering / ".DS_Store"]
+    foreign.append(site.spool.delivering / "somebody" / "image.dcm")
+    for path in foreign:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("not ours")
+    site.receive("1.2.1")
+    site.spool.mark_ended("a1", "released")
+    site.run(lambda: site.manifests() and 1 == len(list(site.spool.delivering.glob("*/*"))))
+    assert ["not ours"] * 3 == [path.read_text() for path in foreign]
+
+
+def test_notes_of_associations_go_when_nobody_needs_them(site: Site, monkeypatch: pytest.MonkeyPatch):
+    """The note of an ended association is kept until its delivery is closed, then forgotten."""
+    monkeypatch.setattr("dicomflow.edge.deliverer._FORGET_AFTER_SECONDS", -60.0)
+    site.receive("1.2.1")
+    site.spool.mark_ended("a1", "released")
+    site.spool.mark_open("a2")
+    site.run(lambda: site.spool.association_states() == {"a2": "open"})
+    site.run(site.is_empty)
+    assert "released" == site.manifests()[0].associations[0].ended
+
+
+def test_closed_delivery_of_many_instances_has_them_all(site: Site):
+    """More instances than a batch holds are one delivery, each stored once."""
+    for number in range(520):
+        site.receive(f"1.2.{number}", pixels=b"x")
+    site.spool.mark_ended("a1", "released")
+    site.run(site.is_empty)
+    (manifest,) = site.manifests()
+    assert 520 == len(list(manifest.instances()))
+    assert json.loads(manifest.to_json())["edge"] == "site-1"
