@@ -16,7 +16,7 @@ __all__ = ["PREAMBLE_LENGTH", "FileMeta", "decode_file_meta", "encode_file_meta"
 PREAMBLE_LENGTH: Final = 128
 _PREFIX: Final = b"DICM"
 _START: Final = bytes(PREAMBLE_LENGTH) + _PREFIX
-_LONG_FORM_VRS: Final = frozenset((b"OB", b"OW", b"UN", b"UT", b"UC", b"UR", b"SQ", b"OF", b"OD", b"OL", b"OV"))
+_LONG_FORM_VRS: Final = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())  # reads as the standard's list
 # (0002,0000) UL, 4 bytes: its own element is 12 bytes long.
 _GROUP_LENGTH: Final = struct.Struct("<HH2sHI")
 _SHORT_ELEMENT: Final = struct.Struct("<HH2sH")

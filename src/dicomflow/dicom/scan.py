@@ -1,7 +1,7 @@
 """Find the four UIDs that identify an object in the first kilobytes of its data set (PS3.5 7).
 
 Values are skipped by their length and nesting is a counter, so a hostile data set costs neither memory nor
-recursion. What this scanner cannot read it says so, and the caller reads it with pydicom instead.
+recursion. Of what this scanner cannot read it says so, and the caller reads it with pydicom instead.
 """
 
 import io
@@ -9,12 +9,15 @@ import struct
 import zlib
 from dataclasses import dataclass
 from enum import Enum
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, cast
 
+from dicomflow.dicom.quiet import without_warnings
 from dicomflow.dicom.uids import (
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
     EXPLICIT_VR_BIG_ENDIAN,
+    EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,
+    MAX_UID_LENGTH,
 )
 from dicomflow.errors import PeerError
 
@@ -27,11 +30,18 @@ _SERIES: Final = 0x0020000E
 _WANTED: Final = frozenset((_SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES))
 _ITEM_GROUP: Final = 0xFFFE
 _ITEM: Final = 0xFFFEE000
+_ITEM_DELIMITATION: Final = 0xFFFEE00D
+_SEQUENCE_DELIMITATION: Final = 0xFFFEE0DD
 _UNDEFINED: Final = 0xFFFFFFFF
-# A UID is at most 64 bytes; a longer value is kept up to here, so that the UID check refuses it by its length.
+# A UID is at most 64 bytes, so of a value longer than this only one thing matters: it must be refused by its length.
 _MAX_KEPT_BYTES: Final = 1024
+_TOO_LONG: Final = b"?" * (MAX_UID_LENGTH + 1)
+# A Part 10 file goes on with group 0002 behind its prefix; a data set may hold "DICM" there by chance (PS3.10 7.1).
+_PREFIX_AND_META: Final = b"DICM\x02\x00"
+_PREFIX_OFFSET: Final = 128
 # Group 0020 stands within the first kilobytes of a data set; a megabyte leaves room for long leading elements.
 _MAX_INFLATED_BYTES: Final = 1 << 20
+_INFLATED_CHUNK_BYTES: Final = 64 << 10
 
 _SHORT_FORM_VRS: Final = frozenset(
     b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split()  # reads as the standard's list
@@ -67,7 +77,7 @@ def scan(head: bytes | bytearray | memoryview, transfer_syntax_uid: str, *, comp
     Raises:
         PeerError: the data set starts with a Part 10 preamble, or holds group 0000 or 0002.
     """
-    if head[128:132] == b"DICM":
+    if head[_PREFIX_OFFSET : _PREFIX_OFFSET + len(_PREFIX_AND_META)] == _PREFIX_AND_META:
         raise PeerError("the data set starts with a Part 10 preamble")
     if transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
         return Outcome.UNUSUAL
@@ -91,27 +101,59 @@ def read_identity(data_set: BinaryIO, transfer_syntax_uid: str) -> Identity:
     Raises:
         PeerError: the data set cannot be read up to group 0020.
     """
+    if transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
+        inflated = _inflate(data_set)
+        found = scan(inflated, EXPLICIT_VR_LITTLE_ENDIAN, complete=True)
+        if isinstance(found, Identity):
+            return found
+        return _read_with_pydicom(io.BytesIO(inflated), EXPLICIT_VR_LITTLE_ENDIAN)
+    return _read_with_pydicom(cast("BinaryIO", _Bounded(data_set)), transfer_syntax_uid)
+
+
+class _Bounded:
+    """A file that is never asked for more bytes than it has left: a read allocates what it is asked for first."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        start = file.tell()
+        self._end = file.seek(0, io.SEEK_END)
+        file.seek(start)
+        self.seek = file.seek
+        self.tell = file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        left = max(self._end - self._file.tell(), 0)
+        return self._file.read(left if size < 0 else min(size, left))
+
+
+def _inflate(data_set: BinaryIO) -> bytes:
+    """Inflate the head of a deflated data set, reading no more of it than that takes (PS3.5 A.5)."""
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    inflated = bytearray()
+    try:
+        while len(inflated) < _MAX_INFLATED_BYTES and (chunk := data_set.read(_INFLATED_CHUNK_BYTES)):
+            inflated += inflater.decompress(chunk, _MAX_INFLATED_BYTES - len(inflated))
+    except zlib.error as error:
+        raise PeerError("the deflated data set cannot be inflated") from error
+    return bytes(inflated)
+
+
+def _read_with_pydicom(data_set: BinaryIO, transfer_syntax_uid: str) -> Identity:
     from pydicom.filereader import read_dataset  # noqa: PLC0415  # a large import that ordinary objects never need
 
-    stream = data_set
-    if transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
-        try:
-            inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data_set.read(), _MAX_INFLATED_BYTES)
-        except zlib.error as error:
-            raise PeerError("the deflated data set cannot be inflated") from error
-        stream = io.BytesIO(inflated)
     try:
-        found = read_dataset(
-            stream,
-            is_implicit_VR=transfer_syntax_uid == IMPLICIT_VR_LITTLE_ENDIAN,
-            is_little_endian=transfer_syntax_uid != EXPLICIT_VR_BIG_ENDIAN,
-            stop_when=lambda tag, _vr, _length: tag > _SERIES,
-            specific_tags=sorted(_WANTED),
-        )
-        raw = {int(tag): found.get_item(tag) for tag in found.keys()}  # noqa: SIM118  # a Dataset iterates over elements
+        with without_warnings():
+            found = read_dataset(
+                data_set,
+                is_implicit_VR=transfer_syntax_uid == IMPLICIT_VR_LITTLE_ENDIAN,
+                is_little_endian=transfer_syntax_uid != EXPLICIT_VR_BIG_ENDIAN,
+                stop_when=lambda tag, _vr, _length: tag > _SERIES,
+                specific_tags=sorted(_WANTED),
+            )
+            raw = {int(tag): found.get_item(tag) for tag in found.keys()}  # noqa: SIM118  # a Dataset iterates over elements
     except Exception as error:  # pydicom raises whatever a malformed data set leads it into
         raise PeerError(f"the data set cannot be read up to group 0020: {type(error).__name__}") from error
-    return _identity({tag: _value_bytes(element) for tag, element in raw.items()})
+    return _identity({tag: _value_bytes(element) for tag, element in raw.items() if tag in _WANTED})
 
 
 def _identity(values: dict[int, bytes]) -> Identity:
@@ -121,7 +163,7 @@ def _identity(values: dict[int, bytes]) -> Identity:
 def _walk(
     head: bytes | bytearray | memoryview, order: str, *, is_implicit: bool, values: dict[int, bytes]
 ) -> Outcome | None:
-    """Walk the elements into `values`; None once group 0020's UIDs are passed."""
+    """Walk the elements into `values`; None once group 0020's UIDs are passed, or one of the four is too long."""
     tag_and_length = struct.Struct(order + "HHI")
     short_length = struct.Struct(order + "H")
     long_length = struct.Struct(order + "I")
@@ -130,16 +172,22 @@ def _walk(
     while offset + 8 <= end:
         group, element, length = tag_and_length.unpack_from(head, offset)
         tag = group << 16 | element
-        if group == _ITEM_GROUP:
+        if depth % 2:  # within a sequence, where items stand
             offset += 8
-            if depth == 0:
-                return Outcome.UNUSUAL
-            if tag != _ITEM:
+            if tag == _SEQUENCE_DELIMITATION:
                 depth -= 1
+            elif tag != _ITEM:
+                return Outcome.UNUSUAL
             elif length == _UNDEFINED:
                 depth += 1
             else:
                 offset += length
+            continue
+        if group == _ITEM_GROUP:  # within an item, or outside all sequences, where elements stand
+            if depth == 0 or tag != _ITEM_DELIMITATION:
+                return Outcome.UNUSUAL
+            depth -= 1
+            offset += 8
             continue
         if depth == 0 and tag > _SERIES:
             return None
@@ -164,10 +212,14 @@ def _walk(
             offset = value
             continue
         offset = value + length
-        if depth == 0 and tag in _WANTED and offset <= end:
-            values[tag] = bytes(head[value : min(offset, value + _MAX_KEPT_BYTES)])
-            if tag == _SERIES:
+        if depth == 0 and tag in _WANTED:
+            if length > _MAX_KEPT_BYTES:
+                values[tag] = _TOO_LONG
                 return None
+            if offset <= end:
+                values[tag] = bytes(head[value:offset])
+                if tag == _SERIES:
+                    return None
     return Outcome.NEED_MORE
 
 

@@ -24,6 +24,7 @@ __all__ = [
     "STORAGE_SERVICE_CLASS",
     "VERIFICATION",
     "has_leading_zero",
+    "is_other_sop_class",
     "is_private",
     "is_storage_sop_class",
     "is_storage_transfer_syntax",
@@ -54,6 +55,7 @@ _STORAGE_ARC: Final = "1.2.840.10008.5.1.4.1.1."
 # RT delivery instructions, and retired print objects that were stored (PS3.6 A).
 STORAGE_OUTSIDE_ARC: Final = frozenset(
     {
+        "1.2.840.10008.5.1.4.34.1",
         "1.2.840.10008.5.1.4.34.7",
         "1.2.840.10008.5.1.4.34.10",
         "1.2.840.10008.5.1.1.27",
@@ -69,6 +71,23 @@ QUERY_SOP_CLASSES_IN_STORAGE_ARC: Final = frozenset(
 NON_PATIENT_SOP_CLASSES: Final = frozenset(
     {f"1.2.840.10008.5.1.4.{arc}.1" for arc in (38, 39, 43, 44, 45)}
     | {_STORAGE_ARC + last for last in ("200.1", "200.3", "200.7", "201.1")}
+)
+# All other SOP classes and meta SOP classes of PS3.6 A, without the standard's root: other services, and media.
+_OTHER_SOP_CLASSES: Final = frozenset(
+    _STANDARD_ROOT + rest
+    for rest in """
+    1.1 1.3.10 1.9 1.20.1 1.20.2 1.40 1.42 3.1.2.1.1 3.1.2.1.4 3.1.2.2.1 3.1.2.3.1 3.1.2.3.2 3.1.2.3.3
+    3.1.2.3.4 3.1.2.3.5 3.1.2.5.1 3.1.2.5.4 3.1.2.5.5 3.1.2.6.1 5.1.1.1 5.1.1.2 5.1.1.4 5.1.1.4.1 5.1.1.4.2
+    5.1.1.9 5.1.1.9.1 5.1.1.14 5.1.1.15 5.1.1.16 5.1.1.16.376 5.1.1.18 5.1.1.18.1 5.1.1.22 5.1.1.23 5.1.1.24
+    5.1.1.24.1 5.1.1.26 5.1.1.31 5.1.1.32 5.1.1.33 5.1.1.40 5.1.4.1.2.1.1 5.1.4.1.2.1.2 5.1.4.1.2.1.3
+    5.1.4.1.2.2.1 5.1.4.1.2.2.2 5.1.4.1.2.2.3 5.1.4.1.2.3.1 5.1.4.1.2.3.2 5.1.4.1.2.3.3 5.1.4.1.2.4.2
+    5.1.4.1.2.4.3 5.1.4.1.2.5.3 5.1.4.20.1 5.1.4.20.2 5.1.4.20.3 5.1.4.31 5.1.4.32 5.1.4.32.1 5.1.4.32.2
+    5.1.4.32.3 5.1.4.33 5.1.4.34.2 5.1.4.34.3 5.1.4.34.4.1 5.1.4.34.4.2 5.1.4.34.4.3 5.1.4.34.4.4
+    5.1.4.34.6.1 5.1.4.34.6.2 5.1.4.34.6.3 5.1.4.34.6.4 5.1.4.34.6.5 5.1.4.34.8 5.1.4.34.9 5.1.4.37.1
+    5.1.4.37.2 5.1.4.37.3 5.1.4.38.2 5.1.4.38.3 5.1.4.38.4 5.1.4.39.2 5.1.4.39.3 5.1.4.39.4 5.1.4.41
+    5.1.4.42 5.1.4.43.2 5.1.4.43.3 5.1.4.43.4 5.1.4.44.2 5.1.4.44.3 5.1.4.44.4 5.1.4.45.2 5.1.4.45.3
+    5.1.4.45.4 10.1 10.2 10.3 10.4
+    """.split()  # noqa: SIM905  # one line for each quoted string would take a hundred
 )
 _SMPTE_ARC: Final = "1.2.840.10008.1.2.7"
 # JPIP keeps the pixels elsewhere, SMPTE ST 2110 is live video, MIME and XML are retired.
@@ -100,7 +119,7 @@ def has_leading_zero(uid: str) -> bool:
 
 def is_private(uid: str) -> bool:
     """Tell whether a UID lies outside the standard's root."""
-    return not uid.startswith(_STANDARD_ROOT)
+    return not f"{uid}.".startswith(_STANDARD_ROOT)
 
 
 def is_storage_sop_class(uid: str) -> bool:
@@ -113,8 +132,12 @@ def is_storage_sop_class(uid: str) -> bool:
         return False
     if is_private(uid) or uid in STORAGE_OUTSIDE_ARC:
         return True
-    refused = QUERY_SOP_CLASSES_IN_STORAGE_ARC | NON_PATIENT_SOP_CLASSES
-    return uid.startswith(_STORAGE_ARC) and uid not in refused
+    return uid.startswith(_STORAGE_ARC) and not is_other_sop_class(uid)
+
+
+def is_other_sop_class(uid: str) -> bool:
+    """Tell whether the standard registers this SOP class, and for something else than storing patient objects."""
+    return uid in _OTHER_SOP_CLASSES or uid in QUERY_SOP_CLASSES_IN_STORAGE_ARC or uid in NON_PATIENT_SOP_CLASSES
 
 
 def is_storage_transfer_syntax(uid: str) -> bool:

@@ -115,7 +115,8 @@ class Acceptor:
                     yield from self._act(part)
                 if self._is_deaf or self.state is State.STA1:
                     return
-            flushed = self._messages.flush()
+            # A release or an abort drops what is half received (PS3.8 9.2), so nothing is left to hand out then.
+            flushed = self._messages.flush() if self.state is State.STA6 else None
             if flushed is not None:
                 yield flushed
         except StreamError as error:
@@ -145,7 +146,7 @@ class Acceptor:
         self._outbox += encode_associate_reject(reject)
         self.state = State.STA13
 
-    def send(self, context_id: int, command: bytes, data_set: bytes = b"") -> None:
+    def send(self, context_id: int, command: bytes, data_set: bytes | None = None) -> None:
         """DT-1: send a message, in PDUs no longer than the peer announced."""
         if self.state is not State.STA6:
             raise InternalError(f"a message cannot be sent in {self.state.name}")

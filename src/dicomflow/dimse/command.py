@@ -23,9 +23,8 @@ __all__ = [
 ]
 
 NO_DATA_SET: Final = 0x0101
-_A_DATA_SET: Final = 0x0001
 _RESPONSE: Final = 0x8000
-MAX_ERROR_COMMENT_LENGTH: Final = 64
+_MAX_ERROR_COMMENT_LENGTH: Final = 64
 
 
 class CommandError(PeerError):
@@ -77,6 +76,7 @@ class _Element(IntEnum):
 
 
 _HEADER: Final = struct.Struct("<HHI")
+_TAG: Final = struct.Struct("<HH")
 _GROUP_LENGTH: Final = struct.Struct("<HHII")
 _US: Final = struct.Struct("<HHIH")
 
@@ -158,7 +158,7 @@ def decode_command(encoded: bytes) -> Command:
 
 def encode_command(command: Command) -> bytes:
     """Encode a command set with its group length; bytes of UIDs are written as they are but for an even length."""
-    tags = b"".join(_HEADER_TAG.pack(tag >> 16, tag & 0xFFFF) for tag in command.offending_elements)
+    tags = b"".join(_TAG.pack(tag >> 16, tag & 0xFFFF) for tag in command.offending_elements)
     parts = (
         _encode_bytes(_Element.AFFECTED_SOP_CLASS_UID, command.affected_sop_class_uid, b"\0"),
         _encode_bytes(_Element.REQUESTED_SOP_CLASS_UID, command.requested_sop_class_uid, b"\0"),
@@ -203,9 +203,6 @@ def encode_response(
     )
 
 
-_HEADER_TAG: Final = struct.Struct("<HH")
-
-
 def _number(elements: dict[int, bytes], element: _Element) -> int | None:
     value = elements.get(element)
     if not value:
@@ -221,7 +218,7 @@ def _text(elements: dict[int, bytes], element: _Element) -> str | None:
 
 
 def _tags(value: bytes) -> tuple[int, ...]:
-    return tuple(group << 16 | element for group, element in _HEADER_TAG.iter_unpack(value[: len(value) // 4 * 4]))
+    return tuple(group << 16 | element for group, element in _TAG.iter_unpack(value[: len(value) // 4 * 4]))
 
 
 def _encode_number(element: _Element, value: int | None) -> bytes:
@@ -238,7 +235,7 @@ def _encode_bytes(element: _Element, value: bytes | None, padding: bytes) -> byt
 
 def _comment(text: str) -> bytes | None:
     """Encode an Error Comment: at most 64 characters of the default repertoire (PS3.7 C.5)."""
-    return text[:MAX_ERROR_COMMENT_LENGTH].encode("ascii", "replace") if text else None
+    return text[:_MAX_ERROR_COMMENT_LENGTH].encode("ascii", "replace") if text else None
 
 
 def _ascii(text: str | None) -> bytes | None:

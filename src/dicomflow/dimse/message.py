@@ -11,13 +11,22 @@ from dicomflow.dimse.pdu import PduType
 from dicomflow.dimse.status import AbortReason
 from dicomflow.dimse.stream import Fragment, StreamError
 
-__all__ = ["MAX_COMMAND_BYTES", "MAX_SENT_PDU_BYTES", "MessageReader", "encode_message", "message_parts"]
+__all__ = [
+    "LEAST_MAX_LENGTH",
+    "MAX_COMMAND_BYTES",
+    "MAX_SENT_PDU_BYTES",
+    "MessageReader",
+    "encode_message",
+    "message_parts",
+]
 
 MAX_COMMAND_BYTES: Final = 16 << 10
 # A peer that announces no limit still gets PDUs of at most this size: the most that DCMTK fills.
 MAX_SENT_PDU_BYTES: Final = 131_072
 _PDV_HEADER: Final = struct.Struct(">BxIIBB")
 _PDV_OVERHEAD: Final = 6  # item length, context ID and control header count towards the PDU's length
+# A shorter PDU holds no fragment of even length (PS3.8 E.1).
+LEAST_MAX_LENGTH: Final = _PDV_OVERHEAD + 2
 _COMMAND: Final = 0x01
 _LAST: Final = 0x02
 
@@ -73,6 +82,10 @@ class MessageReader:
                 f"a message changes from context {self._context.context_id} to {fragment.context_id}",
                 AbortReason.UNEXPECTED_PARAMETER,
             )
+        if fragment.context_id % 2 == 0:
+            raise StreamError(
+                f"presentation context ID {fragment.context_id} is not odd", AbortReason.INVALID_PARAMETER_VALUE
+            )
         context = self._contexts.get(fragment.context_id)
         if context is None:
             raise StreamError(
@@ -99,13 +112,15 @@ class MessageReader:
         return views
 
 
-def encode_message(context_id: int, command: bytes, max_length: int, data_set: bytes | memoryview = b"") -> bytes:
+def encode_message(
+    context_id: int, command: bytes, max_length: int, data_set: bytes | memoryview | None = None
+) -> bytes:
     """Encode a message whole; the arguments are those of `message_parts`."""
     return b"".join(message_parts(context_id, command, max_length, data_set))
 
 
 def message_parts(
-    context_id: int, command: bytes, max_length: int, data_set: bytes | memoryview = b""
+    context_id: int, command: bytes, max_length: int, data_set: bytes | memoryview | None = None
 ) -> Iterator[bytes | memoryview]:
     """Yield the headers and fragments of a message's P-DATA-TF PDUs, one PDV each, without copying the data set.
 
@@ -113,18 +128,18 @@ def message_parts(
         context_id: an accepted presentation context.
         command: the encoded command set.
         max_length: what the peer announced, in bytes; 0 means no limit (PS3.8 D.1).
-        data_set: the encoded data set; empty for none.
+        data_set: the encoded data set, or None for a message without one; an empty one is sent as such.
     """
     limit = min(max_length or MAX_SENT_PDU_BYTES, MAX_SENT_PDU_BYTES)
     yield from _fragments(context_id, command, _COMMAND, limit)
-    if data_set:
+    if data_set is not None:
         yield from _fragments(context_id, data_set, 0, limit)
 
 
 def _fragments(context_id: int, stream: bytes | memoryview, kind: int, limit: int) -> Iterator[bytes | memoryview]:
     """Yield headers and fragments of even length (PS3.8 E.1) that fit PDUs of `limit` bytes."""
     size = max((limit - _PDV_OVERHEAD) & ~1, 2)
-    for start in range(0, len(stream), size):
+    for start in range(0, max(len(stream), 1), size):
         fragment = stream[start : start + size]
         control = kind | (_LAST if start + size >= len(stream) else 0)
         length = len(fragment)

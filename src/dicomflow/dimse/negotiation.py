@@ -9,21 +9,16 @@ from typing import Final
 from dicomflow.dicom.uids import (
     EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,
-    NON_PATIENT_SOP_CLASSES,
-    QUERY_SOP_CLASSES_IN_STORAGE_ARC,
     STORAGE_COMMITMENT,
     STORAGE_SERVICE_CLASS,
     VERIFICATION,
+    is_other_sop_class,
     is_storage_sop_class,
     is_storage_transfer_syntax,
+    is_usable,
 )
-from dicomflow.dimse.pdu import (
-    AnsweredContext,
-    AssociateAccept,
-    AssociateRequest,
-    ProposedContext,
-    Role,
-)
+from dicomflow.dimse.items import AnsweredContext, ProposedContext, Role
+from dicomflow.dimse.pdu import AssociateAccept, AssociateRequest
 
 __all__ = [
     "ABSTRACT_SYNTAX_NOT_SUPPORTED",
@@ -115,27 +110,33 @@ def _answer(
     *,
     storage_commitment: bool,
 ) -> AnsweredContext:
-    """Judge one context; a refused one echoes the first syntax, which is not significant (PS3.8 9.3.3.2)."""
+    """Judge one context by itself."""
     abstract_syntax = context.abstract_syntax
     if abstract_syntax == VERIFICATION or (abstract_syntax == STORAGE_COMMITMENT and storage_commitment):
         acceptable = [uid for uid in context.transfer_syntaxes if uid in _SERVICE_TRANSFER_SYNTAXES]
     elif _is_storage(abstract_syntax, general_classes):
         acceptable = [uid for uid in context.transfer_syntaxes if is_storage_transfer_syntax(uid)]
     else:
-        return AnsweredContext(context.context_id, ABSTRACT_SYNTAX_NOT_SUPPORTED, context.transfer_syntaxes[0])
+        return _refuse(context, ABSTRACT_SYNTAX_NOT_SUPPORTED)
     # A requestor that is the SCP only retrieves, or reports on a commitment that nobody here asked for.
     if role is not None and role.scp and not role.scu:
-        return AnsweredContext(context.context_id, USER_REJECTION, context.transfer_syntaxes[0])
+        return _refuse(context, USER_REJECTION)
     if not acceptable:
-        return AnsweredContext(context.context_id, TRANSFER_SYNTAXES_NOT_SUPPORTED, context.transfer_syntaxes[0])
+        return _refuse(context, TRANSFER_SYNTAXES_NOT_SUPPORTED)
     # The requestor's order is its preference: forcing one's own makes senders decompress.
     return AnsweredContext(context.context_id, ACCEPTANCE, acceptable[0])
+
+
+def _refuse(context: ProposedContext, result: int) -> AnsweredContext:
+    """Echo the first syntax, which is not significant (PS3.8 9.3.3.2), unless it is no UID at all."""
+    first = context.transfer_syntaxes[0]
+    return AnsweredContext(context.context_id, result, first if is_usable(first) else IMPLICIT_VR_LITTLE_ENDIAN)
 
 
 def _is_storage(uid: str, general_classes: dict[str, tuple[str, tuple[str, ...]]]) -> bool:
     if is_storage_sop_class(uid):
         return True
-    if uid in QUERY_SOP_CLASSES_IN_STORAGE_ARC or uid in NON_PATIENT_SOP_CLASSES:
+    if is_other_sop_class(uid) or not is_usable(uid):
         return False
     # PS3.4 B.3.1.3 and B.3.1.4: a specialised class says which service, or which general class, it belongs to.
     service, related = general_classes.get(uid, ("", ()))

@@ -16,7 +16,7 @@ from dicomflow.dimse.events import (
     ConnectionLost,
     Event,
 )
-from dicomflow.dimse.message import MessageReader, message_parts
+from dicomflow.dimse.message import LEAST_MAX_LENGTH, MessageReader, message_parts
 from dicomflow.dimse.negotiation import AcceptedContext, accepted_contexts
 from dicomflow.dimse.pdu import (
     AbortSource,
@@ -92,7 +92,7 @@ class Requestor:
             yield ConnectionLost()
         self.state = RequestorState.STA1
 
-    def send(self, context_id: int, command: bytes, data_set: bytes | memoryview = b"") -> None:
+    def send(self, context_id: int, command: bytes, data_set: bytes | memoryview | None = None) -> None:
         """DT-1: send a message, in PDUs no longer than the peer announced; the data set is not copied."""
         if self.state is not RequestorState.STA6:
             raise InternalError(f"a message cannot be sent in {self.state.name}")
@@ -129,13 +129,18 @@ class Requestor:
         match pdu.kind, self.state:
             case PduType.ASSOCIATE_AC, RequestorState.STA5:
                 accept = decode_associate_accept(pdu.body)
+                if 0 < accept.max_length < LEAST_MAX_LENGTH:
+                    message = f"maximum length {accept.max_length} leaves no room for a fragment"
+                    yield self.abort(AbortSource.USER, AbortReason.NOT_SPECIFIED, message)
+                    return
                 self.contexts.update(accepted_contexts(self._request, accept))
                 self._peer_max_length = accept.max_length
                 self.state = RequestorState.STA6
                 yield AssociationAccepted(accept)
             case PduType.ASSOCIATE_RJ, RequestorState.STA5:
+                reject = decode_associate_reject(pdu.body)
                 self.state = RequestorState.STA1
-                yield AssociationRejected(decode_associate_reject(pdu.body))
+                yield AssociationRejected(reject)
             case PduType.RELEASE_RP, state if state in _RELEASING:
                 self.state = RequestorState.STA1
                 yield AssociationReleased()
