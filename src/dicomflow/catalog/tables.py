@@ -24,6 +24,7 @@ from sqlalchemy import (
     Text,
     Time,
     UniqueConstraint,
+    false,
     text,
 )
 from sqlalchemy.types import TypeEngine
@@ -45,6 +46,7 @@ __all__ = [
     "series",
     "series_image_set",
     "series_import",
+    "start_pause",
     "stored_object",
     "study",
     "wake_up",
@@ -159,6 +161,8 @@ stored_object: Final = Table(
     ),
 )
 
+# `series_changes` counts how often a series of the delivery was settled, `reported_changes` up to which of
+# them the edge was told.
 delivery: Final = Table(
     "delivery",
     metadata,
@@ -170,6 +174,14 @@ delivery: Final = Table(
     Column("instance_count", BigInteger, nullable=False),
     Column("bytes", BigInteger, nullable=False),
     Column("planned_at", UtcDateTime),
+    Column("series_changes", Integer, nullable=False, server_default="0"),
+    Column("reported_changes", Integer, nullable=False, server_default="0"),
+    Index(
+        "ix_delivery_to_report",
+        "delivery_id",
+        postgresql_where=text("series_changes > reported_changes"),
+        sqlite_where=text("series_changes > reported_changes"),
+    ),
 )
 
 delivery_association: Final = Table(
@@ -184,7 +196,8 @@ delivery_association: Final = Table(
 )
 
 # `called_at` is the last call of StartDICOMImportJob, `due_at` when somebody looks at an unfinished job again,
-# `attempts` how often that was needed since the last progress.
+# `attempts` how often that was needed since the last progress. The input of a staged job is a copy of some objects of
+# a series, made because the others are in already.
 import_job: Final = Table(
     "import_job",
     metadata,
@@ -208,10 +221,21 @@ import_job: Final = Table(
     Column("attempts", Integer, nullable=False, server_default="0"),
     Column("called_at", UtcDateTime, index=True),
     Column("due_at", UtcDateTime, index=True),
+    Column("is_staged", Boolean, nullable=False, server_default=false()),
+)
+
+# Until when no job is started at all: the service has said that it is too much, `attempts` times in a row.
+start_pause: Final = Table(
+    "start_pause",
+    metadata,
+    Column("datastore_id", Text, primary_key=True),
+    Column("until_at", UtcDateTime, nullable=False),
+    Column("attempts", Integer, nullable=False),
 )
 
 # One row per series of a delivery: the import queue. `status` is the seed's number (1 queued, 2 in progress,
 # 3 completed, 4 failed), `state` the whole truth; `input_prefix` is a key prefix that ends in "/".
+# The greatest `priority` is started first.
 series_import: Final = Table(
     "series_import",
     metadata,
@@ -231,6 +255,7 @@ series_import: Final = Table(
     Column("message", Text),
     Column("created_at", UtcDateTime, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
+    Column("priority", SmallInteger, nullable=False, server_default="0"),
     UniqueConstraint("delivery_id", "series_instance_uid"),
     Index(None, "state", "series_import_id"),
 )
@@ -255,6 +280,7 @@ wake_up: Final = Table(
     Column("due_at", UtcDateTime),
 )
 
+# `differs_in` lists the keywords in which a non-primary image set conflicts with the primary ones of its study.
 image_set: Final = Table(
     "image_set",
     metadata,
@@ -263,6 +289,7 @@ image_set: Final = Table(
     Column("version", BigInteger),
     Column("is_primary", Boolean),
     Column("updated_at", UtcDateTime, nullable=False),
+    Column("differs_in", JSON_VALUE),
 )
 
 series_image_set: Final = Table(
