@@ -1,0 +1,101 @@
+"""Receivers side by side: dicomflow, DCMTK storescp, Orthanc and pynetdicom, in one run on one machine.
+
+Each load runs on each receiver in turn, `--rounds` times over; the medians are compared. The sender is `load`:
+pre-encoded objects in PDUs of 16 KiB, Nagle off. Objects stay in the spool: what is measured is receiving.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from load import Load, encode_objects, send
+from machine import describe, sync_cost_ms
+from peers import PEERS, Peer, is_installed, running
+from report import replace_section
+
+LOADS: Final = (
+    Load("CT 525 KB, 1 association", 400, 525_000),
+    Load("CT 525 KB, 4 associations", 400, 525_000, associations=4),
+    Load("10 KB, 1 association", 2000, 10_000),
+    Load("10 KB, 4 associations", 2000, 10_000, associations=4),
+    Load("100 MB multi-frame, 1 association", 8, 100_000_000),
+    Load("10 KB, an association each, 1 sender", 200, 10_000, association_per_object=True),
+    Load("10 KB, an association each, 4 senders", 400, 10_000, associations=4, association_per_object=True),
+)
+REFERENCE: Final = "DCMTK storescp"
+
+
+def main() -> int:
+    """Run the comparison, print it, and with `--write` put it into docs/performance.md."""
+    parser = argparse.ArgumentParser(prog="scripts/bench receive", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--load", type=int, action="append", choices=range(len(LOADS)), help="only these loads")
+    parser.add_argument("--peer", action="append", help="only peers whose name contains this")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
+    arguments = parser.parse_args()
+    loads = [LOADS[number] for number in arguments.load or range(len(LOADS))]
+    peers = [peer for peer in PEERS if is_installed(peer) and _is_wanted(peer, arguments.peer)]
+    rates: dict[tuple[str, str], list[float]] = {}
+    with tempfile.TemporaryDirectory(prefix=".bench-", dir=Path.cwd()) as base:
+        for load in loads:
+            for run in range(arguments.rounds):
+                objects = encode_objects(load, run + 1)
+                for peer in peers:
+                    rates.setdefault((load.name, peer.name), []).append(_measure(peer, load, objects, Path(base)))
+            print(_row(load, peers, rates), file=sys.stderr, flush=True)
+    text = _report(loads, peers, rates, arguments.rounds)
+    print(text)
+    if arguments.write:
+        replace_section(Path("docs/performance.md"), "receive", text)
+    return 0
+
+
+def _measure(peer: Peer, load: Load, objects: Sequence[bytes], base: Path) -> float:
+    """Return objects a second; 0 for a receiver that did not store them all, or failed."""
+    try:
+        with running(peer, base) as (port, _):
+            result = send("127.0.0.1", port, load, objects)
+    except (RuntimeError, OSError) as error:
+        print(f"{peer.name}: {load.name}: {error}", file=sys.stderr)
+        return 0.0
+    return result.per_second if result.stored == load.count else 0.0
+
+
+def _is_wanted(peer: Peer, names: Sequence[str] | None) -> bool:
+    return names is None or any(name.lower() in peer.name.lower() for name in names)
+
+
+def _row(load: Load, peers: Sequence[Peer], rates: dict[tuple[str, str], list[float]]) -> str:
+    cells = []
+    reference = statistics.median(rates.get((load.name, REFERENCE), [0.0]))
+    for peer in peers:
+        rate = statistics.median(rates[load.name, peer.name])
+        ratio = f" ({rate / reference:.2f}x)" if reference and peer.name != REFERENCE else ""
+        cells.append(f"{rate:,.0f}/s{ratio}" if rate else "failed")
+    return f"| {load.name} | " + " | ".join(cells) + " |"
+
+
+def _report(
+    loads: Sequence[Load], peers: Sequence[Peer], rates: dict[tuple[str, str], list[float]], rounds: int
+) -> str:
+    lines = [
+        f"Measured with `scripts/bench receive --rounds {rounds}` on {describe()}.",
+        (
+            f"A durable write (file, fsync, rename, fsync of the folder) cost {sync_cost_ms(10_000):.2f} ms for 10 KB"
+            f" and {sync_cost_ms(525_000):.2f} ms for 525 KB, one at a time."
+        ),
+        f"Objects a second, medians of {rounds}; in brackets the ratio to {REFERENCE}, which syncs nothing.",
+        "",
+        "| load | " + " | ".join(peer.name for peer in peers) + " |",
+        "|---" * (len(peers) + 1) + "|",
+        *(_row(load, peers, rates) for load in loads),
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

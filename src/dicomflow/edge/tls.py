@@ -1,0 +1,81 @@
+"""TLS for the second listener: the BCP 195 profile of PS3.15 B.12, with certificates that may change while it runs.
+
+TLS 1.2 and 1.3 only, ECDHE with AES-GCM; the retired profiles are not offered. A client certificate is demanded
+and verified when `client_ca` is set, else none is asked for.
+"""
+
+import logging
+import ssl
+import threading
+from pathlib import Path
+from typing import Final
+
+from dicomflow.edge.settings import TlsSettings
+from dicomflow.errors import PermanentError
+
+__all__ = ["TlsContexts"]
+
+# PS3.15 B.12 for TLS 1.2; the suites of TLS 1.3 are the library's, all of them AEAD.
+_CIPHERS: Final = (
+    "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:"
+    "ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384"
+)
+
+_logger = logging.getLogger(__name__)
+
+
+class TlsContexts:
+    """Gives the context for the next handshake, reading the files again after they changed. Any thread.
+
+    Raises:
+        PermanentError: on creation, when a file is missing or does not fit.
+    """
+
+    def __init__(self, settings: TlsSettings) -> None:
+        self._settings = settings
+        self._files = [settings.certificate, settings.key, *([settings.client_ca] if settings.client_ca else [])]
+        self._lock = threading.Lock()
+        self._seen = self._fingerprint()
+        self._context = _build(settings)
+
+    def current(self) -> ssl.SSLContext:
+        """Return the context for now; files that changed and do not fit leave the old ones in force."""
+        with self._lock:
+            seen = self._fingerprint()
+            if seen != self._seen:
+                self._seen = seen
+                try:
+                    self._context = _build(self._settings)
+                    _logger.info("tls_certificate_reloaded certificate=%s", self._settings.certificate)
+                except PermanentError as error:
+                    _logger.warning("tls_certificate_not_reloaded error=%s", error)
+            return self._context
+
+    def _fingerprint(self) -> tuple[tuple[int, int, int], ...]:
+        return tuple(map(_state, self._files))
+
+
+def _state(path: Path) -> tuple[int, int, int]:
+    try:
+        found = path.stat()
+    except OSError:
+        return (0, 0, 0)
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def _build(settings: TlsSettings) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(_CIPHERS)
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    try:
+        context.load_cert_chain(settings.certificate, settings.key)
+        if settings.client_ca is not None:
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.load_verify_locations(settings.client_ca)
+    except (OSError, ssl.SSLError) as error:
+        reason = getattr(error, "reason", None) or error.strerror or str(error)
+        raise PermanentError(
+            f"dimse.tls: certificate {settings.certificate}, key {settings.key} and client_ca do not load: {reason}"
+        ) from error
+    return context
