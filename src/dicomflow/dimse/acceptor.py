@@ -106,7 +106,7 @@ class Acceptor:
         if self._is_deaf:
             return
         try:
-            for part in self._stream.feed(data):
+            for part in self._stream.feed(data, self._messages.run):
                 if type(part) is Fragment and self.state is State.STA6:
                     message = self._messages.take(part)
                     if message is not None:

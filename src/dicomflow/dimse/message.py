@@ -9,7 +9,7 @@ from dicomflow.dimse.events import CommandReceived, DataSetReceived
 from dicomflow.dimse.negotiation import AcceptedContext
 from dicomflow.dimse.pdu import PduType
 from dicomflow.dimse.status import AbortReason
-from dicomflow.dimse.stream import Fragment, StreamError
+from dicomflow.dimse.stream import DataSetRun, Fragment, StreamError
 
 __all__ = [
     "LEAST_MAX_LENGTH",
@@ -38,8 +38,7 @@ class MessageReader:
         self._contexts = contexts
         self._command = bytearray()
         self._context: AcceptedContext | None = None  # of the message that is under way
-        self._in_data_set = False
-        self._views: list[memoryview] = []
+        self.run = DataSetRun()  # its context ID is set while a data set is under way
 
     @property
     def is_idle(self) -> bool:
@@ -59,22 +58,22 @@ class MessageReader:
         if context is None or context.context_id != fragment.context_id:
             context = self._begin(fragment)
         if fragment.is_command:
-            if self._in_data_set:
+            if self.run.context_id:
                 raise StreamError("a command set begins within a data set", AbortReason.UNEXPECTED_PARAMETER)
             return self._take_command(context, fragment)
-        if not self._in_data_set:
+        if not self.run.context_id:
             raise StreamError("a data set without its command set", AbortReason.UNEXPECTED_PARAMETER)
         if fragment.data:
-            self._views.append(fragment.data)
+            self.run.views.append(fragment.data)
         if not fragment.is_last:
             return None
-        self._in_data_set = False
+        self.run.context_id = 0
         self._context = None
         return DataSetReceived(self._take_views(), is_last=True)
 
     def flush(self) -> DataSetReceived | None:
         """Return the collected views before their buffer is used again."""
-        return DataSetReceived(self._take_views(), is_last=False) if self._views else None
+        return DataSetReceived(self._take_views(), is_last=False) if self.run.views else None
 
     def _begin(self, fragment: Fragment) -> AcceptedContext:
         if self._context is not None:
@@ -102,13 +101,14 @@ class MessageReader:
             return None
         command = decode_command(bytes(self._command))
         self._command.clear()
-        self._in_data_set = command.has_data_set
-        if not command.has_data_set:
+        if command.has_data_set:
+            self.run.context_id = context.context_id
+        else:
             self._context = None
         return CommandReceived(context, command)
 
     def _take_views(self) -> list[memoryview]:
-        views, self._views = self._views, []
+        views, self.run.views = self.run.views, []
         return views
 
 

@@ -69,7 +69,7 @@ class Requestor:
         if self.state in {RequestorState.STA1, RequestorState.STA13}:
             return
         try:
-            for part in self._stream.feed(data):
+            for part in self._stream.feed(data, self._messages.run):
                 if isinstance(part, Pdu):
                     yield from self._act(part)
                 else:
