@@ -9,8 +9,9 @@ import io
 import json
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, BinaryIO, Final
 
 from dicomflow.dicom.attributes import ATTRIBUTES, BY_TAG, Level
@@ -43,10 +44,18 @@ _MAX_DEPTH: Final = 128
 _UNDEFINED: Final = 0xFFFFFFFF
 _ITEM_GROUP: Final = 0xFFFE
 _ITEM: Final = 0xFFFEE000
-_SHORT_VRS: Final = frozenset(
-    b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split()  # reads as the standard's list
-)
-_LONG_VRS: Final = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+_SHORT_VRS: Final = {
+    vr.encode(): vr
+    for vr in "AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split()  # noqa: SIM905  # reads as the standard's list
+}
+_LONG_VRS: Final = {vr.encode(): vr for vr in "OB OD OF OL OV OW SQ SV UC UN UR UT UV".split()}  # noqa: SIM905  # as above
+_SEQUENCE_VRS: Final = frozenset({"SQ", ""})
+_SHORT_SEQUENCE_BYTES: Final = 4096
+_LITTLE_SHORT: Final = struct.Struct("<HH2sH").unpack_from
+_LITTLE_LONG: Final = struct.Struct("<I").unpack_from
+_BIG_SHORT: Final = struct.Struct(">HH2sH").unpack_from
+_BIG_LONG: Final = struct.Struct(">I").unpack_from
+_IMPLICIT: Final = struct.Struct("<HHI").unpack_from  # Implicit VR is little endian only (PS3.5 A.1)
 
 
 class _Unusual(Exception):  # noqa: N818  # no error: the other reader's turn
@@ -55,10 +64,14 @@ class _Unusual(Exception):  # noqa: N818  # no error: the other reader's turn
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The indexed attributes of one object by keyword; `raw_values` holds the text of those that did not parse."""
+    """The indexed attributes of one object by keyword; `raw_values` holds the text of those that did not parse.
+
+    `calling_ae_title` is who sent it, as the file meta information says; "" when it does not.
+    """
 
     values: Mapping[str, Value]
     raw_values: Mapping[Level, Mapping[str, str]]
+    calling_ae_title: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +81,10 @@ class _Syntax:
     is_implicit: bool
     is_little_endian: bool
 
-    @property
-    def order(self) -> str:
-        return "<" if self.is_little_endian else ">"
 
-
-@dataclass(frozen=True, slots=True)
-class _Element:
-    """An indexed element as found: its VR and value's bytes, or its DICOM JSON for a sequence (PS3.18 F.2)."""
-
-    vr: str
-    raw: bytes
-    document: list[Any] | None = None
+# An indexed element as found: its VR and value's bytes, or a sequence's DICOM JSON (PS3.18 F.2).
+_Element = tuple[str, bytes] | list[Any]
+_HeaderReader = Callable[[bytes, int], tuple[int, str, int, int]]
 
 
 def read_header(head: bytes, *, complete: bool) -> Header | None:
@@ -136,17 +141,15 @@ def _walk(head: bytes, offset: int, syntax: _Syntax, *, complete: bool) -> dict[
     """Walk the top level of a data set up to the last indexed tag (PS3.5 7.1)."""
     found: dict[int, _Element] = {}
     end = len(head)
-    unpack_tag = struct.Struct(syntax.order + "HH").unpack_from
+    header_at = _header_reader(syntax)
     while offset < end or not complete:
         if offset + 8 > end:
             raise _Unusual
-        group, element = unpack_tag(head, offset)
-        tag = group << 16 | element
+        tag, vr, start, length = header_at(head, offset)
         if tag > _LAST_TAG:
             break
-        vr, start, length = _element_header(head, offset, syntax)
         if length == _UNDEFINED:
-            if vr not in {"SQ", ""}:
+            if vr not in _SEQUENCE_VRS:
                 raise _Unusual  # UN of undefined length: implicit inside (PS3.5 6.2.2)
             stop = _end_of_sequence(head, start, syntax)
         else:
@@ -156,29 +159,44 @@ def _walk(head: bytes, offset: int, syntax: _Syntax, *, complete: bool) -> dict[
                 _check_length(tag, length)
                 raise _Unusual
             if tag in _SEQUENCES:
-                found[tag] = _Element("SQ", b"", _sequence_document(head[offset:stop], tag, syntax, found))
+                found[tag] = _sequence_document(head[offset:stop], tag, syntax, found)
             else:
-                found[tag] = _Element(vr, head[start:stop])
+                found[tag] = vr, head[start:stop]
         offset = stop
     return found
 
 
-def _element_header(head: bytes, offset: int, syntax: _Syntax) -> tuple[str, int, int]:
-    """Return VR ("" when implicit), offset and length of the value (PS3.5 7.1.2, 7.1.3)."""
+def _header_reader(syntax: _Syntax) -> _HeaderReader:
+    """Return a function that gives tag, VR ("" when implicit), offset and length of the value (PS3.5 7.1.2, 7.1.3)."""
     if syntax.is_implicit:
-        return "", offset + 8, struct.unpack_from(syntax.order + "I", head, offset + 4)[0]
-    vr = head[offset + 4 : offset + 6]
-    if vr in _SHORT_VRS:
-        return vr.decode(), offset + 8, struct.unpack_from(syntax.order + "H", head, offset + 6)[0]
-    if vr not in _LONG_VRS or offset + 12 > len(head):
-        raise _Unusual
-    return vr.decode(), offset + 12, struct.unpack_from(syntax.order + "I", head, offset + 8)[0]
+        return _implicit_header
+    short, long = (_LITTLE_SHORT, _LITTLE_LONG) if syntax.is_little_endian else (_BIG_SHORT, _BIG_LONG)
+
+    def explicit_header(head: bytes, offset: int) -> tuple[int, str, int, int]:
+        group, element, vr, length = short(head, offset)
+        tag = group << 16 | element
+        known = _SHORT_VRS.get(vr)
+        if known is not None:
+            return tag, known, offset + 8, length
+        if tag > _LAST_TAG:
+            return tag, "", offset, 0  # behind all that is wanted: its VR is nobody's business
+        if vr not in _LONG_VRS or offset + 12 > len(head):
+            raise _Unusual
+        return tag, _LONG_VRS[vr], offset + 12, long(head, offset + 8)[0]
+
+    return explicit_header
+
+
+def _implicit_header(head: bytes, offset: int) -> tuple[int, str, int, int]:
+    group, element, length = _IMPLICIT(head, offset)
+    return group << 16 | element, "", offset + 8, length
 
 
 def _end_of_sequence(head: bytes, offset: int, syntax: _Syntax) -> int:
     """Return the offset behind a sequence of undefined length; nesting is a counter, not recursion (PS3.5 7.5)."""
     depth = 1
-    unpack = struct.Struct(syntax.order + "HHI").unpack_from
+    unpack = struct.Struct(("<" if syntax.is_little_endian else ">") + "HHI").unpack_from
+    header_at = _header_reader(syntax)
     while depth:
         if depth > _MAX_DEPTH:
             raise PeerError(f"sequences are nested deeper than {_MAX_DEPTH // 2}")
@@ -194,12 +212,14 @@ def _end_of_sequence(head: bytes, offset: int, syntax: _Syntax) -> int:
             else:
                 offset += length
             continue
-        vr, start, length = _element_header(head, offset, syntax)
+        _, vr, start, length = header_at(head, offset)
         if length == _UNDEFINED:
-            if vr not in {"SQ", ""}:
+            if vr not in _SEQUENCE_VRS:
                 raise _Unusual
             depth += 1
             offset = start
+        elif start == offset:
+            raise _Unusual  # an element of an unknown VR within a sequence
         else:
             offset = start + length
     return offset
@@ -207,20 +227,29 @@ def _end_of_sequence(head: bytes, offset: int, syntax: _Syntax) -> int:
 
 def _sequence_document(encoded: bytes, tag: int, syntax: _Syntax, found: Mapping[int, _Element]) -> list[Any]:
     """Return DICOM JSON of one sequence element, given with its header (PS3.18 F.2)."""
+    _check_length(tag, len(encoded))
+    parse = _parse_short_sequence if len(encoded) <= _SHORT_SEQUENCE_BYTES else _parse_sequence
+    return parse(encoded, tag, syntax, _encodings(found))
+
+
+def _parse_sequence(encoded: bytes, tag: int, syntax: _Syntax, encodings: tuple[str, ...]) -> list[Any]:
     from pydicom.filereader import read_dataset  # noqa: PLC0415  # a large import that many objects never need
 
-    _check_length(tag, len(encoded))
     with without_warnings():
         try:
             data_set = read_dataset(
                 io.BytesIO(encoded),
                 is_implicit_VR=syntax.is_implicit,
                 is_little_endian=syntax.is_little_endian,
-                parent_encoding=list(_encodings(found)),
+                parent_encoding=list(encodings),
             )
             return _json_of(data_set[tag])
         except Exception as error:  # as in read_header_from
             raise _Unusual from error
+
+
+# The objects of a series repeat their code sequences byte for byte.
+_parse_short_sequence: Final = lru_cache(maxsize=512)(_parse_sequence)
 
 
 def _read_with_pydicom(file: BinaryIO, syntax: _Syntax) -> dict[int, _Element]:
@@ -239,25 +268,25 @@ def _read_with_pydicom(file: BinaryIO, syntax: _Syntax) -> dict[int, _Element]:
         stop_when=stop_when,
         specific_tags=sorted(_WANTED),
     )
-    found = {}
+    found: dict[int, _Element] = {}
     for tag in sorted(data_set.keys() & _WANTED):
         item = data_set.get_item(tag)
         if tag in _SEQUENCES:
             found[int(tag)] = _readable_sequence(data_set, tag)
         elif isinstance(item, RawDataElement):
-            found[int(tag)] = _Element(item.VR or "", bytes(item.value or b""))
+            found[int(tag)] = item.VR or "", bytes(item.value or b"")
         elif item is not None:  # pydicom decodes the character set at once
-            found[int(tag)] = _Element(item.VR, _joined(item.value))
+            found[int(tag)] = item.VR, _joined(item.value)
     return found
 
 
 def _readable_sequence(data_set: Any, tag: int) -> _Element:
     """Return a sequence's JSON; one that cannot be read becomes a raw value, and the object is indexed all the same."""
     try:
-        return _Element("SQ", b"", _json_of(data_set[tag]))
+        return _json_of(data_set[tag])
     except Exception:  # noqa: BLE001  # as in read_header_from
         raw = getattr(data_set.get_item(tag), "value", b"")
-        return _Element("SQ", raw if isinstance(raw, bytes) else b"")
+        return "SQ", raw if isinstance(raw, bytes) else b""
 
 
 def _json_of(element: Any) -> list[Any]:
@@ -275,35 +304,33 @@ def _joined(value: object) -> bytes:
 
 def _header(meta: FileMeta, elements: Mapping[int, _Element], syntax: _Syntax) -> Header:
     encodings = _encodings(elements)
+    is_little_endian = syntax.is_little_endian
     values: dict[str, Value] = {"TransferSyntaxUID": meta.transfer_syntax_uid}
     raw_values: dict[Level, dict[str, str]] = {}
     for tag, element in elements.items():
         attribute = BY_TAG[tag]
-        if attribute.vr == "SQ":
-            value, raw = _sequence_value(element)
+        if isinstance(element, list):
+            values[attribute.keyword] = element or None
+            continue
+        vr, encoded = element
+        if len(encoded) > MAX_VALUE_BYTES:
+            _check_length(tag, len(encoded))
+        if tag in _SEQUENCES:
+            value, raw = None, base64.b64encode(encoded).decode() if encoded else None
         else:
-            _check_length(tag, len(element.raw))
-            value, raw = convert(
-                attribute, element.vr, element.raw, encodings, is_little_endian=syntax.is_little_endian
-            )
+            value, raw = convert(attribute, vr, encoded, encodings, is_little_endian=is_little_endian)
         values[attribute.keyword] = value
         if raw is not None:
             raw_values.setdefault(attribute.level, {})[attribute.keyword] = raw
     # An object that lacks them in the data set is named by its file meta information (PS3.10 7.1).
     for keyword, uid in (("SOPClassUID", meta.sop_class_uid), ("SOPInstanceUID", meta.sop_instance_uid)):
         values[keyword] = values.get(keyword) or uid or None
-    return Header(values, raw_values)
-
-
-def _sequence_value(element: _Element) -> tuple[Any, str | None]:
-    if element.document is not None:
-        return element.document or None, None
-    return None, base64.b64encode(element.raw).decode() if element.raw else None
+    return Header(values, raw_values, meta.calling_ae_title)
 
 
 def _encodings(elements: Mapping[int, _Element]) -> tuple[str, ...]:
     element = elements.get(_CHARACTER_SET)
-    return encodings_of("" if element is None else element.raw.decode("ascii", "replace").strip(" \0"))
+    return encodings_of(element[1].decode("ascii", "replace").strip(" \0") if isinstance(element, tuple) else "")
 
 
 def _check_length(tag: int, length: int) -> None:

@@ -40,6 +40,7 @@ _BLOCK_VRS: Final = frozenset({"LT", "ST", "UT"})
 # PS3.5 6.2: VRs outside the specific character set.
 _ASCII_VRS: Final = frozenset({"AE", "AS", "CS", "DA", "DS", "DT", "IS", "TM", "UI"})
 _BINARY_INTEGERS: Final = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "UV": "Q", "SV": "q"}
+_NO_VRS: Final = frozenset({"UN", ""})
 _MAX_INTEGER: Final = 2**63 - 1
 
 # YYYYMMDD, and YYYY.MM.DD of ACR-NEMA, which PS3.5 6.2 allows to be read.
@@ -63,25 +64,33 @@ def convert(
         encodings: Python's names of the specific character set's values.
         is_little_endian: the byte order of binary numbers.
     """
-    if vr in _BINARY_INTEGERS or (attribute.vr in _BINARY_INTEGERS and vr in {"UN", ""}):
+    kind = attribute.vr
+    if vr in _BINARY_INTEGERS or (kind in _BINARY_INTEGERS and vr in _NO_VRS):
         return _convert_binary(attribute, vr, raw, "<" if is_little_endian else ">")
-    text = _decode(raw, attribute.vr, encodings).replace("\0", "\ufffd")  # PostgreSQL holds no U+0000
-    stripped = text.rstrip(" ") if attribute.vr in _BLOCK_VRS else text.strip(" ")
-    if attribute.vr == "PN":
-        stripped = stripped.rstrip("=")  # empty component groups (PS3.5 6.2.1.2)
-    if not stripped:
+    raw = raw.rstrip(b"\0 ")
+    text = raw.decode("ascii") if raw.isascii() and _ESCAPE not in raw else _decode(raw, kind, encodings)
+    if "\0" in text:
+        text = text.replace("\0", "\ufffd")  # PostgreSQL holds no U+0000
+    text = text.rstrip(" ") if kind in _BLOCK_VRS else text.strip(" ")
+    if kind == "PN":
+        text = text.rstrip("=")  # empty component groups (PS3.5 6.2.1.2)
+    if not text:
         return None, None
-    parse = _PARSERS[attribute.vr if attribute.vr in _PARSERS else ""]
-    if not attribute.many:
-        value = parse(stripped)
-        if attribute.vr == "DT" and value is not None and _offset_of(stripped):
-            return value, stripped
-        return (value, None) if value is not None else (None, stripped)
-    parts = [part.strip(" ") for part in stripped.split("\\")]
-    values = [parse(part) for part in parts]
-    if any(value is None and part for value, part in zip(values, parts, strict=True)):
-        return None, stripped
-    return values, None
+    parse = _PARSERS.get(kind)
+    if attribute.many:
+        parts = [part.strip(" ") for part in text.split("\\")]
+        if parse is None:
+            return list(parts), None
+        values = [parse(part) for part in parts]
+        if any(value is None and part for value, part in zip(values, parts, strict=True)):
+            return None, text
+        return values, None
+    if parse is None:
+        return text, None
+    value = parse(text)
+    if value is None or (kind == "DT" and _offset_of(text)):
+        return value, text
+    return value, None
 
 
 @cache
@@ -100,9 +109,7 @@ def encodings_of(specific_character_set: str) -> tuple[str, ...]:
 
 
 def _decode(raw: bytes, vr: str, encodings: Sequence[str]) -> str:
-    raw = raw.rstrip(b"\0 ")
-    if raw.isascii() and _ESCAPE not in raw:
-        return raw.decode("ascii")
+    """Decode what is not plain ASCII."""
     if vr in _ASCII_VRS:
         return raw.decode("latin_1")
     if _ESCAPE not in raw:
@@ -139,6 +146,11 @@ def _convert_binary(attribute: Attribute, vr: str, raw: bytes, order: str) -> Co
 
 
 def _parse_date(text: str) -> date | None:
+    if len(text) == 8 and text.isdigit():  # nearly all
+        try:
+            return date.fromisoformat(text)
+        except ValueError:
+            return None
     match = _DATE.fullmatch(text)
     if match is None:
         return None
@@ -174,6 +186,8 @@ def _offset_of(text: str) -> str | None:
 
 
 def _parse_integer(text: str) -> int | None:
+    if len(text) < 19 and text.isascii() and text.isdigit():  # nearly all
+        return int(text)
     if not _INTEGER.fullmatch(text):
         return None
     number = int(text)
@@ -187,10 +201,6 @@ def _parse_decimal(text: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _parse_text(text: str) -> str:
-    return text
-
-
 _PARSERS: Final[dict[str, Callable[[str], Scalar | None]]] = {
     "DA": _parse_date,
     "TM": _parse_time,
@@ -198,5 +208,4 @@ _PARSERS: Final[dict[str, Callable[[str], Scalar | None]]] = {
     "IS": _parse_integer,
     "US": _parse_integer,
     "DS": _parse_decimal,
-    "": _parse_text,
 }
