@@ -363,8 +363,9 @@ class EdgeDaemon:
 
     def children(self) -> list[int]:
         """Return the ids of the processes it started that run now, the oldest first."""
-        listed = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        return [pid for pid in map(int, listed) if b"spawn_main" in _command_line(pid)]
+        threads = Path(f"/proc/{self.process.pid}/task").glob("*/children")
+        listed = sorted(int(pid) for each in threads for pid in each.read_text().split())
+        return [pid for pid in listed if b"spawn_main" in _command_line(pid)]
 
     def tail(self) -> str:
         """Return the end of its log."""

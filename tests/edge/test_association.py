@@ -189,13 +189,20 @@ def test_release_response_reaches_the_peer_before_the_close(receiver: Any, scu: 
     assert "how=released" in line
 
 
+def test_release_is_noted_before_the_peer_closes(receiver: Any, scu: Any, data_set: Any, until: Any):
+    """A peer that keeps the transport open after its release does not hold its delivery back."""
+    assert Status.SUCCESS == scu.store(data_set()).status
+    assert isinstance(scu.release(), AssociationReleased)
+    until(lambda: ["released"] == list(receiver.spool.association_states().values()), 5)
+
+
 def test_release_while_an_object_is_half_sent_drops_it(receiver: Any, scu: Any, data_set: Any, until: Any):
     """A release in the middle of an object is answered; what was acknowledged stays, the rest goes."""
     assert Status.SUCCESS == scu.store(data_set()).status
     _send_half(scu, data_set())
     assert isinstance(scu.release(), AssociationReleased)
     scu.socket.close()
-    until(lambda: not list(receiver.spool.incoming.iterdir()))
+    until(lambda: not list(receiver.spool.lane.iterdir()))
     assert 1 == len(receiver.stored())
 
 
@@ -223,13 +230,13 @@ def test_partial_object_of_an_ended_association_is_discarded(
     """An abort or a lost connection keeps what was acknowledged and drops what was half received."""
     assert Status.SUCCESS == scu.store(data_set()).status
     _send_half(scu, data_set())
-    until(lambda: list(receiver.spool.incoming.iterdir()))
+    until(lambda: list(receiver.spool.lane.iterdir()))
     if how == "aborted":
         scu.socket.sendall(ABORT_BY_USER)
     else:
         scu.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     scu.socket.close()
-    until(lambda: not list(receiver.spool.incoming.iterdir()))
+    until(lambda: not list(receiver.spool.lane.iterdir()))
     assert [part10()] == receiver.stored()
     until(lambda: list(receiver.spool.association_states().values()) == [how])
 
@@ -303,7 +310,7 @@ def test_drain_answers_the_object_in_flight_then_aborts(
     idle.associate()
     encoded = data_set()
     _send_half(scu, encoded)
-    until(lambda: list(receiver.spool.incoming.iterdir()))
+    until(lambda: list(receiver.spool.lane.iterdir()))
     receiver.draining.set()
     stopping = _drain_in_background(receiver)
     assert isinstance(idle.next_event(), AssociationAborted)

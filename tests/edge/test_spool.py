@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dicomflow.edge.spool import Spool
+from dicomflow.edge.spool import Spool, count_files
 from dicomflow.errors import PermanentError
 
 DELIVERY = "0b8f0f6e-0d5c-4c1e-9d43-2f4f3f5a6b7c"
@@ -24,12 +24,12 @@ def put(spool: Spool, content: bytes = b"content", *, association: str = "a1", n
 
 
 def test_committed_file_is_in_received_under_a_name_that_tells_all(spool: Spool):
-    """Name and content of a committed file agree, and nothing is left in incoming."""
+    """Name and content of a committed file agree, and no half received file is left."""
     committed = put(spool, b"abc", number=7)
     assert b"abc" == committed.path.read_bytes()
     assert hashlib.sha256(b"abc").hexdigest() == committed.sha256
     assert [committed] == list(spool.scan_received())
-    assert [] == list(spool.incoming.iterdir())
+    assert [committed.path] == list(spool.lane.iterdir())
 
 
 @pytest.mark.parametrize("peer", ["10.0.0.1", "fd00::1:2", "::ffff:10.0.0.1", "2001:db8:0:0:0:0:0:1"])
@@ -40,13 +40,13 @@ def test_peer_is_parsed_back_from_the_name(spool: Spool, peer: str):
 
 
 def test_file_is_not_received_before_its_commit(spool: Spool):
-    """Until the commit a file is only in incoming; a discard removes it."""
+    """Until the commit a file is no received one; a discard removes it."""
     file = spool.create("a1", 0)
     file.write([b"half"])
     assert [] == list(spool.scan_received())
     file.discard()
     file.discard()
-    assert [] == list(spool.incoming.iterdir())
+    assert [] == list(spool.lane.iterdir())
 
 
 def test_write_of_many_buffers_keeps_their_order(spool: Spool):
@@ -104,20 +104,20 @@ def test_restart_resumes_the_spool_and_deletes_nothing(spool: Spool):
 def test_foreign_file_is_left_alone(spool: Spool, name: str):
     """What is not named like an instance is neither taken for one nor removed."""
     (spool.received / name).write_text("x")
-    (spool.incoming / name.replace(".part", ".txt")).write_text("x")
+    (spool.lane / name.replace(".part", ".txt")).write_text("x")
     assert [] == list(spool.scan_received())
     spool.discard_incoming()
     assert (spool.received / name).exists()
-    assert (spool.incoming / name.replace(".part", ".txt")).exists()
+    assert (spool.lane / name.replace(".part", ".txt")).exists()
 
 
 def test_discard_incoming_of_one_process_leaves_the_others(spool: Spool):
     """What a dead worker left half received goes; that of a living one stays."""
     spool.create("a1", 0).write([b"mine"])
-    other = spool.incoming / "a2_00000000_1.part"
+    other = spool.lane / "a2_00000000_1.part"
     other.write_text("another's")
     assert 1 == spool.discard_incoming(1)
-    assert [f"a1_00000000_{os.getpid()}.part"] == [path.name for path in spool.incoming.iterdir()]
+    assert [f"a1_00000000_{os.getpid()}.part"] == [path.name for path in spool.lane.iterdir()]
     assert 1 == spool.discard_incoming()
 
 

@@ -82,7 +82,6 @@ class Association:
         self._stored = self._stored_bytes = self._refused = 0
         self._started_at = self._artim_started_at = time.monotonic()
         self._is_ending = self._is_logged = False
-        self._ended = "lost"
 
     def run(self) -> None:
         """Serve the association to its end; no exception leaves."""
@@ -96,11 +95,7 @@ class Association:
             _logger.exception("association_failed association=%s peer=%s", self.association_id, self._peer)
             self._abort("internal error")
         finally:
-            if self._reception is not None:
-                self._reception.discard()
-            if self._is_marked:
-                with contextlib.suppress(OSError):
-                    self._receiver.spool.mark_ended(self.association_id, self._ended)
+            self._end("lost")
             self._connection.close()
 
     def wake(self) -> None:
@@ -196,10 +191,10 @@ class Association:
             case AssociationRequested():
                 self._take_request(event.request)
             case AssociationReleased():
-                self._ended = "released"
+                self._end("released")
                 self._log_end("released")
             case AssociationAborted():
-                self._ended = "aborted"
+                self._end("aborted")
                 by = "peer" if event.by_peer else "us"
                 self._log_end(f"aborted by {by} {event.source}/{event.reason}: {event.message}")
             case ConnectionLost():
@@ -314,6 +309,17 @@ class Association:
             )
             response = encode_response(reception.command, refusal.status, refusal.comment, refusal.offending_elements)
         self._acceptor.send(reception.context.context_id, response)
+
+    def _end(self, how: str) -> None:
+        """Drop what is half received and note the end; at once, since a peer may keep the transport open after it."""
+        reception, self._reception = self._reception, None
+        if reception is not None:
+            with contextlib.suppress(OSError):
+                reception.discard()
+        if self._is_marked:
+            self._is_marked = False
+            with contextlib.suppress(OSError):
+                self._receiver.spool.mark_ended(self.association_id, how)
 
     def _log_end(self, how: str) -> None:
         """Log the one line of an association; what is said first is the cause."""

@@ -9,12 +9,15 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import GaugeMetricFamily, Metric
 
+from dicomflow.edge.spool import count_files
 from dicomflow.edge.supervisor import Supervisor
 from dicomflow.errors import PermanentError
 
 __all__ = ["EdgeHttp"]
 
-_TEXT: Final = [("Content-Type", "text/plain; charset=utf-8")]
+# How long a stop waits for the server, of the five seconds that it has in all.
+_POLL_SECONDS: Final = 0.1
+_TEXT: Final = ("Content-Type", "text/plain; charset=utf-8")
 
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]  # Any: the write callable that WSGI keeps for old servers
 
@@ -31,7 +34,7 @@ class EdgeHttp:
             self._server = make_server(bind, port, self._application, _Server, _QuietHandler)
         except OSError as error:
             raise PermanentError(f"cannot serve HTTP on {bind} port {port}: {error.strerror}; set http_port") from error
-        threading.Thread(target=self._server.serve_forever, name="http", daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(_POLL_SECONDS,), name="http", daemon=True).start()
 
     @property
     def port(self) -> int:
@@ -47,16 +50,16 @@ class EdgeHttp:
         match environ["PATH_INFO"]:
             case "/healthz":
                 # The supervisor answers, so it lives; a dead child is replaced and is no reason to kill the edge.
-                start_response("200 OK", _TEXT)
+                start_response("200 OK", [_TEXT])
                 return [b"ok\n"]
             case "/readyz":
                 is_ready = self._supervisor.is_ready
-                start_response("200 OK" if is_ready else "503 Service Unavailable", _TEXT)
+                start_response("200 OK" if is_ready else "503 Service Unavailable", [_TEXT])
                 return [b"ready\n" if is_ready else b"not ready\n"]
             case "/metrics":
                 answer: Iterable[bytes] = self._metrics(environ, start_response)
                 return answer
-        start_response("404 Not Found", _TEXT)
+        start_response("404 Not Found", [_TEXT])
         return [b"not found; try /healthz, /readyz or /metrics\n"]
 
 
@@ -81,7 +84,7 @@ class _SpoolCollector:
         if spool is None:
             return
         files = GaugeMetricFamily("dicomflow_spool_files", "Files in the spool.", labels=["folder"])
-        for folder, count in spool.counts().items():
+        for folder, count in count_files(spool.root).items():
             files.add_metric([folder], count)
         yield files
         yield GaugeMetricFamily("dicomflow_spool_free_bytes", "Free space for the spool.", value=spool.free_bytes())

@@ -1,8 +1,8 @@
 """The spool: the folder that keeps every acknowledged instance until it is stored.
 
 ```
-incoming/                      instances being received; nothing here was acknowledged
-received/                      acknowledged instances, ordinary Part 10 files
+received/{lane}/               a folder for each worker: `.part` files are being received, and nothing of them was
+                               acknowledged; `.dcm` files are acknowledged instances, ordinary Part 10 files
 delivering/{delivery}/         instances of a delivery, and its manifest once it is closed
 delivering/{delivery}.stored/  what is left of a delivery that is in the store, about to be removed
 quarantined/                   what cannot be delivered, each beside a .reason file
@@ -25,7 +25,7 @@ from typing import Final
 
 from dicomflow.errors import PermanentError
 
-__all__ = ["IncomingFile", "ReceivedFile", "Spool", "sync_directory"]
+__all__ = ["IncomingFile", "ReceivedFile", "Spool", "count_files", "sync_directory"]
 
 _SUFFIX: Final = ".dcm"
 _STORED: Final = ".stored"
@@ -35,6 +35,8 @@ _MAX_BUFFERS: Final = 1024
 _OPEN_FLAGS: Final = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 _FILE_MODE: Final = 0o640
 _FOLDER_MODE: Final = 0o750
+# fsync of a renamed file commits the rename with it: one journal or log (ext4, xfs), or the name is logged (btrfs).
+_NAMED_BY_FSYNC: Final = frozenset({"ext4", "xfs", "btrfs"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,31 +53,33 @@ class ReceivedFile:
 class Spool:
     """The folders of one spool; opening it creates what is missing."""
 
-    def __init__(self, root: Path, *, fsync: bool = True) -> None:
+    def __init__(self, root: Path, *, fsync: bool = True, lane: str = "0") -> None:
         self.root = root
-        self.incoming = root / "incoming"
         self.received = root / "received"
+        self.lane = self.received / lane
         self.delivering = root / "delivering"
         self.quarantined = root / "quarantined"
         self.associations = root / "associations"
-        self._fsync = fsync
+        self.fsync = fsync
         try:
-            for folder in (self.incoming, self.received, self.delivering, self.quarantined, self.associations):
+            for folder in (self.lane, self.delivering, self.quarantined, self.associations):
                 folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
         except OSError as error:
             raise PermanentError(f"cannot create the spool in {root}: {error.strerror}") from error
-        sync_directory(root)
+        for folder in (self.lane.parent, root):
+            sync_directory(folder)
+        self.is_named_by_fsync = _file_system_of(root) in _NAMED_BY_FSYNC
 
     def create(self, association_id: str, number: int) -> "IncomingFile":
         """Open a new file for an instance that begins to arrive; raises `OSError`."""
         return IncomingFile(
-            self, self.incoming / f"{association_id}_{number:08}_{os.getpid()}.part", association_id, number
+            self, self.lane / f"{association_id}_{number:08}_{os.getpid()}.part", association_id, number
         )
 
     def discard_incoming(self, process_id: int | None = None) -> int:
         """Remove what a process that died, or all processes of an earlier run, left half received; return how many."""
-        pattern = "*.part" if process_id is None else f"*_{process_id}.part"
-        leftovers = list(self.incoming.glob(pattern))
+        pattern = "*/*.part" if process_id is None else f"*/*_{process_id}.part"
+        leftovers = list(self.received.glob(pattern))
         for path in leftovers:
             path.unlink(missing_ok=True)
         return len(leftovers)
@@ -91,15 +95,13 @@ class Spool:
 
     def counts(self) -> dict[str, int]:
         """Return how many instances lie in each folder."""
-        return {
-            "received": sum(1 for _ in self.received.glob(f"*{_SUFFIX}")),
-            "delivering": sum(1 for _ in self.delivering.glob(f"*/*{_SUFFIX}")),
-            "quarantined": sum(1 for _ in self.quarantined.glob(f"*{_SUFFIX}")),
-        }
+        return count_files(self.root)
 
     def scan_received(self) -> Iterator[ReceivedFile]:
         """Yield the files of `received/`, in no order; what is not named like one is left alone."""
-        yield from _scan(self.received)
+        for lane in self.received.iterdir():
+            if lane.is_dir():
+                yield from _scan(lane)
 
     def scan_delivery(self, delivery_id: str) -> Iterator[ReceivedFile]:
         """Yield the files of a delivery, in no order."""
@@ -117,8 +119,9 @@ class Spool:
     def mark_lost(self, process_id: int | None = None) -> None:
         """Note that the open associations of a process that died, or of all processes, are lost."""
         for path in self.associations.glob("*.open"):
-            if process_id is None or path.read_text(encoding="ascii") == str(process_id):
-                self.mark_ended(path.stem, "lost")
+            with contextlib.suppress(FileNotFoundError):  # it ended meanwhile
+                if process_id is None or path.read_text(encoding="ascii") == str(process_id):
+                    self.mark_ended(path.stem, "lost")
 
     def association_states(self) -> dict[str, str]:
         """Return how each noted association stands: open, released, aborted or lost."""
@@ -141,9 +144,8 @@ class Spool:
         return ReceivedFile(path, file.association_id, file.number, file.peer, file.sha256)
 
     def sync_delivery(self, delivery_id: str) -> None:
-        """Durable: on return the files moved into a delivery are there after power loss, and nowhere else."""
+        """Durable: on return the files moved into a delivery are there after power loss."""
         self._sync(self.delivering / delivery_id)
-        self._sync(self.received)
 
     def remove(self, file: ReceivedFile) -> None:
         """Remove a received file whose bytes are kept elsewhere."""
@@ -155,7 +157,7 @@ class Spool:
         with temporary.open("wb") as file:
             file.write(content)
             file.flush()
-            if self._fsync:
+            if self.fsync:
                 os.fsync(file.fileno())
         temporary.replace(path)
         self._sync(path.parent)
@@ -182,7 +184,7 @@ class Spool:
             folder.rmdir()
 
     def _sync(self, folder: Path) -> None:
-        if self._fsync:
+        if self.fsync:
             sync_directory(folder)
 
 
@@ -218,23 +220,35 @@ class IncomingFile:
         """
         sha256 = self._digest.hexdigest()
         name = f"{self._association_id}_{self._number:08}_{peer.replace(':', '-')}_{sha256}{_SUFFIX}"
-        target = self._spool.received / name
+        target = self._path.with_name(name)
         try:
-            if self._spool._fsync:  # noqa: SLF001  # one module, one promise
-                os.fsync(self._descriptor)
-        except OSError:
+            self._publish(target)
+        except BaseException:
+            # Not acknowledged, so it must not be taken for an instance.
+            target.unlink(missing_ok=True)
             self.discard()
             raise
-        self._close()
-        try:
-            self._path.rename(target)
-            self._spool._sync(self._spool.received)  # noqa: SLF001  # as above
-        except OSError:
-            # Not acknowledged, so it must not be taken for an instance.
-            self._path.unlink(missing_ok=True)
-            target.unlink(missing_ok=True)
-            raise
         return ReceivedFile(target, self._association_id, self._number, peer, sha256)
+
+    def _publish(self, target: Path) -> None:
+        """Rename the written file within its folder, and make its bytes and its name durable.
+
+        Where the file system commits a file's name with its fsync, one fsync after the rename does both: power loss
+        between the two can leave a name whose bytes are not whole, which the digest in it gives away. Elsewhere the
+        bytes are synced first, and the folder after the rename.
+        """
+        if self._spool.is_named_by_fsync:
+            self._path.rename(target)
+            if self._spool.fsync:
+                os.fsync(self._descriptor)
+            self._close()
+            return
+        if self._spool.fsync:
+            os.fsync(self._descriptor)
+        self._close()  # an open file cannot be renamed on Windows
+        self._path.rename(target)
+        if self._spool.fsync:
+            sync_directory(self._path.parent)
 
     def discard(self) -> None:
         """Throw the file away: nothing of it was acknowledged."""
@@ -269,6 +283,16 @@ class IncomingFile:
         return os.write(self._descriptor, b"".join(buffers))
 
 
+def count_files(root: Path) -> dict[str, int]:
+    """Return how many instances lie in each folder of a spool; a folder that does not exist counts as empty."""
+    patterns = {
+        "received": f"received/*/*{_SUFFIX}",
+        "delivering": f"delivering/*/*{_SUFFIX}",
+        "quarantined": f"quarantined/*{_SUFFIX}",
+    }
+    return {folder: sum(1 for _ in root.glob(pattern)) for folder, pattern in patterns.items()}
+
+
 def sync_directory(folder: Path) -> None:
     """Make a folder's entries durable; a platform that cannot open folders (Windows) journals them itself."""
     if sys.platform == "win32":
@@ -294,3 +318,15 @@ def _parse(path: Path) -> ReceivedFile | None:
         return None
     association_id, number, peer, sha256 = fields
     return ReceivedFile(path, association_id, int(number), peer.replace("-", ":"), sha256)
+
+
+def _file_system_of(path: Path) -> str:
+    """Return the kind of file system a path is on; empty where that cannot be found out."""
+    try:
+        mounts = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    here = str(path.resolve())
+    points = [(fields[1], fields[2]) for fields in map(str.split, mounts) if len(fields) > 2]
+    found = [point for point in points if here == point[0] or here.startswith(point[0].rstrip("/") + "/")]
+    return max(found, key=lambda point: len(point[0]), default=("", ""))[1]

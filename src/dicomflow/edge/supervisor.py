@@ -151,8 +151,7 @@ class Supervisor:
                     if child.name.startswith("worker"):
                         slots[index] = 0
                 elif child.restart_at is not None and time.monotonic() >= child.restart_at:
-                    child.process, child.started_at, child.restart_at = child.start(), time.monotonic(), None
-                    self.restarts += 1
+                    self._replace(child)
 
     def _bury(self, child: _Child) -> None:
         """Note a death, clean up after it, and set when the child is started again."""
@@ -161,11 +160,23 @@ class Supervisor:
         if self.spool is not None and child.process.pid is not None:
             with contextlib.suppress(OSError):
                 self.spool.mark_lost(child.process.pid)
+            with contextlib.suppress(OSError):
                 self.spool.discard_incoming(child.process.pid)
         if now - child.started_at >= _STEADY_SECONDS:
             child.pause_seconds = _FIRST_PAUSE_SECONDS
         child.restart_at = now + child.pause_seconds
         child.pause_seconds = min(child.pause_seconds * 2, _LONGEST_PAUSE_SECONDS)
+
+    def _replace(self, child: _Child) -> None:
+        """Start a child again; when there is no process to be had, try later."""
+        try:
+            child.process = child.start()
+        except OSError as error:
+            _logger.error("child_not_started name=%s errno=%s", child.name, error.errno)  # noqa: TRY400  # no bug
+            child.restart_at = time.monotonic() + _LONGEST_PAUSE_SECONDS
+            return
+        child.started_at, child.restart_at = time.monotonic(), None
+        self.restarts += 1
 
 
 def bind(address: str, port: int) -> socket.socket:

@@ -1,0 +1,264 @@
+"""The edge as real processes: what dies is replaced, what stops stops in time, nothing acknowledged is lost."""
+
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from dicomflow.dimse.command import Command, CommandField, encode_command
+from dicomflow.dimse.events import AssociationAccepted, AssociationRejected
+from dicomflow.dimse.message import encode_message
+from dicomflow.edge.supervisor import bind
+from dicomflow.errors import PermanentError
+from dicomflow.manifest import Manifest
+
+CT = b"1.2.840.10008.5.1.4.1.1.2"
+HALF = 200
+# A stop may take five seconds; what is above that is the machine's load and the interpreter's own end.
+STOP_SECONDS = 5.0
+
+
+def begin_object(scu: Any, data_set: bytes) -> None:
+    """Send a C-STORE-RQ and the first bytes of its data set."""
+    command = Command(CommandField.C_STORE_RQ, 1, None, CT, b"1.2.3.4", priority=0, data_set_type=1)
+    scu.socket.sendall(encode_message(1, encode_command(command), 16384) + _fragment(data_set[:HALF], 0))
+
+
+def end_object(scu: Any, data_set: bytes) -> int:
+    """Send the rest and return the status of the response."""
+    scu.socket.sendall(_fragment(data_set[HALF:], 2))
+    return int(scu.response().status)
+
+
+def _fragment(data: bytes, control: int) -> bytes:
+    return struct.pack(">BxIIBB", 4, len(data) + 6, len(data) + 2, 1, control) + data
+
+
+def half_received(edge: Any) -> dict[int, int]:
+    """Return how many objects each process has half received."""
+    counts: dict[int, int] = {}
+    for path in edge.spool.lane.iterdir():
+        pid = int(path.stem.rpartition("_")[2])
+        counts[pid] = counts.get(pid, 0) + 1
+    return counts
+
+
+def stored(edge: Any) -> dict[str, list[bytes]]:
+    """Return the contents stored under each SOP Instance UID."""
+    found: dict[str, list[bytes]] = {}
+    for path in edge.objects.glob("site-1/*/*/*/*.dcm"):
+        found.setdefault(path.stem, []).append(path.read_bytes())
+    return found
+
+
+def listed(edge: Any) -> list[str]:
+    """Return the SOP Instance UIDs of all manifests."""
+    manifests = [Manifest.from_json(path.read_bytes()) for path in edge.objects.glob("manifests/site-1/*.json")]
+    return sorted(each.sop_instance_uid for manifest in manifests for each in manifest.instances())
+
+
+def test_stored_instance_is_delivered_with_its_manifest(
+    edge_with: Any, scu_with: Any, data_set: Any, part10: Any, until: Any
+):
+    """From the socket to the object store: the same bytes, a manifest, and an empty spool."""
+    edge = edge_with().start()
+    scu = scu_with(edge.port)
+    scu.associate()
+    assert 0 == scu.store(data_set()).status
+    scu.release()
+    until(lambda: listed(edge) == ["1.2.3.4"], explain=edge.tail)
+    assert {"1.2.3.4": [part10()]} == stored(edge)
+    until(lambda: edge.spool.counts() == {"received": 0, "delivering": 0, "quarantined": 0})
+
+
+def test_worker_crash_leaves_other_associations_running(edge_with: Any, scu_with: Any, data_set: Any, until: Any):
+    """A killed worker takes only its own associations with it; it is replaced, and its files are cleaned up."""
+    edge = edge_with().start()
+    scus: list[Any] = []
+    while len(half_received(edge)) < 2:
+        assert len(scus) < 60, "one worker takes all associations"
+        scus.append(scu_with(edge.port))
+        scus[-1].associate()
+        begin_object(scus[-1], data_set())
+        until(lambda: sum(half_received(edge).values()) == len(scus))
+    before, victim = edge.children(), min(half_received(edge))
+    others = sum(count for pid, count in half_received(edge).items() if pid != victim)
+    os.kill(victim, signal.SIGKILL)
+    until(lambda: victim not in half_received(edge), explain=edge.tail)
+    statuses = [status for status in (_end_if_open(scu, data_set()) for scu in scus) if status is not None]
+    assert [0] * others == statuses
+    until(lambda: len(edge.children()) == len(before), explain=edge.tail)
+    until(lambda: "lost" in edge.spool.association_states().values() or listed(edge), explain=edge.tail)
+    assert "dicomflow_child_restarts 1.0" in edge.get("/metrics")[1]
+    assert isinstance(scu_with(edge.port).associate(), AssociationAccepted)
+
+
+def _end_if_open(scu: Any, data_set: bytes) -> int | None:
+    try:
+        return end_object(scu, data_set)
+    except (AssertionError, OSError):
+        return None
+
+
+def test_deliverer_crash_is_replaced_and_delivery_goes_on(edge_with: Any, scu_with: Any, data_set: Any, until: Any):
+    """A killed deliverer is started again and stores under the keys it had begun with."""
+    edge = edge_with(delivery={"quiet_seconds": 2}).start()
+    scu = scu_with(edge.port)
+    scu.associate()
+    scu.store(data_set())
+    until(lambda: stored(edge), explain=edge.tail)
+    os.kill(max(edge.children()), signal.SIGKILL)
+    assert 0 == scu.store(data_set("1.2.3.5"), affected_sop_instance_uid=b"1.2.3.5").status
+    scu.release()
+    until(lambda: listed(edge) == ["1.2.3.4", "1.2.3.5"], explain=edge.tail)
+    assert 1 == len(list(edge.objects.glob("site-1/*")))
+
+
+def test_second_edge_on_the_same_spool_is_refused(edge_with: Any):
+    """Two edges never share a spool: the second ends with 1 and one line that says why."""
+    edge = edge_with().start()
+    second = subprocess.run(
+        [sys.executable, "-m", "dicomflow", "edge", "--config", edge.config],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert 1 == second.returncode
+    assert "another edge runs on the spool" in second.stderr
+    assert 200 == edge.get("/readyz")[0]
+
+
+def test_port_in_use_is_refused_with_what_to_do(edge_with: Any):
+    """A port that another program has ends the edge with 1 and one line, and no child stays."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        edge = edge_with(dimse={"port": other.getsockname()[1], "bind": "127.0.0.1"})
+        edge.launch()
+        assert 1 == edge.process.wait(30)
+    assert "choose another port or stop what has it" in edge.log.read_text()
+
+
+def test_wrong_settings_end_the_edge_with_their_name(edge_with: Any):
+    """A wrong key ends the edge with 1 and one line that names it."""
+    edge = edge_with(dimse={"prot": 104})
+    edge.launch()
+    assert 1 == edge.process.wait(30)
+    assert "dimse.prot" in edge.log.read_text()
+    assert "Traceback" not in edge.log.read_text()
+
+
+def test_associations_of_all_workers_count_against_one_limit(edge_with: Any, scu_with: Any, until: Any):
+    """The limit holds over all workers, and there is room again when one ends."""
+    edge = edge_with(dimse={"port": 0, "bind": "127.0.0.1", "max_associations": 3}).start()
+    scus = [scu_with(edge.port) for _ in range(3)]
+    assert all(isinstance(scu.associate(), AssociationAccepted) for scu in scus)
+    rejected = scu_with(edge.port).associate()
+    assert isinstance(rejected, AssociationRejected)
+    assert (2, 3, 2) == (rejected.reject.result, rejected.reject.source, rejected.reject.reason)
+    scus[0].release()
+    scus[0].socket.close()
+    until(lambda: isinstance(scu_with(edge.port).associate(), AssociationAccepted))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stop_with_open_associations_ends_within_five_seconds(
+    edge_with: Any, scu_with: Any, data_set: Any, number: signal.Signals
+):
+    """Idle and half-sending associations do not hold up a stop; it ends with 0 and no process stays."""
+    edge = edge_with().start()
+    idle, sending, silent = scu_with(edge.port), scu_with(edge.port), scu_with(edge.port)
+    idle.associate()
+    sending.associate()
+    begin_object(sending, data_set())
+    assert silent.socket.fileno() >= 0
+    children = edge.children()
+    started = time.monotonic()
+    edge.process.send_signal(number)
+    assert 0 == edge.process.wait(30), edge.tail()
+    assert time.monotonic() - started < STOP_SECONDS
+    assert [] == [pid for pid in children if _is_alive(pid)]
+    assert "Traceback" not in edge.log.read_text(), edge.tail()
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_kill_of_the_supervisor_ends_its_children_and_the_next_start_works(
+    edge_with: Any, scu_with: Any, data_set: Any, until: Any
+):
+    """Without their supervisor the others leave by themselves; a new edge takes over the spool."""
+    edge = edge_with().start()
+    scu = scu_with(edge.port)
+    scu.associate()
+    assert 0 == scu.store(data_set()).status
+    children = edge.children()
+    os.kill(edge.process.pid, signal.SIGKILL)
+    edge.process.wait(10)
+    until(lambda: not any(map(_is_alive, children)), explain=edge.tail)
+    edge.start()
+    until(lambda: listed(edge) == ["1.2.3.4"], explain=edge.tail)
+    assert 1 == len(stored(edge)["1.2.3.4"])
+
+
+@pytest.mark.parametrize("after", [5, 40, 90])
+def test_kill_9_under_load_loses_no_acknowledged_object(
+    edge_with: Any, scu_with: Any, data_set: Any, part10: Any, until: Any, after: int
+):
+    """Everything answered Success before a power cut is delivered once after the next start, byte for byte."""
+    edge = edge_with().start()
+    acknowledged: list[str] = []
+    enough = threading.Event()
+
+    def _send(sender: int) -> None:
+        try:
+            scu = scu_with(edge.port)
+            scu.associate()
+            for number in range(1000):
+                uid = f"1.2.{sender}.{number}"
+                status = scu.store(data_set(uid, pixels=b"x" * 5000), affected_sop_instance_uid=uid.encode()).status
+                if status == 0:
+                    acknowledged.append(uid)
+                if len(acknowledged) >= after:
+                    enough.set()
+        except (AssertionError, OSError):
+            return
+
+    senders = [threading.Thread(target=_send, args=(number,)) for number in range(1, 4)]
+    for sender in senders:
+        sender.start()
+    assert enough.wait(30)
+    os.killpg(edge.process.pid, signal.SIGKILL)
+    edge.process.wait(10)
+    for sender in senders:
+        sender.join(30)
+    edge.start()
+    until(lambda: set(acknowledged) <= set(listed(edge)), explain=edge.tail)
+    found = stored(edge)
+    assert [[part10(uid, pixels=b"x" * 5000)] for uid in acknowledged] == [found[uid] for uid in acknowledged]
+    assert len(set(listed(edge))) == len(listed(edge))
+
+
+def test_bind_names_port_and_remedy():
+    """A port that is taken is named in the error."""
+    with bind("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        with pytest.raises(PermanentError, match=f"cannot listen on 127.0.0.1 port {port}: Address already in use"):
+            bind("127.0.0.1", port)
+
+
+def test_bind_takes_ipv6():
+    """An address with colons is IPv6."""
+    with bind("::1", 0) as listener:
+        assert socket.AF_INET6 == listener.family
