@@ -28,8 +28,8 @@ from rich.console import Console
 
 from dicomflow import samples
 from dicomflow.catalog.report import create_read_only_engine, run_read_only
-from dicomflow.cli.status import count_spool
 from dicomflow.cli.tables import print_table
+from dicomflow.edge.spool import count_files
 from dicomflow.errors import DicomflowError
 
 QUERIES: Final = ("Patient", "Study", "Series", "Instance", "Ahlijob", "Ahliimageset")
@@ -241,7 +241,7 @@ def _wait(console: Console, daemon: Daemon, expected: set[str], timeout: float) 
             daemon.require_running()
             mapped = {row[0] for row in run_read_only(engine, MAPPED)[1]} & expected
             waiting = len(run_read_only(engine, WAITING)[1])
-            spooled = sum(count_spool(daemon.data / "spool").values())
+            spooled = sum(count_files(daemon.data / "spool").values())
             if mapped == expected and not waiting and not spooled:
                 return
             trouble = run_read_only(engine, TROUBLE)[1]

@@ -35,10 +35,10 @@ def test_status_of_empty_catalog_is_all_zero(run: Run, data: Path):
 def test_status_counts_the_files_of_the_spool(run: Run, data: Path):
     """Files that are received, being delivered and quarantined are counted; others are not."""
     for name in (
-        "received/a.dcm",
-        "received/b.dcm",
-        "received/a.json",
-        "incoming/x.part",
+        "received/0/a.dcm",
+        "received/1/b.dcm",
+        "received/0/a.json",
+        "received/0/x.part",
         "delivering/d1/c.dcm",
         "delivering/d2/d.dcm",
         "delivering/d2/e.dcm",

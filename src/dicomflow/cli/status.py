@@ -1,7 +1,6 @@
 """`dicomflow status`."""
 
 import json as json_
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -10,8 +9,9 @@ from rich.table import Table
 
 from dicomflow.catalog.report import count_everything, create_read_only_engine
 from dicomflow.cli.database import DatabaseUrl, DataFolder, existing_catalog_url
+from dicomflow.edge.spool import count_files
 
-__all__ = ["count_spool", "status"]
+__all__ = ["status"]
 
 
 def status(
@@ -30,20 +30,11 @@ def status(
     finally:
         engine.dispose()
     if data is not None:
-        counts["spool"] = count_spool(data / "spool")
+        counts["spool"] = count_files(data / "spool")
     if json:
         typer.echo(json_.dumps(counts))
     else:
         Console().print(_table(counts))
-
-
-def count_spool(spool: Path) -> dict[str, int]:
-    """Count the files in each folder of the spool; a folder that does not exist counts as empty."""
-    return {
-        "received": sum(1 for _ in (spool / "received").glob("*.dcm")),
-        "delivering": sum(1 for _ in (spool / "delivering").glob("*/*.dcm")),
-        "quarantined": sum(1 for _ in (spool / "quarantined").glob("*.dcm")),
-    }
 
 
 def _table(counts: dict[str, Any]) -> Table:

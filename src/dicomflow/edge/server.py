@@ -62,7 +62,7 @@ def run_worker(start: WorkerStart) -> None:
     stopping = threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda _number, _frame: stopping.set())
-    spool = Spool(start.settings.spool.dir, fsync=start.settings.spool.fsync)
+    spool = Spool(start.settings.spool.dir, fsync=start.settings.spool.fsync, lane=str(start.index))
     receiver = Receiver(start.settings.dimse, spool, Watermark(spool, start.settings.spool), stopping)
     worker = _Worker(start, receiver)
     for listener in start.listeners:
