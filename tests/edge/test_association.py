@@ -202,7 +202,7 @@ def test_release_while_an_object_is_half_sent_drops_it(receiver: Any, scu: Any, 
     _send_half(scu, data_set())
     assert isinstance(scu.release(), AssociationReleased)
     scu.socket.close()
-    until(lambda: not list(receiver.spool.lane.iterdir()))
+    until(lambda: not list(receiver.spool.received.glob("*/*.part")))
     assert 1 == len(receiver.stored())
 
 
@@ -230,13 +230,13 @@ def test_partial_object_of_an_ended_association_is_discarded(
     """An abort or a lost connection keeps what was acknowledged and drops what was half received."""
     assert Status.SUCCESS == scu.store(data_set()).status
     _send_half(scu, data_set())
-    until(lambda: list(receiver.spool.lane.iterdir()))
+    until(lambda: list(receiver.spool.received.glob("*/*.part")))
     if how == "aborted":
         scu.socket.sendall(ABORT_BY_USER)
     else:
         scu.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     scu.socket.close()
-    until(lambda: not list(receiver.spool.lane.iterdir()))
+    until(lambda: not list(receiver.spool.received.glob("*/*.part")))
     assert [part10()] == receiver.stored()
     until(lambda: list(receiver.spool.association_states().values()) == [how])
 
@@ -310,7 +310,7 @@ def test_drain_answers_the_object_in_flight_then_aborts(
     idle.associate()
     encoded = data_set()
     _send_half(scu, encoded)
-    until(lambda: list(receiver.spool.lane.iterdir()))
+    until(lambda: list(receiver.spool.received.glob("*/*.part")))
     receiver.draining.set()
     stopping = _drain_in_background(receiver)
     assert isinstance(idle.next_event(), AssociationAborted)

@@ -61,7 +61,7 @@ class Site:
 
     def is_empty(self) -> bool:
         """Tell whether nothing is left to deliver."""
-        return not any(self.spool.received.iterdir()) and not any(self.spool.delivering.iterdir())
+        return not any(self.spool.scan_received()) and not any(self.spool.delivering.iterdir())
 
 
 async def _run_until(deliverer: Deliverer, until: Callable[[], Any]) -> None:

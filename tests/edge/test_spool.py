@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dicomflow.edge.spool import Spool, count_files
+from dicomflow.edge.spool import Spool
 from dicomflow.errors import PermanentError
 
 DELIVERY = "0b8f0f6e-0d5c-4c1e-9d43-2f4f3f5a6b7c"

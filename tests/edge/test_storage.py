@@ -34,7 +34,7 @@ CALLS = ("open", "write", "writev", "fsync", "fdatasync", "rename", "replace", "
 
 def leftovers(spool: Any) -> list[str]:
     """Return the names of all files in the spool that are, or could become, an instance."""
-    folders = (spool.lane, spool.received, spool.delivering, spool.quarantined)
+    folders = (spool.received, spool.delivering, spool.quarantined)
     return [path.name for folder in folders for path in folder.rglob("*") if path.is_file()]
 
 
@@ -212,11 +212,13 @@ def _count_calls(monkeypatch: pytest.MonkeyPatch, act: Callable[[int, str], None
         monkeypatch.setattr(os, name, _wrapped(name))
 
 
+@pytest.mark.parametrize("is_named_by_fsync", [True, False])
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
 def test_failing_call_at_each_step_answers_a700_and_leaves_no_file(
-    receiver: Any, scu_with: Any, data_set: Any, part10: Any, number: int
+    receiver: Any, scu_with: Any, data_set: Any, part10: Any, number: int, *, is_named_by_fsync: bool
 ):
     """Whichever call of a store fails, the answer is A700, no file stays, and the association goes on."""
+    receiver.spool.is_named_by_fsync = is_named_by_fsync
     called: list[str] = []
 
     def _store(fail_at: int | None) -> Any:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -44,7 +45,7 @@ def _fragment(data: bytes, control: int) -> bytes:
 def half_received(edge: Any) -> dict[int, int]:
     """Return how many objects each process has half received."""
     counts: dict[int, int] = {}
-    for path in edge.spool.lane.iterdir():
+    for path in edge.spool.received.glob("*/*.part"):
         pid = int(path.stem.rpartition("_")[2])
         counts[pid] = counts.get(pid, 0) + 1
     return counts
@@ -189,8 +190,7 @@ def test_stop_with_open_associations_ends_within_five_seconds(
 
 def _is_alive(pid: int) -> bool:
     try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
 
