@@ -1,93 +1,55 @@
 """Index rows: one bulk upsert per level for a batch of objects, in an order that cannot deadlock.
 
 Rows are a function of the set of objects, not of their order: of all objects that describe a row the one with the
-greatest `as_of` gives its values, so late, repeated and concurrent batches end in the same catalog. Nothing is counted
-here, and nothing is read to be incremented. This module must not know how objects are read.
+greatest `as_of` gives its values, what only adds up is a set, and what is counted is counted anew from the rows. So
+late, repeated and concurrent batches end in the same catalog. This module must not know how objects are read.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import date, datetime, time
 from typing import Any, Final
 
-from sqlalchemy import Connection, Table, bindparam, func, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, Table, case, func, or_, select, update
 
-from dicomflow.catalog.tables import UID_LENGTH, instance, patient, series, stored_object, study
+from dicomflow.catalog.objects import UIDS, IndexedObject, ObjectLocation, ObjectProblem
+from dicomflow.catalog.tables import (
+    instance,
+    patient,
+    patient_history,
+    patient_word,
+    series,
+    series_study,
+    stored_object,
+    study,
+    study_patient,
+)
+from dicomflow.catalog.upsert import Excluded, Lookup, Upsert
 from dicomflow.dicom.attributes import Level, column_name, of_level
-from dicomflow.errors import PermanentError
+from dicomflow.dicom.names import fold_words
 
-__all__ = ["IndexedObject", "ObjectLocation", "ObjectProblem", "upsert_objects", "upsert_problems"]
+__all__ = [
+    "IndexedObject",
+    "ObjectLocation",
+    "ObjectProblem",
+    "demographics_digest",
+    "lock_instances",
+    "recount_versions",
+    "upsert_objects",
+    "upsert_problems",
+]
 
-MAX_IDENTITY_CHARACTERS: Final = 256
-"""Patient ID and its issuer are one key of an index; LO allows 64 characters (PS3.5 6.2)."""
-
-_UIDS: Final = {
-    "StudyInstanceUID": "(0020,000D)",
-    "SeriesInstanceUID": "(0020,000E)",
-    "SOPInstanceUID": "(0008,0018)",
-    "SOPClassUID": "(0008,0016)",
-}
-_IDENTITIES: Final = {"PatientID": "(0010,0020)", "IssuerOfPatientID": "(0010,0021)"}
-_UID_CHARACTERS: Final = frozenset("0123456789.")
 _COLUMNS: Final = {
     level: tuple((attribute.keyword, attribute.column) for attribute in of_level(level)) for level in Level
 }
+_STORED_UIDS: Final = tuple((keyword, column_name(keyword)) for keyword in UIDS if keyword != "SOPClassUID")
+_IDENTITY: Final = ("issuer_of_patient_id", "patient_id", "unidentified_study_uid")
+_DEMOGRAPHICS: Final = ("patient_name", "patient_birth_date", "patient_sex")
+_PAGE_UIDS: Final = 5000  # SQLite takes 32,766 parameters a statement
 
-
-@dataclass(frozen=True, slots=True)
-class ObjectLocation:
-    """Where an object lies, and what its key says of its way; `stored_at` is the store's time of the object."""
-
-    object_key: str
-    edge: str
-    delivery_id: str | None
-    bytes: int
-    stored_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class IndexedObject:
-    """An object with its indexed attributes.
-
-    `values` are by DICOM keyword, `raw_values` the texts of those that did not parse; `site_issuer` is the issuer of
-    Patient IDs that name none.
-    """
-
-    location: ObjectLocation
-    site_issuer: str
-    values: Mapping[str, Any]
-    raw_values: Mapping[Level, Mapping[str, str]]
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot have a place in the index.
-
-        Raises:
-            PermanentError: a UID is missing, too long or no UID, or the patient's identity is too long.
-        """
-        for keyword, tag in _UIDS.items():
-            uid = self.values.get(keyword)
-            if not uid:
-                raise PermanentError(f"no {keyword} {tag}")
-            if len(uid) > UID_LENGTH:
-                raise PermanentError(f"{keyword} {tag} of {len(uid)} characters exceeds {UID_LENGTH}")
-            if not _UID_CHARACTERS.issuperset(uid):
-                raise PermanentError(f"{keyword} {tag} is no UID")
-        for keyword, tag in _IDENTITIES.items():
-            length = len(self.values.get(keyword) or "")
-            if length > MAX_IDENTITY_CHARACTERS:
-                raise PermanentError(f"{keyword} {tag} of {length} characters exceeds {MAX_IDENTITY_CHARACTERS}")
-
-
-@dataclass(frozen=True, slots=True)
-class ObjectProblem:
-    """An object that will never be indexed, and why; the reason holds no patient data."""
-
-    object_key: str
-    edge: str
-    delivery_id: str | None
-    bytes: int | None
-    reason: str
+Identity = tuple[str, str, str]
+Rows = dict[Any, dict[str, Any]]
 
 
 def upsert_objects(connection: Connection, objects: Sequence[IndexedObject], now: datetime) -> None:
@@ -95,21 +57,30 @@ def upsert_objects(connection: Connection, objects: Sequence[IndexedObject], now
 
     Locks are taken table by table and in key order, so that concurrent batches wait for each other and go on.
     """
-    levels: tuple[tuple[Table, Iterable[dict[str, Any]], tuple[str, ...]], ...] = (
-        (patient, map(_patient_row, objects), _PATIENT_KEY),
-        (study, map(_study_row, objects), ("study_instance_uid",)),
-        (series, map(_series_row, objects), ("series_instance_uid",)),
-        (instance, map(_instance_row, objects), ("sop_instance_uid",)),
+    identities = [_identity(indexed) for indexed in objects]
+    as_of = [_as_of(indexed) for indexed in objects]
+    study_as_of = [f"{_study_time(indexed)}|{stored}" for indexed, stored in zip(objects, as_of, strict=True)]
+    studies, series_uids, sops = ([each.values[name] for each in objects] for name, _ in _STORED_UIDS)
+    _execute(_PATIENT, connection, _latest(objects, identities, study_as_of, _patient_row))
+    _execute(_HISTORY, connection, _history_rows(objects, identities, study_as_of))
+    _execute(_WORD, connection, _word_rows(objects, identities))
+    _execute(_STUDY, connection, _latest(objects, studies, as_of, _study_row))
+    pairs = set(zip(studies, identities, strict=True))
+    _execute(_STUDY_PATIENT, connection, {each: {"study_instance_uid": each[0]} | _parent(each[1]) for each in pairs})
+    _execute(_SERIES, connection, _latest(objects, series_uids, as_of, _series_row))
+    of_study = set(zip(series_uids, studies, strict=True))
+    _execute(
+        _SERIES_STUDY, connection, {each: dict(zip(_SERIES_STUDY.columns, each, strict=True)) for each in of_study}
     )
-    for table, rows, key in levels:
-        _upsert_latest(connection, table, rows, key)
-    _upsert_stored(connection, [_stored_row(indexed, now) for indexed in objects])
+    _execute(_INSTANCE, connection, _latest(objects, sops, as_of, _instance_row))
+    _execute(_STORED, connection, {each.location.object_key: _stored_row(each, now) for each in objects})
+    recount_versions(connection, set(sops))
 
 
 def upsert_problems(connection: Connection, problems: Sequence[ObjectProblem]) -> None:
     """Record objects that cannot be indexed; one that once was indexed keeps its row."""
-    rows: list[dict[str, Any]] = [
-        {
+    rows = {
+        problem.object_key: {
             "object_key": problem.object_key,
             "edge": problem.edge,
             "delivery_id": problem.delivery_id,
@@ -117,93 +88,80 @@ def upsert_problems(connection: Connection, problems: Sequence[ObjectProblem]) -
             "problem": problem.reason,
         }
         for problem in problems
-    ]
-    if not rows:
-        return
-    statement = _insert(connection, stored_object)
-    values = {name: getattr(statement.excluded, name) for name in rows[0] if name != "object_key"}
-    connection.execute(
-        statement.on_conflict_do_update(
-            index_elements=["object_key"], set_=values, where=stored_object.c.indexed_at.is_(None)
-        ),
-        sorted(rows, key=lambda row: row["object_key"]),
-    )
+    }
+    _execute(_PROBLEM, connection, rows)
 
 
-_PATIENT_KEY: Final = ("issuer_of_patient_id", "patient_id", "unidentified_study_uid")
+def lock_instances(connection: Connection, sop_instance_uids: Iterable[str]) -> None:
+    """Lock instances in key order, for whoever changes their objects' digests: before the objects' rows."""
+    uids = sorted(sop_instance_uids)
+    for start in range(0, len(uids), _PAGE_UIDS):
+        wanted = instance.c.sop_instance_uid.in_(uids[start : start + _PAGE_UIDS])
+        statement = select(instance.c.instance_key).where(wanted)
+        connection.execute(statement.order_by(instance.c.sop_instance_uid).with_for_update()).all()
 
 
-def _insert(connection: Connection, table: Table) -> Any:  # the two dialects' inserts share no typed base
-    """Return the dialect's INSERT, the one that knows ON CONFLICT."""
-    return (postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert)(table)
+def recount_versions(connection: Connection, sop_instance_uids: Collection[str]) -> None:
+    """Count the different digests of instances' objects; the instances must be locked."""
+    uids = sorted(sop_instance_uids)
+    for start in range(0, len(uids), _PAGE_UIDS):
+        digest = func.coalesce(stored_object.c.sha256, stored_object.c.object_sha256)
+        counted = (
+            select(stored_object.c.sop_instance_uid, func.count(digest.distinct()).label("digests"))
+            .where(stored_object.c.sop_instance_uid.in_(uids[start : start + _PAGE_UIDS]))
+            .group_by(stored_object.c.sop_instance_uid)
+            .subquery()
+        )
+        versions = case((counted.c.digests > 1, counted.c.digests), else_=1)
+        connection.execute(
+            update(instance)
+            .where(instance.c.sop_instance_uid == counted.c.sop_instance_uid, instance.c.versions != versions)
+            .values(versions=versions)
+        )
 
 
-def _upsert_latest(connection: Connection, table: Table, rows: Iterable[dict[str, Any]], key: tuple[str, ...]) -> None:
-    """Write one row per key, the latest of the batch, unless the table holds a later one."""
-    latest: dict[tuple[str, ...], dict[str, Any]] = {}
-    for row in rows:
-        identity = tuple(row[name] for name in key)
-        known = latest.get(identity)
-        if known is None or known["as_of"] < row["as_of"]:
-            latest[identity] = row
-    if not latest:
-        return
-    statement = _insert(connection, table)
-    columns = [name for name in next(iter(latest.values())) if not name.startswith("parent_")]
-    parents = _parent_of(table)
-    changed = {name: getattr(statement.excluded, name) for name in (*columns, *parents) if name not in key}
-    connection.execute(
-        statement.values(
-            {name: bindparam(name, type_=table.c[name].type) for name in columns} | parents
-        ).on_conflict_do_update(index_elements=list(key), set_=changed, where=statement.excluded.as_of > table.c.as_of),
-        [latest[identity] for identity in sorted(latest)],
-    )
+def demographics_digest(name: str | None, birth_date: date | None, sex: str | None) -> str:
+    """Return what tells one set of demographics from another, in hex."""
+    values = [name, birth_date and birth_date.isoformat(), sex]
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 
-def _parent_of(table: Table) -> dict[str, Any]:
-    """Return the foreign key to the level above as a look-up by the parent's own identity."""
-    if table is study:
-        wanted = [patient.c[name] == bindparam(f"parent_{name}", type_=patient.c[name].type) for name in _PATIENT_KEY]
-        return {"patient_key": select(patient.c.patient_key).where(*wanted).scalar_subquery()}
-    if table is series:
-        uid = bindparam("parent_study_instance_uid", type_=study.c.study_instance_uid.type)
-        found = select(study.c.study_key).where(study.c.study_instance_uid == uid)
-        return {"study_key": found.scalar_subquery()}
-    if table is instance:
-        uid = bindparam("parent_series_instance_uid", type_=series.c.series_instance_uid.type)
-        found = select(series.c.series_key).where(series.c.series_instance_uid == uid)
-        return {"series_key": found.scalar_subquery()}
-    return {}
+def _execute(upsert: Upsert, connection: Connection, rows: Rows) -> None:
+    upsert.execute(connection, [rows[key] for key in sorted(rows)])
 
 
-def _upsert_stored(connection: Connection, rows: list[dict[str, Any]]) -> None:
-    if not rows:
-        return
-    statement = _insert(connection, stored_object)
-    values = {name: getattr(statement.excluded, name) for name in rows[0] if name != "object_key"}
-    values["indexed_at"] = func.coalesce(stored_object.c.indexed_at, statement.excluded.indexed_at)
-    values["problem"] = None
-    connection.execute(
-        statement.on_conflict_do_update(index_elements=["object_key"], set_=values),
-        sorted(rows, key=lambda row: row["object_key"]),
-    )
+def _latest(
+    objects: Sequence[IndexedObject],
+    keys: Sequence[Any],
+    as_of: Sequence[str],
+    row_of: Callable[[IndexedObject, str], dict[str, Any]],
+) -> Rows:
+    """Return one row per key, of the object that spoke last."""
+    latest: dict[Any, int] = {}
+    for number, key in enumerate(keys):
+        known = latest.get(key)
+        if known is None or as_of[known] < as_of[number]:
+            latest[key] = number
+    return {key: row_of(objects[number], as_of[number]) for key, number in latest.items()}
 
 
 def _level_row(indexed: IndexedObject, level: Level, as_of: str) -> dict[str, Any]:
-    row = {column: indexed.values.get(keyword) for keyword, column in _COLUMNS[level]}
-    row["raw_values"] = dict(indexed.raw_values[level]) if level in indexed.raw_values else None
+    values = indexed.values
+    row = {column: values.get(keyword) for keyword, column in _COLUMNS[level]}
+    row["raw_values"] = indexed.raw_values.get(level)
     row["as_of"] = as_of
     return row
 
 
-def _identity(indexed: IndexedObject) -> dict[str, str]:
+def _identity(indexed: IndexedObject) -> Identity:
     """Return whose object it is: without a Patient ID it is the study's own, so that strangers never become one."""
     patient_id = indexed.values.get("PatientID") or ""
-    return {
-        "issuer_of_patient_id": indexed.values.get("IssuerOfPatientID") or indexed.site_issuer,
-        "patient_id": patient_id,
-        "unidentified_study_uid": "" if patient_id else indexed.values["StudyInstanceUID"],
-    }
+    issuer = indexed.values.get("IssuerOfPatientID") or indexed.site_issuer
+    return issuer, patient_id, "" if patient_id else indexed.values["StudyInstanceUID"]
+
+
+def _parent(identity: Identity) -> dict[str, str]:
+    return {f"parent_{name}": value for name, value in zip(_IDENTITY, identity, strict=True)}
 
 
 def _as_of(indexed: IndexedObject) -> str:
@@ -211,41 +169,145 @@ def _as_of(indexed: IndexedObject) -> str:
     return f"{indexed.location.stored_at.isoformat(timespec='microseconds')}|{indexed.location.object_key}"
 
 
-def _patient_row(indexed: IndexedObject) -> dict[str, Any]:
+def _study_time(indexed: IndexedObject) -> str:
     """Demographics follow the time of the study first: an old study that arrives late corrects nobody."""
-    day: date | None = indexed.values.get("StudyDate")
-    clock: time | None = indexed.values.get("StudyTime")
-    study_time = f"{day or date.min}T{clock or time.min}"
-    return _level_row(indexed, Level.PATIENT, f"{study_time}|{_as_of(indexed)}") | _identity(indexed)
+    return f"{indexed.values.get('StudyDate') or date.min}T{indexed.values.get('StudyTime') or time.min}"
 
 
-def _study_row(indexed: IndexedObject) -> dict[str, Any]:
-    parents = {f"parent_{name}": value for name, value in _identity(indexed).items()}
-    return _level_row(indexed, Level.STUDY, _as_of(indexed)) | parents
+def _patient_row(indexed: IndexedObject, as_of: str) -> dict[str, Any]:
+    return _level_row(indexed, Level.PATIENT, as_of) | dict(zip(_IDENTITY, _identity(indexed), strict=True))
 
 
-def _series_row(indexed: IndexedObject) -> dict[str, Any]:
-    row = _level_row(indexed, Level.SERIES, _as_of(indexed))
-    return row | {"parent_study_instance_uid": indexed.values["StudyInstanceUID"]}
+def _history_rows(objects: Sequence[IndexedObject], identities: Sequence[Identity], as_of: Sequence[str]) -> Rows:
+    rows: Rows = {}
+    for indexed, identity, moment in zip(objects, identities, as_of, strict=True):
+        known = tuple(indexed.values.get(name) for name in ("PatientName", "PatientBirthDate", "PatientSex"))
+        row = rows.get((identity, known))
+        if row is None:
+            rows[identity, known] = {
+                **dict(zip(_DEMOGRAPHICS, known, strict=True)),
+                **_parent(identity),
+                "digest": demographics_digest(*known),
+                "first_as_of": moment,
+                "last_as_of": moment,
+            }
+        else:
+            row["first_as_of"], row["last_as_of"] = min(row["first_as_of"], moment), max(row["last_as_of"], moment)
+    return {(identity, row["digest"]): row for (identity, _), row in rows.items()}
 
 
-def _instance_row(indexed: IndexedObject) -> dict[str, Any]:
-    row = _level_row(indexed, Level.INSTANCE, _as_of(indexed))
-    return row | {
-        "object_key": indexed.location.object_key,
-        "bytes": indexed.location.bytes,
-        "parent_series_instance_uid": indexed.values["SeriesInstanceUID"],
+def _word_rows(objects: Sequence[IndexedObject], identities: Sequence[Identity]) -> Rows:
+    named = {(indexed.values.get("PatientName") or "", each) for indexed, each in zip(objects, identities, strict=True)}
+    return {
+        (word, identity): {"word": word} | _parent(identity) for name, identity in named for word in fold_words(name)
     }
 
 
+def _study_row(indexed: IndexedObject, as_of: str) -> dict[str, Any]:
+    sort_at = _study_time(indexed) if indexed.values.get("StudyDate") else ""
+    return _level_row(indexed, Level.STUDY, as_of) | {"sort_at": sort_at} | _parent(_identity(indexed))
+
+
+def _series_row(indexed: IndexedObject, as_of: str) -> dict[str, Any]:
+    row = _level_row(indexed, Level.SERIES, as_of)
+    row["parent_study_instance_uid"] = indexed.values["StudyInstanceUID"]
+    return row
+
+
+def _instance_row(indexed: IndexedObject, as_of: str) -> dict[str, Any]:
+    row = _level_row(indexed, Level.INSTANCE, as_of)
+    row["object_key"] = indexed.location.object_key
+    row["bytes"] = indexed.location.bytes
+    row["parent_series_instance_uid"] = indexed.values["SeriesInstanceUID"]
+    return row
+
+
 def _stored_row(indexed: IndexedObject, now: datetime) -> dict[str, Any]:
-    uids = {column_name(keyword): indexed.values[keyword] for keyword in _UIDS if keyword != "SOPClassUID"}
     location = indexed.location
-    return uids | {
+    row = {column: indexed.values[keyword] for keyword, column in _STORED_UIDS}
+    return row | {
         "object_key": location.object_key,
         "bytes": location.bytes,
+        "object_sha256": location.sha256,
         "edge": location.edge,
         "delivery_id": location.delivery_id,
         "stored_at": location.stored_at,
         "indexed_at": now,
+        "problem": None,
     }
+
+
+def _level_upsert(
+    table: Table,
+    level: Level,
+    key: tuple[str, ...],
+    more: tuple[str, ...] = (),
+    lookups: Mapping[str, Lookup] | None = None,
+) -> Upsert:
+    """Write one row per key unless the table holds one that spoke later."""
+    columns = (*dict.fromkeys((*(column for _, column in _COLUMNS[level]), "raw_values", "as_of", *more)),)
+    parents = lookups or {}
+
+    def changes(excluded: Excluded) -> dict[str, Any]:
+        return {name: excluded[name] for name in (*columns, *parents) if name not in key}
+
+    return Upsert(table, columns, key, parents, changes, lambda excluded: excluded.as_of > table.c.as_of)
+
+
+def _stored_changes(excluded: Excluded) -> dict[str, Any]:
+    changes: dict[str, Any] = {name: excluded[name] for name in _STORED_COLUMNS if name != "object_key"}
+    return changes | {"indexed_at": func.coalesce(stored_object.c.indexed_at, excluded.indexed_at)}
+
+
+def _history_changes(excluded: Excluded) -> dict[str, Any]:
+    first, last = patient_history.c.first_as_of, patient_history.c.last_as_of
+    return {
+        "first_as_of": case((excluded.first_as_of < first, excluded.first_as_of), else_=first),
+        "last_as_of": case((excluded.last_as_of > last, excluded.last_as_of), else_=last),
+    }
+
+
+def _history_condition(excluded: Excluded) -> Any:  # SQLAlchemy's boolean
+    return or_(excluded.first_as_of < patient_history.c.first_as_of, excluded.last_as_of > patient_history.c.last_as_of)
+
+
+def _key_of(table: Table, key: str, *columns: str) -> Lookup:
+    return Lookup(table.c[key], {table.c[name]: f"parent_{name}" for name in columns})
+
+
+_OF_PATIENT: Final = {"patient_key": _key_of(patient, "patient_key", *_IDENTITY)}
+_OF_STUDY: Final = {"study_key": _key_of(study, "study_key", "study_instance_uid")}
+_OF_SERIES: Final = {"series_key": _key_of(series, "series_key", "series_instance_uid")}
+_STORED_COLUMNS: Final = (
+    *("object_key", "study_instance_uid", "series_instance_uid", "sop_instance_uid", "bytes", "object_sha256"),
+    *("edge", "delivery_id", "stored_at", "indexed_at", "problem"),
+)
+_PROBLEM_COLUMNS: Final = ("object_key", "edge", "delivery_id", "bytes", "problem")
+
+_PATIENT: Final = _level_upsert(patient, Level.PATIENT, _IDENTITY, ("unidentified_study_uid",))
+_HISTORY: Final = Upsert(
+    patient_history,
+    ("digest", *_DEMOGRAPHICS, "first_as_of", "last_as_of"),
+    ("patient_key", "digest"),
+    _OF_PATIENT,
+    _history_changes,
+    _history_condition,
+)
+_WORD: Final = Upsert(patient_word, ("word",), ("word", "patient_key"), _OF_PATIENT)
+_STUDY: Final = _level_upsert(study, Level.STUDY, ("study_instance_uid",), ("sort_at",), _OF_PATIENT)
+_STUDY_PATIENT: Final = Upsert(
+    study_patient, ("study_instance_uid",), ("study_instance_uid", "patient_key"), _OF_PATIENT
+)
+_SERIES: Final = _level_upsert(series, Level.SERIES, ("series_instance_uid",), (), _OF_STUDY)
+_SERIES_STUDY: Final = Upsert(
+    series_study, ("series_instance_uid", "study_instance_uid"), ("series_instance_uid", "study_instance_uid")
+)
+_INSTANCE: Final = _level_upsert(instance, Level.INSTANCE, ("sop_instance_uid",), ("object_key", "bytes"), _OF_SERIES)
+_STORED: Final = Upsert(stored_object, _STORED_COLUMNS, ("object_key",), changes=_stored_changes)
+_PROBLEM: Final = Upsert(
+    stored_object,
+    _PROBLEM_COLUMNS,
+    ("object_key",),
+    changes=lambda excluded: {name: excluded[name] for name in _PROBLEM_COLUMNS if name != "object_key"},
+    condition=lambda _: stored_object.c.indexed_at.is_(None),
+)

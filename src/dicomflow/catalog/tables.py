@@ -34,6 +34,7 @@ from dicomflow.dicom.attributes import Attribute, Level, ValueType, of_level
 
 __all__ = [
     "UID_LENGTH",
+    "audit_event",
     "delivery",
     "delivery_association",
     "image_set",
@@ -42,13 +43,17 @@ __all__ = [
     "instance",
     "metadata",
     "patient",
+    "patient_history",
+    "patient_word",
     "queue_message",
     "series",
     "series_image_set",
     "series_import",
+    "series_study",
     "start_pause",
     "stored_object",
     "study",
+    "study_patient",
     "wake_up",
 ]
 
@@ -96,6 +101,10 @@ def _attribute_columns(level: Level) -> list[Column[Any]]:
     ]
 
 
+def _partial_index(name: str, column: str, condition: str) -> Index:
+    return Index(name, column, postgresql_where=text(condition), sqlite_where=text(condition))
+
+
 # One row per (issuer, Patient ID). An object without Issuer of Patient ID gets its site's. An object without a
 # Patient ID makes a patient of its study alone: `patient_id` is empty and `unidentified_study_uid` names the study.
 patient: Final = Table(
@@ -105,15 +114,48 @@ patient: Final = Table(
     *_attribute_columns(Level.PATIENT),
     Column("unidentified_study_uid", String(UID_LENGTH), nullable=False, server_default=""),
     UniqueConstraint("issuer_of_patient_id", "patient_id", "unidentified_study_uid", name="uq_patient_identity"),
+    Index(None, "patient_id"),
 )
 
+# Every set of demographics that came under a patient's identity, and from which objects at the earliest and latest,
+# in the terms of `patient.as_of`. The row of the greatest `last_as_of` is what `patient` shows.
+patient_history: Final = Table(
+    "patient_history",
+    metadata,
+    Column("patient_key", KEY, ForeignKey("patient.patient_key"), primary_key=True),
+    Column("digest", String(64), primary_key=True),
+    *(_attribute_column(attribute) for attribute in of_level(Level.PATIENT) if attribute.keyword not in _REQUIRED),
+    Column("first_as_of", BINARY_TEXT, nullable=False),
+    Column("last_as_of", BINARY_TEXT, nullable=False),
+)
+
+# The words of every name that a patient came under, folded for search (`dicom.names`); found by their beginning.
+patient_word: Final = Table(
+    "patient_word",
+    metadata,
+    Column("word", BINARY_TEXT, primary_key=True),
+    Column("patient_key", KEY, ForeignKey("patient.patient_key"), primary_key=True, index=True),
+)
+
+# `sort_at` is date and time of the study as ISO 8601 text, "" without a date: the order in which studies are listed.
 study: Final = Table(
     "study",
     metadata,
     Column("study_key", KEY, primary_key=True),
     Column("patient_key", KEY, ForeignKey("patient.patient_key"), nullable=False, index=True),
     *_attribute_columns(Level.STUDY),
+    Column("sort_at", BINARY_TEXT, nullable=False, server_default=""),
     UniqueConstraint("study_instance_uid"),
+    Index(None, "sort_at", "study_key"),
+    Index(None, "accession_number"),
+)
+
+# Every patient that objects of a study named: more than one is a conflict.
+study_patient: Final = Table(
+    "study_patient",
+    metadata,
+    Column("study_instance_uid", String(UID_LENGTH), primary_key=True),
+    Column("patient_key", KEY, ForeignKey("patient.patient_key"), primary_key=True, index=True),
 )
 
 series: Final = Table(
@@ -123,9 +165,19 @@ series: Final = Table(
     Column("study_key", KEY, ForeignKey("study.study_key"), nullable=False, index=True),
     *_attribute_columns(Level.SERIES),
     UniqueConstraint("series_instance_uid"),
+    Index(None, "modality", "study_key"),
 )
 
-# The current version of each SOP instance: `object_key` names the object that spoke last.
+# Every study that objects of a series named: more than one is a conflict.
+series_study: Final = Table(
+    "series_study",
+    metadata,
+    Column("series_instance_uid", String(UID_LENGTH), primary_key=True),
+    Column("study_instance_uid", String(UID_LENGTH), primary_key=True, index=True),
+)
+
+# The current version of each SOP instance: `object_key` names the object that spoke last, `versions` counts the
+# different digests of all its objects.
 instance: Final = Table(
     "instance",
     metadata,
@@ -134,11 +186,14 @@ instance: Final = Table(
     *_attribute_columns(Level.INSTANCE),
     Column("object_key", Text, nullable=False),
     Column("bytes", BigInteger, nullable=False),
+    Column("versions", Integer, nullable=False, server_default="1"),
     UniqueConstraint("sop_instance_uid"),
+    _partial_index("ix_instance_versions", "sop_instance_uid", "versions > 1"),
 )
 
 # Every object that an event or a manifest named, readable or not. `indexed_at` is NULL while only the manifest has
-# spoken, `sha256` (lower-case hex) while only the event has; `problem` says why an object could not be indexed.
+# spoken, `sha256` (lower-case hex) while only the event has; `object_sha256` is what the store or the object's own
+# bytes say, where they could be asked; `problem` says why an object could not be indexed.
 stored_object: Final = Table(
     "stored_object",
     metadata,
@@ -148,17 +203,14 @@ stored_object: Final = Table(
     Column("sop_instance_uid", String(UID_LENGTH), index=True),
     Column("bytes", BigInteger),
     Column("sha256", String(64)),
+    Column("object_sha256", String(64)),
     Column("edge", Text),
     Column("delivery_id", Text, index=True),
     Column("stored_at", UtcDateTime),
     Column("indexed_at", UtcDateTime),
     Column("problem", Text),
-    Index(
-        "ix_stored_object_problem",
-        "object_key",
-        postgresql_where=text("problem IS NOT NULL"),
-        sqlite_where=text("problem IS NOT NULL"),
-    ),
+    _partial_index("ix_stored_object_problem", "object_key", "problem IS NOT NULL"),
+    _partial_index("ix_stored_object_damaged", "object_key", "sha256 <> object_sha256"),
 )
 
 # `series_changes` counts how often a series of the delivery was settled, `reported_changes` up to which of
@@ -176,12 +228,7 @@ delivery: Final = Table(
     Column("planned_at", UtcDateTime),
     Column("series_changes", Integer, nullable=False, server_default="0"),
     Column("reported_changes", Integer, nullable=False, server_default="0"),
-    Index(
-        "ix_delivery_to_report",
-        "delivery_id",
-        postgresql_where=text("series_changes > reported_changes"),
-        sqlite_where=text("series_changes > reported_changes"),
-    ),
+    _partial_index("ix_delivery_to_report", "delivery_id", "series_changes > reported_changes"),
 )
 
 delivery_association: Final = Table(
@@ -258,6 +305,7 @@ series_import: Final = Table(
     Column("priority", SmallInteger, nullable=False, server_default="0"),
     UniqueConstraint("delivery_id", "series_instance_uid"),
     Index(None, "state", "series_import_id"),
+    Index(None, "status", "study_instance_uid"),
 )
 
 import_outcome: Final = Table(
@@ -318,4 +366,16 @@ queue_message: Final = Table(
     Column("receipt", Text),
     Column("enqueued_at", UtcDateTime, nullable=False),
     Index(None, "queue", "visible_at"),
+)
+
+# Who or what did what to which UID, and when. Append-only.
+audit_event: Final = Table(
+    "audit_event",
+    metadata,
+    Column("audit_event_id", KEY, primary_key=True),
+    Column("at", UtcDateTime, nullable=False, index=True),
+    Column("actor", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("uid", String(UID_LENGTH), index=True),
+    Column("details", JSON_VALUE),
 )

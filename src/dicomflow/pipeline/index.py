@@ -5,6 +5,7 @@ row with its reason; what may work later is returned, so that its message comes 
 """
 
 import asyncio
+import hashlib
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ IMPORT_OUTPUT_PREFIX: Final = "imports/"
 HEAD_BYTES: Final = 64 << 10
 """The first read of an object: pixel data of most begins within 10 KB, of nearly all within this."""
 LONG_HEAD_BYTES: Final = 1 << 20
+DIGEST_ATTRIBUTE: Final = "sha256"
+"""The object's user metadata that holds its digest, lower-case hex, where the store keeps metadata."""
 CONCURRENT_READS: Final = 32
 _READ_AHEAD_BYTES: Final = 256 << 10
 
@@ -63,7 +66,8 @@ def index_objects(
         engine: the catalog.
         store: the bucket that the events are of.
         objects: the events; manifests and the output of import jobs among them are passed over.
-        issuers: the issuer of Patient IDs that name none, by edge; an edge is its own by default.
+        issuers: the issuer of Patient IDs that name none, by `EDGE/CALLING AE TITLE` or by `EDGE`; an edge is its own
+            by default.
         clock: tells the time of indexing.
 
     Raises:
@@ -97,7 +101,8 @@ async def _read_all(
         async with slots:
             try:
                 location, header = await _read(store, key, edge, delivery_id)
-                return IndexedObject(location, issuers.get(edge, edge), header.values, header.raw_values)
+                site_issuer = issuers.get(f"{edge}/{header.calling_ae_title}") or issuers.get(edge) or edge
+                return IndexedObject(location, site_issuer, header.values, header.raw_values)
             except (PermanentError, PeerError) as error:
                 return ObjectProblem(key, edge, delivery_id, None, str(error))
             except TransientError as error:
@@ -115,8 +120,8 @@ async def _read(store: ObjectStore, key: str, edge: str, delivery_id: str | None
         TransientError: the store did not answer.
     """
     for length in (HEAD_BYTES, LONG_HEAD_BYTES):
-        head, size, stored_at = await _get_head(store, key, length)
-        location = ObjectLocation(key, edge, delivery_id, size, stored_at)
+        head, size, stored_at, sha256 = await _get_head(store, key, length)
+        location = ObjectLocation(key, edge, delivery_id, size, stored_at, sha256)
         header = read_header(head, complete=len(head) == size)
         if header is not None:
             return location, header
@@ -126,18 +131,24 @@ async def _read(store: ObjectStore, key: str, edge: str, delivery_id: str | None
     return location, await asyncio.to_thread(read_header_from, file)
 
 
-async def _get_head(store: ObjectStore, key: str, length: int) -> tuple[bytes, int, datetime]:
-    """Return an object's first bytes, its size in bytes, and when it was stored."""
+async def _get_head(store: ObjectStore, key: str, length: int) -> tuple[bytes, int, datetime, str | None]:
+    """Return an object's first bytes, its size in bytes, when it was stored, and its SHA-256.
+
+    The digest is that of the bytes where they are the whole object, or what the store keeps as its metadata.
+    """
     try:
         result = await obstore.get_async(store, key, options={"range": (0, length)})
         meta = result.meta
-        return bytes(await result.bytes_async()), meta["size"], meta["last_modified"]
+        head = bytes(await result.bytes_async())
     except BaseError as error:
         if await _is_empty(store, key):
             raise PermanentError("the object is empty") from error
         raise _store_error(error) from error
     except (OSError, ValueError) as error:
         raise _store_error(error) from error
+    told = result.attributes.get(DIGEST_ATTRIBUTE)
+    sha256 = hashlib.sha256(head).hexdigest() if len(head) == meta["size"] else told
+    return head, meta["size"], meta["last_modified"], sha256
 
 
 async def _is_empty(store: ObjectStore, key: str) -> bool:
