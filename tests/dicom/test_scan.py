@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import random
 import struct
 import sys
 import tracemalloc
@@ -255,6 +256,14 @@ def test_deflated_data_set_is_inflated_up_to_group_0020():
     finally:
         tracemalloc.stop()
     assert peak < 8 << 20
+
+
+def test_deflated_data_set_is_read_no_further_than_it_is_inflated():
+    """A gigabyte of pixels behind group 0020 stays in its file."""
+    pixels = random.Random(1).randbytes(8 << 20)
+    file = io.BytesIO(deflate(identifying(after=pixels)))
+    assert IDENTITY == read_identity(file, DEFLATED)
+    assert file.tell() < 2 << 20
 
 
 @pytest.mark.parametrize("data_set", [b"", b"\xff" * 100, deflate(identifying())[:20], b"no deflated bytes at all"])
