@@ -199,7 +199,7 @@ class Scu:
         """Tell whether anything arrives within a time."""
         return bool(self._events or select.select([self.socket], [], [], seconds)[0])
 
-    def begin_store(self, data_set: bytes, **fields: Any) -> None:
+    def begin_store(self, data_set: bytes | None, **fields: Any) -> None:
         """Send a C-STORE-RQ and its data set; UIDs are those of `data_set` unless given."""
         self._message_id += 1
         command = {
@@ -214,7 +214,7 @@ class Scu:
         self.requestor.send(context_id, encoded, data_set)
         self.flush()
 
-    def store(self, data_set: bytes, **fields: Any) -> Command:
+    def store(self, data_set: bytes | None, **fields: Any) -> Command:
         """Store and return the response."""
         self.begin_store(data_set, **fields)
         return self.response()

@@ -349,6 +349,16 @@ def test_released_association_is_not_aborted_by_a_drain(receiver: Any, scu: Any,
     assert "how=released" in line
 
 
+def test_association_aborted_within_a_message_does_not_hold_up_a_drain(receiver: Any, scu: Any, data_set: Any):
+    """A peer that was aborted in the middle of an object and does not close is let go of at once."""
+    _send_half(scu, data_set())
+    scu.socket.sendall(b"\x09\0\0\0\0\4\0\0\0\0")
+    assert isinstance(scu.next_event(), AssociationAborted)
+    started = time.monotonic()
+    receiver.drain()
+    assert time.monotonic() - started < 2
+
+
 def test_failure_of_the_association_itself_is_aborted(
     receiver: Any, scu_with: Any, data_set: Any, monkeypatch: pytest.MonkeyPatch, ended_lines: Any
 ):

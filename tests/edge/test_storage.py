@@ -169,7 +169,7 @@ def test_unreadable_data_set_answers_c000(receiver: Any, scu: Any, data_set: Any
 
 def test_store_without_a_data_set_answers_c000(scu: Any):
     """A C-STORE-RQ that announces no data set is answered at once."""
-    answer = scu.store(b"", data_set_type=0x0101)
+    answer = scu.store(None, data_set_type=0x0101)
     assert (0xC000, REFUSALS["no_data_set"].comment) == (answer.status, answer.error_comment)
 
 

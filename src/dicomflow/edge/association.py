@@ -100,7 +100,7 @@ class Association:
 
     def wake(self) -> None:
         """Make a thread that waits for the peer look at `draining`; a message under way goes on. Any thread."""
-        if self._acceptor.is_between_messages:
+        if self._acceptor.is_between_messages or self._acceptor.state is State.STA13:
             with contextlib.suppress(OSError):
                 self._connection.shutdown(socket.SHUT_RD)
 
