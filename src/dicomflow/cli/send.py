@@ -1,6 +1,7 @@
 """`dicomflow send`: a store SCU with progress."""
 
 import json
+import logging
 import queue
 import sys
 import threading
@@ -18,6 +19,7 @@ from dicomflow.errors import DicomflowError, PeerError, PermanentError
 __all__ = ["send"]
 
 _SHOWN_FAILURES: Final = 20
+_logger = logging.getLogger(__name__)
 _GROUP: Final = 100
 
 
@@ -85,7 +87,8 @@ class _Sender:
             thread.start()
         for thread in threads:
             thread.join()
-        return self._outcomes
+        ended = {id(outcome.file) for outcome in self._outcomes}
+        return self._outcomes + [Outcome(file, None, "not sent") for file in files if id(file) not in ended]
 
     def _send_groups(
         self, groups: "queue.SimpleQueue[list[StoredFile]]", advance: Callable[[StoredFile], None]
@@ -95,10 +98,14 @@ class _Sender:
                 group = groups.get_nowait()
             except queue.Empty:
                 return
-            for outcome in self._send_group(group):
-                with self._lock:
-                    self._outcomes.append(outcome)
-                advance(outcome.file)
+            try:
+                for outcome in self._send_group(group):
+                    with self._lock:
+                        self._outcomes.append(outcome)
+                    advance(outcome.file)
+            except Exception:
+                # A thread's boundary: the group's files without an outcome are reported as not sent.
+                _logger.exception("send_failed")
 
     def _send_group(self, group: list[StoredFile]) -> Iterator[Outcome]:
         """Yield an outcome for each file; what an association that broke off left unsent has its reason."""

@@ -198,7 +198,7 @@ class SendAssociation:
         return self._await_response()
 
     def store(self, file: StoredFile) -> Outcome:
-        """C-STORE one file and wait for its response (PS3.7 9.1.1)."""
+        """C-STORE one file and wait for its response (PS3.7 9.1.1); one that cannot be read has its own outcome."""
         meta = file.meta
         context_id = self._contexts.get((meta.sop_class_uid, meta.transfer_syntax_uid))
         if context_id is None:
@@ -212,8 +212,12 @@ class SendAssociation:
             priority=Priority.MEDIUM,
             data_set_type=1,
         )
+        try:
+            opened = file.path.open("rb")
+        except OSError as error:
+            return Outcome(file, None, f"cannot be read: {error.strerror}")
         with (
-            file.path.open("rb") as opened,
+            opened,
             mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
             memoryview(mapped) as whole,
             whole[meta.data_set_offset :] as data_set,

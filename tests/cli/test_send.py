@@ -1,0 +1,115 @@
+"""`dicomflow send`: what it counts is what the receiver said."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dicomflow import samples
+from dicomflow.edge.association import Association, Receiver
+from dicomflow.edge.settings import DimseSettings, SpoolSettings
+from dicomflow.edge.spool import Spool
+from dicomflow.edge.watermark import Watermark
+
+
+@pytest.fixture
+def receiver_with(tmp_path: Path) -> Iterator[Callable[..., int]]:
+    """Start a receiver on a thread and give its port; settings are the DIMSE section's."""
+    spool = Spool(tmp_path / "spool")
+    listeners: list[socket.socket] = []
+
+    def _receiver_with(**settings: Any) -> int:
+        listener = socket.create_server(("127.0.0.1", 0))
+        listeners.append(listener)
+        watermark = Watermark(spool, SpoolSettings(dir=spool.root, slow_below_bytes=0, refuse_below_bytes=0))
+        receiver = Receiver(DimseSettings(**settings), spool, watermark, threading.Event())
+        threading.Thread(target=_accept, args=(listener, receiver), daemon=True).start()
+        port: int = listener.getsockname()[1]
+        return port
+
+    yield _receiver_with
+    for listener in listeners:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+
+
+def _accept(listener: socket.socket, receiver: Receiver) -> None:
+    while True:
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            return
+        association = Association(receiver, connection, "127.0.0.1", lambda _: True)
+        threading.Thread(target=association.run, daemon=True).start()
+
+
+@pytest.fixture
+def send() -> Callable[..., tuple[int, dict[str, Any], str]]:
+    """Run `dicomflow send --json`; give exit code, document and standard error."""
+
+    def _send(port: int, *arguments: object) -> tuple[int, dict[str, Any], str]:
+        command = [sys.executable, "-m", "dicomflow", "send", "127.0.0.1", str(port), *map(str, arguments), "--json"]
+        result = subprocess.run(
+            command,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env={name: value for name, value in os.environ.items() if not name.startswith("DICOMFLOW_")},
+        )
+        return result.returncode, json.loads(result.stdout or "{}"), result.stderr
+
+    return _send
+
+
+@pytest.mark.parametrize("associations", [1, 4])
+def test_send_folder_reports_counts_asked_and_stored(receiver_with: Any, send: Any, tmp_path: Path, associations: int):
+    """All files of a folder are asked for and stored, others are skipped; the exit code is 0."""
+    samples.write(samples.demo_studies(), tmp_path / "study")
+    (tmp_path / "study" / "notes.txt").write_text("no DICOM")
+    code, document, error = send(receiver_with(), tmp_path / "study", "--associations", associations)
+    assert 0 == code, error
+    assert {"asked": 18, "stored": 18, "skipped": 1, "failed": []} == document
+
+
+def test_send_named_file_that_is_no_dicom_fails(receiver_with: Any, send: Any, tmp_path: Path):
+    """A file that was named and cannot be sent is a failure with its reason; the others are sent."""
+    paths = samples.write(samples.ct_study(1, series=1, slices=2), tmp_path / "study")
+    (tmp_path / "notes.txt").write_text("no DICOM")
+    code, document, _ = send(receiver_with(), *paths, tmp_path / "notes.txt")
+    assert (1, 3, 2) == (code, document["asked"], document["stored"])
+    assert [str(tmp_path / "notes.txt")] == [failure["path"] for failure in document["failed"]]
+
+
+def test_send_to_a_receiver_that_rejects_fails_for_each_file(receiver_with: Any, send: Any, tmp_path: Path):
+    """Every file of a rejected association has the rejection as its reason."""
+    paths = samples.write(samples.ct_study(1, series=1, slices=3), tmp_path / "study")
+    code, document, _ = send(receiver_with(calling_ae_titles=("OTHER",)), tmp_path / "study")
+    assert (1, 3, 0) == (code, document["asked"], document["stored"])
+    assert {(str(path), "association rejected 1/1/3") for path in paths} == {
+        (failure["path"], failure["reason"]) for failure in document["failed"]
+    }
+
+
+def test_send_empty_folder_is_an_error(send: Any, tmp_path: Path):
+    """Nothing to send is said in one line and is no success."""
+    code, _, error = send(1, tmp_path)
+    assert 1 == code
+    assert ["dicomflow: no DICOM Part 10 file among the paths; nothing to send"] == error.splitlines()
+
+
+def test_send_illegal_ae_title_is_an_error(receiver_with: Any, send: Any, tmp_path: Path):
+    """An AE title that cannot be sent fails in words, not in a traceback."""
+    samples.write(samples.ct_study(1, series=1, slices=1), tmp_path / "study")
+    for title in ("SEVENTEEN-LETTERS", "ÄÖÜ", "A\\B"):
+        code, document, error = send(receiver_with(), tmp_path / "study", "--calling-ae-title", title)
+        assert 1 == code
+        assert 0 == document.get("stored", 0)
+        assert "Traceback" not in error
