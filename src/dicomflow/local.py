@@ -45,6 +45,7 @@ _ROLE: Final = "arn:aws:iam::123456789012:role/dicomflow-local"
 _OUTPUT_PREFIX: Final = "imports/"
 _CONCURRENT_IMPORTS: Final = 100
 _STARTS_PER_SECOND: Final = 1.0
+_VISIBILITY_SECONDS: Final = 30.0  # how long what was at work when the power went is hidden from the next start
 # A laptop's disk may be nearly full; a receiver must not stop while it has a little left.
 _SLOW_BELOW_BYTES: Final = 1 << 30
 _REFUSE_BELOW_BYTES: Final = 256 << 20
@@ -93,7 +94,7 @@ class Local:
         self._database_url = settings.database_url or f"sqlite:///{data / 'catalog.db'}"
         self._store = LocalStore(data / "objects", mkdir=True)
         self._engine = create_engine_for(self._database_url)
-        self._queues = LocalQueues(self._engine, _now)
+        self._queues = LocalQueues(self._engine, _now, _VISIBILITY_SECONDS)
         self._supervisor = Supervisor(
             EdgeSettings(
                 name=_EDGE_NAME,

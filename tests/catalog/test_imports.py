@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, select
 
-from dicomflow.catalog import imports, outcomes
+from dicomflow.catalog import imports, jobs, outcomes
 from dicomflow.catalog.deliveries import record_delivery
-from dicomflow.catalog.imports import Job, JobTarget
+from dicomflow.catalog.jobs import Job, JobTarget
 from dicomflow.catalog.outcomes import Outcome, StoredImageSet
 from dicomflow.catalog.tables import image_set
 from dicomflow.manifest import Instance, Manifest, Series, Study, instance_key, manifest_key
@@ -48,11 +48,13 @@ def plan(engine: Engine, delivery: str, *series_uids: str) -> None:
 def claim(engine: Engine, now: datetime = NOW, *, is_long: bool = False) -> Job | None:
     """Claim the next job, as a driver does."""
     with engine.begin() as connection:
-        imports.lock_claims(connection)
-        found = imports.next_ready_series(connection, now, max_files=10, max_bytes=1000, is_long=is_long)
+        jobs.lock_claims(connection)
+        found = imports.next_ready_series(
+            connection, now, max_files=10, max_bytes=1000, together_before=now if is_long else NOW - timedelta(days=1)
+        )
         if found is None:
             return None
-        return imports.claim_job(connection, TARGET, *found, now, now + timedelta(seconds=60))
+        return jobs.claim_job(connection, TARGET, *found, now, now + timedelta(seconds=60))
 
 
 def test_claim_takes_each_series_once(engine: Engine) -> None:
@@ -110,11 +112,11 @@ def test_job_ends_once(engine: Engine) -> None:
     job = claim(engine)
     assert job is not None
     with engine.begin() as connection:
-        assert imports.record_submitted(connection, job, "j1", NOW, LATER, NOW)
-        assert not imports.record_submitted(connection, job, "j1", NOW, LATER, NOW)
-        assert imports.finish_job(connection, job, "completed", now=NOW)
-        assert not imports.finish_job(connection, job, "failed", now=NOW)
-        assert not imports.record_running(connection, job, "j1", "in_progress", LATER, NOW)
+        assert jobs.record_submitted(connection, job, "j1", NOW, LATER, NOW)
+        assert not jobs.record_submitted(connection, job, "j1", NOW, LATER, NOW)
+        assert jobs.finish_job(connection, job, "completed", now=NOW)
+        assert not jobs.finish_job(connection, job, "failed", now=NOW)
+        assert not jobs.record_running(connection, job, "j1", "in_progress", LATER, NOW)
 
 
 def test_job_in_progress_is_not_submitted_again(engine: Engine) -> None:
@@ -123,9 +125,9 @@ def test_job_in_progress_is_not_submitted_again(engine: Engine) -> None:
     job = claim(engine)
     assert job is not None
     with engine.begin() as connection:
-        assert imports.record_running(connection, job, "j1", "in_progress", LATER, NOW)
-        assert not imports.record_running(connection, job, "j1", "submitted", LATER, NOW)
-        found = imports.find_job(connection, TARGET.datastore_id, "j1", None)
+        assert jobs.record_running(connection, job, "j1", "in_progress", LATER, NOW)
+        assert not jobs.record_running(connection, job, "j1", "submitted", LATER, NOW)
+        found = jobs.find_job(connection, TARGET.datastore_id, "j1", None)
     assert found is not None
     assert "in_progress" == found.state
 
@@ -136,15 +138,15 @@ def test_series_of_an_older_job_is_left_alone(engine: Engine) -> None:
     first = claim(engine)
     assert first is not None
     with engine.begin() as connection:
-        (row,) = imports.series_of_job(connection, first)
-        assert imports.requeue_series(connection, row.series_import_id, first, NOW, "simulated", NOW)
-        assert not imports.finish_series(connection, row.series_import_id, first, "completed", None, NOW)
+        (row,) = imports.series_of_job(connection, first.import_job_id)
+        assert imports.requeue_series(connection, row.series_import_id, first.import_job_id, NOW, "simulated", NOW)
+        assert not imports.finish_series(connection, row.series_import_id, first.import_job_id, "completed", None, NOW)
     second = claim(engine)
     assert second is not None
     assert first.client_token != second.client_token
     with engine.begin() as connection:
-        assert not imports.finish_series(connection, row.series_import_id, first, "failed", None, NOW)
-        assert imports.finish_series(connection, row.series_import_id, second, "completed", None, NOW)
+        assert not imports.finish_series(connection, row.series_import_id, first.import_job_id, "failed", None, NOW)
+        assert imports.finish_series(connection, row.series_import_id, second.import_job_id, "completed", None, NOW)
 
 
 def test_series_before_its_time_is_not_ready(engine: Engine) -> None:
@@ -153,8 +155,8 @@ def test_series_before_its_time_is_not_ready(engine: Engine) -> None:
     job = claim(engine)
     assert job is not None
     with engine.begin() as connection:
-        (row,) = imports.series_of_job(connection, job)
-        imports.requeue_series(connection, row.series_import_id, job, LATER, "simulated", NOW)
+        (row,) = imports.series_of_job(connection, job.import_job_id)
+        imports.requeue_series(connection, row.series_import_id, job.import_job_id, LATER, "simulated", NOW)
         assert LATER == imports.next_series_due(connection, NOW)
     assert claim(engine) is None
     assert claim(engine, LATER) is not None
@@ -166,9 +168,9 @@ def test_claimed_job_is_retaken_after_its_time(engine: Engine) -> None:
     job = claim(engine)
     assert job is not None
     with engine.begin() as connection:
-        assert imports.retake_claimed_job(connection, TARGET.datastore_id, NOW, LATER) is None
-        taken = imports.retake_claimed_job(connection, TARGET.datastore_id, LATER, LATER + timedelta(seconds=60))
-        assert imports.retake_claimed_job(connection, TARGET.datastore_id, LATER, LATER) is None
+        assert jobs.retake_claimed_job(connection, TARGET.datastore_id, NOW, LATER) is None
+        taken = jobs.retake_claimed_job(connection, TARGET.datastore_id, LATER, LATER + timedelta(seconds=60))
+        assert jobs.retake_claimed_job(connection, TARGET.datastore_id, LATER, LATER) is None
     assert taken is not None
     assert (job.import_job_id, job.client_token) == (taken.import_job_id, taken.client_token)
 
@@ -189,22 +191,23 @@ def test_outcome_recorded_twice_is_one_row(engine: Engine) -> None:
     job = claim(engine)
     assert job is not None
     with engine.begin() as connection:
-        (row,) = imports.series_of_job(connection, job)
+        (row,) = imports.series_of_job(connection, job.import_job_id)
         outcome = Outcome("edge/d1/1.2/1.2.1/1.2.1.1.dcm", row.series_import_id, "1.2.1.1", "imported", "a", None)
         for _ in range(2):
-            outcomes.record_outcomes(connection, job, [outcome])
-        assert 1 == outcomes.count_imported(connection, job, row.series_import_id)
+            outcomes.record_outcomes(connection, job.import_job_id, [outcome])
+        assert ["imported"] == [found.outcome for found in outcomes.outcomes_of_series(connection, row)]
+        assert [] == outcomes.objects_left(connection, row)
 
 
 def test_operator_queues_failed_series_again(engine: Engine) -> None:
     """A retry takes failed and partial series back into the queue, and no others."""
     plan(engine, "d1", "1.2.1", "1.2.2")
-    jobs: list[Any] = [claim(engine), claim(engine)]
+    claimed: list[Any] = [claim(engine), claim(engine)]
     with engine.begin() as connection:
-        for job, state in zip(jobs, ("failed", "completed"), strict=True):
-            (row,) = imports.series_of_job(connection, job)
-            imports.finish_series(connection, row.series_import_id, job, state, None, NOW)
-        assert 1 == imports.retry_series(connection, LATER)
+        for job, state in zip(claimed, ("failed", "completed"), strict=True):
+            (row,) = imports.series_of_job(connection, job.import_job_id)
+            imports.finish_series(connection, row.series_import_id, job.import_job_id, state, None, NOW)
+        assert 1 == len(imports.retry_series(connection, LATER))
     again = claim(engine, LATER)
     assert again is not None
-    assert jobs[0].input_s3_uri == again.input_s3_uri
+    assert claimed[0].input_s3_uri == again.input_s3_uri

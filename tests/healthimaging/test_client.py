@@ -57,7 +57,7 @@ def test_import_by_our_functions_is_found_by_all_of_them(client: Any, simulation
     job = healthimaging.get_import_job(client, simulation.datastore_id, started.job_id)
     (listed,) = healthimaging.list_import_jobs(client, simulation.datastore_id, "COMPLETED")
     assert ("COMPLETED", job.job_id, job.ended_at) == (job.status, listed.job_id, listed.ended_at)
-    (summary,) = healthimaging.search_image_sets(client, simulation.datastore_id, "1.2.3.1")
+    (summary,) = healthimaging.search_image_sets(client, simulation.datastore_id, "DICOMSeriesInstanceUID", "1.2.3.1")
     image_set = healthimaging.get_image_set(client, simulation.datastore_id, summary.image_set_id)
     assert (1, True, "ACTIVE") == (image_set.version, image_set.is_primary, image_set.state)
     metadata = healthimaging.get_image_set_metadata(client, simulation.datastore_id, summary.image_set_id)

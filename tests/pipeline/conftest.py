@@ -1,5 +1,6 @@
 """One deployment in a test: catalog of either kind, a folder as bucket, a simulator, and queues that are lists."""
 
+import hashlib
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -14,11 +15,11 @@ from obstore.store import LocalStore
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, select, update
 
 from dicomflow.catalog import tables
 from dicomflow.healthimaging.client import build_client
-from dicomflow.healthimaging.simulator import SimulatorSettings, create_app, serve
+from dicomflow.healthimaging.simulator import SimulatorSettings, create_app, serve, state
 from dicomflow.manifest import Association, Instance, Manifest, Series, Study, instance_key, manifest_key
 from dicomflow.pipeline.dependencies import Dependencies
 from dicomflow.pipeline.drive import DriveResult, drive
@@ -81,7 +82,15 @@ class Deployment:
         self.offset[0] += timedelta(seconds=seconds)
         self.app.state.runner.run_due()
 
-    def deliver(self, series_sizes: dict[str, int], *, delivery: str, study: str = "1.2", **attributes: Any) -> str:
+    def deliver(
+        self,
+        series_sizes: dict[str, int],
+        *,
+        delivery: str,
+        study: str = "1.2",
+        calling_ae_title: str = "SENDER",
+        **attributes: Any,
+    ) -> str:
         """Put the objects of a delivery and its manifest; return the manifest's key."""
         series = []
         for uid, size in series_sizes.items():
@@ -98,17 +107,25 @@ class Deployment:
                         "1.2.840.10008.1.2.1",
                         key,
                         len(encoded),
-                        "ab" * 32,
+                        hashlib.sha256(encoded).hexdigest(),
                         START.isoformat(),
                         "1",
                     )
                 )
             series.append(Series(uid, tuple(instances)))
-        association = Association("1", "SENDER", "DICOMFLOW", "127.0.0.1", "released")
+        association = Association("1", calling_ae_title, "DICOMFLOW", "127.0.0.1", "released")
         manifest = Manifest("edge", delivery, START, START, (association,), (Study(study, tuple(series)),))
         key = manifest_key("edge", delivery)
         self.store.put(key, manifest.to_json())
         return key
+
+    def digest(self, key: str) -> str:
+        """Return the SHA-256 of a stored object."""
+        return hashlib.sha256(bytes(self.store.get(key).bytes())).hexdigest()
+
+    def keys(self, prefix: str) -> list[str]:
+        """Return the keys of the objects under a prefix."""
+        return sorted(meta["path"] for chunk in self.store.list(prefix) for meta in chunk)
 
     def plan(self, key: str) -> dict[str, Any]:
         """Hand a manifest's event to the plan handler."""
@@ -144,6 +161,13 @@ class Deployment:
         self.advance(10)
         self.advance(10)
         self.collect()
+
+    def release_stuck_jobs(self) -> None:
+        """Let the jobs that hang go on."""
+        with self.app.state.world.engine.begin() as connection:
+            connection.execute(
+                update(state.job).where(state.job.c.status == "IN_PROGRESS").values(due_at=self.now().timestamp())
+            )
 
     def rows(self, table: str) -> list[dict[str, Any]]:
         """Return a table's rows in the order of its key."""

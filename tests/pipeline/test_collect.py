@@ -8,6 +8,7 @@ import pytest
 
 from dicomflow.healthimaging.simulator import FileFault
 from dicomflow.pipeline import collect as collect_module
+from dicomflow.pipeline import settle as settle_module
 
 
 def run(deployment: Any, **series: int) -> None:
@@ -68,11 +69,25 @@ def test_completed_with_file_errors_is_not_completed(deployment: Any) -> None:
 
 def test_series_without_any_file_imported_is_failed(deployment: Any) -> None:
     """A completed job of which nothing is in has failed."""
-    deployment.faults.fail_files(FileFault(".dcm", "server"))
+    deployment.faults.fail_files(FileFault(".dcm", "customer"))
     run(deployment, s1=2)
     deployment.collect()
     assert {"1.2.1": "failed"} == deployment.states()
-    assert 2 == deployment.rows("import_job")[0]["server_errors"]
+    assert 2 == deployment.rows("import_job")[0]["customer_errors"]
+
+
+def test_server_errors_are_tried_again_by_themselves(deployment: Any) -> None:
+    """Files that failed by the service's fault are imported again without the others, which are in."""
+    deployment.faults.fail_files(FileFault("1.2.1.2.dcm", "server"))
+    run(deployment, s1=3)
+    deployment.collect()
+    assert {"1.2.1": "queued"} == deployment.states()
+    deployment.faults.clear()
+    deployment.advance(60)
+    deployment.drive()
+    deployment.finish()
+    assert {"1.2.1": "completed"} == deployment.states()
+    assert [(3, 2), (1, 1)] == [(job["scanned"], job["imported"]) for job in deployment.rows("import_job")]
 
 
 def test_unreadable_frames_warning_is_shown_per_instance(deployment: Any) -> None:
@@ -103,8 +118,8 @@ def test_missing_result_file_is_tolerated(deployment: Any) -> None:
         deployment.store.delete(key)
     deployment.collect()
     assert {"1.2.1": "in_progress"} == deployment.states()
-    for _ in range(collect_module.MAX_RESULT_ATTEMPTS + 1):
-        deployment.offset[0] += collect_module.RESULTS_AGAIN * 2**collect_module.MAX_RESULT_ATTEMPTS
+    for _ in range(settle_module.MAX_RESULT_ATTEMPTS + 1):
+        deployment.offset[0] += settle_module.RESULTS_AGAIN * 2**settle_module.MAX_RESULT_ATTEMPTS
         deployment.drive()
     assert {"1.2.1": "failed"} == deployment.states()
     assert "manifest is not there" in deployment.rows("series_import")[0]["message"]
@@ -125,7 +140,7 @@ def test_late_manifest_is_read_when_it_comes(deployment: Any) -> None:
     deployment.collect()
     assert {"1.2.1": "in_progress"} == deployment.states()
     deployment.store.put(key, manifest)
-    deployment.offset[0] += collect_module.RESULTS_AGAIN
+    deployment.offset[0] += settle_module.RESULTS_AGAIN
     deployment.drive()
     assert {"1.2.1": "completed"} == deployment.states()
 

@@ -229,3 +229,75 @@ def test_clock_that_never_stands_still_starts_all_the_same(deployment: Any) -> N
     start = deployment.now()
     moving = deployment.variant(clock=lambda: start + timedelta(microseconds=next(ticks)))
     assert 1 == moving.drive().started
+
+
+@pytest.mark.parametrize("error", ["ThrottlingException", "ServiceQuotaExceededException"])
+def test_refusal_for_now_pauses_every_start(deployment: Any, error: str) -> None:
+    """After 429 or 402 no driver calls for any job until the pause is over; each refusal doubles it."""
+    deployment.plan(deployment.deliver({"1.2.1": 1, "1.2.2": 1}, delivery="d1"))
+    deployment.faults.fail_calls("StartDICOMImportJob", error, count=2)
+    deployment.drive()
+    for seconds in (2, 4):
+        assert 0 == deployment.drive().started
+        (pause,) = deployment.rows("start_pause")
+        assert deployment.now() + timedelta(seconds=seconds) == pause["until_at"]
+        deployment.offset[0] += timedelta(seconds=seconds)
+        deployment.drive()
+    assert {"1.2.1": "in_progress", "1.2.2": "in_progress"} == deployment.states()
+    assert [] == deployment.rows("start_pause")
+    assert 2 == len(deployment.service_jobs())
+
+
+def test_job_that_never_starts_backs_off_and_ends_dead(deployment: Any) -> None:
+    """A start that fails again and again waits longer each time, and at last leaves its series to an operator."""
+    deployment.plan(deployment.deliver({"1.2.1": 1}, delivery="d1"))
+    deployment.faults.fail_calls("StartDICOMImportJob", "ConflictException", count=100)
+    waits = []
+    for _ in range(drive_module.MAX_START_ATTEMPTS):
+        result = deployment.drive()
+        if result.due_at is not None:
+            waits.append(round((result.due_at - deployment.now()).total_seconds()))
+            deployment.offset[0] += result.due_at - deployment.now()
+    assert [2, 4, 8, 16, 32] == waits[:5]
+    assert waits == sorted(waits)
+    assert {"1.2.1": "failed"} == deployment.states()
+    assert "ConflictException" in deployment.rows("series_import")[0]["message"]
+    assert deployment.drive().due_at is None
+
+
+def test_one_poison_job_does_not_stop_the_others(deployment: Any) -> None:
+    """A series whose job can never be followed leaves the others their way."""
+    deployment.plan(deployment.deliver({"1.2.1": 1}, delivery="d1"))
+    deployment.drive()
+    deployment.events.clear()
+    deployment.faults.fail_calls("GetDICOMImportJob", "InternalServerException", count=3)
+    for number in (3, 4, 5):
+        deployment.plan(deployment.deliver({f"1.{number}.1": 1}, delivery=f"d{number}", study=f"1.{number}"))
+        deployment.offset[0] += timedelta(seconds=60)
+        deployment.drive()
+    assert 4 == len(deployment.service_jobs())
+    deployment.finish()
+    assert {"completed"} == set(deployment.states().values())
+
+
+def test_stat_is_started_before_what_waited(deployment: Any) -> None:
+    """What a STAT device has sent goes before everything that is queued."""
+    deployment = deployment.variant(stat_ae_titles=frozenset({"EMERGENCY"}), concurrent_imports=1)
+    for number in range(5):
+        deployment.plan(deployment.deliver({f"1.{number}.1": 1}, delivery=f"d{number}", study=f"1.{number}"))
+    deployment.plan(deployment.deliver({"1.9.1": 1}, delivery="d9", study="1.9", calling_ae_title="EMERGENCY"))
+    deployment.drive()
+    assert ["1.9.1"] == [series for series, state in deployment.states().items() if state == "in_progress"]
+
+
+def test_rest_of_a_long_queue_is_coalesced_too(deployment: Any) -> None:
+    """The last studies of a queue that was long are one job each, as the first ones were."""
+    for number in range(4):
+        series = {f"1.{number}.{part}": 1 for part in range(1, 5)}
+        deployment.plan(deployment.deliver(series, delivery=f"d{number}", study=f"1.{number}"))
+    for _ in range(20):
+        deployment.drive()
+        deployment.advance(6)
+        deployment.collect()
+    assert {"completed"} == set(deployment.states().values())
+    assert 4 == len(deployment.service_jobs())

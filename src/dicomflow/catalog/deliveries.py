@@ -1,24 +1,34 @@
-"""Statements that record a delivery: its manifest, its objects' digests, and the series that are to be imported.
+"""Statements of deliveries: manifest, objects' digests, the series to be imported, and what the edge is told of them.
 
 Transactions are the caller's. This module must not know how manifests are found.
 """
 
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Connection, func
+from sqlalchemy import Connection, Row, func, select, update
 
 from dicomflow.catalog.imports import series_state
 from dicomflow.catalog.tables import delivery, delivery_association, series_import, stored_object
 from dicomflow.catalog.upsert import dialect_insert
 from dicomflow.manifest import Manifest, Series
 
-__all__ = ["record_delivery", "record_problem"]
+__all__ = [
+    "count_open_series",
+    "deliveries_to_report",
+    "has_delivery_to_report",
+    "record_delivery",
+    "record_problem",
+    "record_report",
+]
 
 
-def record_delivery(connection: Connection, manifest: Manifest, manifest_key: str, state: str, now: datetime) -> int:
+def record_delivery(
+    connection: Connection, manifest: Manifest, manifest_key: str, state: str, now: datetime, priority: int = 0
+) -> int:
     """Record a manifest: the delivery, its associations, its objects' digests, and one row per series in `state`.
 
-    A repeat changes nothing.
+    A repeat changes nothing. The greatest `priority` is imported first.
 
     Returns:
         How many series were new.
@@ -37,7 +47,40 @@ def record_delivery(connection: Connection, manifest: Manifest, manifest_key: st
     connection.execute(dialect_insert(connection, delivery).values(values).on_conflict_do_nothing())
     _record_associations(connection, manifest)
     _record_objects(connection, manifest)
-    return _record_series(connection, manifest, state, now)
+    return _record_series(connection, manifest, state, now, priority)
+
+
+def deliveries_to_report(connection: Connection, limit: int) -> list[Row[Any]]:
+    """Return deliveries of which a series was settled since the edge was told: their id, edge and changes."""
+    statement = (
+        select(delivery.c.delivery_id, delivery.c.edge, delivery.c.series_changes)
+        .where(delivery.c.series_changes > delivery.c.reported_changes)
+        .order_by(delivery.c.delivery_id)
+        .limit(limit)
+    )
+    return list(connection.execute(statement))
+
+
+def has_delivery_to_report(connection: Connection) -> bool:
+    """Tell whether an edge is to be told of a delivery."""
+    return bool(deliveries_to_report(connection, 1))
+
+
+def count_open_series(connection: Connection, delivery_id: str) -> int:
+    """Count the series of a delivery that are still to be imported."""
+    statement = select(func.count()).where(
+        series_import.c.delivery_id == delivery_id, series_import.c.state.in_(("queued", "in_progress"))
+    )
+    return connection.execute(statement).scalar_one()
+
+
+def record_report(connection: Connection, delivery_id: str, changes: int) -> None:
+    """Remember up to which of its changes the edge was told of a delivery; later ones stay to be told."""
+    connection.execute(
+        update(delivery)
+        .where(delivery.c.delivery_id == delivery_id, delivery.c.reported_changes < changes)
+        .values(reported_changes=changes)
+    )
 
 
 def record_problem(connection: Connection, object_key: str, problem: str) -> None:
@@ -95,7 +138,7 @@ def _record_objects(connection: Connection, manifest: Manifest) -> None:
     )
 
 
-def _record_series(connection: Connection, manifest: Manifest, state: str, now: datetime) -> int:
+def _record_series(connection: Connection, manifest: Manifest, state: str, now: datetime, priority: int) -> int:
     new = 0
     for study in manifest.studies:
         for series in study.series:
@@ -109,6 +152,7 @@ def _record_series(connection: Connection, manifest: Manifest, state: str, now: 
                 object_count=len(series.instances),
                 bytes=sum(instance.bytes for instance in series.instances),
                 created_at=now,
+                priority=priority,
                 **series_state(state, now),
             )
             inserted = connection.execute(

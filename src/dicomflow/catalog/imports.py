@@ -1,122 +1,46 @@
-"""Statements of the import queue: series, jobs, and who looks at them next.
+"""Statements of the import queue: the series of deliveries, and what became of each.
 
-States of a `series_import`: queued → in_progress → completed | partial | failed; `disabled` was never queued. States of
-an `import_job`: claimed → submitted → in_progress → completed | failed. A change of state names the old one, so that
-of two callers at once one changes the row and the other gets None. Transactions are the caller's. This module must not
-know HealthImaging or queues.
+States of a `series_import`: queued → in_progress → completed | partial | failed; `disabled` was never queued. A change
+of state names the old one, so that of two callers at once one changes the row and the other gets None or False. Two
+jobs never run over one series at once. Transactions are the caller's. This module must not know HealthImaging.
 """
 
-import hashlib
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, func, literal, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, exists, func, or_, select, update
+from sqlalchemy.sql.dml import Update
 
-from dicomflow.catalog.tables import import_job, series_import, wake_up
-from dicomflow.catalog.types import UtcDateTime
-from dicomflow.catalog.upsert import dialect_insert
+from dicomflow.catalog.tables import delivery, series_import
 
 __all__ = [
+    "RETRIED_STATES",
     "STATUS_OF",
-    "UNFINISHED",
-    "Job",
-    "JobTarget",
-    "claim_job",
+    "complete_series",
     "count_ready_series",
-    "count_unfinished_jobs",
-    "find_job",
-    "finish_job",
+    "find_series",
     "finish_series",
-    "lock_claims",
-    "next_job_due",
+    "list_series",
     "next_ready_series",
     "next_series_due",
-    "postpone_job",
-    "recent_calls",
-    "record_running",
-    "record_submitted",
     "refuse_series",
     "requeue_series",
-    "retake_claimed_job",
     "retry_series",
-    "schedule_wake_up",
-    "scheduled_wake_up",
+    "series_at",
     "series_of_job",
     "series_state",
-    "take_due_job",
 ]
 
 STATUS_OF: Final = {"disabled": 0, "queued": 1, "in_progress": 2, "completed": 3, "partial": 4, "failed": 4}
 """The seed's number of each state; `disabled` has none there."""
-UNFINISHED: Final = ("claimed", "submitted", "in_progress")
-_CLAIM_LOCK: Final = 0x64_66_69_6D_70  # "dfimp": any constant serves, if no other program on the server uses it
+RETRIED_STATES: Final = ("failed", "partial")
+"""What an operator's retry takes by default."""
 
 
-@dataclass(frozen=True, slots=True)
-class JobTarget:
-    """Where the jobs of a driver go; the URIs' bucket is the store's."""
-
-    datastore_id: str
-    bucket: str
-    output_prefix: str
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """An import job's row, as far as others need it."""
-
-    import_job_id: int
-    client_token: str
-    job_name: str
-    datastore_id: str
-    input_s3_uri: str
-    output_s3_uri: str
-    job_id: str | None
-    state: str
-    attempts: int
-
-
-_JOB_COLUMNS: Final = (
-    import_job.c.import_job_id,
-    import_job.c.client_token,
-    import_job.c.job_name,
-    import_job.c.datastore_id,
-    import_job.c.input_s3_uri,
-    import_job.c.output_s3_uri,
-    import_job.c.job_id,
-    import_job.c.state,
-    import_job.c.attempts,
-)
-
-
-def lock_claims(connection: Connection) -> None:
-    """Let one driver at a time decide what to start; the limits of rate and concurrency rest on it.
-
-    On SQLite a transaction that writes is alone anyway.
-    """
-    if connection.dialect.name == "postgresql":
-        connection.execute(select(func.pg_advisory_xact_lock(_CLAIM_LOCK)))
-
-
-def recent_calls(connection: Connection, datastore_id: str, limit: int) -> list[datetime]:
-    """Return the times of the last calls to start a job, newest first."""
-    statement = (
-        select(import_job.c.called_at)
-        .where(import_job.c.datastore_id == datastore_id, import_job.c.called_at.is_not(None))
-        .order_by(import_job.c.called_at.desc())
-        .limit(limit)
-    )
-    return list(connection.execute(statement).scalars())
-
-
-def count_unfinished_jobs(connection: Connection, datastore_id: str) -> int:
-    """Count the jobs that hold a slot of the service's concurrency."""
-    statement = select(func.count()).where(
-        import_job.c.datastore_id == datastore_id, import_job.c.state.in_(UNFINISHED)
-    )
-    return connection.execute(statement).scalar_one()
+def series_state(state: str, now: datetime) -> dict[str, Any]:
+    """Return the columns of a state of `series_import`, with the seed's number."""
+    return {"state": state, "status": STATUS_OF[state], "updated_at": now}
 
 
 def count_ready_series(connection: Connection, now: datetime) -> int:
@@ -125,271 +49,120 @@ def count_ready_series(connection: Connection, now: datetime) -> int:
 
 
 def next_ready_series(
-    connection: Connection, now: datetime, *, max_files: int, max_bytes: int, is_long: bool
+    connection: Connection, now: datetime, *, max_files: int, max_bytes: int, together_before: datetime
 ) -> tuple[str, list[Row[Any]]] | None:
     """Return the input prefix and the rows of the next job, or None when nothing is ready.
 
-    Those with the fewest attempts come first, so that one that always fails delays nobody; then the oldest.
+    The greatest priority comes first; then those with the fewest attempts, so that one that always fails delays
+    nobody; then the oldest.
 
     Args:
         connection: the caller's transaction.
         now: the time.
         max_files: the service's limit of files in a job.
         max_bytes: the service's limit of a job's size.
-        is_long: the queue is long, so take all series of the study in this delivery if they fit in one job.
+        together_before: a series queued before this takes all series of its study in this delivery with it, if they
+            fit in one job.
     """
     first = connection.execute(
         select(series_import)
         .where(*_ready(now))
-        .order_by(series_import.c.attempts, series_import.c.series_import_id)
+        .order_by(series_import.c.priority.desc(), series_import.c.attempts, series_import.c.series_import_id)
         .limit(1)
     ).first()
     if first is None:
         return None
-    if is_long and first.attempts == 0:
-        study_prefix = _parent(first.input_prefix)
-        rows = connection.execute(
-            select(series_import).where(
-                series_import.c.delivery_id == first.delivery_id,
-                series_import.c.study_instance_uid == first.study_instance_uid,
-            )
-        ).all()
-        fits = sum(row.object_count for row in rows) <= max_files and sum(row.bytes for row in rows) <= max_bytes
-        fresh = all(
-            row.state == "queued" and row.attempts == 0 and _parent(row.input_prefix) == study_prefix for row in rows
+    if first.created_at <= together_before and first.attempts == 0:
+        of_study = (
+            series_import.c.delivery_id == first.delivery_id,
+            series_import.c.study_instance_uid == first.study_instance_uid,
         )
-        if fits and fresh:
+        total = connection.execute(select(func.count()).select_from(series_import).where(*of_study)).scalar_one()
+        rows = connection.execute(
+            select(series_import).where(*of_study, *_ready(now), series_import.c.attempts == 0)
+        ).all()
+        study_prefix = _parent(first.input_prefix)
+        fits = sum(row.object_count for row in rows) <= max_files and sum(row.bytes for row in rows) <= max_bytes
+        if fits and len(rows) == total and all(_parent(row.input_prefix) == study_prefix for row in rows):
             return study_prefix, list(rows)
     return first.input_prefix, [first]
 
 
-def claim_job(
-    connection: Connection,
-    target: JobTarget,
-    input_prefix: str,
-    rows: Sequence[Row[Any]],
-    now: datetime,
-    due_at: datetime,
-) -> Job | None:
-    """Make a job of queued series and take it: they are in progress, and the caller starts it before `due_at`.
-
-    Token and name come from the rows, so that a repeated start is the same start. None when another driver was faster.
-    """
-    token = _client_token(target, input_prefix, rows)
-    uri = f"s3://{target.bucket}/"
-    inserted = connection.execute(
-        dialect_insert(connection, import_job)
-        .values(
-            client_token=token,
-            job_name=f"dicomflow-{rows[0].series_import_id}-{token[:12]}",
-            datastore_id=target.datastore_id,
-            input_s3_uri=uri + input_prefix,
-            output_s3_uri=uri + target.output_prefix,
-            state="claimed",
-            created_at=now,
-            updated_at=now,
-            called_at=now,
-            due_at=due_at,
-        )
-        .on_conflict_do_nothing()
-        .returning(*_JOB_COLUMNS)
-    ).first()
-    if inserted is None:
-        return None
-    connection.execute(
-        update(series_import)
-        .where(series_import.c.series_import_id.in_([row.series_import_id for row in rows]))
-        .where(series_import.c.state == "queued")
-        .values(
-            **series_state("in_progress", now),
-            attempts=series_import.c.attempts + 1,
-            import_job_id=inserted.import_job_id,
-            client_token=token,
-            not_before=None,
-            message=None,
-        )
-    )
-    return Job(*inserted)
-
-
-def retake_claimed_job(connection: Connection, datastore_id: str, now: datetime, due_at: datetime) -> Job | None:
-    """Take a job that was claimed and not started by its time: its driver crashed, or the service put it off."""
-    candidate = (
-        select(import_job.c.import_job_id)
-        .where(import_job.c.datastore_id == datastore_id, import_job.c.state == "claimed")
-        .where(import_job.c.due_at <= now)
-        .order_by(import_job.c.due_at)
-        .limit(1)
-        .scalar_subquery()
-    )
-    return _take(connection, candidate, ("claimed",), now, {"due_at": due_at, "called_at": now, "updated_at": now})
-
-
-def take_due_job(connection: Connection, datastore_id: str, now: datetime, due_at: datetime) -> Job | None:
-    """Take a job under way that nobody has heard of by its time, and put off the next look."""
-    candidate = (
-        select(import_job.c.import_job_id)
-        .where(import_job.c.datastore_id == datastore_id)
-        .where(import_job.c.state.in_(("submitted", "in_progress")), import_job.c.due_at <= now)
-        .order_by(import_job.c.due_at)
-        .limit(1)
-        .scalar_subquery()
-    )
-    return _take(connection, candidate, ("submitted", "in_progress"), now, {"due_at": due_at})
-
-
-def postpone_job(connection: Connection, job: Job, due_at: datetime, message: str, now: datetime) -> None:
-    """Look at an unfinished job later, and count the attempt."""
-    connection.execute(
-        update(import_job)
-        .where(import_job.c.import_job_id == job.import_job_id, import_job.c.state.in_(UNFINISHED))
-        .values(attempts=import_job.c.attempts + 1, due_at=due_at, message=message, updated_at=now)
-    )
-
-
-def record_submitted(
-    connection: Connection, job: Job, job_id: str, submitted_at: datetime, due_at: datetime, now: datetime
-) -> bool:
-    """Record that the service has taken a job; False when an event was faster."""
-    changed = connection.execute(
-        update(import_job)
-        .where(import_job.c.import_job_id == job.import_job_id, import_job.c.state == "claimed")
-        .values(
-            state="submitted",
-            job_id=job_id,
-            submitted_at=submitted_at,
-            due_at=due_at,
-            attempts=0,
-            message=None,
-            updated_at=now,
-        )
-        .returning(import_job.c.import_job_id)
-    ).first()
-    return changed is not None
-
-
-def record_running(connection: Connection, job: Job, job_id: str, state: str, due_at: datetime, now: datetime) -> bool:
-    """Record that a job is submitted or in progress; False when it is further already."""
-    earlier = UNFINISHED[: UNFINISHED.index(state)]
-    changed = connection.execute(
-        update(import_job)
-        .where(import_job.c.import_job_id == job.import_job_id, import_job.c.state.in_(earlier))
-        .values(
-            state=state,
-            job_id=job_id,
-            submitted_at=func.coalesce(import_job.c.submitted_at, literal(now, UtcDateTime())),
-            due_at=due_at,
-            attempts=0,
-            message=None,
-            updated_at=now,
-        )
-        .returning(import_job.c.import_job_id)
-    ).first()
-    return changed is not None
-
-
-def find_job(connection: Connection, datastore_id: str, job_id: str, job_name: str | None) -> Job | None:
-    """Return the job the service calls so; before its id is known, by the name we gave it."""
-    of_store = select(*_JOB_COLUMNS).where(import_job.c.datastore_id == datastore_id)
-    row = connection.execute(of_store.where(import_job.c.job_id == job_id)).first()
-    if row is None and job_name:
-        row = connection.execute(
-            of_store.where(import_job.c.job_name == job_name, import_job.c.job_id.is_(None))
-        ).first()
-    return None if row is None else Job(*row)
-
-
-def finish_job(
-    connection: Connection,
-    job: Job,
-    state: str,
-    *,
-    now: datetime,
-    job_id: str | None = None,
-    ended_at: datetime | None = None,
-    message: str | None = None,
-    counters: tuple[int | None, int | None, int | None, int | None] = (None, None, None, None),
-) -> bool:
-    """End a job as completed or failed; False when it has ended already, and nothing else is to be done.
-
-    Args:
-        connection: the caller's transaction.
-        job: which.
-        state: completed or failed.
-        now: the time.
-        job_id: the service's id, if it was not known yet.
-        ended_at: when the service ended it.
-        message: the service's reason.
-        counters: files scanned, imported, with customer errors and with server errors.
-    """
-    scanned, imported, customer_errors, server_errors = counters
-    changed = connection.execute(
-        update(import_job)
-        .where(import_job.c.import_job_id == job.import_job_id, import_job.c.state.in_(UNFINISHED))
-        .values(
-            state=state,
-            job_id=func.coalesce(import_job.c.job_id, job_id),
-            ended_at=ended_at or now,
-            message=message,
-            scanned=scanned,
-            imported=imported,
-            customer_errors=customer_errors,
-            server_errors=server_errors,
-            due_at=None,
-            updated_at=now,
-        )
-        .returning(import_job.c.import_job_id)
-    ).first()
-    return changed is not None
-
-
-def series_of_job(connection: Connection, job: Job) -> list[Row[Any]]:
+def series_of_job(connection: Connection, import_job_id: int) -> list[Row[Any]]:
     """Return the series a job was started for."""
-    statement = select(series_import).where(series_import.c.import_job_id == job.import_job_id)
+    statement = select(series_import).where(series_import.c.import_job_id == import_job_id)
     return list(connection.execute(statement.order_by(series_import.c.series_import_id)))
 
 
+def series_at(connection: Connection, delivery_ids: Collection[str], input_prefixes: Iterable[str]) -> list[Row[Any]]:
+    """Return the series of these deliveries whose objects lie under these prefixes."""
+    wanted = set(input_prefixes)
+    statement = select(series_import).where(series_import.c.delivery_id.in_(delivery_ids))
+    return [row for row in connection.execute(statement) if row.input_prefix in wanted]
+
+
 def finish_series(
-    connection: Connection, series_import_id: int, job: Job, state: str, message: str | None, now: datetime
+    connection: Connection, series_import_id: int, import_job_id: int, state: str, message: str | None, now: datetime
 ) -> bool:
-    """End a series as completed, partial or failed."""
-    changed = connection.execute(
-        _of_job(series_import_id, job)
-        .values(**series_state(state, now), message=message)
-        .returning(series_import.c.series_import_id)
-    ).first()
-    return changed is not None
+    """End a series of a job as completed, partial or failed."""
+    return _settle(connection, _of_job(series_import_id, import_job_id), state, message, now)
+
+
+def complete_series(connection: Connection, series_import_id: int, message: str | None, now: datetime) -> bool:
+    """End a series that is in without a job of its own: queued, or failed before."""
+    statement = update(series_import).where(
+        series_import.c.series_import_id == series_import_id,
+        series_import.c.state.in_(("queued", "failed", "partial")),
+    )
+    return _settle(connection, statement, "completed", message, now)
+
+
+def refuse_series(connection: Connection, series_import_id: int, message: str, now: datetime) -> bool:
+    """Fail a queued series that no job can take."""
+    statement = update(series_import).where(
+        series_import.c.series_import_id == series_import_id, series_import.c.state == "queued"
+    )
+    return _settle(connection, statement, "failed", message, now)
 
 
 def requeue_series(
-    connection: Connection, series_import_id: int, job: Job, not_before: datetime, message: str | None, now: datetime
+    connection: Connection,
+    series_import_id: int,
+    import_job_id: int,
+    not_before: datetime,
+    message: str | None,
+    now: datetime,
 ) -> bool:
     """Put a series back in the queue after its job failed; its next job has another token."""
     changed = connection.execute(
-        _of_job(series_import_id, job)
+        _of_job(series_import_id, import_job_id)
         .values(**series_state("queued", now), not_before=not_before, message=message)
         .returning(series_import.c.series_import_id)
     ).first()
     return changed is not None
 
 
-def retry_series(connection: Connection, now: datetime, states: Collection[str] = ("failed", "partial")) -> int:
-    """Queue again what an operator wants tried again; return how many series."""
+def retry_series(
+    connection: Connection,
+    now: datetime,
+    states: Collection[str] = RETRIED_STATES,
+    series_import_ids: Collection[int] | None = None,
+) -> list[int]:
+    """Queue again what an operator wants tried again; return the series that were.
+
+    Args:
+        connection: the caller's transaction.
+        now: the time.
+        states: only series in these states.
+        series_import_ids: only these; None takes all.
+    """
+    statement = update(series_import).where(series_import.c.state.in_(states))
+    if series_import_ids is not None:
+        statement = statement.where(series_import.c.series_import_id.in_(series_import_ids))
     changed = connection.execute(
-        update(series_import)
-        .where(series_import.c.state.in_(states))
-        .values(**series_state("queued", now), not_before=None)
+        statement.values(**series_state("queued", now), not_before=None).returning(series_import.c.series_import_id)
     )
-    return changed.rowcount
-
-
-def next_job_due(connection: Connection, datastore_id: str, states: Sequence[str]) -> datetime | None:
-    """Return when somebody must look at a job in one of these states next; None when there is none."""
-    statement = select(func.min(import_job.c.due_at)).where(
-        import_job.c.datastore_id == datastore_id, import_job.c.state.in_(states)
-    )
-    due_at: datetime | None = connection.execute(statement).scalar_one()
-    return due_at
+    return sorted(changed.scalars())
 
 
 def next_series_due(connection: Connection, now: datetime) -> datetime | None:
@@ -401,70 +174,62 @@ def next_series_due(connection: Connection, now: datetime) -> datetime | None:
     return due_at
 
 
-def scheduled_wake_up(connection: Connection, queue: str) -> datetime | None:
-    """Return when the delayed message that is under way to a queue arrives."""
-    return connection.execute(select(wake_up.c.due_at).where(wake_up.c.queue == queue)).scalar_one_or_none()
+def list_series(connection: Connection, states: Collection[str] | None, limit: int) -> list[Row[Any]]:
+    """Return series in these states, in any with None, the latest change first."""
+    statement = select(series_import).order_by(
+        series_import.c.updated_at.desc(), series_import.c.series_import_id.desc()
+    )
+    if states is not None:
+        statement = statement.where(series_import.c.state.in_(states))
+    return list(connection.execute(statement.limit(limit)))
 
 
-def schedule_wake_up(connection: Connection, queue: str, due_at: datetime | None) -> None:
-    """Remember the delayed message that was sent, or with None that it has arrived."""
-    statement = dialect_insert(connection, wake_up).values(queue=queue, due_at=due_at)
+def find_series(connection: Connection, name: str) -> list[Row[Any]]:
+    """Return the series with this number, or those with this Series or Study Instance UID."""
+    statement = select(series_import).order_by(series_import.c.series_import_id)
+    matches: ColumnElement[bool] = or_(
+        series_import.c.series_instance_uid == name, series_import.c.study_instance_uid == name
+    )
+    if name.isdecimal() and len(name) < 19:  # what fits in a key column
+        matches = series_import.c.series_import_id == int(name)
+    return list(connection.execute(statement.where(matches)))
+
+
+def _settle(connection: Connection, statement: Update, state: str, message: str | None, now: datetime) -> bool:
+    """End a series, and count it among the changes its edge is told."""
+    changed = connection.execute(
+        statement.values(**series_state(state, now), message=message, not_before=None).returning(
+            series_import.c.delivery_id
+        )
+    ).first()
+    if changed is None:
+        return False
     connection.execute(
-        statement.on_conflict_do_update(index_elements=["queue"], set_={"due_at": statement.excluded.due_at})
+        update(delivery)
+        .where(delivery.c.delivery_id == changed.delivery_id)
+        .values(series_changes=delivery.c.series_changes + 1)
+    )
+    return True
+
+
+def _ready(now: datetime) -> tuple[ColumnElement[bool], ...]:
+    running = series_import.alias("running")
+    return (
+        series_import.c.state == "queued",
+        or_(series_import.c.not_before.is_(None), series_import.c.not_before <= now),
+        ~exists().where(
+            running.c.series_instance_uid == series_import.c.series_instance_uid, running.c.state == "in_progress"
+        ),
+    )
+
+
+def _of_job(series_import_id: int, import_job_id: int) -> Update:
+    return (
+        update(series_import)
+        .where(series_import.c.series_import_id == series_import_id)
+        .where(series_import.c.import_job_id == import_job_id, series_import.c.state == "in_progress")
     )
 
 
 def _parent(prefix: str) -> str:
     return prefix.rstrip("/").rpartition("/")[0] + "/"
-
-
-def series_state(state: str, now: datetime) -> dict[str, Any]:
-    """Return the columns of a state of `series_import`, with the seed's number."""
-    return {"state": state, "status": STATUS_OF[state], "updated_at": now}
-
-
-def _ready(now: datetime) -> tuple[Any, ...]:
-    return (
-        series_import.c.state == "queued",
-        or_(series_import.c.not_before.is_(None), series_import.c.not_before <= now),
-    )
-
-
-def _client_token(target: JobTarget, input_prefix: str, rows: Sequence[Row[Any]]) -> str:
-    """Return 64 characters that name this attempt to import these series, and no other."""
-    parts = [target.datastore_id, target.bucket, input_prefix]
-    parts += sorted(f"{row.delivery_id} {row.series_instance_uid} {row.attempts + 1}" for row in rows)
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def _take(
-    connection: Connection, candidate: Any, states: Sequence[str], now: datetime, values: dict[str, Any]
-) -> Job | None:
-    """Change the candidate if it is still as it was seen."""
-    row = connection.execute(
-        update(import_job)
-        .where(import_job.c.import_job_id == candidate)
-        .where(import_job.c.state.in_(states), import_job.c.due_at <= now)
-        .values(values)
-        .returning(*_JOB_COLUMNS)
-    ).first()
-    return None if row is None else Job(*row)
-
-
-def _of_job(series_import_id: int, job: Job) -> Any:
-    return (
-        update(series_import)
-        .where(series_import.c.series_import_id == series_import_id)
-        .where(series_import.c.import_job_id == job.import_job_id, series_import.c.state == "in_progress")
-    )
-
-
-def refuse_series(connection: Connection, series_import_id: int, message: str, now: datetime) -> bool:
-    """Fail a queued series that no job can take."""
-    changed = connection.execute(
-        update(series_import)
-        .where(series_import.c.series_import_id == series_import_id, series_import.c.state == "queued")
-        .values(**series_state("failed", now), message=message)
-        .returning(series_import.c.series_import_id)
-    ).first()
-    return changed is not None

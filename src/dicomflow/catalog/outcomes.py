@@ -1,19 +1,31 @@
 """Statements that record what a job brought: outcomes of objects, image sets, and the series they hold.
 
-Transactions are the caller's. This module must not know where results come from.
+An object is in when it has an outcome `imported` or `warned`. Transactions are the caller's. This module must not know
+where results come from.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any, Final
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, Result, Row, and_, exists, func, literal, select
 
-from dicomflow.catalog.imports import Job
-from dicomflow.catalog.tables import image_set, import_outcome, series_image_set
+from dicomflow.catalog.tables import image_set, import_outcome, series_image_set, series_import, stored_object
 from dicomflow.catalog.upsert import dialect_insert
 
-__all__ = ["Outcome", "StoredImageSet", "count_imported", "record_image_sets", "record_outcomes"]
+__all__ = [
+    "Outcome",
+    "StoredImageSet",
+    "adopt_outcomes",
+    "objects_left",
+    "outcomes_of_delivery",
+    "outcomes_of_series",
+    "record_image_sets",
+    "record_outcomes",
+]
+
+_IN: Final = ("imported", "warned")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,20 +42,21 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class StoredImageSet:
-    """An image set that holds a series."""
+    """An image set that holds a series; `differs_in` lists the elements that keep it from being primary."""
 
     series_instance_uid: str
     image_set_id: str
     version: int | None
     is_primary: bool | None
+    differs_in: tuple[str, ...] | None = None
 
 
-def record_outcomes(connection: Connection, job: Job, outcomes: Iterable[Outcome]) -> None:
+def record_outcomes(connection: Connection, import_job_id: int, outcomes: Iterable[Outcome]) -> None:
     """Record what became of each object of a job; a repeat changes nothing."""
     rows = [
         {
             "object_key": outcome.object_key,
-            "import_job_id": job.import_job_id,
+            "import_job_id": import_job_id,
             "series_import_id": outcome.series_import_id,
             "sop_instance_uid": outcome.sop_instance_uid,
             "outcome": outcome.outcome,
@@ -54,6 +67,74 @@ def record_outcomes(connection: Connection, job: Job, outcomes: Iterable[Outcome
     ]
     if rows:
         connection.execute(dialect_insert(connection, import_outcome).on_conflict_do_nothing(), rows)
+
+
+def adopt_outcomes(connection: Connection, row: Row[Any]) -> None:
+    """Give each object of a series the outcome of the same bytes, if these are what the service holds of the instance.
+
+    The same: equal SHA-256 and SOP Instance UID, and nothing else of that instance was imported since.
+    """
+    twin = stored_object.alias("twin")
+    later = import_outcome.alias("later")
+    source = (
+        select(
+            stored_object.c.object_key,
+            import_outcome.c.import_job_id,
+            literal(row.series_import_id).label("series_import_id"),
+            import_outcome.c.sop_instance_uid,
+            import_outcome.c.outcome,
+            import_outcome.c.image_set_id,
+            import_outcome.c.reason,
+        )
+        .select_from(stored_object)
+        .join(
+            import_outcome,
+            and_(
+                import_outcome.c.sop_instance_uid == stored_object.c.sop_instance_uid,
+                import_outcome.c.outcome.in_(_IN),
+            ),
+        )
+        .join(twin, and_(twin.c.object_key == import_outcome.c.object_key, twin.c.sha256 == stored_object.c.sha256))
+        .where(*_of_series(row), ~_is_in())
+        .where(
+            ~exists().where(
+                later.c.sop_instance_uid == stored_object.c.sop_instance_uid,
+                later.c.outcome.in_(_IN),
+                later.c.import_job_id > import_outcome.c.import_job_id,
+            )
+        )
+    )
+    columns = [
+        "object_key",
+        "import_job_id",
+        "series_import_id",
+        "sop_instance_uid",
+        "outcome",
+        "image_set_id",
+        "reason",
+    ]
+    statement = dialect_insert(connection, import_outcome).from_select(columns, source)
+    connection.execute(statement.on_conflict_do_nothing())
+
+
+def objects_left(connection: Connection, row: Row[Any]) -> list[Row[Any]]:
+    """Return key and bytes of the objects of a series that are not in yet."""
+    statement = (
+        select(stored_object.c.object_key, stored_object.c.bytes)
+        .where(*_of_series(row), ~_is_in())
+        .order_by(stored_object.c.object_key)
+    )
+    return list(connection.execute(statement))
+
+
+def outcomes_of_series(connection: Connection, row: Row[Any]) -> list[Row[Any]]:
+    """Return each object of a series with its last outcome: key, sop_instance_uid, outcome, image_set_id, reason."""
+    return _last_outcomes(connection, *_of_series(row))
+
+
+def outcomes_of_delivery(connection: Connection, delivery_id: str) -> list[Row[Any]]:
+    """Return each object of a delivery's series with its last outcome, as `outcomes_of_series`."""
+    return _last_outcomes(connection, stored_object.c.delivery_id == delivery_id)
 
 
 def record_image_sets(
@@ -70,6 +151,7 @@ def record_image_sets(
             "version": statement.excluded.version,
             "is_primary": func.coalesce(statement.excluded.is_primary, image_set.c.is_primary),
             "updated_at": statement.excluded.updated_at,
+            "differs_in": statement.excluded.differs_in,
         },
         where=func.coalesce(statement.excluded.version, 0) >= func.coalesce(image_set.c.version, 0),
     )
@@ -82,6 +164,7 @@ def record_image_sets(
                 "version": item.version,
                 "is_primary": item.is_primary,
                 "updated_at": now,
+                "differs_in": None if item.differs_in is None else list(item.differs_in),
             }
             for item in found
         ],
@@ -99,11 +182,46 @@ def record_image_sets(
     )
 
 
-def count_imported(connection: Connection, job: Job, series_import_id: int) -> int:
-    """Count the objects of a series that a job brought in, with or without a warning."""
-    statement = select(func.count()).where(
-        import_outcome.c.import_job_id == job.import_job_id,
-        import_outcome.c.series_import_id == series_import_id,
-        import_outcome.c.outcome.in_(("imported", "warned")),
+def _last_outcomes(connection: Connection, *of_objects: Any) -> list[Row[Any]]:
+    """Return each object once, with what its last job said; an object that is in stays in."""
+    statement = (
+        select(
+            stored_object.c.object_key,
+            stored_object.c.sop_instance_uid,
+            stored_object.c.series_instance_uid,
+            import_outcome.c.outcome,
+            import_outcome.c.image_set_id,
+            import_outcome.c.reason,
+            series_import.c.message,
+        )
+        .select_from(stored_object)
+        .join(
+            series_import,
+            and_(
+                series_import.c.delivery_id == stored_object.c.delivery_id,
+                series_import.c.series_instance_uid == stored_object.c.series_instance_uid,
+            ),
+        )
+        .outerjoin(import_outcome, import_outcome.c.object_key == stored_object.c.object_key)
+        .where(*of_objects)
+        .order_by(stored_object.c.object_key, import_outcome.c.import_job_id)
     )
-    return connection.execute(statement).scalar_one()
+    last: dict[str, Row[Any]] = {}
+    rows: Result[Any] = connection.execute(statement)
+    for row in rows:
+        known = last.get(row.object_key)
+        if known is None or known.outcome not in _IN:
+            last[row.object_key] = row
+    return list(last.values())
+
+
+def _of_series(row: Row[Any]) -> tuple[Any, ...]:
+    return (
+        stored_object.c.delivery_id == row.delivery_id,
+        stored_object.c.series_instance_uid == row.series_instance_uid,
+    )
+
+
+def _is_in() -> Any:
+    own = import_outcome.alias("own")
+    return exists().where(own.c.object_key == stored_object.c.object_key, own.c.outcome.in_(_IN))

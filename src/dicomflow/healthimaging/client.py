@@ -28,6 +28,7 @@ __all__ = [
     "ImportJob",
     "JobNotFoundError",
     "StartedJob",
+    "ThrottledError",
     "build_client",
     "create_datastore",
     "get_datastore",
@@ -52,6 +53,8 @@ TRANSIENT_ERRORS: Final = frozenset(
     }
 )
 TRANSIENT_STATUSES: Final = frozenset({402, 408, 409, 425, 429})
+# Too many calls, or too many jobs at once: AWS leaves open which of the two a full account answers.
+THROTTLED: Final = frozenset({"ThrottlingException", "TooManyRequestsException", "ServiceQuotaExceededException"})
 SERVER_ERROR: Final = 500
 # Credentials and policies are repaired by an operator, and then the same call succeeds.
 ACCESS_ERRORS: Final = frozenset(
@@ -69,6 +72,10 @@ T = TypeVar("T")
 
 class JobNotFoundError(PermanentError):
     """The service does not know the import job."""
+
+
+class ThrottledError(TransientError):
+    """The service has more to do than this account may ask of it: whatever is asked next is too much as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +205,8 @@ def start_import_job(
     """Start an import job; a repeat with the same token finds the job that was started.
 
     Raises:
-        TransientError: throttled, over the quota of concurrent jobs, in conflict, or the service failed.
+        ThrottledError: too many calls, or too many jobs at once.
+        TransientError: in conflict, or the service failed or cannot be reached.
         PermanentError: the service refuses these parameters.
     """
     answer = _call(
@@ -270,10 +278,10 @@ def get_image_set_metadata(
 
 
 def search_image_sets(
-    client: "HealthImagingClient", datastore_id: str, series_instance_uid: str
+    client: "HealthImagingClient", datastore_id: str, attribute: str, value: str
 ) -> list[ImageSetSummary]:
-    """Return the image sets of a series, primary or not."""
-    criteria = {"filters": [{"operator": "EQUAL", "values": [{"DICOMSeriesInstanceUID": series_instance_uid}]}]}
+    """Return the image sets, primary or not, with this value of an attribute, as `DICOMSeriesInstanceUID`."""
+    criteria = {"filters": [{"operator": "EQUAL", "values": [{attribute: value}]}]}
     pages = _pages(client, "search_image_sets", datastoreId=datastore_id, searchCriteria=criteria)
     return [
         ImageSetSummary(item["imageSetId"], item.get("version"), item.get("isPrimary"), dict(item.get("DICOMTags", {})))
@@ -314,6 +322,8 @@ def _call(call: Callable[[], T]) -> T:
     except ClientError as error:
         code = _code(error)
         message = f"{error.operation_name}: {code}: {error.response['Error'].get('Message', '')[:MESSAGE_LENGTH]}"
+        if code in THROTTLED:
+            raise ThrottledError(message) from error
         if _is_transient(error):
             raise TransientError(message) from error
         raise PermanentError(message) from error

@@ -2,18 +2,21 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
-from typing import TYPE_CHECKING, Protocol
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Final, Protocol
 
 from obstore.store import ObjectStore
 from sqlalchemy import Engine
 
-from dicomflow.catalog.imports import JobTarget
+from dicomflow.catalog.jobs import JobTarget
 
 if TYPE_CHECKING:
     from mypy_boto3_medical_imaging.client import HealthImagingClient
 
-__all__ = ["Dependencies", "Enqueue"]
+__all__ = ["JOB_LIMIT", "Dependencies", "Enqueue"]
+
+JOB_LIMIT: Final = timedelta(hours=6)
+"""Jobs take minutes; one that takes this long hangs."""
 
 
 class Enqueue(Protocol):
@@ -27,7 +30,8 @@ class Enqueue(Protocol):
 class Dependencies:
     """One deployment's catalog, bucket and data store.
 
-    `concurrent_imports` and `start_rate` (calls a second) are the service's limits for this account.
+    `concurrent_imports` and `start_rate` (calls a second) are the service's limits for this account. A job that has not
+    ended within `job_limit` is given up. What comes from an association of one of `stat_ae_titles` is imported first.
     """
 
     engine: Engine
@@ -42,6 +46,8 @@ class Dependencies:
     import_enabled: bool
     enqueue: Enqueue
     clock: Callable[[], datetime]
+    job_limit: timedelta = JOB_LIMIT
+    stat_ae_titles: frozenset[str] = frozenset()
 
     @property
     def target(self) -> JobTarget:

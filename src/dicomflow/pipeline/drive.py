@@ -5,33 +5,38 @@ that a crash at any point starts no second job and loses none. Any number of dri
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 
-from dicomflow.catalog import imports
-from dicomflow.catalog.imports import Job
-from dicomflow.errors import PermanentError, TransientError
+from dicomflow.catalog import imports, jobs, outcomes
+from dicomflow.catalog.deliveries import has_delivery_to_report
+from dicomflow.catalog.jobs import Job
+from dicomflow.errors import InternalError, PermanentError, TransientError
 from dicomflow.healthimaging import client as healthimaging
+from dicomflow.healthimaging.client import StartedJob, ThrottledError
+from dicomflow.healthimaging.limits import MAX_BYTES, MAX_FILES
 from dicomflow.pipeline.collect import LOOK_AGAIN, follow_job
 from dicomflow.pipeline.dependencies import Dependencies
+from dicomflow.pipeline.feedback import send_feedback
+from dicomflow.pipeline.staging import MAX_COPY_BYTES, clear_staging, stage_objects
 from dicomflow.pipeline.wakeups import acknowledge, wake_driver
 
-__all__ = ["MAX_BYTES", "MAX_FILES", "DriveResult", "drive"]
+__all__ = ["DriveResult", "drive"]
 
 logger = logging.getLogger(__name__)
 
-MAX_FILES: Final = 5_000
-MAX_BYTES: Final = 10 * 10**9
 START_BURST: Final = 2
 MAX_STARTS: Final = 20
 MAX_LOOKS: Final = 50
-COALESCE_ABOVE: Final = 10
-"""Ready series above which a job takes all series of a study: at 1 call a second the last would wait this long."""
+LONGEST_WAIT: Final = timedelta(seconds=10)
+"""The queue is long when its last series, each having a job of its own, would wait longer than this."""
 CLAIM_SECONDS: Final = 75  # longer than one call can take
 IDLE_PAUSE: Final = timedelta(seconds=1)
+FEEDBACK_AGAIN: Final = timedelta(seconds=5)
 FIRST_BACKOFF: Final = timedelta(seconds=2)
 LONGEST_BACKOFF: Final = timedelta(seconds=300)
 MAX_START_ATTEMPTS: Final = 15
@@ -55,6 +60,7 @@ def drive(deps: Dependencies, body: str = "{}") -> DriveResult:
     if deps.import_enabled:
         while started < MAX_STARTS and _start_one(deps):
             started += 1
+    _tell_edges(deps)
     due_at = _next_due(deps, is_cut_short=looked_at == MAX_LOOKS or started == MAX_STARTS)
     if due_at is not None:
         if started == looked_at == 0:  # whatever kept this run from its work keeps the next one too
@@ -67,7 +73,7 @@ def _look_at_one(deps: Dependencies) -> bool:
     """Follow one job that is due; False when none is."""
     now = deps.clock()
     with deps.engine.begin() as connection:
-        job = imports.take_due_job(connection, deps.datastore_id, now, now + LOOK_AGAIN)
+        job = jobs.take_due_job(connection, deps.datastore_id, now, now + LOOK_AGAIN)
     if job is None:
         return False
     try:
@@ -84,15 +90,10 @@ def _start_one(deps: Dependencies) -> bool:
     if job is None:
         return False
     try:
-        started = healthimaging.start_import_job(
-            deps.client,
-            datastore_id=job.datastore_id,
-            job_name=job.job_name,
-            client_token=job.client_token,
-            data_access_role_arn=deps.data_access_role_arn,
-            input_s3_uri=job.input_s3_uri,
-            output_s3_uri=job.output_s3_uri,
-        )
+        started = _call(deps, job)
+    except ThrottledError as error:
+        _pause(deps, job, str(error))
+        return False
     except PermanentError as error:
         _refuse(deps, job, str(error))
         return True
@@ -104,49 +105,103 @@ def _start_one(deps: Dependencies) -> bool:
         return False
     now = deps.clock()
     with deps.engine.begin() as connection:
-        imports.record_submitted(connection, job, started.job_id, started.submitted_at, now + LOOK_AGAIN, now)
+        jobs.record_submitted(connection, job, started.job_id, started.submitted_at, now + LOOK_AGAIN, now)
+        jobs.clear_pause(connection, deps.datastore_id)
     logger.info("import_job_started", extra={"import_job_id": job.import_job_id, "job_id": started.job_id})
     return True
+
+
+def _call(deps: Dependencies, job: Job) -> StartedJob:
+    if job.is_staged:
+        stage_objects(deps, job)
+    return healthimaging.start_import_job(
+        deps.client,
+        datastore_id=job.datastore_id,
+        job_name=job.job_name,
+        client_token=job.client_token,
+        data_access_role_arn=deps.data_access_role_arn,
+        input_s3_uri=job.input_s3_uri,
+        output_s3_uri=job.output_s3_uri,
+    )
 
 
 def _claim(deps: Dependencies, connection: Connection) -> Job | None:
     """Take the next job to start, if rate and concurrency allow one: first those claimed before, then new ones."""
     now = deps.clock()
     due_at = now + timedelta(seconds=CLAIM_SECONDS)
-    imports.lock_claims(connection)
+    jobs.lock_claims(connection)
     if _next_call_at(deps, connection, now) > now:
         return None
-    job = imports.retake_claimed_job(connection, deps.datastore_id, now, due_at)
+    job = jobs.retake_claimed_job(connection, deps.datastore_id, now, due_at)
     if job is not None:
         return job
-    if imports.count_unfinished_jobs(connection, deps.datastore_id) >= deps.concurrent_imports:
+    if jobs.count_unfinished_jobs(connection, deps.datastore_id) >= deps.concurrent_imports:
         return None
-    is_long = imports.count_ready_series(connection, now) > COALESCE_ABOVE
-    while True:
-        found = imports.next_ready_series(connection, now, max_files=MAX_FILES, max_bytes=MAX_BYTES, is_long=is_long)
+    ahead = timedelta(seconds=imports.count_ready_series(connection, now) / deps.start_rate)
+    together_before = now - max(LONGEST_WAIT - ahead, timedelta())
+    while job is None:
+        found = imports.next_ready_series(
+            connection, now, max_files=MAX_FILES, max_bytes=MAX_BYTES, together_before=together_before
+        )
         if found is None:
             return None
-        prefix, rows = found
-        files, size = sum(row.object_count for row in rows), sum(row.bytes for row in rows)
-        if files <= MAX_FILES and size <= MAX_BYTES:
-            return imports.claim_job(connection, deps.target, prefix, rows, now, due_at)
+        job = _claim_series(deps, connection, *found, now, due_at)
+    return job
+
+
+def _claim_series(
+    deps: Dependencies, connection: Connection, prefix: str, rows: Sequence[Row[Any]], now: datetime, due_at: datetime
+) -> Job | None:
+    """Claim a job for what is not in yet of these series; None when the first needs no job, or no job can take it."""
+    for row in rows:
+        outcomes.adopt_outcomes(connection, row)
+    left = [outcomes.objects_left(connection, row) for row in rows]
+    if any(len(objects) < row.object_count for objects, row in zip(left, rows, strict=True)):
+        prefix, rows, left = rows[0].input_prefix, rows[:1], left[:1]
+    row, objects = rows[0], [item for items in left for item in items]
+    if not objects:
+        imports.complete_series(connection, row.series_import_id, "unchanged: every instance was in already", now)
+        return None
+    is_staged = len(objects) < sum(row.object_count for row in rows) and all(
+        item.bytes <= MAX_COPY_BYTES for item in objects
+    )
+    files = len(objects) if is_staged else sum(row.object_count for row in rows)
+    size = sum(item.bytes for item in objects) if is_staged else sum(row.bytes for row in rows)
+    if files > MAX_FILES or size > MAX_BYTES:
         message = f"{files} files of {size} bytes exceed a job's limits of {MAX_FILES} files and {MAX_BYTES} bytes"
-        imports.refuse_series(connection, rows[0].series_import_id, message, now)
+        imports.refuse_series(connection, row.series_import_id, message, now)
+        return None
+    job = jobs.claim_job(connection, deps.target, prefix, rows, now, due_at, is_staged=is_staged)
+    if job is None:
+        raise InternalError(f"series import {row.series_import_id} has a job of attempt {row.attempts + 1} already")
+    return job
 
 
 def _next_call_at(deps: Dependencies, connection: Connection, now: datetime) -> datetime:
-    """Return when the next call is within the rate: at most a burst of calls in the time a burst takes to refill."""
-    calls = imports.recent_calls(connection, deps.datastore_id, START_BURST)
-    if len(calls) < START_BURST:
-        return now
-    return calls[-1] + timedelta(seconds=START_BURST / deps.start_rate)
+    """Return when the next call is within the rate, and not in a pause.
+
+    The rate: at most a burst of calls in the time a burst takes to refill.
+    """
+    calls = jobs.recent_calls(connection, deps.datastore_id, START_BURST)
+    next_at = now if len(calls) < START_BURST else calls[-1] + timedelta(seconds=START_BURST / deps.start_rate)
+    return max(next_at, jobs.paused_until(connection, deps.datastore_id) or next_at)
+
+
+def _pause(deps: Dependencies, job: Job, message: str) -> None:
+    """Let no driver start anything for a while; the claimed job is the first after it, with the same token."""
+    now = deps.clock()
+    with deps.engine.begin() as connection:
+        jobs.lock_claims(connection)
+        until = jobs.pause_starts(connection, deps.datastore_id, now, FIRST_BACKOFF, LONGEST_BACKOFF)
+        jobs.postpone_job(connection, job, until, message, now, is_counted=False)
+    logger.warning("import_starts_paused", extra={"until": until.isoformat(), "error": message})
 
 
 def _put_off(deps: Dependencies, job: Job, message: str) -> None:
     """Keep a claimed job for a later call with the same token: it may have been started although we heard otherwise."""
     now = deps.clock()
     with deps.engine.begin() as connection:
-        imports.postpone_job(connection, job, now + min(FIRST_BACKOFF * 2**job.attempts, LONGEST_BACKOFF), message, now)
+        jobs.postpone_job(connection, job, now + min(FIRST_BACKOFF * 2**job.attempts, LONGEST_BACKOFF), message, now)
     logger.warning(
         "import_job_put_off",
         extra={"import_job_id": job.import_job_id, "attempts": job.attempts + 1, "error": message},
@@ -157,11 +212,19 @@ def _refuse(deps: Dependencies, job: Job, message: str) -> None:
     """End a job that the service will not take; its series wait for an operator."""
     now = deps.clock()
     with deps.engine.begin() as connection:
-        if not imports.finish_job(connection, job, "failed", now=now, message=message):
+        if not jobs.finish_job(connection, job, "failed", now=now, message=message):
             return
-        for row in imports.series_of_job(connection, job):
-            imports.finish_series(connection, row.series_import_id, job, "failed", message, now)
+        for row in imports.series_of_job(connection, job.import_job_id):
+            imports.finish_series(connection, row.series_import_id, job.import_job_id, "failed", message, now)
+    clear_staging(deps, job)
     logger.warning("import_job_refused", extra={"import_job_id": job.import_job_id, "error": message})
+
+
+def _tell_edges(deps: Dependencies) -> None:
+    try:
+        send_feedback(deps)
+    except TransientError as error:  # `_next_due` brings the driver back for it
+        logger.warning("feedback_not_sent", extra={"error": str(error)})
 
 
 def _next_due(deps: Dependencies, *, is_cut_short: bool) -> datetime | None:
@@ -170,18 +233,20 @@ def _next_due(deps: Dependencies, *, is_cut_short: bool) -> datetime | None:
     if is_cut_short:
         return now
     with deps.engine.begin() as connection:
-        times = [imports.next_job_due(connection, deps.datastore_id, ("submitted", "in_progress"))]
+        times = [jobs.next_job_due(connection, deps.datastore_id, ("submitted", "in_progress"))]
         if deps.import_enabled:
             times.append(imports.next_series_due(connection, now))
             times.append(_next_start_at(deps, connection, now))
+        if has_delivery_to_report(connection):
+            times.append(now + FEEDBACK_AGAIN)
     return min((time for time in times if time is not None), default=None)
 
 
 def _next_start_at(deps: Dependencies, connection: Connection, now: datetime) -> datetime | None:
     """Return when the next job can be started; None when nothing is ready or every slot is taken."""
     next_call_at = _next_call_at(deps, connection, now)
-    has_slot = imports.count_unfinished_jobs(connection, deps.datastore_id) < deps.concurrent_imports
+    has_slot = jobs.count_unfinished_jobs(connection, deps.datastore_id) < deps.concurrent_imports
     if has_slot and imports.count_ready_series(connection, now) > 0:
         return next_call_at
-    put_off = imports.next_job_due(connection, deps.datastore_id, ("claimed",))
+    put_off = jobs.next_job_due(connection, deps.datastore_id, ("claimed",))
     return None if put_off is None else max(put_off, next_call_at)

@@ -13,7 +13,9 @@ from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, pro
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 
 from dicomflow.catalog.deliveries import record_problem
+from dicomflow.catalog.jobs import STAGING_PREFIX
 from dicomflow.errors import PermanentError
+from dicomflow.feedback import FEEDBACK_PREFIX
 from dicomflow.manifest import MANIFEST_PREFIX
 from dicomflow.pipeline.collect import collect_event
 from dicomflow.pipeline.dependencies import Dependencies
@@ -29,6 +31,9 @@ logger = logging.getLogger(__name__)
 
 QUEUES: Final = ("index", "plan", "drive", "collect")
 MESSAGE_KEY: Final = "message:"  # in the place of an object key, for a message that names none
+
+OWN_PREFIXES: Final = (STAGING_PREFIX, FEEDBACK_PREFIX)
+"""What the pipeline puts in the bucket itself is no received object."""
 
 SqsEvent = Mapping[str, Any]
 Handler = Callable[[SqsEvent], dict[str, Any]]
@@ -50,9 +55,11 @@ def handle_index(deps: Dependencies, event: SqsEvent) -> dict[str, Any]:
     objects: list[StoredObjectEvent] = []
     for record in event["Records"]:
         try:
-            objects += decode_object_events(record["messageId"], record["body"])
+            found = decode_object_events(record["messageId"], record["body"])
         except PermanentError as error:
             _record_problem(deps, MESSAGE_KEY + record["messageId"], error)
+            continue
+        objects += [stored for stored in found if not stored.key.startswith(OWN_PREFIXES)]
     result = index_objects(deps.engine, deps.store, objects, clock=deps.clock)
     for message_id, reason in result.failed.items():
         logger.warning("message_failed", extra={"queue": "index", "message_id": message_id, "error": reason})
@@ -65,7 +72,14 @@ def _plan_record(deps: Dependencies, record: SQSRecord) -> None:
             continue
         now = deps.clock()
         try:
-            plan_delivery(deps.engine, deps.store, stored.key, import_enabled=deps.import_enabled, now=now)
+            plan_delivery(
+                deps.engine,
+                deps.store,
+                stored.key,
+                import_enabled=deps.import_enabled,
+                now=now,
+                stat_ae_titles=deps.stat_ae_titles,
+            )
         except PermanentError as error:
             _record_problem(deps, stored.key, error)
             continue

@@ -1,7 +1,9 @@
 """From a manifest to the import queue: one row per series of the delivery, written once however often it is asked."""
 
 import logging
+from collections.abc import Collection
 from datetime import datetime
+from typing import Final
 
 from obstore.store import ObjectStore
 from sqlalchemy import Engine
@@ -11,12 +13,22 @@ from dicomflow.dicom.uids import is_usable
 from dicomflow.errors import PermanentError
 from dicomflow.manifest import Manifest
 
-__all__ = ["plan_delivery"]
+__all__ = ["STAT_PRIORITY", "plan_delivery"]
 
 logger = logging.getLogger(__name__)
 
+STAT_PRIORITY: Final = 1
 
-def plan_delivery(engine: Engine, store: ObjectStore, key: str, *, import_enabled: bool, now: datetime) -> int:
+
+def plan_delivery(
+    engine: Engine,
+    store: ObjectStore,
+    key: str,
+    *,
+    import_enabled: bool,
+    now: datetime,
+    stat_ae_titles: Collection[str] = (),
+) -> int:
     """Record the delivery of a manifest and queue its series; return how many are new.
 
     Args:
@@ -25,6 +37,7 @@ def plan_delivery(engine: Engine, store: ObjectStore, key: str, *, import_enable
         key: the manifest's object key.
         import_enabled: False marks the series as not queued.
         now: the time.
+        stat_ae_titles: what one of these calling AE titles has sent goes before the rest.
 
     Raises:
         PermanentError: there is no such object, or it is no manifest.
@@ -35,8 +48,10 @@ def plan_delivery(engine: Engine, store: ObjectStore, key: str, *, import_enable
         raise PermanentError("there is no such manifest") from error
     manifest = Manifest.from_json(encoded)
     _check(manifest)
+    is_stat = any(association.calling_ae_title.strip() in stat_ae_titles for association in manifest.associations)
+    state, priority = "queued" if import_enabled else "disabled", STAT_PRIORITY if is_stat else 0
     with engine.begin() as connection:
-        new = record_delivery(connection, manifest, key, "queued" if import_enabled else "disabled", now)
+        new = record_delivery(connection, manifest, key, state, now, priority)
     logger.info(
         "delivery_planned",
         extra={"edge": manifest.edge, "delivery": manifest.delivery, "new_series": new},

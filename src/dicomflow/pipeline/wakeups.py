@@ -8,7 +8,7 @@ import math
 from datetime import datetime, timedelta
 from typing import Final
 
-from dicomflow.catalog.imports import schedule_wake_up, scheduled_wake_up
+from dicomflow.catalog.jobs import schedule_wake_up, scheduled_wake_up
 from dicomflow.pipeline.dependencies import Dependencies
 
 __all__ = ["DRIVE_QUEUE", "acknowledge", "wake_driver"]
@@ -22,18 +22,23 @@ LOST_AFTER: Final = timedelta(seconds=30)
 def wake_driver(deps: Dependencies, due_at: datetime, reason: str) -> bool:
     """Send the driver a message for `due_at`, unless one is under way that comes in time; return whether it was sent.
 
-    The message is sent before it is remembered: a crash between the two sends a second one, which does no harm.
+    It is remembered before the message is sent: a quick driver may otherwise acknowledge it first, and what is then
+    remembered keeps others from waking the driver. A crash between the two is made good by whatever comes again
+    (the caller's own message does), since nothing is believed to be under way for longer than `LOST_AFTER`.
     """
     now = deps.clock()
     due_at = min(max(due_at, now), now + timedelta(seconds=MAX_DELAY_SECONDS))
     with deps.engine.begin() as connection:
         scheduled = scheduled_wake_up(connection, DRIVE_QUEUE)
-    if scheduled is not None and now - LOST_AFTER < scheduled <= due_at + TOLERANCE:
-        return False
-    body = json.dumps({"reason": reason, "due_at": due_at.isoformat()})
-    deps.enqueue(DRIVE_QUEUE, body, math.ceil((due_at - now).total_seconds()))
-    with deps.engine.begin() as connection:
+        if scheduled is not None and now - LOST_AFTER < scheduled <= due_at + TOLERANCE:
+            return False
         schedule_wake_up(connection, DRIVE_QUEUE, due_at)
+    body = json.dumps({"reason": reason, "due_at": due_at.isoformat()})
+    try:
+        deps.enqueue(DRIVE_QUEUE, body, math.ceil((due_at - now).total_seconds()))
+    except BaseException:
+        acknowledge(deps, body)  # nothing is under way after all
+        raise
     return True
 
 

@@ -1,0 +1,386 @@
+"""Statements of import jobs: who claims, starts and follows them, and when somebody looks again.
+
+States: claimed → submitted → in_progress → completed | failed; `given_up` has run past the limit, and may still end. A
+change of state names the old one, so that of two callers at once one changes the row and the other gets None.
+Transactions are the caller's. This module must not know HealthImaging or queues.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from sqlalchemy import Connection, Row, delete, func, literal, select, update
+
+from dicomflow.catalog.imports import series_state
+from dicomflow.catalog.tables import import_job, series_import, start_pause, wake_up
+from dicomflow.catalog.types import UtcDateTime
+from dicomflow.catalog.upsert import dialect_insert
+
+__all__ = [
+    "GIVEN_UP",
+    "STAGING_PREFIX",
+    "UNFINISHED",
+    "Job",
+    "JobTarget",
+    "claim_job",
+    "clear_pause",
+    "count_unfinished_jobs",
+    "find_job",
+    "finish_job",
+    "lock_claims",
+    "next_job_due",
+    "pause_starts",
+    "paused_until",
+    "postpone_job",
+    "recent_calls",
+    "record_running",
+    "record_submitted",
+    "retake_claimed_job",
+    "schedule_wake_up",
+    "scheduled_wake_up",
+    "take_due_job",
+]
+
+UNFINISHED: Final = ("claimed", "submitted", "in_progress")
+GIVEN_UP: Final = "given_up"
+STAGING_PREFIX: Final = "staging/"
+"""Where copies of objects lie that a job takes without the rest of their series."""
+_CLAIM_LOCK: Final = 0x64_66_69_6D_70  # "dfimp": any constant serves, if no other program on the server uses it
+
+
+@dataclass(frozen=True, slots=True)
+class JobTarget:
+    """Where the jobs of a driver go; the URIs' bucket is the store's."""
+
+    datastore_id: str
+    bucket: str
+    output_prefix: str
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """An import job's row, as far as others need it."""
+
+    import_job_id: int
+    client_token: str
+    job_name: str
+    datastore_id: str
+    input_s3_uri: str
+    output_s3_uri: str
+    job_id: str | None
+    state: str
+    attempts: int
+    submitted_at: datetime | None
+    is_staged: bool
+
+
+_JOB_COLUMNS: Final = (
+    import_job.c.import_job_id,
+    import_job.c.client_token,
+    import_job.c.job_name,
+    import_job.c.datastore_id,
+    import_job.c.input_s3_uri,
+    import_job.c.output_s3_uri,
+    import_job.c.job_id,
+    import_job.c.state,
+    import_job.c.attempts,
+    import_job.c.submitted_at,
+    import_job.c.is_staged,
+)
+
+
+def lock_claims(connection: Connection) -> None:
+    """Let one driver at a time decide what to start; the limits of rate and concurrency rest on it.
+
+    On SQLite a transaction that writes is alone anyway.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_advisory_xact_lock(_CLAIM_LOCK)))
+
+
+def recent_calls(connection: Connection, datastore_id: str, limit: int) -> list[datetime]:
+    """Return the times of the last calls to start a job, newest first."""
+    statement = (
+        select(import_job.c.called_at)
+        .where(import_job.c.datastore_id == datastore_id, import_job.c.called_at.is_not(None))
+        .order_by(import_job.c.called_at.desc())
+        .limit(limit)
+    )
+    return list(connection.execute(statement).scalars())
+
+
+def count_unfinished_jobs(connection: Connection, datastore_id: str) -> int:
+    """Count the jobs that hold a slot of the service's concurrency."""
+    statement = select(func.count()).where(
+        import_job.c.datastore_id == datastore_id, import_job.c.state.in_(UNFINISHED)
+    )
+    return connection.execute(statement).scalar_one()
+
+
+def claim_job(
+    connection: Connection,
+    target: JobTarget,
+    input_prefix: str,
+    rows: Sequence[Row[Any]],
+    now: datetime,
+    due_at: datetime,
+    *,
+    is_staged: bool = False,
+) -> Job | None:
+    """Make a job of queued series and take it: they are in progress, and the caller starts it before `due_at`.
+
+    Token and name come from the rows, so that a repeated start is the same start. None when another driver was faster.
+    The input of a staged job is a prefix of its own, which the caller fills before the start.
+    """
+    token = _client_token(target, input_prefix, rows)
+    uri = f"s3://{target.bucket}/"
+    inserted = connection.execute(
+        dialect_insert(connection, import_job)
+        .values(
+            client_token=token,
+            job_name=f"dicomflow-{rows[0].series_import_id}-{token[:12]}",
+            datastore_id=target.datastore_id,
+            input_s3_uri=uri + (f"{STAGING_PREFIX}{token[:32]}/" if is_staged else input_prefix),
+            output_s3_uri=uri + target.output_prefix,
+            state="claimed",
+            created_at=now,
+            updated_at=now,
+            called_at=now,
+            due_at=due_at,
+            is_staged=is_staged,
+        )
+        .on_conflict_do_nothing()
+        .returning(*_JOB_COLUMNS)
+    ).first()
+    if inserted is None:
+        return None
+    connection.execute(
+        update(series_import)
+        .where(series_import.c.series_import_id.in_([row.series_import_id for row in rows]))
+        .where(series_import.c.state == "queued")
+        .values(
+            **series_state("in_progress", now),
+            attempts=series_import.c.attempts + 1,
+            import_job_id=inserted.import_job_id,
+            client_token=token,
+            not_before=None,
+            message=None,
+        )
+    )
+    return Job(*inserted)
+
+
+def retake_claimed_job(connection: Connection, datastore_id: str, now: datetime, due_at: datetime) -> Job | None:
+    """Take a job that was claimed and not started by its time: its driver crashed, or the service put it off."""
+    candidate = (
+        select(import_job.c.import_job_id)
+        .where(import_job.c.datastore_id == datastore_id, import_job.c.state == "claimed")
+        .where(import_job.c.due_at <= now)
+        .order_by(import_job.c.due_at)
+        .limit(1)
+        .scalar_subquery()
+    )
+    return _take(connection, candidate, ("claimed",), now, {"due_at": due_at, "called_at": now, "updated_at": now})
+
+
+def take_due_job(connection: Connection, datastore_id: str, now: datetime, due_at: datetime) -> Job | None:
+    """Take a job under way that nobody has heard of by its time, and put off the next look."""
+    candidate = (
+        select(import_job.c.import_job_id)
+        .where(import_job.c.datastore_id == datastore_id)
+        .where(import_job.c.state.in_(("submitted", "in_progress")), import_job.c.due_at <= now)
+        .order_by(import_job.c.due_at)
+        .limit(1)
+        .scalar_subquery()
+    )
+    return _take(connection, candidate, ("submitted", "in_progress"), now, {"due_at": due_at})
+
+
+def postpone_job(
+    connection: Connection, job: Job, due_at: datetime, message: str, now: datetime, *, is_counted: bool = True
+) -> None:
+    """Look at an unfinished job later, and count the attempt if it was one."""
+    connection.execute(
+        update(import_job)
+        .where(import_job.c.import_job_id == job.import_job_id, import_job.c.state.in_(UNFINISHED))
+        .values(attempts=import_job.c.attempts + int(is_counted), due_at=due_at, message=message, updated_at=now)
+    )
+
+
+def record_submitted(
+    connection: Connection, job: Job, job_id: str, submitted_at: datetime, due_at: datetime, now: datetime
+) -> bool:
+    """Record that the service has taken a job; False when an event was faster."""
+    changed = connection.execute(
+        update(import_job)
+        .where(import_job.c.import_job_id == job.import_job_id, import_job.c.state == "claimed")
+        .values(
+            state="submitted",
+            job_id=job_id,
+            submitted_at=submitted_at,
+            due_at=due_at,
+            attempts=0,
+            message=None,
+            updated_at=now,
+        )
+        .returning(import_job.c.import_job_id)
+    ).first()
+    return changed is not None
+
+
+def record_running(connection: Connection, job: Job, job_id: str, state: str, due_at: datetime, now: datetime) -> bool:
+    """Record that a job is submitted or in progress; False when it is further already."""
+    earlier = UNFINISHED[: UNFINISHED.index(state)]
+    changed = connection.execute(
+        update(import_job)
+        .where(import_job.c.import_job_id == job.import_job_id, import_job.c.state.in_(earlier))
+        .values(
+            state=state,
+            job_id=job_id,
+            submitted_at=func.coalesce(import_job.c.submitted_at, literal(now, UtcDateTime())),
+            due_at=due_at,
+            attempts=0,
+            message=None,
+            updated_at=now,
+        )
+        .returning(import_job.c.import_job_id)
+    ).first()
+    return changed is not None
+
+
+def find_job(connection: Connection, datastore_id: str, job_id: str, job_name: str | None) -> Job | None:
+    """Return the job the service calls so; before its id is known, by the name we gave it."""
+    of_store = select(*_JOB_COLUMNS).where(import_job.c.datastore_id == datastore_id)
+    row = connection.execute(of_store.where(import_job.c.job_id == job_id)).first()
+    if row is None and job_name:
+        row = connection.execute(
+            of_store.where(import_job.c.job_name == job_name, import_job.c.job_id.is_(None))
+        ).first()
+    return None if row is None else Job(*row)
+
+
+def finish_job(
+    connection: Connection,
+    job: Job,
+    state: str,
+    *,
+    now: datetime,
+    job_id: str | None = None,
+    ended_at: datetime | None = None,
+    message: str | None = None,
+    counters: tuple[int | None, int | None, int | None, int | None] = (None, None, None, None),
+) -> bool:
+    """End a job as completed, failed or given up; False when it has ended already, and nothing else is to be done.
+
+    Args:
+        connection: the caller's transaction.
+        job: which.
+        state: completed, failed or given_up; of these only given_up can change again.
+        now: the time.
+        job_id: the service's id, if it was not known yet.
+        ended_at: when the service ended it.
+        message: the service's reason.
+        counters: files scanned, imported, with customer errors and with server errors.
+    """
+    scanned, imported, customer_errors, server_errors = counters
+    earlier = UNFINISHED if state == GIVEN_UP else (*UNFINISHED, GIVEN_UP)
+    changed = connection.execute(
+        update(import_job)
+        .where(import_job.c.import_job_id == job.import_job_id, import_job.c.state.in_(earlier))
+        .values(
+            state=state,
+            job_id=func.coalesce(import_job.c.job_id, job_id),
+            ended_at=ended_at or now,
+            message=message,
+            scanned=scanned,
+            imported=imported,
+            customer_errors=customer_errors,
+            server_errors=server_errors,
+            due_at=None,
+            updated_at=now,
+        )
+        .returning(import_job.c.import_job_id)
+    ).first()
+    return changed is not None
+
+
+def next_job_due(connection: Connection, datastore_id: str, states: Sequence[str]) -> datetime | None:
+    """Return when somebody must look at a job in one of these states next; None when there is none."""
+    statement = select(func.min(import_job.c.due_at)).where(
+        import_job.c.datastore_id == datastore_id, import_job.c.state.in_(states)
+    )
+    due_at: datetime | None = connection.execute(statement).scalar_one()
+    return due_at
+
+
+def paused_until(connection: Connection, datastore_id: str) -> datetime | None:
+    """Return until when no job is started; None without a pause."""
+    statement = select(start_pause.c.until_at).where(start_pause.c.datastore_id == datastore_id)
+    return connection.execute(statement).scalar_one_or_none()
+
+
+def pause_starts(
+    connection: Connection, datastore_id: str, now: datetime, first: timedelta, longest: timedelta
+) -> datetime:
+    """Let no job be started for a while, twice as long as the time before; return until when.
+
+    Call it under `lock_claims`: of several refusals at once each would double the pause.
+    """
+    statement = select(start_pause).where(start_pause.c.datastore_id == datastore_id)
+    known = connection.execute(statement).first()
+    if known is not None and known.until_at > now:
+        until: datetime = known.until_at
+        return until
+    attempts = known.attempts if known is not None else 0
+    until = now + min(first * 2 ** min(attempts, 30), longest)
+    new = dialect_insert(connection, start_pause).values(
+        datastore_id=datastore_id, until_at=until, attempts=attempts + 1
+    )
+    connection.execute(
+        new.on_conflict_do_update(
+            index_elements=["datastore_id"],
+            set_={"until_at": new.excluded.until_at, "attempts": new.excluded.attempts},
+        )
+    )
+    return until
+
+
+def clear_pause(connection: Connection, datastore_id: str) -> None:
+    """Forget the pause: a start was accepted."""
+    connection.execute(delete(start_pause).where(start_pause.c.datastore_id == datastore_id))
+
+
+def scheduled_wake_up(connection: Connection, queue: str) -> datetime | None:
+    """Return when the delayed message that is under way to a queue arrives."""
+    return connection.execute(select(wake_up.c.due_at).where(wake_up.c.queue == queue)).scalar_one_or_none()
+
+
+def schedule_wake_up(connection: Connection, queue: str, due_at: datetime | None) -> None:
+    """Remember the delayed message that was sent, or with None that it has arrived."""
+    statement = dialect_insert(connection, wake_up).values(queue=queue, due_at=due_at)
+    connection.execute(
+        statement.on_conflict_do_update(index_elements=["queue"], set_={"due_at": statement.excluded.due_at})
+    )
+
+
+def _client_token(target: JobTarget, input_prefix: str, rows: Sequence[Row[Any]]) -> str:
+    """Return 64 characters that name this attempt to import these series, and no other."""
+    parts = [target.datastore_id, target.bucket, input_prefix]
+    parts += sorted(f"{row.delivery_id} {row.series_instance_uid} {row.attempts + 1}" for row in rows)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _take(
+    connection: Connection, candidate: Any, states: Sequence[str], now: datetime, values: dict[str, Any]
+) -> Job | None:
+    """Change the candidate if it is still as it was seen."""
+    row = connection.execute(
+        update(import_job)
+        .where(import_job.c.import_job_id == candidate)
+        .where(import_job.c.state.in_(states), import_job.c.due_at <= now)
+        .values(values)
+        .returning(*_JOB_COLUMNS)
+    ).first()
+    return None if row is None else Job(*row)

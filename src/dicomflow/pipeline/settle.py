@@ -1,0 +1,292 @@
+"""From a job's end to the catalog: outcomes of every instance, image sets, and what became of each series.
+
+Everything a job brought is written in one transaction, by whoever comes first.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final
+from urllib.parse import unquote
+
+from sqlalchemy import Connection, Row
+
+from dicomflow.catalog import imports, jobs, outcomes
+from dicomflow.catalog.jobs import Job
+from dicomflow.catalog.outcomes import Outcome, StoredImageSet
+from dicomflow.errors import TransientError
+from dicomflow.healthimaging import client as healthimaging
+from dicomflow.healthimaging.client import ImportJob
+from dicomflow.healthimaging.primary import conflicts_of_study
+from dicomflow.healthimaging.results import FileResult, JobResults, read_results, results_prefix
+from dicomflow.pipeline.dependencies import Dependencies
+from dicomflow.pipeline.feedback import send_feedback
+from dicomflow.pipeline.staging import clear_staging, input_prefix
+from dicomflow.pipeline.wakeups import wake_driver
+
+__all__ = [
+    "MAX_RESULT_ATTEMPTS",
+    "MAX_SERIES_ATTEMPTS",
+    "RESULTS_AGAIN",
+    "give_up",
+    "settle_completed",
+    "settle_failed",
+]
+
+logger = logging.getLogger(__name__)
+
+RESULTS_AGAIN: Final = timedelta(seconds=5)
+MAX_RESULT_ATTEMPTS: Final = 8
+MAX_SERIES_ATTEMPTS: Final = 3
+REQUEUE_AFTER: Final = timedelta(seconds=30)
+NOT_RETRIED: Final = ("FILE_COUNTS_LI", "TOTAL_SIZE_LI")  # the same files would fail again
+
+
+def settle_completed(deps: Dependencies, job: Job, told: ImportJob) -> None:
+    """Read a completed job's results; while they are not all there, come back for them a number of times."""
+    prefix = results_prefix(told.output_s3_uri or job.output_s3_uri, deps.bucket, deps.datastore_id, told.job_id)
+    try:
+        results = read_results(deps.store, prefix)
+        files = _by_key(results)
+        reason = _missing(results, files)
+    except TransientError as error:
+        results, files, reason = JobResults(deps.store, prefix, None), {}, str(error)
+    if reason is not None and job.attempts < MAX_RESULT_ATTEMPTS and job.state in jobs.UNFINISHED:
+        _postpone(deps, job, told, reason)
+        return
+    _record(deps, job, told, results, files, reason)
+
+
+def settle_failed(deps: Dependencies, job: Job, message: str, told: ImportJob | None) -> None:
+    """End a job that failed; its series are queued again a number of times, then wait for an operator."""
+    _end_without_results(deps, job, "failed", message, told, is_final=message.startswith(NOT_RETRIED))
+
+
+def give_up(deps: Dependencies, job: Job, told: ImportJob) -> None:
+    """Stop waiting for a job that hangs; its series go on as after a failure. It may still end, and then counts."""
+    message = f"the job was {told.status} for more than {deps.job_limit}, and was given up"
+    _end_without_results(deps, job, jobs.GIVEN_UP, message, told, is_final=False)
+
+
+def _end_without_results(
+    deps: Dependencies, job: Job, state: str, message: str, told: ImportJob | None, *, is_final: bool
+) -> None:
+    now = deps.clock()
+    with deps.engine.begin() as connection:
+        if not jobs.finish_job(
+            connection,
+            job,
+            state,
+            now=now,
+            job_id=told.job_id if told else None,
+            ended_at=told.ended_at if told else None,
+            message=message,
+        ):
+            return
+        for row in imports.series_of_job(connection, job.import_job_id):
+            _retry_or_end(connection, row, job, "failed", message, now, is_final=is_final)
+    _after_end(deps, job, told, state, [])
+
+
+def _retry_or_end(
+    connection: Connection, row: Row[Any], job: Job, state: str, message: str | None, now: datetime, *, is_final: bool
+) -> None:
+    """Queue a series again, later each time, until its attempts are used up; then end it in `state`."""
+    if is_final or row.attempts >= MAX_SERIES_ATTEMPTS:
+        imports.finish_series(connection, row.series_import_id, job.import_job_id, state, message, now)
+        return
+    not_before = now + REQUEUE_AFTER * 4 ** (row.attempts - 1)
+    imports.requeue_series(connection, row.series_import_id, job.import_job_id, not_before, message, now)
+
+
+def _postpone(deps: Dependencies, job: Job, told: ImportJob, reason: str) -> None:
+    now = deps.clock()
+    due_at = now + RESULTS_AGAIN * 2**job.attempts
+    with deps.engine.begin() as connection:
+        jobs.record_running(connection, job, told.job_id, "in_progress", due_at, now)
+        jobs.postpone_job(connection, job, due_at, reason, now)
+    wake_driver(deps, due_at, "results")
+
+
+def _by_key(results: JobResults) -> dict[str, FileResult]:
+    """Return one result per file: a warning says more than the success it comes with."""
+    files: dict[str, FileResult] = {}
+    for result in results.files():
+        known = files.setdefault(result.object_key, result)
+        if known.image_set is None and result.image_set is not None:
+            files[result.object_key] = FileResult(known.object_key, known.outcome, result.image_set, known.reason)
+    return files
+
+
+def _missing(results: JobResults, files: Mapping[str, FileResult]) -> str | None:
+    """Return what a complete result would have and this one lacks."""
+    if results.manifest is None:
+        return "the job's manifest is not there"
+    scanned = results.manifest.scanned
+    if scanned is not None and len(files) < scanned:
+        return f"{len(files)} of {scanned} files have a result"
+    return None
+
+
+def _record(
+    deps: Dependencies,
+    job: Job,
+    told: ImportJob,
+    results: JobResults,
+    files: Mapping[str, FileResult],
+    reason: str | None,
+) -> None:
+    """Write everything a job brought in one transaction, if nobody has yet."""
+    manifest = results.manifest
+    counters = (
+        (manifest.scanned, manifest.imported, manifest.customer_errors, manifest.server_errors)
+        if manifest
+        else (None, None, None, None)
+    )
+    by_folder = _series_by_folder(deps, job, files)
+    image_sets = _image_sets(deps, results, files, by_folder)
+    has_server_errors = manifest is not None and bool(manifest.server_errors)
+    now = deps.clock()
+    with deps.engine.begin() as connection:
+        if not jobs.finish_job(
+            connection,
+            job,
+            "completed",
+            now=now,
+            job_id=told.job_id,
+            ended_at=told.ended_at,
+            message=reason,
+            counters=counters,
+        ):
+            return
+        found = [_outcome(result, by_folder) for result in files.values()]
+        outcomes.record_outcomes(connection, job.import_job_id, found)
+        outcomes.record_image_sets(connection, deps.datastore_id, image_sets, now)
+        for row in by_folder.values():
+            _settle_series(connection, row, job, found, reason, now, is_final=not has_server_errors)
+    _after_end(deps, job, told, "completed", image_sets)
+
+
+def _series_by_folder(deps: Dependencies, job: Job, files: Mapping[str, FileResult]) -> dict[str, Row[Any]]:
+    """Return the series of a job's files by the prefix these lie under.
+
+    A job that was given up has lost its series to another job, and finds them by their prefixes.
+    """
+    with deps.engine.begin() as connection:
+        rows = imports.series_of_job(connection, job.import_job_id)
+        if job.is_staged:
+            return {input_prefix(deps, job): row for row in rows}
+        by_folder = {row.input_prefix: row for row in rows}
+        lost = {_folder(key) for key in files} - by_folder.keys()
+        delivery_ids = {unquote(parts[1]) for folder in lost if len(parts := folder.split("/")) > 2}
+        if delivery_ids:
+            by_folder |= {row.input_prefix: row for row in imports.series_at(connection, delivery_ids, lost)}
+    return by_folder
+
+
+def _settle_series(
+    connection: Connection,
+    row: Row[Any],
+    job: Job,
+    found: Sequence[Outcome],
+    reason: str | None,
+    now: datetime,
+    *,
+    is_final: bool,
+) -> None:
+    """Decide a series: completed only when every instance is in, by this job or an earlier one."""
+    left = outcomes.objects_left(connection, row)
+    if not left:
+        if not imports.finish_series(connection, row.series_import_id, job.import_job_id, "completed", None, now):
+            imports.complete_series(connection, row.series_import_id, None, now)
+        return
+    keys = {item.object_key for item in left}
+    because = next((item.reason for item in found if item.object_key in keys and item.reason), reason)
+    imported = row.object_count - len(left)
+    message = f"{imported} of {row.object_count} instances imported; first reason: {because or 'none was given'}"
+    _retry_or_end(connection, row, job, "partial" if imported else "failed", message, now, is_final=is_final)
+
+
+def _outcome(result: FileResult, by_folder: Mapping[str, Row[Any]]) -> Outcome:
+    """Return a file's result under the key of the object, of which a staged file is a copy."""
+    row = by_folder.get(_folder(result.object_key))
+    name = result.object_key.rpartition("/")[2]
+    return Outcome(
+        object_key=row.input_prefix + name if row else result.object_key,
+        series_import_id=row.series_import_id if row else None,
+        sop_instance_uid=unquote(name.removesuffix(".dcm")),
+        outcome=result.outcome,
+        image_set_id=result.image_set.image_set_id if result.image_set else None,
+        reason=result.reason,
+    )
+
+
+def _image_sets(
+    deps: Dependencies, results: JobResults, files: Mapping[str, FileResult], by_folder: Mapping[str, Row[Any]]
+) -> list[StoredImageSet]:
+    """Return the image sets of each series; what the results do not say of them is asked of the service."""
+    listed = {item.image_set_id: item for item in (results.manifest.image_sets if results.manifest else ())}
+    known: dict[str, tuple[int | None, bool | None]] = {}
+    conflicts: dict[str, dict[str, tuple[str, ...]]] = {}  # by study
+    found = set()
+    for key, result in files.items():
+        row = by_folder.get(_folder(key))
+        if result.image_set is None or row is None:
+            continue
+        image_set_id = result.image_set.image_set_id
+        if image_set_id not in known:
+            in_manifest = listed.get(image_set_id, result.image_set)
+            version = in_manifest.version or result.image_set.version
+            primary = in_manifest.is_primary if in_manifest.is_primary is not None else result.image_set.is_primary
+            if version is None or primary is None:
+                asked = healthimaging.get_image_set(deps.client, deps.datastore_id, image_set_id)
+                version, primary = version or asked.version, asked.is_primary if primary is None else primary
+            known[image_set_id] = (version, primary)
+        version, primary = known[image_set_id]
+        differs_in = None
+        if primary is False:
+            study = row.study_instance_uid
+            if study not in conflicts:
+                conflicts[study] = conflicts_of_study(deps.client, deps.datastore_id, study)
+            differs_in = conflicts[study].get(image_set_id)
+        found.add(StoredImageSet(row.series_instance_uid, image_set_id, version, primary, differs_in))
+    return list(found)
+
+
+def _after_end(
+    deps: Dependencies, job: Job, told: ImportJob | None, state: str, image_sets: Sequence[StoredImageSet]
+) -> None:
+    """Do what may be lost without harm: the log, the copies; and wake the driver for what is free or due now."""
+    logger.info(
+        "import_job_ended",
+        extra={"import_job_id": job.import_job_id, "job_id": told.job_id if told else job.job_id, "state": state},
+    )
+    for item in image_sets:
+        if item.is_primary is False:
+            logger.warning(
+                "image_set_not_primary",
+                extra={
+                    "image_set_id": item.image_set_id,
+                    "series_instance_uid": item.series_instance_uid,
+                    "differs_in": ",".join(item.differs_in or ()),
+                },
+            )
+    if state != jobs.GIVEN_UP:  # a job that hangs may still read them
+        clear_staging(deps, job)
+    now = deps.clock()
+    try:
+        send_feedback(deps)
+    except TransientError as error:
+        logger.warning("feedback_not_sent", extra={"error": str(error)})
+        wake_driver(deps, now + RESULTS_AGAIN, "feedback")
+    with deps.engine.begin() as connection:
+        is_ready = imports.count_ready_series(connection, now) > 0
+        later = imports.next_series_due(connection, now)
+    if is_ready:
+        wake_driver(deps, now, "slot")
+    elif later is not None:
+        wake_driver(deps, later, "retry")
+
+
+def _folder(key: str) -> str:
+    return key.rpartition("/")[0] + "/"
