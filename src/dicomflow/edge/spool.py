@@ -18,6 +18,7 @@ import contextlib
 import hashlib
 import os
 import sys
+import threading
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,8 @@ class Spool:
             raise PermanentError(f"cannot create the spool in {root}: {error.strerror}") from error
         for folder in (self.lane.parent, root):
             sync_directory(folder)
-        self.is_named_by_fsync = _file_system_of(root) in _NAMED_BY_FSYNC
+        self.is_named_by_fsync = _is_named_by_fsync(root)
+        self.names = FolderSync(self.lane)
 
     def create(self, association_id: str, number: int) -> "IncomingFile":
         """Open a new file for an instance that begins to arrive; raises `OSError`."""
@@ -188,6 +190,51 @@ class Spool:
             sync_directory(folder)
 
 
+class FolderSync:
+    """Syncs one folder for many threads at once: an fsync that begins after a request serves it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._changed = threading.Condition()
+        self._requested = self._done = 0
+        self._failed: dict[int, Exception] = {}  # by ticket, until it is waited for
+        self._thread: threading.Thread | None = None
+
+    def request(self) -> int:
+        """Ask for a sync and return the ticket to wait with; the caller must wait."""
+        with self._changed:
+            self._requested += 1
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="folder-sync", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+            return self._requested
+
+    def wait(self, ticket: int) -> None:
+        """Return when the folder is synced; raises what the sync that was to do it raised."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._done >= ticket)
+            error = self._failed.pop(ticket, None)
+        if error is not None:
+            raise error
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._requested > self._done)
+                first, last = self._done + 1, self._requested
+            error: Exception | None = None
+            try:
+                sync_directory(self._folder)
+            except Exception as caught:  # noqa: BLE001  # it is raised in the threads that wait
+                error = caught
+            with self._changed:
+                if error is not None:
+                    self._failed.update(dict.fromkeys(range(first, last + 1), error))
+                self._done = last
+                self._changed.notify_all()
+
+
 class IncomingFile:
     """One instance being received. Thread: one owner. Either `commit` or `discard` ends it."""
 
@@ -233,22 +280,23 @@ class IncomingFile:
     def _publish(self, target: Path) -> None:
         """Rename the written file within its folder, and make its bytes and its name durable.
 
-        Where the file system commits a file's name with its fsync, one fsync after the rename does both: power loss
-        between the two can leave a name whose bytes are not whole, which the digest in it gives away. Elsewhere the
-        bytes are synced first, and the folder after the rename.
+        Bytes and name are synced after the rename, by one fsync where that commits both and else side by side: power
+        loss in between can leave a name whose bytes are not whole, which the digest in it gives away.
         """
-        if self._spool.is_named_by_fsync:
-            self._path.rename(target)
+        if os.name == "nt":
+            # An open file cannot be renamed, and a folder cannot be synced.
             if self._spool.fsync:
                 os.fsync(self._descriptor)
             self._close()
+            self._path.rename(target)
             return
-        if self._spool.fsync:
-            os.fsync(self._descriptor)
-        self._close()  # an open file cannot be renamed on Windows
         self._path.rename(target)
         if self._spool.fsync:
-            sync_directory(self._path.parent)
+            ticket = None if self._spool.is_named_by_fsync else self._spool.names.request()
+            os.fsync(self._descriptor)
+            if ticket is not None:
+                self._spool.names.wait(ticket)
+        self._close()
 
     def discard(self) -> None:
         """Throw the file away: nothing of it was acknowledged."""
@@ -320,13 +368,26 @@ def _parse(path: Path) -> ReceivedFile | None:
     return ReceivedFile(path, association_id, int(number), peer.replace("-", ":"), sha256)
 
 
-def _file_system_of(path: Path) -> str:
-    """Return the kind of file system a path is on; empty where that cannot be found out."""
+def _is_named_by_fsync(path: Path) -> bool:
+    """Tell whether an fsync of a renamed file makes its new name durable too."""
+    kind, device = _mount_of(path)
+    if kind != "ext4":
+        return kind in _NAMED_BY_FSYNC
+    # ext4 can be made without a journal; then a file's fsync does not reach the folder.
+    try:
+        journal = Path(f"/sys/fs/ext4/{Path(device).resolve().name}/journal_task").read_text(encoding="ascii")
+    except OSError:
+        return False
+    return journal.strip().isdecimal()
+
+
+def _mount_of(path: Path) -> tuple[str, str]:
+    """Return the kind of file system that a path is on, and its device; empty where that cannot be found out."""
     try:
         mounts = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        return ""
-    here = str(path.resolve())
-    points = [(fields[1], fields[2]) for fields in map(str.split, mounts) if len(fields) > 2]
-    found = [point for point in points if here == point[0] or here.startswith(point[0].rstrip("/") + "/")]
-    return max(found, key=lambda point: len(point[0]), default=("", ""))[1]
+        return "", ""
+    here = f"{path.resolve()}/"
+    points = [fields for fields in map(str.split, mounts) if here.startswith(fields[1].rstrip("/") + "/")]
+    found = max(points, key=lambda fields: len(fields[1]), default=["", "", ""])
+    return found[2], found[0]
