@@ -82,6 +82,7 @@ def test_restart_resumes_the_spool_and_deletes_nothing(spool: Spool):
     """Opening an existing spool keeps every acknowledged file, delivered or quarantined."""
     put(spool, b"1")
     spool.assign(put(spool, b"2", number=1), DELIVERY)
+    spool.sync_deliveries([DELIVERY])
     spool.quarantine(put(spool, b"3", number=2), "reason")
     before = spool.counts()
     again = Spool(spool.root)
@@ -150,7 +151,7 @@ def test_assigned_file_keeps_name_and_content(spool: Spool):
     """A file moves into its delivery whole and is found there."""
     committed = put(spool)
     assigned = spool.assign(committed, DELIVERY)
-    spool.sync_delivery(DELIVERY)
+    spool.sync_deliveries([DELIVERY])
     assert [] == list(spool.scan_received())
     assert [assigned] == list(spool.scan_delivery(DELIVERY))
     assert (committed.path.name, b"content") == (assigned.path.name, assigned.path.read_bytes())

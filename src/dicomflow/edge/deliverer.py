@@ -36,6 +36,8 @@ from dicomflow.manifest import Manifest, manifest_key
 
 __all__ = ["Announce", "Deliverer", "DelivererStart", "StoredObject", "run_deliverer"]
 
+# Receiving goes first: a sender waits for its answer, a delivery does not.
+_NICENESS: Final = 10
 _POLL_SECONDS: Final = 0.2
 _HEAD_BYTES: Final = 16 << 10
 _BATCH: Final = 500
@@ -69,6 +71,8 @@ class DelivererStart:
 def run_deliverer(start: DelivererStart) -> None:
     """Run the deliverer until it is told to stop. Process: the main function of the deliverer."""
     logs.configure(start.logs.level, as_json=start.logs.as_json)
+    if hasattr(os, "nice"):
+        os.nice(_NICENESS)
     settings = start.settings
     spool = Spool(settings.spool.dir, fsync=settings.spool.fsync)
     lock = FileLock(settings.spool.dir / "deliverer.lock")
@@ -136,7 +140,7 @@ class Deliverer:
         self._spool.discard_stored()
         for folder in sorted(path for path in self._spool.delivering.iterdir() if path.is_dir()):
             # The earlier run may have ended between moving files here and syncing that.
-            self._spool.sync_delivery(folder.name)
+            self._spool.sync_deliveries([folder.name])
             instances = list(self._read(self._spool.scan_delivery(folder.name)))
             if instances and _has_manifest(folder):
                 delivery = Delivery(folder.name, "", now, now, is_closed=True)
@@ -180,8 +184,7 @@ class Deliverer:
             assigned = replace(instance, file=file)
             delivery.add(assigned, now)
             moved.append((delivery, assigned))
-        for delivery_id in {delivery.delivery_id for delivery, _ in moved}:
-            self._spool.sync_delivery(delivery_id)
+        self._spool.sync_deliveries({delivery.delivery_id for delivery, _ in moved})
         for delivery, assigned in moved:
             self._enqueue(delivery, assigned)
         return has_more
@@ -276,7 +279,7 @@ def _has_manifest(folder: Path) -> bool:
 
 def _read_instance(file: ReceivedFile) -> ReceivedInstance:
     """Read a received file's meta information and identity; raises `PeerError` when it is no such file."""
-    with file.path.open("rb") as opened:
+    with file.path.open("rb", buffering=0) as opened:
         head = opened.read(_HEAD_BYTES)
         meta = decode_file_meta(head)
         found = scan(memoryview(head)[meta.data_set_offset :], meta.transfer_syntax_uid, complete=False)

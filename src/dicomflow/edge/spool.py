@@ -19,7 +19,7 @@ import hashlib
 import os
 import sys
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -71,6 +71,7 @@ class Spool:
             sync_directory(folder)
         self.is_named_by_fsync = _is_named_by_fsync(root)
         self.names = FolderSync(self.lane)
+        self._twice_named: list[Path] = []  # the first names of files that were assigned
 
     def create(self, association_id: str, number: int) -> "IncomingFile":
         """Open a new file for an instance that begins to arrive; raises `OSError`."""
@@ -136,18 +137,23 @@ class Spool:
                 path.unlink(missing_ok=True)
 
     def assign(self, file: ReceivedFile, delivery_id: str) -> ReceivedFile:
-        """Move a received file into a delivery; the caller syncs with `sync_delivery` before it relies on it."""
+        """Put a received file into a delivery; `sync_deliveries` ends what this begins."""
         folder = self.delivering / delivery_id
         if not folder.exists():
             folder.mkdir(mode=_FOLDER_MODE)
             self._sync(self.delivering)
         path = folder / file.path.name
-        file.path.rename(path)
+        if self._rename(file.path, path):
+            self._twice_named.append(file.path)
         return ReceivedFile(path, file.association_id, file.number, file.peer, file.sha256)
 
-    def sync_delivery(self, delivery_id: str) -> None:
-        """Durable: on return the files moved into a delivery are there after power loss."""
-        self._sync(self.delivering / delivery_id)
+    def sync_deliveries(self, delivery_ids: Iterable[str]) -> None:
+        """Durable: on return the files that were assigned have their new names after power loss, and only those."""
+        for delivery_id in delivery_ids:
+            self._sync(self.delivering / delivery_id)
+        for path in self._twice_named:
+            path.unlink(missing_ok=True)
+        self._twice_named.clear()
 
     def remove(self, file: ReceivedFile) -> None:
         """Remove a received file whose bytes are kept elsewhere."""
@@ -169,8 +175,10 @@ class Spool:
         target = self.quarantined / file.path.name
         self.write_note(target.with_suffix(".reason"), reason.encode())
         with contextlib.suppress(FileNotFoundError):
-            file.path.rename(target)
-        self._sync(self.quarantined)
+            is_twice_named = self._rename(file.path, target)
+            self._sync(self.quarantined)
+            if is_twice_named:
+                file.path.unlink()
 
     def remove_delivery(self, delivery_id: str) -> None:
         """Remove a delivery whose objects and manifest are stored; one rename decides, so a crash leaves no half."""
@@ -184,6 +192,18 @@ class Spool:
             for path in folder.iterdir():
                 path.unlink()
             folder.rmdir()
+
+    def _rename(self, path: Path, target: Path) -> bool:
+        """Give a file another name; True when the first is still there, to be removed once the other is synced.
+
+        Without a journal power loss can take both names from a renamed file, so it gets the second one first.
+        """
+        if self.is_named_by_fsync or not self.fsync or os.name == "nt":
+            path.rename(target)
+            return False
+        with contextlib.suppress(FileExistsError):  # a crash came between the two names
+            target.hardlink_to(path)
+        return True
 
     def _sync(self, folder: Path) -> None:
         if self.fsync:
