@@ -16,7 +16,7 @@ LATIN = ("latin_1",)
 def convert_text(keyword: str, raw: bytes) -> tuple[object, str | None]:
     """Convert a value of an attribute that states its own VR."""
     attribute = BY_KEYWORD[keyword]
-    return convert(attribute, attribute.vr, raw, LATIN, is_little_endian=True)
+    return convert(attribute.tag, attribute.vr, raw, LATIN, is_little_endian=True)
 
 
 @pytest.mark.parametrize(
@@ -81,10 +81,10 @@ def test_datetime_with_an_offset_keeps_it_in_the_raw_text():
 def test_binary_number_follows_the_data_sets_vr_and_order():
     """A number may be stated as another VR, and in the other byte order."""
     rows = BY_KEYWORD["Rows"]
-    assert (-2, None) == convert(rows, "SS", b"\xff\xfe", LATIN, is_little_endian=False)
-    assert (65536, None) == convert(rows, "UL", b"\0\0\1\0", LATIN, is_little_endian=True)
-    assert (512, None) == convert(rows, "UN", b"\0\2", LATIN, is_little_endian=True)
-    assert (512, None) == convert(rows, "IS", b"512 ", LATIN, is_little_endian=True)
+    assert (-2, None) == convert(rows.tag, "SS", b"\xff\xfe", LATIN, is_little_endian=False)
+    assert (65536, None) == convert(rows.tag, "UL", b"\0\0\1\0", LATIN, is_little_endian=True)
+    assert (512, None) == convert(rows.tag, "UN", b"\0\2", LATIN, is_little_endian=True)
+    assert (512, None) == convert(rows.tag, "IS", b"512 ", LATIN, is_little_endian=True)
 
 
 @pytest.mark.parametrize(
@@ -103,13 +103,13 @@ def test_binary_number_follows_the_data_sets_vr_and_order():
 def test_text_is_decoded_by_its_character_set(character_set: str, raw: bytes, text: str):
     """A declared character set is followed; a broken or unknown one costs a letter, not the object."""
     assert (text, None) == convert(
-        BY_KEYWORD["PatientName"], "PN", raw, encodings_of(character_set), is_little_endian=True
+        BY_KEYWORD["PatientName"].tag, "PN", raw, encodings_of(character_set), is_little_endian=True
     )
 
 
 @given(st.sampled_from(ATTRIBUTES), st.binary(max_size=60), st.sampled_from(["", "US", "UN", "SL", "DS", "PN"]))
 def test_convert_any_bytes_ends_in_a_value(attribute: Attribute, raw: bytes, vr: str):
     """No value of a device stops the index, and none holds what a database refuses."""
-    value, text = convert(attribute, vr or attribute.vr, raw, LATIN, is_little_endian=True)
+    value, text = convert(attribute.tag, vr or attribute.vr, raw, LATIN, is_little_endian=True)
     assert not (value is not None and text is not None) or attribute.vr == "DT"
     assert "\0" not in f"{value}{text}"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import date, datetime, time
 from typing import Any, Final
 
-from sqlalchemy import Connection, Table, case, func, or_, select, update
+from sqlalchemy import Connection, Table, bindparam, case, func, or_, select, text, update
 
 from dicomflow.catalog.objects import UIDS, IndexedObject, ObjectLocation, ObjectProblem
 from dicomflow.catalog.tables import (
@@ -105,19 +105,22 @@ def recount_versions(connection: Connection, sop_instance_uids: Collection[str])
     """Count the different digests of instances' objects; the instances must be locked."""
     uids = sorted(sop_instance_uids)
     for start in range(0, len(uids), _PAGE_UIDS):
-        digest = func.coalesce(stored_object.c.sha256, stored_object.c.object_sha256)
+        page = uids[start : start + _PAGE_UIDS]
+        digests = func.count(func.coalesce(stored_object.c.sha256, stored_object.c.object_sha256).distinct())
         counted = (
-            select(stored_object.c.sop_instance_uid, func.count(digest.distinct()).label("digests"))
-            .where(stored_object.c.sop_instance_uid.in_(uids[start : start + _PAGE_UIDS]))
+            select(stored_object.c.sop_instance_uid, digests)
+            .where(stored_object.c.sop_instance_uid.in_(page))
             .group_by(stored_object.c.sop_instance_uid)
-            .subquery()
+            .having(digests > 1)
         )
-        versions = case((counted.c.digests > 1, counted.c.digests), else_=1)
-        connection.execute(
-            update(instance)
-            .where(instance.c.sop_instance_uid == counted.c.sop_instance_uid, instance.c.versions != versions)
-            .values(versions=versions)
-        )
+        several = {uid: count for uid, count in connection.execute(counted)}  # noqa: C416  # a row is no tuple to mypy
+        # "versions > 1" stands as it does in the index of the few rows that have several.
+        known = select(instance.c.sop_instance_uid).where(text("versions > 1"), instance.c.sop_instance_uid.in_(page))
+        changed = {uid: several.get(uid, 1) for uid in {*several, *connection.scalars(known)}}
+        if changed:
+            statement = update(instance).where(instance.c.sop_instance_uid == bindparam("uid"))
+            rows = [{"uid": uid, "versions": count} for uid, count in sorted(changed.items())]
+            connection.execute(statement.values(versions=bindparam("versions")), rows)
 
 
 def demographics_digest(name: str | None, birth_date: date | None, sex: str | None) -> str:

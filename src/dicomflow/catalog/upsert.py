@@ -4,13 +4,12 @@ A batch goes to PostgreSQL as one statement with one JSON parameter, to SQLite a
 row. Rows are written in the order given: who sorts them by key cannot deadlock.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime, time
 from functools import cache
 from typing import Any, Final
 
+from pydantic_core import to_json
 from sqlalchemy import JSON, ColumnElement, Connection, Table, Text, bindparam, cast, column, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
@@ -52,7 +51,7 @@ class Upsert:
             return
         statement = _build(self, connection.dialect.name)
         if connection.dialect.name == _POSTGRESQL:
-            connection.execute(statement, {"rows": json.dumps(rows, default=_to_text, separators=(",", ":"))})
+            connection.execute(statement, {"rows": to_json(rows).decode()})
         else:
             connection.execute(statement, rows)
 
@@ -95,9 +94,3 @@ def _build(upsert: Upsert, dialect: str) -> Any:  # the two dialects' inserts sh
         set_=dict(upsert.changes(excluded)),
         where=None if upsert.condition is None else upsert.condition(excluded),
     )
-
-
-def _to_text(value: object) -> str:
-    """Encode what JSON has no type for as PostgreSQL reads it."""
-    assert isinstance(value, date | datetime | time)
-    return value.isoformat()

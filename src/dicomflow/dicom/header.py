@@ -318,7 +318,7 @@ def _header(meta: FileMeta, elements: Mapping[int, _Element], syntax: _Syntax) -
         if tag in _SEQUENCES:
             value, raw = None, base64.b64encode(encoded).decode() if encoded else None
         else:
-            value, raw = convert(attribute, vr, encoded, encodings, is_little_endian=is_little_endian)
+            value, raw = convert(tag, vr, encoded, encodings, is_little_endian=is_little_endian)
         values[attribute.keyword] = value
         if raw is not None:
             raw_values.setdefault(attribute.level, {})[attribute.keyword] = raw

@@ -9,10 +9,10 @@ import re
 import struct
 from collections.abc import Callable, Sequence
 from datetime import date, datetime, time
-from functools import cache
+from functools import cache, lru_cache
 from typing import Final
 
-from dicomflow.dicom.attributes import Attribute
+from dicomflow.dicom.attributes import BY_TAG, Attribute
 
 __all__ = ["Converted", "convert", "encodings_of"]
 
@@ -41,6 +41,7 @@ _BLOCK_VRS: Final = frozenset({"LT", "ST", "UT"})
 _ASCII_VRS: Final = frozenset({"AE", "AS", "CS", "DA", "DS", "DT", "IS", "TM", "UI"})
 _BINARY_INTEGERS: Final = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "UV": "Q", "SV": "q"}
 _NO_VRS: Final = frozenset({"UN", ""})
+_SHORT_BYTES: Final = 64
 _MAX_INTEGER: Final = 2**63 - 1
 
 # YYYYMMDD, and YYYY.MM.DD of ACR-NEMA, which PS3.5 6.2 allows to be read.
@@ -52,18 +53,23 @@ _INTEGER: Final = re.compile(r"[+-]?\d{1,19}")
 _DECIMAL: Final = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 
 
-def convert(
-    attribute: Attribute, vr: str, raw: bytes, encodings: Sequence[str], *, is_little_endian: bool
-) -> Converted:
-    """Convert the bytes of an element that is no sequence.
+def convert(tag: int, vr: str, raw: bytes, encodings: tuple[str, ...], *, is_little_endian: bool) -> Converted:
+    """Convert the bytes of an indexed element that is no sequence; the result may be shared and must not be changed.
 
     Args:
-        attribute: says which type is wanted, and whether there may be several values.
+        tag: says which type is wanted, and whether there may be several values.
         vr: the VR that the data set states, "" if it states none; it decides the bytes' meaning for binary numbers.
         raw: the value, padding included, in the data set's byte order.
         encodings: Python's names of the specific character set's values.
         is_little_endian: the byte order of binary numbers.
     """
+    if len(raw) > _SHORT_BYTES:
+        return _convert(tag, vr, raw, encodings, is_little_endian)
+    return _convert_short(tag, vr, raw, encodings, is_little_endian)
+
+
+def _convert(tag: int, vr: str, raw: bytes, encodings: tuple[str, ...], is_little_endian: bool) -> Converted:  # noqa: FBT001  # a cache's key has no names
+    attribute = BY_TAG[tag]
     kind = attribute.vr
     if vr in _BINARY_INTEGERS or (kind in _BINARY_INTEGERS and vr in _NO_VRS):
         return _convert_binary(attribute, vr, raw, "<" if is_little_endian else ">")
@@ -91,6 +97,10 @@ def convert(
     if value is None or (kind == "DT" and _offset_of(text)):
         return value, text
     return value, None
+
+
+# The objects of a series repeat most of their values byte for byte.
+_convert_short: Final = lru_cache(maxsize=16_384)(_convert)
 
 
 @cache

@@ -74,7 +74,7 @@ def index_objects(
         sqlalchemy.exc.SQLAlchemyError: the database failed; nothing of the batch is written.
     """
     keys = sorted({event.key for event in objects if not _is_ours(event.key)})
-    outcomes = dict(zip(keys, asyncio.run(_read_all(store, keys, issuers or {})), strict=True))
+    outcomes = asyncio.run(_read_all(store, keys, issuers or {}))
     indexed = [outcome for outcome in outcomes.values() if isinstance(outcome, IndexedObject)]
     problems = [outcome for outcome in outcomes.values() if isinstance(outcome, ObjectProblem)]
     refused = _write(engine, indexed, problems, clock())
@@ -93,22 +93,32 @@ def _is_ours(key: str) -> bool:
 
 async def _read_all(
     store: ObjectStore, keys: Sequence[str], issuers: Mapping[str, str]
-) -> list[IndexedObject | ObjectProblem | TransientError]:
-    slots = asyncio.Semaphore(CONCURRENT_READS)
+) -> dict[str, IndexedObject | ObjectProblem | TransientError]:
+    outcomes: dict[str, IndexedObject | ObjectProblem | TransientError] = {}
+    waiting = iter(keys)
 
-    async def read_one(key: str) -> IndexedObject | ObjectProblem | TransientError:
-        edge, delivery_id = _sender_of(key)
-        async with slots:
-            try:
-                location, header = await _read(store, key, edge, delivery_id)
-                site_issuer = issuers.get(f"{edge}/{header.calling_ae_title}") or issuers.get(edge) or edge
-                return IndexedObject(location, site_issuer, header.values, header.raw_values)
-            except (PermanentError, PeerError) as error:
-                return ObjectProblem(key, edge, delivery_id, None, str(error))
-            except TransientError as error:
-                return error
+    async def read_some() -> None:
+        for key in waiting:
+            outcomes[key] = await _read_one(store, key, issuers)
 
-    return await asyncio.gather(*map(read_one, keys))
+    async with asyncio.TaskGroup() as readers:
+        for _ in range(min(CONCURRENT_READS, len(keys))):
+            readers.create_task(read_some())
+    return outcomes
+
+
+async def _read_one(
+    store: ObjectStore, key: str, issuers: Mapping[str, str]
+) -> IndexedObject | ObjectProblem | TransientError:
+    edge, delivery_id = _sender_of(key)
+    try:
+        location, header = await _read(store, key, edge, delivery_id)
+        site_issuer = issuers.get(f"{edge}/{header.calling_ae_title}") or issuers.get(edge) or edge
+        return IndexedObject(location, site_issuer, header.values, header.raw_values)
+    except (PermanentError, PeerError) as error:
+        return ObjectProblem(key, edge, delivery_id, None, str(error))
+    except TransientError as error:
+        return error
 
 
 async def _read(store: ObjectStore, key: str, edge: str, delivery_id: str | None) -> tuple[ObjectLocation, Header]:
