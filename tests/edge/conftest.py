@@ -36,7 +36,7 @@ from dicomflow.edge.supervisor import bind
 from dicomflow.edge.watermark import Watermark
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
-WAIT_SECONDS = 20
+WAIT_SECONDS = 60
 
 
 def _until(ask: Callable[[], Any], seconds: float = WAIT_SECONDS, explain: Callable[[], str] = lambda: "") -> Any:

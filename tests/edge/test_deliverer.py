@@ -18,7 +18,7 @@ from dicomflow.edge.spool import ReceivedFile, Spool
 from dicomflow.edge.uploader import Uploader
 from dicomflow.manifest import Manifest
 
-WAIT_SECONDS = 20
+WAIT_SECONDS = 60
 
 
 class Site:
