@@ -165,8 +165,6 @@ def _walk(
 ) -> Outcome | None:
     """Walk the elements into `values`; None once group 0020's UIDs are passed, or one of the four is too long."""
     tag_and_length = struct.Struct(order + "HHI")
-    short_length = struct.Struct(order + "H")
-    long_length = struct.Struct(order + "I")
     offset = depth = 0
     end = len(head)
     while offset + 8 <= end:
@@ -195,19 +193,11 @@ def _walk(
             raise PeerError(f"the data set holds ({group:04X},{element:04X}), which belongs outside it")
         value = offset + 8
         if not is_implicit:
-            vr = bytes(head[offset + 4 : offset + 6])
-            if vr in _SHORT_FORM_VRS:
-                (length,) = short_length.unpack_from(head, offset + 6)
-            elif vr not in _LONG_FORM_VRS:
-                return Outcome.UNUSUAL
-            elif offset + 12 > end:
-                return Outcome.NEED_MORE
-            else:
-                (length,) = long_length.unpack_from(head, offset + 8)
-                value = offset + 12
+            found = _explicit_value(head, offset, order)
+            if isinstance(found, Outcome):
+                return found
+            value, length = found
         if length == _UNDEFINED:
-            if not is_implicit and vr != b"SQ":
-                return Outcome.UNUSUAL
             depth += 1
             offset = value
             continue
@@ -221,6 +211,22 @@ def _walk(
                 if tag == _SERIES:
                     return None
     return Outcome.NEED_MORE
+
+
+def _explicit_value(head: bytes | bytearray | memoryview, offset: int, order: str) -> tuple[int, int] | Outcome:
+    """Return offset and length of the value of an explicit VR element; only sequences may be of undefined length."""
+    vr = bytes(head[offset + 4 : offset + 6])
+    if vr in _SHORT_FORM_VRS:
+        (length,) = struct.unpack_from(order + "H", head, offset + 6)
+        return offset + 8, length
+    if vr not in _LONG_FORM_VRS:
+        return Outcome.UNUSUAL
+    if offset + 12 > len(head):
+        return Outcome.NEED_MORE
+    (length,) = struct.unpack_from(order + "I", head, offset + 8)
+    if length == _UNDEFINED and vr != b"SQ":
+        return Outcome.UNUSUAL
+    return offset + 12, length
 
 
 def _value_bytes(element: object) -> bytes:
