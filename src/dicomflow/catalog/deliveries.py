@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, func, select, update
 
 from dicomflow.catalog.imports import series_state
+from dicomflow.catalog.index import lock_instances, recount_versions
 from dicomflow.catalog.tables import delivery, delivery_association, series_import, stored_object
 from dicomflow.catalog.upsert import dialect_insert
 from dicomflow.manifest import Manifest, Series
@@ -127,6 +128,8 @@ def _record_objects(connection: Connection, manifest: Manifest) -> None:
     if not rows:
         return
     rows.sort(key=lambda row: str(row["object_key"]))
+    sop_instance_uids = {str(row["sop_instance_uid"]) for row in rows}
+    lock_instances(connection, sop_instance_uids)
     statement = dialect_insert(connection, stored_object)
     told = ("study_instance_uid", "series_instance_uid", "sop_instance_uid", "bytes", "edge", "delivery_id")
     kept = {name: func.coalesce(stored_object.c[name], statement.excluded[name]) for name in told}
@@ -136,6 +139,7 @@ def _record_objects(connection: Connection, manifest: Manifest) -> None:
         ),
         rows,
     )
+    recount_versions(connection, sop_instance_uids)
 
 
 def _record_series(connection: Connection, manifest: Manifest, state: str, now: datetime, priority: int) -> int:

@@ -115,6 +115,7 @@ patient: Final = Table(
     Column("unidentified_study_uid", String(UID_LENGTH), nullable=False, server_default=""),
     UniqueConstraint("issuer_of_patient_id", "patient_id", "unidentified_study_uid", name="uq_patient_identity"),
     Index(None, "patient_id"),
+    _partial_index("ix_patient_unidentified", "unidentified_study_uid", "unidentified_study_uid <> ''"),
 )
 
 # Every set of demographics that came under a patient's identity, and from which objects at the earliest and latest,

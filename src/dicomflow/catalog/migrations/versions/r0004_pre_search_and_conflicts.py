@@ -89,6 +89,7 @@ def _create_indexes() -> None:
     ):
         op.create_index(op.f(f"ix_{table}_{'_'.join(columns)}"), table, columns, unique=False)
     for name, table, column, condition in (
+        ("ix_patient_unidentified", "patient", "unidentified_study_uid", "unidentified_study_uid <> ''"),
         ("ix_instance_versions", "instance", "sop_instance_uid", "versions > 1"),
         ("ix_stored_object_damaged", "stored_object", "object_key", "sha256 <> object_sha256"),
     ):

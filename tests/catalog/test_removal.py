@@ -1,0 +1,102 @@
+"""A study goes whole or not at all, and leaves a trace, on both databases."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, func, insert, select, update
+
+from dicomflow.catalog.audit import list_audit_events
+from dicomflow.catalog.deliveries import record_delivery
+from dicomflow.catalog.engine import begin_read
+from dicomflow.catalog.removal import delete_study, object_keys_of_study
+from dicomflow.catalog.tables import image_set, metadata, series_image_set, series_import
+from dicomflow.errors import PermanentError, TransientError
+from dicomflow.manifest import Instance, Manifest, Series, Study
+
+NOW = datetime(2026, 11, 1, 12, 0, tzinfo=UTC)
+Build = Callable[..., Any]
+Write = Callable[..., None]
+
+
+def filled(engine: Engine) -> dict[str, int]:
+    """Count the rows of each table that has any."""
+    with begin_read(engine) as connection:
+        counts = {
+            table.name: connection.scalar(select(func.count()).select_from(table)) or 0
+            for table in metadata.sorted_tables
+        }
+    return {name: count for name, count in counts.items() if count}
+
+
+def plan(engine: Engine, study: str, status: int) -> None:
+    """Queue a study's series, map it to an image set, and set its status."""
+    one = Instance("1.2.3.1", "1.2", "1.2.840.10008.1.2.1", "site/1.dcm", 500, "aa" * 32, NOW.isoformat(), "1")
+    manifest = Manifest("site", study, NOW, NOW, (), (Study(study, (Series(f"{study}.0", (one,)),)),))
+    with engine.begin() as connection:
+        record_delivery(connection, manifest, f"manifests/{study}", "queued", NOW)
+        connection.execute(update(series_import).values(status=status))
+        connection.execute(insert(image_set).values(datastore_id="d", image_set_id=study, updated_at=NOW))
+        values = {"series_instance_uid": f"{study}.0", "datastore_id": "d", "image_set_id": study}
+        connection.execute(insert(series_image_set).values(values))
+
+
+def test_delete_study_leaves_no_row_but_the_audit_and_the_delivery(engine: Engine, an_object: Build, write: Write):
+    """All that the study put into the catalog goes, its patient too; what was done stays known."""
+    write(an_object(1, PatientName="Demo^One"), an_object(2))
+    plan(engine, "1.2.3", 3)
+    with engine.begin() as connection:
+        removed = delete_study(connection, "1.2.3", NOW, actor="test")
+    assert {"delivery": 1, "audit_event": 1} == filled(engine)
+    assert (2, 1, 2) == (removed["instance"], removed["patient"], removed["stored_object"])
+    with begin_read(engine) as connection:
+        (event,) = list_audit_events(connection, uid="1.2.3")
+    assert (NOW, "test", "delete_study") == (event.at, event.actor, event.action)
+    assert ["1.2.3"] == event.details["image_sets_left"]
+
+
+def test_delete_study_keeps_the_patient_of_another_study(engine: Engine, an_object: Build, write: Write):
+    """Only what nobody else needs goes."""
+    write(an_object(1, PatientName="Demo^One"), an_object(2, StudyInstanceUID="1.2.4"))
+    before = filled(engine)
+    with engine.begin() as connection:
+        delete_study(connection, "1.2.3", NOW, actor="test")
+    after = filled(engine)
+    assert (before["patient"], before["patient_history"]) == (after["patient"], after["patient_history"])
+    assert (1, 1, 1) == (after["study"], after["series"], after["instance"])
+
+
+def test_delete_study_then_index_again_is_the_same(engine: Engine, an_object: Build, write: Write):
+    """A study that comes back is indexed as if it had never gone."""
+    write(an_object(1, PatientName="Demo^One"))
+    before = filled(engine)
+    with engine.begin() as connection:
+        delete_study(connection, "1.2.3", NOW, actor="test")
+    write(an_object(1, PatientName="Demo^One"))
+    assert before | {"audit_event": 1} == filled(engine)
+
+
+@pytest.mark.parametrize("status", [1, 2])
+def test_delete_study_being_imported_is_refused(engine: Engine, an_object: Build, write: Write, status: int):
+    """Rows that a job will report on are not taken from under it."""
+    write(an_object(1))
+    plan(engine, "1.2.3", status)
+    before = filled(engine)
+    with pytest.raises(TransientError, match=r"1\.2\.3 is being imported"), engine.begin() as connection:
+        delete_study(connection, "1.2.3", NOW, actor="test")
+    assert before == filled(engine)
+
+
+def test_delete_study_unknown_is_refused(engine: Engine):
+    """A UID with a typing error deletes nothing and says so."""
+    with pytest.raises(PermanentError, match=r"no study 9\.9"), engine.begin() as connection:
+        delete_study(connection, "9.9", NOW, actor="test")
+    assert {} == filled(engine)
+
+
+def test_object_keys_of_study_are_all_its_objects(engine: Engine, an_object: Build, write: Write):
+    """Every version's object belongs to the study, and no other study's."""
+    write(an_object(1), an_object(2, SOPInstanceUID="1.2.3.1"), an_object(3, StudyInstanceUID="1.2.4"))
+    with begin_read(engine) as connection:
+        assert ["site/1.dcm", "site/2.dcm"] == object_keys_of_study(connection, "1.2.3")
