@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 from obstore.store import LocalStore
 from sqlalchemy import Engine
@@ -91,7 +92,7 @@ class Local:
         data = settings.data.absolute()
         data.mkdir(parents=True, exist_ok=True)
         self._http_port = settings.http_port
-        self._database_url = settings.database_url or f"sqlite:///{data / 'catalog.db'}"
+        self._database_url = settings.database_url or f"sqlite:///{quote(str(data / 'catalog.db'))}"
         self._store = LocalStore(data / "objects", mkdir=True)
         self._engine = create_engine_for(self._database_url)
         self._queues = LocalQueues(self._engine, _now, _VISIBILITY_SECONDS)
