@@ -263,8 +263,7 @@ def scu_with() -> Iterator[Callable[..., Scu]]:
 @pytest.fixture
 def scu(scu_with: Callable[..., Scu], receiver: InProcessReceiver) -> Scu:
     """Give a requestor with an association to `receiver`: context 1 is for CT, 3 for Verification."""
-    connected = scu_with(receiver.port)
-    connected.associate()
+    (connected := scu_with(receiver.port)).associate()
     return connected
 
 
