@@ -26,6 +26,7 @@ __all__ = [
 ]
 
 _BUSY_TIMEOUT_SECONDS: Final = 60
+_LOCAL_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 _READ_ONLY: Final = "dicomflow_read_only"
 _MIGRATION_LOCK: Final = 0x64_66_6C_6F_77  # "dflow": any constant serves, if no other program on the server uses it
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
@@ -34,12 +35,15 @@ _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 def database_url(url: str) -> URL:
     """Return the SQLAlchemy URL of `url`: `sqlite:///path` or `postgresql://…`, for which psycopg 3 is the driver.
 
+    A PostgreSQL on another machine must prove who it is, unless the URL's own `sslmode` says otherwise. The CA is that
+    of the URL's `sslrootcert`, of PGSSLROOTCERT, or of ~/.postgresql/root.crt, as libpq has it.
+
     Raises:
         PermanentError: the database is neither.
     """
     parsed = make_url(url)
     if parsed.drivername in {"postgres", "postgresql", "postgresql+psycopg"}:
-        return parsed.set(drivername="postgresql+psycopg")
+        return _verifying(parsed.set(drivername="postgresql+psycopg"))
     if parsed.drivername in {"sqlite", "sqlite+pysqlite"}:
         return parsed.set(drivername="sqlite+pysqlite")
     raise PermanentError(f"no catalog on {parsed.drivername}: use sqlite:///PATH or postgresql://HOST/NAME")
@@ -117,6 +121,18 @@ def require_schema(engine: Engine) -> None:
             f"the catalog's schema {revision} is older than {REVISIONS[-1]}, which this version needs:"
             " run `dicomflow migrate`"
         )
+
+
+def _verifying(url: URL) -> URL:
+    """Ask for TLS with a verified server where the URL leaves the machine; libpq's default would take any."""
+    hosts = {url.host or "", *_texts(url.query.get("host", "")), *_texts(url.query.get("hostaddr", ""))} - {""}
+    if "sslmode" in url.query or all(host in _LOCAL_HOSTS or host.startswith("/") for host in hosts):
+        return url
+    return url.update_query_dict({"sslmode": "verify-full"})
+
+
+def _texts(value: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else value
 
 
 def _revision(connection: Connection) -> str | None:

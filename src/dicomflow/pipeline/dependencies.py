@@ -1,7 +1,7 @@
 """What the pipeline's functions are given: databases, stores, clients, limits and the clock, in one frozen bundle."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -32,6 +32,7 @@ class Dependencies:
 
     `concurrent_imports` and `start_rate` (calls a second) are the service's limits for this account. A job that has not
     ended within `job_limit` is given up. What comes from an association of one of `stat_ae_titles` is imported first.
+    `issuers` gives the issuer of Patient IDs that name none, by `EDGE/CALLING AE TITLE` or by `EDGE`.
     """
 
     engine: Engine
@@ -48,6 +49,7 @@ class Dependencies:
     clock: Callable[[], datetime]
     job_limit: timedelta = JOB_LIMIT
     stat_ae_titles: frozenset[str] = frozenset()
+    issuers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def target(self) -> JobTarget:

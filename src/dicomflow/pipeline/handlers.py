@@ -60,7 +60,7 @@ def handle_index(deps: Dependencies, event: SqsEvent) -> dict[str, Any]:
             _record_problem(deps, MESSAGE_KEY + record["messageId"], error)
             continue
         objects += [stored for stored in found if not stored.key.startswith(OWN_PREFIXES)]
-    result = index_objects(deps.engine, deps.store, objects, clock=deps.clock)
+    result = index_objects(deps.engine, deps.store, objects, issuers=deps.issuers, clock=deps.clock)
     for message_id, reason in result.failed.items():
         logger.warning("message_failed", extra={"queue": "index", "message_id": message_id, "error": reason})
     return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in result.failed]}
