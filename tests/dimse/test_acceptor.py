@@ -236,6 +236,17 @@ def test_nothing_is_understood_after_an_abort_of_ours():
     assert b"" == acceptor.data_to_send()
 
 
+@pytest.mark.parametrize("name", PDUS)
+@pytest.mark.parametrize("state", [State.STA2, State.STA3, State.STA6, State.STA13])
+def test_nothing_is_understood_after_an_abort_of_the_peers(state: State, name: str):
+    """In Sta1 the transport is to be closed: what still arrives is neither an event nor an answer."""
+    acceptor = acceptor_in(state)
+    drain(acceptor, PDUS["ABORT"])
+    assert State.STA1 is acceptor.state
+    assert [] == drain(acceptor, PDUS[name])
+    assert (State.STA1, b"") == (acceptor.state, acceptor.data_to_send())
+
+
 def test_message_behind_a_request_in_one_segment_is_read():
     """A sender need not wait for the acceptance before its bytes are on the wire."""
     acceptor = Acceptor()

@@ -103,7 +103,7 @@ class Acceptor:
 
     def receive(self, data: memoryview) -> Iterator[Event]:
         """Yield what `data` leads to; views in the events are valid until the buffer is filled again."""
-        if self._is_deaf:
+        if self._is_deaf or self.state is State.STA1:
             return
         try:
             for part in self._stream.feed(data, self._messages.run):
