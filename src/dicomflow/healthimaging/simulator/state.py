@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import (
     JSON,
+    URL,
     Boolean,
     Column,
     Engine,
@@ -139,7 +140,7 @@ outbox = Table(
 
 def open_state(path: Path) -> Engine:
     """Open or create the state file; several threads may use the engine, one at a time writes."""
-    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 30})
+    engine = create_engine(URL.create("sqlite", database=str(path)), connect_args={"timeout": 30})
     event.listen(engine, "connect", _prepare)
     metadata.create_all(engine)
     return engine
