@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from dicomflow import samples
+from dicomflow.edge.admission import Admission
 from dicomflow.edge.association import Association, Receiver
 from dicomflow.edge.settings import DimseSettings, SpoolSettings
 from dicomflow.edge.spool import Spool
@@ -29,7 +30,8 @@ def receiver_with(tmp_path: Path) -> Iterator[Callable[..., int]]:
         listener = socket.create_server(("127.0.0.1", 0))
         listeners.append(listener)
         watermark = Watermark(spool, SpoolSettings(dir=spool.root, slow_below_bytes=0, refuse_below_bytes=0))
-        receiver = Receiver(DimseSettings(**settings), spool, watermark, threading.Event())
+        admission = Admission([0] * 10, 0, 10, 0)
+        receiver = Receiver(DimseSettings(**settings), spool, watermark, threading.Event(), admission)
         threading.Thread(target=_accept, args=(listener, receiver), daemon=True).start()
         port: int = listener.getsockname()[1]
         return port
@@ -46,7 +48,7 @@ def _accept(listener: socket.socket, receiver: Receiver) -> None:
             connection, _ = listener.accept()
         except OSError:
             return
-        association = Association(receiver, connection, "127.0.0.1", lambda _: True)
+        association = Association(receiver, connection, "127.0.0.1")
         threading.Thread(target=association.run, daemon=True).start()
 
 

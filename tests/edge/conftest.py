@@ -28,11 +28,14 @@ from dicomflow.dimse.command import Command, CommandField, encode_command
 from dicomflow.dimse.events import CommandReceived, ConnectionLost, Event
 from dicomflow.dimse.pdu import AssociateRequest, ProposedContext
 from dicomflow.dimse.requestor import Requestor
+from dicomflow.edge.admission import Admission
 from dicomflow.edge.association import Receiver
-from dicomflow.edge.server import LogSettings, WorkerStart, _Worker
+from dicomflow.edge.server import _Worker
 from dicomflow.edge.settings import DeliverySettings, DimseSettings, EdgeSettings, SpoolSettings
 from dicomflow.edge.spool import Spool
 from dicomflow.edge.supervisor import bind
+from dicomflow.edge.tls import TlsContexts
+from dicomflow.edge.users import Users
 from dicomflow.edge.watermark import Watermark
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -103,22 +106,28 @@ def spool(tmp_path: Path) -> Spool:
 class InProcessReceiver:
     """The server's own accept loop and associations, in this process, so that tests can reach their system calls."""
 
-    def __init__(self, spool: Spool, *, refuse_below_bytes: int = 1, **dimse: Any) -> None:
+    def __init__(self, spool: Spool, *, refuse_below_bytes: int = 1, slow_below_bytes: int = 0, **dimse: Any) -> None:
         self.spool = spool
         self.draining = threading.Event()
         settings = EdgeSettings(
             name="test",
             dimse=DimseSettings(**dimse),
-            spool=SpoolSettings(dir=spool.root, slow_below_bytes=1 << 62, refuse_below_bytes=refuse_below_bytes),
+            spool=SpoolSettings(
+                dir=spool.root,
+                slow_below_bytes=slow_below_bytes or refuse_below_bytes,
+                refuse_below_bytes=refuse_below_bytes,
+            ),
             delivery=DeliverySettings(store_url="file:///unused"),
         )
         self._listener = bind("127.0.0.1", 0)
         self.port = self._listener.getsockname()[1]
-        receiver = Receiver(settings.dimse, spool, Watermark(spool, settings.spool), self.draining)
-        self.slots = [0]
-        start = WorkerStart(0, settings, LogSettings("INFO", as_json=False), (self._listener,), self.slots)
-        self._worker = _Worker(start, receiver)
-        self._thread = threading.Thread(target=self._worker.accept_from, args=(self._listener,), daemon=True)
+        limit = settings.dimse.max_associations
+        admission = Admission([0] * limit, 0, limit, settings.dimse.max_associations_per_ae_title)
+        users = Users(settings.dimse.users_file) if settings.dimse.users_file else None
+        receiver = Receiver(settings.dimse, spool, Watermark(spool, settings.spool), self.draining, admission, users)
+        tls = TlsContexts(settings.dimse.tls) if settings.dimse.tls else None
+        self._worker = _Worker(receiver)
+        self._thread = threading.Thread(target=self._worker.accept_from, args=(self._listener, tls), daemon=True)
         self._thread.start()
 
     def stored(self) -> list[bytes]:

@@ -27,7 +27,7 @@ def test_watermarks_in_force_are_the_configured_ones(free: int, refuses: Any, sl
     """Below each configured limit, and only below it, its consequence holds."""
     settings = SpoolSettings(dir=Path("unused"), slow_below_bytes=200, refuse_below_bytes=100)
     watermark = Watermark(Volume(free), settings, lambda: 0.0)
-    assert (refuses, slows) == (watermark.refuses, watermark.slows)
+    assert (refuses, slows) == (watermark.refuses, watermark.pause_seconds(1_000_000) > 0)
 
 
 def test_free_space_is_measured_at_most_twice_a_second():
@@ -47,3 +47,11 @@ def test_free_space_is_measured_at_most_twice_a_second():
 def test_spool_tells_the_free_space_of_its_volume(spool: Any):
     """The measure is the volume's own."""
     assert 0 < spool.free_bytes() < 1 << 60
+
+
+def test_back_pressure_slows_reading_and_never_sleeps_per_object(tmp_path: Path):
+    """The pause grows smoothly with what was read and with what is gone, from 100 MB/s to 1 MB/s."""
+    settings = SpoolSettings(dir=tmp_path, slow_below_bytes=2_000, refuse_below_bytes=1_000)
+    pauses = [Watermark(Volume(free), settings).pause_seconds(1_000_000) for free in (2_000, 1_999, 1_500, 1_000)]
+    assert [0, *(pytest.approx(each, rel=0.01) for each in (0.01, 0.1, 1.0))] == pauses
+    assert 0 == Watermark(Volume(1_000), settings).pause_seconds(0)

@@ -10,7 +10,6 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,9 +29,12 @@ from dicomflow.dimse.negotiation import negotiate, proposes_storage
 from dicomflow.dimse.pdu import AbortSource, AssociateReject, AssociateRequest
 from dicomflow.dimse.status import AbortReason, Rejection, Status
 from dicomflow.edge.access import check_request
+from dicomflow.edge.admission import Admission
 from dicomflow.edge.settings import DimseSettings
 from dicomflow.edge.spool import Spool
 from dicomflow.edge.storage import REFUSALS, StoreReception
+from dicomflow.edge.tls import TlsContexts
+from dicomflow.edge.users import Users
 from dicomflow.edge.watermark import Watermark
 
 __all__ = ["Association", "Receiver"]
@@ -54,6 +56,8 @@ class Receiver:
     spool: Spool
     watermark: Watermark
     draining: threading.Event
+    admission: Admission
+    users: Users | None = None
 
 
 class Association:
@@ -63,17 +67,18 @@ class Association:
         receiver: what it shares with the others.
         connection: the accepted socket; `run` closes it.
         peer: the requestor's address, without port.
-        admit: asked once for a request that is otherwise acceptable; False when too many associations are open.
+        tls: the contexts of the listener that took the connection, when it speaks TLS.
     """
 
     def __init__(
-        self, receiver: Receiver, connection: socket.socket, peer: str, admit: Callable[["Association"], bool]
+        self, receiver: Receiver, connection: socket.socket, peer: str, tls: TlsContexts | None = None
     ) -> None:
         self.association_id = uuid.uuid4().hex
         self._receiver = receiver
         self._connection = connection
         self._peer = peer
-        self._admit = admit
+        self._tls = tls
+        self._place: int | None = None
         self._acceptor = Acceptor()
         self._reception: StoreReception | None = None
         self._unperformed: CommandReceived | None = None
@@ -88,6 +93,8 @@ class Association:
         try:
             self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            if self._tls is not None:
+                self._shake_hands(self._tls)
             self._serve()
         except OSError as error:
             self._log_end(f"transport failed: {error.strerror or error}")
@@ -96,6 +103,8 @@ class Association:
             self._abort("internal error")
         finally:
             self._end("lost")
+            if self._place is not None:
+                self._receiver.admission.leave(self._place)
             self._connection.close()
 
     def wake(self) -> None:
@@ -108,6 +117,11 @@ class Association:
         """Close the transport under a thread that did not end in time. Any thread."""
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
+
+    def _shake_hands(self, tls: TlsContexts) -> None:
+        """Wrap the connection; ARTIM covers the handshake. Raises `OSError`, of which `SSLError` is one."""
+        self._connection.settimeout(self._receiver.settings.artim_seconds)
+        self._connection = tls.current().wrap_socket(self._connection, server_side=True)
 
     def _serve(self) -> None:
         acceptor = self._acceptor
@@ -224,9 +238,13 @@ class Association:
             return rejection
         if proposes_storage(request) and self._receiver.watermark.refuses:
             return Rejection.LOCAL_LIMIT, "free space is below refuse_below_bytes"
-        if not self._admit(self):
-            limit = self._receiver.settings.max_associations
-            return Rejection.LOCAL_LIMIT, f"{limit} associations are open already"
+        users = self._receiver.users
+        if users is not None and not users.accepts(request.user_identity):
+            return Rejection.USER_IDENTITY, "user identity is missing or wrong"
+        place = self._receiver.admission.enter(request.calling_ae_title)
+        if isinstance(place, str):
+            return Rejection.LOCAL_LIMIT, place
+        self._place = place
         return None
 
     def _take_command(self, event: CommandReceived) -> None:
@@ -271,11 +289,18 @@ class Association:
         if self._reception is not None:
             try:
                 self._reception.take(event.fragments, is_last=event.is_last)
+                self._slow_down(sum(map(len, event.fragments)))
             except Exception as error:
                 _logger.exception("store_failed association=%s", self.association_id)
                 self._reception.fail(error)
         if event.is_last:
             self._answer()
+
+    def _slow_down(self, received_bytes: int) -> None:
+        """Read more slowly as the volume fills up, so that the sender feels it and nobody times out."""
+        pause = self._receiver.watermark.pause_seconds(received_bytes)
+        if pause:
+            self._receiver.draining.wait(pause)
 
     def _answer(self) -> None:
         """Answer the request whose last byte has come, once."""

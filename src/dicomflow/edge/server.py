@@ -18,9 +18,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from dicomflow import logs
+from dicomflow.edge.admission import Admission
 from dicomflow.edge.association import Association, Receiver
 from dicomflow.edge.settings import EdgeSettings
 from dicomflow.edge.spool import Spool
+from dicomflow.edge.tls import TlsContexts
+from dicomflow.edge.users import Users
 from dicomflow.edge.watermark import Watermark
 
 __all__ = ["DRAIN_SECONDS", "LogSettings", "WorkerStart", "run_worker"]
@@ -47,13 +50,14 @@ class LogSettings:
 
 @dataclass(frozen=True, slots=True)
 class WorkerStart:
-    """What a worker is started with; `slots` counts each worker's open associations, shared by all of them."""
+    """What a worker is started with; the table of open associations is shared by all workers."""
 
     index: int
     settings: EdgeSettings
     logs: LogSettings
-    listeners: tuple[socket.socket, ...]
-    slots: MutableSequence[int]
+    listener: socket.socket
+    tls_listener: socket.socket | None
+    table: MutableSequence[int]
 
 
 def run_worker(start: WorkerStart) -> None:
@@ -63,10 +67,20 @@ def run_worker(start: WorkerStart) -> None:
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda _number, _frame: stopping.set())
     spool = Spool(start.settings.spool.dir, fsync=start.settings.spool.fsync, lane=str(start.index))
-    receiver = Receiver(start.settings.dimse, spool, Watermark(spool, start.settings.spool), stopping)
-    worker = _Worker(start, receiver)
-    for listener in start.listeners:
-        threading.Thread(target=worker.accept_from, args=(listener,), daemon=True).start()
+    dimse = start.settings.dimse
+    receiver = Receiver(
+        dimse,
+        spool,
+        Watermark(spool, start.settings.spool),
+        stopping,
+        Admission(start.table, start.index, dimse.max_associations, dimse.max_associations_per_ae_title),
+        Users(dimse.users_file) if dimse.users_file is not None else None,
+    )
+    worker = _Worker(receiver)
+    threading.Thread(target=worker.accept_from, args=(start.listener, None), daemon=True).start()
+    if start.tls_listener is not None and dimse.tls is not None:
+        contexts = TlsContexts(dimse.tls)
+        threading.Thread(target=worker.accept_from, args=(start.tls_listener, contexts), daemon=True).start()
     _wait_for_stop(stopping)
     worker.drain()
     # Threads still in a system call must not keep the process: what they hold was not acknowledged.
@@ -85,16 +99,14 @@ def _wait_for_stop(stopping: threading.Event) -> None:
 
 
 class _Worker:
-    """The connections of one process, and which of them are associations; `_lock` guards both."""
+    """The connections of one process; `_lock` guards the set."""
 
-    def __init__(self, start: WorkerStart, receiver: Receiver) -> None:
-        self._start = start
+    def __init__(self, receiver: Receiver) -> None:
         self._receiver = receiver
         self._lock = threading.Lock()
         self._associations: set[Association] = set()
-        self._admitted: set[Association] = set()
 
-    def accept_from(self, listener: socket.socket) -> None:
+    def accept_from(self, listener: socket.socket, tls: TlsContexts | None) -> None:
         """Accept until the process ends: while draining, to reject; a failed accept is retried, never fatal."""
         while True:
             try:
@@ -106,7 +118,7 @@ class _Worker:
                 time.sleep(0.05)
                 continue
             # The requestor's scope (fe80::1%eth0) is of this host only.
-            self._begin(connection, str(address[0]).partition("%")[0])
+            self._begin(connection, str(address[0]).partition("%")[0], tls)
 
     def drain(self) -> None:
         """End all associations within `DRAIN_SECONDS`; those that ask meanwhile are rejected."""
@@ -123,8 +135,8 @@ class _Worker:
             association.cut()
         _logger.warning("drain_timed_out associations=%d", len(left))
 
-    def _begin(self, connection: socket.socket, peer: str) -> None:
-        association = Association(self._receiver, connection, peer, self._admit)
+    def _begin(self, connection: socket.socket, peer: str, tls: TlsContexts | None) -> None:
+        association = Association(self._receiver, connection, peer, tls)
         with self._lock:
             self._associations.add(association)
         thread = threading.Thread(target=self._serve, args=(association,), daemon=True)
@@ -140,17 +152,6 @@ class _Worker:
             association.run()
         self._end(association)
 
-    def _admit(self, association: Association) -> bool:
-        """Count an association against the limit; connections that never ask for one are not counted."""
-        with self._lock:
-            if sum(self._start.slots) >= self._start.settings.dimse.max_associations:
-                return False
-            self._admitted.add(association)
-            self._start.slots[self._start.index] = len(self._admitted)
-            return True
-
     def _end(self, association: Association) -> None:
         with self._lock:
             self._associations.discard(association)
-            self._admitted.discard(association)
-            self._start.slots[self._start.index] = len(self._admitted)

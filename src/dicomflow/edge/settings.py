@@ -58,18 +58,20 @@ class TlsSettings(_Section):
 
 
 class DimseSettings(_Section):
-    """The DIMSE listener. Empty lists mean any; `max_pdu_bytes` 0 means no limit."""
+    """The DIMSE listener. Empty lists mean any; `max_pdu_bytes` and `max_associations_per_ae_title` 0 mean no limit."""
 
     ae_title: AeTitle = "DICOMFLOW"
     port: int = Field(11112, ge=0, le=65535)
     bind: str = "0.0.0.0"  # noqa: S104  # a receiver listens to the hospital's network
     max_pdu_bytes: int = Field(131_072, ge=0, le=0xFFFFFFFF)
-    max_associations: int = Field(200, ge=1)
+    max_associations: int = Field(200, ge=1, le=10_000)
+    max_associations_per_ae_title: int = Field(0, ge=0)
     called_ae_titles: tuple[AeTitle, ...] = ()
     calling_ae_titles: tuple[AeTitle, ...] = ()
     networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
     artim_seconds: float = Field(30.0, gt=0)
     idle_seconds: float = Field(300.0, gt=0)
+    users_file: Path | None = None
     tls: TlsSettings | None = None
 
     @model_validator(mode="after")

@@ -19,11 +19,14 @@ from typing import Final
 
 from filelock import FileLock, Timeout
 
+from dicomflow.edge.admission import clear_row, table_length
 from dicomflow.edge.deliverer import Announce, DelivererStart, run_deliverer
 from dicomflow.edge.server import LogSettings, WorkerStart, run_worker
 from dicomflow.edge.settings import EdgeSettings
 from dicomflow.edge.spool import Spool
 from dicomflow.edge.stores import build_store
+from dicomflow.edge.tls import TlsContexts
+from dicomflow.edge.users import Users
 from dicomflow.errors import PermanentError
 
 __all__ = ["Supervisor", "bind"]
@@ -66,7 +69,8 @@ class Supervisor:
         self._children: list[_Child] = []
         self._stopping = threading.Event()
         self._watcher: threading.Thread | None = None
-        self._listeners: tuple[socket.socket, ...] = ()
+        self._listener: socket.socket | None = None
+        self._tls_listener: socket.socket | None = None
         self._lock = FileLock(settings.spool.dir / "supervisor.lock")
         self.spool: Spool | None = None
         self.restarts = 0
@@ -74,7 +78,13 @@ class Supervisor:
     @property
     def dimse_port(self) -> int:
         """The bound port, also where the settings say 0."""
-        return int(self._listeners[0].getsockname()[1])
+        assert self._listener is not None, "the supervisor is started"
+        return int(self._listener.getsockname()[1])
+
+    @property
+    def tls_port(self) -> int | None:
+        """The bound port of the TLS listener; None without one."""
+        return None if self._tls_listener is None else int(self._tls_listener.getsockname()[1])
 
     @property
     def workers_alive(self) -> int:
@@ -96,19 +106,28 @@ class Supervisor:
             raise PermanentError(f"another edge runs on the spool {settings.spool.dir}: stop it first") from error
         self.spool = spool
         build_store(settings.delivery)
-        self._listeners = (bind(settings.dimse.bind, settings.dimse.port),)
+        dimse = settings.dimse
+        if dimse.users_file is not None:
+            Users(dimse.users_file)
+        if dimse.tls is not None:
+            TlsContexts(dimse.tls)
+            self._tls_listener = bind(dimse.bind, dimse.tls.port)
+            if dimse.tls.client_ca is None:
+                _logger.warning("tls_without_client_certificates port=%d", dimse.tls.port)
+        self._listener = bind(dimse.bind, dimse.port)
         spool.mark_lost()
         discarded = spool.discard_incoming()
         if discarded:
             _logger.info("incoming_discarded files=%d", discarded)
         workers = settings.spool.workers or max(_LEAST_WORKERS, os.cpu_count() or 1)
-        slots: MutableSequence[int] = self._context.RawArray("i", workers)
+        length = table_length(workers, dimse.max_associations)
+        table: MutableSequence[int] = self._context.RawArray("Q", length)
         for index in range(workers):
-            start = WorkerStart(index, settings, self._logs, self._listeners, slots)
+            start = WorkerStart(index, settings, self._logs, self._listener, self._tls_listener, table)
             self._add(f"worker-{index}", lambda start=start: self._spawn(run_worker, start))  # type: ignore[misc]
         deliverer = DelivererStart(settings, self._logs, self._announce)
         self._add("deliverer", lambda: self._spawn(run_deliverer, deliverer))
-        self._watcher = threading.Thread(target=self._watch, args=(slots,), name="watcher", daemon=True)
+        self._watcher = threading.Thread(target=self._watch, args=(table,), name="watcher", daemon=True)
         self._watcher.start()
         _logger.info("edge_started name=%s port=%d workers=%d", settings.name, self.dimse_port, workers)
 
@@ -126,8 +145,9 @@ class Supervisor:
                 _logger.warning("child_killed name=%s", child.name)
                 child.process.kill()
                 child.process.join()
-        for listener in self._listeners:
-            listener.close()
+        for listener in (self._listener, self._tls_listener):
+            if listener is not None:
+                listener.close()
         self._lock.release()
         _logger.info("edge_stopped name=%s", self._settings.name)
 
@@ -139,7 +159,7 @@ class Supervisor:
         process.start()
         return process
 
-    def _watch(self, slots: MutableSequence[int]) -> None:
+    def _watch(self, table: MutableSequence[int]) -> None:
         while not self._stopping.is_set():
             alive = [child.process.sentinel for child in self._children if child.restart_at is None]
             connection.wait(alive, timeout=0.1)
@@ -149,7 +169,7 @@ class Supervisor:
                 if child.restart_at is None and not child.process.is_alive():
                     self._bury(child)
                     if child.name.startswith("worker"):
-                        slots[index] = 0
+                        clear_row(table, index, self._settings.dimse.max_associations)
                 elif child.restart_at is not None and time.monotonic() >= child.restart_at:
                     self._replace(child)
 

@@ -11,6 +11,8 @@ __all__ = ["Watermark"]
 
 # At 1 GB/s no more than half a gigabyte goes unseen, which `refuse_below_bytes` has to spare.
 _FRESH_SECONDS: Final = 0.5
+_FASTEST_BYTES_PER_SECOND: Final = 100e6
+_SLOWEST_BYTES_PER_SECOND: Final = 1e6
 
 
 class Watermark:
@@ -36,7 +38,14 @@ class Watermark:
         """Whether stores are refused now."""
         return self.free_bytes() < self._settings.refuse_below_bytes
 
-    @property
-    def slows(self) -> bool:
-        """Whether receiving is slowed now."""
-        return self.free_bytes() < self._settings.slow_below_bytes
+    def pause_seconds(self, received_bytes: int) -> float:
+        """Return how long to wait after so many bytes of an association: 0 while there is room.
+
+        Between the watermarks the rate of an association falls smoothly, from 100 MB/s to 1 MB/s.
+        """
+        free, slow, refuse = self.free_bytes(), self._settings.slow_below_bytes, self._settings.refuse_below_bytes
+        if free >= slow:
+            return 0.0
+        left = max(0.0, (free - refuse) / (slow - refuse)) if slow > refuse else 0.0
+        rate: float = _SLOWEST_BYTES_PER_SECOND * (_FASTEST_BYTES_PER_SECOND / _SLOWEST_BYTES_PER_SECOND) ** left
+        return received_bytes / rate
