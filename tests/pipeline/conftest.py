@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -9,9 +10,12 @@ from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+import boto3
 import pytest
-from obstore.store import LocalStore
+from moto.server import ThreadedMotoServer
+from obstore.store import LocalStore, ObjectStore, S3Store
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
@@ -24,7 +28,7 @@ from dicomflow.manifest import Association, Instance, Manifest, Series, Study, i
 from dicomflow.pipeline.dependencies import Dependencies
 from dicomflow.pipeline.drive import DriveResult, drive
 from dicomflow.pipeline.events import encode_object_event
-from dicomflow.pipeline.handlers import handlers_of
+from dicomflow.pipeline.handlers import QUEUES, handlers_of
 
 BUCKET = "images"
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -65,6 +69,7 @@ class Deployment:
     store: LocalStore
     messages: dict[str, list[tuple[datetime, str]]]
     events: list[dict[str, Any]]
+    stores: dict[str, ObjectStore] = field(default_factory=dict)
     offset: list[timedelta] = field(default_factory=lambda: [timedelta()])
     _lock: Any = field(default_factory=threading.Lock)
 
@@ -209,7 +214,8 @@ def deploy(engine: Engine, tmp_path: Path) -> Iterator[Callable[..., Deployment]
 
         delays = {"submit_seconds": 10, "run_seconds": 10, **settings}
         simulator = SimulatorSettings(state_path=tmp_path / f"simulator{len(servers)}.db", **delays)
-        app = create_app(simulator, {BUCKET: store}, events.append, clock)
+        stores: dict[str, ObjectStore] = {BUCKET: store}
+        app = create_app(simulator, stores, events.append, clock)
         server = serve(app)
         servers.append(server)
         client = build_client(server.url, "us-east-1", "test", "test")
@@ -229,7 +235,7 @@ def deploy(engine: Engine, tmp_path: Path) -> Iterator[Callable[..., Deployment]
             enqueue=enqueue,
             clock=clock,
         )
-        return Deployment(deps, app, store, messages, events, offset)
+        return Deployment(deps, app, store, messages, events, stores, offset)
 
     yield build
     for server in servers:
@@ -240,3 +246,56 @@ def deploy(engine: Engine, tmp_path: Path) -> Iterator[Callable[..., Deployment]
 def deployment(deploy: Callable[..., Deployment]) -> Deployment:
     """Return a deployment with the service's defaults."""
     return deploy()
+
+
+@pytest.fixture(scope="session")
+def aws() -> Iterator[dict[str, str]]:
+    """Serve S3 and SQS; give the arguments of a boto3 client for them."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line a request
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield {
+        "endpoint_url": f"http://{host}:{port}",
+        "region_name": "us-east-1",
+        "aws_access_key_id": "test",
+        "aws_secret_access_key": "test",
+    }
+    server.stop()
+
+
+@pytest.fixture
+def environment(
+    aws: dict[str, str], engine: Engine, deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, str]:
+    """Give the environment of a deployment's functions: its catalog, a bucket and queues of its own, its simulator."""
+    name = uuid4().hex
+    sqs, s3 = boto3.client("sqs", **aws), boto3.client("s3", **aws)
+    s3.create_bucket(Bucket=f"images-{name}")
+    deployment.stores[f"images-{name}"] = S3Store(
+        f"images-{name}",
+        endpoint=aws["endpoint_url"],
+        region=aws["region_name"],
+        access_key_id=aws["aws_access_key_id"],
+        secret_access_key=aws["aws_secret_access_key"],
+        client_options={"allow_http": True},
+    )
+    variables = {
+        "AWS_ENDPOINT_URL": aws["endpoint_url"],
+        "AWS_ENDPOINT_URL_MEDICAL_IMAGING": deployment.deps.client.meta.endpoint_url,
+        "AWS_REGION": aws["region_name"],
+        "AWS_DEFAULT_REGION": aws["region_name"],
+        "AWS_ACCESS_KEY_ID": aws["aws_access_key_id"],
+        "AWS_SECRET_ACCESS_KEY": aws["aws_secret_access_key"],
+        "DICOMFLOW_DATABASE_URL": engine.url.render_as_string(hide_password=False),
+        "DICOMFLOW_STORE_URL": f"s3://images-{name}",
+        "DICOMFLOW_IMPORTS__DATASTORE_ID": deployment.deps.datastore_id,
+        "DICOMFLOW_IMPORTS__DATA_ACCESS_ROLE_ARN": deployment.deps.data_access_role_arn,
+        "DICOMFLOW_IMPORTS__STAT_AE_TITLES": '["EMERGENCY"]',
+    }
+    for queue in QUEUES:
+        url = sqs.create_queue(QueueName=f"{queue}-{name}")["QueueUrl"]
+        variables[f"DICOMFLOW_QUEUES__{queue.upper()}"] = url
+    for variable, value in variables.items():
+        monkeypatch.setenv(variable, value)
+    return variables

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from sqlalchemy import Engine
 
 from dicomflow.catalog import queue as local_queue
+from dicomflow.errors import PermanentError
 from dicomflow.pipeline.handlers import Handler
 
 if TYPE_CHECKING:
@@ -118,12 +119,26 @@ class LocalQueues:
 class SqsQueues:
     """SQS queues as a source, and their `enqueue`. Thread: any."""
 
-    def __init__(self, client: "SQSClient", urls: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        client: "SQSClient",
+        urls: Mapping[str, str],
+        visibility_seconds: int = VISIBILITY_SECONDS,
+        long_poll_seconds: int = LONG_POLL_SECONDS,
+    ) -> None:
         self._client = client
         self._urls = urls
+        self._visibility_seconds = visibility_seconds
+        self._long_poll_seconds = long_poll_seconds
 
     def enqueue(self, queue: str, body: str, delay_seconds: int = 0) -> None:
-        """Send a message."""
+        """Send a message. Durable: on return the service has it.
+
+        Raises:
+            PermanentError: the queue has no URL in the settings.
+        """
+        if queue not in self._urls:
+            raise PermanentError(f"queue {queue} has no URL; set DICOMFLOW_QUEUES__{queue.upper()}")
         self._client.send_message(QueueUrl=self._urls[queue], MessageBody=body, DelaySeconds=math.ceil(delay_seconds))
 
     def receive(self, queue: str) -> list[Record]:
@@ -131,8 +146,8 @@ class SqsQueues:
         answer = self._client.receive_message(
             QueueUrl=self._urls[queue],
             MaxNumberOfMessages=BATCH,
-            VisibilityTimeout=VISIBILITY_SECONDS,
-            WaitTimeSeconds=LONG_POLL_SECONDS,
+            VisibilityTimeout=self._visibility_seconds,
+            WaitTimeSeconds=self._long_poll_seconds,
             MessageSystemAttributeNames=["ApproximateReceiveCount", "SentTimestamp"],
         )
         return [

@@ -1,0 +1,177 @@
+"""`dicomflow imports`: the import queue, for an operator."""
+
+import json as json_
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final
+
+import typer
+from rich.console import Console
+from sqlalchemy import Connection, Engine, Row
+
+from dicomflow.catalog import imports as catalog
+from dicomflow.catalog import outcomes, queue
+from dicomflow.catalog.engine import begin_read, create_engine_for, require_schema
+from dicomflow.cli.database import DatabaseUrl, DataFolder, existing_catalog_url
+from dicomflow.cli.tables import as_json, print_table
+from dicomflow.errors import PermanentError
+from dicomflow.pipeline.connect import build_queues
+from dicomflow.pipeline.forecast import forecast_series
+from dicomflow.pipeline.wakeups import DRIVE_QUEUE
+
+__all__ = ["imports"]
+
+imports = typer.Typer(
+    help="List imports, show what became of one, and try failed ones again.",
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+UNLIMITED_WIDTH: Final = 100_000  # a pipe or a file has no width
+FORESEEN: Final = ("queued", "failed", "disabled")  # states in which a forecast still helps
+COLUMNS: Final = (
+    "series_import_id",
+    "state",
+    "priority",
+    "attempts",
+    "object_count",
+    "bytes",
+    "series_instance_uid",
+    "not_before",
+    "message",
+    "forecast",
+)
+OUTCOME_COLUMNS: Final = ("object_key", "outcome", "image_set_id", "reason")
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+States = Annotated[
+    list[str] | None, typer.Option("--state", help=f"Only series in this state, {', '.join(catalog.STATUS_OF)}.")
+]
+
+
+@imports.command("list")
+def list_(
+    data: DataFolder = None,
+    database_url: DatabaseUrl = None,
+    *,
+    state: States = None,
+    limit: Annotated[int, typer.Option(help="At most this many, the latest change first.", min=1)] = 50,
+    json: Json = False,
+) -> None:
+    """List series and their imports; the forecast says what the service would refuse or warn of."""
+    _check_states(state)
+    with _open(data, database_url) as engine, begin_read(engine) as connection:
+        rows = [_values(connection, row) for row in catalog.list_series(connection, state, limit)]
+    _print("imports", COLUMNS, rows, json=json)
+
+
+@imports.command("show")
+def show(
+    name: Annotated[str, typer.Argument(help="The number of an import, or a Series or Study Instance UID.")],
+    data: DataFolder = None,
+    database_url: DatabaseUrl = None,
+    *,
+    json: Json = False,
+) -> None:
+    """Show what became of each instance of a series, with the reasons."""
+    with _open(data, database_url) as engine, begin_read(engine) as connection:
+        found = catalog.find_series(connection, name)
+        if not found:
+            raise PermanentError(f"there is no import {name}; see `dicomflow imports list`")
+        rows = [_values(connection, row) for row in found]
+        results = [
+            [getattr(item, column) for column in OUTCOME_COLUMNS]
+            for row in found
+            for item in outcomes.outcomes_of_series(connection, row)
+        ]
+    if json:
+        document = {"imports": _documents(COLUMNS, rows), "instances": _documents(OUTCOME_COLUMNS, results)}
+        typer.echo(json_.dumps(document, indent=2, default=str))
+        return
+    _print("imports", COLUMNS, rows, json=False)
+    _print("instances", OUTCOME_COLUMNS, results, json=False)
+
+
+@imports.command("retry")
+def retry(
+    numbers: Annotated[list[int] | None, typer.Argument(help="Numbers of imports.", show_default=False)] = None,
+    data: DataFolder = None,
+    database_url: DatabaseUrl = None,
+    *,
+    everything: Annotated[bool, typer.Option("--all", help="Every import in the states asked for.")] = False,
+    state: States = None,
+    drive_queue_url: Annotated[
+        str | None,
+        typer.Option(
+            envvar="DICOMFLOW_QUEUES__DRIVE",
+            help="The SQS queue that wakes the pipeline; without one it is the catalog's own queue.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Queue failed and partial series again, or those in another --state; what is in already is not repeated."""
+    states = state or list(catalog.RETRIED_STATES)
+    _check_states(states)
+    if {"queued", "in_progress", "completed"} & set(states):
+        raise typer.BadParameter("only failed, partial and disabled series can be queued again", param_hint="--state")
+    if bool(numbers) == everything:
+        raise typer.BadParameter("give the numbers of imports, or --all", param_hint="NUMBERS")
+    with _open(data, database_url) as engine:
+        now = datetime.now(UTC)
+        with engine.begin() as connection:
+            queued = catalog.retry_series(connection, now, states, numbers or None)
+        if queued:
+            _wake(engine, drive_queue_url, now)
+    typer.echo(f"{len(queued)} series queued again")
+    if numbers and len(queued) < len(set(numbers)):
+        left = ", ".join(map(str, sorted(set(numbers) - set(queued))))
+        raise PermanentError(f"not {' or '.join(states)}: {left}; see `dicomflow imports show`")
+
+
+@contextmanager
+def _open(data: Any, database_url: str | None) -> Iterator[Engine]:
+    engine = create_engine_for(existing_catalog_url(data, database_url))
+    try:
+        require_schema(engine)
+        yield engine
+    finally:
+        engine.dispose()
+
+
+def _wake(engine: Engine, drive_queue_url: str | None, now: datetime) -> None:
+    body = json_.dumps({"reason": "retry"})
+    if drive_queue_url:
+        build_queues({DRIVE_QUEUE: drive_queue_url}).enqueue(DRIVE_QUEUE, body)
+        return
+    with engine.begin() as connection:
+        queue.send(connection, DRIVE_QUEUE, body, now)
+
+
+def _check_states(states: list[str] | None) -> None:
+    unknown = sorted(set(states or ()) - catalog.STATUS_OF.keys())
+    if unknown:
+        raise typer.BadParameter(f"there is no state {unknown[0]!r}", param_hint="--state")
+
+
+def _values(connection: Connection, row: Row[Any]) -> list[Any]:
+    values = [getattr(row, column) for column in COLUMNS[:-1]]
+    if row.state not in FORESEEN:
+        return [*values, None]
+    forecast = forecast_series(connection, row)
+    reasons = [f"fails: {reason}" for reason in forecast.failures] + [f"warns: {text}" for text in forecast.warnings]
+    return [*values, "; ".join(reasons) or None]
+
+
+def _documents(columns: tuple[str, ...], rows: list[list[Any]]) -> list[dict[str, Any]]:
+    return [dict(zip(columns, row, strict=True)) for row in rows]
+
+
+def _print(title: str, columns: tuple[str, ...], rows: list[list[Any]], *, json: bool) -> None:
+    if json:
+        typer.echo(as_json(columns, rows))
+        return
+    console = Console() if sys.stdout.isatty() else Console(width=UNLIMITED_WIDTH)
+    print_table(console, title, columns, rows, hide_empty=True)

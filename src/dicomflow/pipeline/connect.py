@@ -1,0 +1,89 @@
+"""From settings to dependencies: engine, store, queues and client, each built in one place with its limits set."""
+
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote, urlsplit
+
+import boto3
+from botocore.config import Config
+from obstore.store import LocalStore, ObjectStore, S3Store
+
+from dicomflow.catalog.engine import create_engine_for, require_schema
+from dicomflow.healthimaging.client import build_client
+from dicomflow.pipeline.dependencies import Dependencies
+from dicomflow.pipeline.settings import PipelineSettings
+from dicomflow.pipeline.worker import LONG_POLL_SECONDS, SqsQueues
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs import SQSClient
+
+__all__ = ["LOCAL_BUCKET", "build_dependencies", "build_queues", "build_store"]
+
+LOCAL_BUCKET: Final = "local-bucket"
+"""The name under which a folder stands for a bucket."""
+CONNECT_SECONDS: Final = 5
+READ_SECONDS: Final = 30
+ATTEMPTS: Final = 5
+_REQUEST_TIMEOUT: Final = timedelta(seconds=60)
+_CONNECT_TIMEOUT: Final = timedelta(seconds=CONNECT_SECONDS)
+_RETRY_TIMEOUT: Final = timedelta(seconds=120)
+
+
+def build_dependencies(settings: PipelineSettings) -> Dependencies:
+    """Build everything the handlers need.
+
+    Raises:
+        PermanentError: the catalog has no schema, or one older than this program's.
+    """
+    engine = create_engine_for(settings.database_url.get_secret_value())
+    require_schema(engine)
+    bucket, store = build_store(settings.store_url)
+    return Dependencies(
+        engine=engine,
+        store=store,
+        bucket=bucket,
+        client=build_client(),
+        datastore_id=settings.imports.datastore_id,
+        data_access_role_arn=settings.imports.data_access_role_arn,
+        output_prefix=settings.imports.output_prefix,
+        concurrent_imports=settings.imports.concurrent,
+        start_rate=settings.imports.starts_per_second,
+        import_enabled=settings.imports.enabled,
+        enqueue=build_queues(settings.queues.urls()).enqueue,
+        clock=lambda: datetime.now(UTC),
+        job_limit=timedelta(hours=settings.imports.job_hours),
+        stat_ae_titles=settings.imports.stat_ae_titles,
+        issuers=settings.issuers,
+    )
+
+
+def build_store(store_url: str) -> tuple[str, ObjectStore]:
+    """Return the bucket that a URL names, and its store; endpoint and credentials follow the environment."""
+    parts = urlsplit(store_url)
+    if parts.scheme == "file":
+        return LOCAL_BUCKET, LocalStore(Path(unquote(parts.path)), mkdir=True)
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    config = {"endpoint": endpoint} if endpoint else {}
+    store = S3Store.from_url(
+        f"s3://{parts.netloc}",
+        config=config,  # type: ignore[arg-type]  # a TypedDict cannot be built by parts
+        client_options={"timeout": _REQUEST_TIMEOUT, "connect_timeout": _CONNECT_TIMEOUT, "allow_http": True},
+        retry_config={"max_retries": ATTEMPTS, "retry_timeout": _RETRY_TIMEOUT},
+    )
+    return parts.netloc, store
+
+
+def build_queues(urls: Mapping[str, str]) -> SqsQueues:
+    """Return the SQS queues with these URLs."""
+    client: SQSClient = boto3.client(
+        "sqs",
+        config=Config(
+            retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+            connect_timeout=CONNECT_SECONDS,
+            read_timeout=READ_SECONDS + LONG_POLL_SECONDS,
+        ),
+    )
+    return SqsQueues(client, urls)

@@ -1,0 +1,52 @@
+"""The functions that Lambda calls, one a queue: `dicomflow.pipeline.lambdas.index` and so on.
+
+Everything they need is built from the environment at the first call and kept for the next ones. Logging is that of all
+our programs, JSON (against style 14: powertools' Logger would be a second format, and nothing of it is needed).
+Events are not logged.
+"""
+
+import os
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from dicomflow import logs
+from dicomflow.pipeline.connect import build_dependencies
+from dicomflow.pipeline.dependencies import Dependencies
+from dicomflow.pipeline.handlers import SqsEvent, handlers_of
+from dicomflow.pipeline.settings import load_settings
+
+if TYPE_CHECKING:
+    from aws_lambda_powertools.utilities.typing import LambdaContext
+
+__all__ = ["collect", "drive", "index", "plan"]
+
+
+def index(event: SqsEvent, _context: "LambdaContext | None" = None) -> dict[str, Any]:
+    """Index the objects of a batch."""
+    return _handle("index", event)
+
+
+def plan(event: SqsEvent, _context: "LambdaContext | None" = None) -> dict[str, Any]:
+    """Queue the series of each manifest."""
+    return _handle("plan", event)
+
+
+def drive(event: SqsEvent, _context: "LambdaContext | None" = None) -> dict[str, Any]:
+    """Start and follow import jobs."""
+    return _handle("drive", event)
+
+
+def collect(event: SqsEvent, _context: "LambdaContext | None" = None) -> dict[str, Any]:
+    """Act on the service's job events."""
+    return _handle("collect", event)
+
+
+def _handle(queue: str, event: SqsEvent) -> dict[str, Any]:
+    return handlers_of(_dependencies())[queue](event)
+
+
+@cache
+def _dependencies() -> Dependencies:
+    """Build them once for the life of the process; a failure is tried again by the next call."""
+    logs.configure(os.environ.get("DICOMFLOW_LOG_LEVEL", "INFO"), as_json=True)
+    return build_dependencies(load_settings())

@@ -1,0 +1,102 @@
+"""The pipeline's settings: environment variables, read once at start.
+
+A variable is `DICOMFLOW_` and the path to the setting, joined by two underscores: `DICOMFLOW_IMPORTS__CONCURRENT=20`.
+Lists are written as JSON. Unknown and missing names stop the program.
+"""
+
+import os
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from dicomflow.errors import PermanentError
+
+__all__ = ["ImportSettings", "PipelineSettings", "QueueSettings", "load_settings"]
+
+ENVIRONMENT_PREFIX: Final = "DICOMFLOW_"
+# Variables that other programs or the command line read.
+_OTHERS: Final = ("DICOMFLOW_EDGE", "DICOMFLOW_LOG_LEVEL", "DICOMFLOW_NO_SKIPS", "DICOMFLOW_FUZZ", "DICOMFLOW_TEST")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class QueueSettings(_Section):
+    """URLs of the queues that this program sends to and receives from."""
+
+    index: str | None = None
+    plan: str | None = None
+    drive: str | None = None
+    collect: str | None = None
+
+    def urls(self) -> dict[str, str]:
+        """Return the URL of each queue that has one."""
+        return {name: url for name, url in self if url}
+
+
+class ImportSettings(_Section):
+    """Where and how fast to import; with `enabled` off everything else works and series are marked as not queued."""
+
+    enabled: bool = True
+    datastore_id: str = Field("", pattern=r"^([0-9a-z]{32})?$")
+    data_access_role_arn: str = ""
+    output_prefix: str = Field("imports/", pattern=r"^[^/].*/$")
+    concurrent: int = Field(100, ge=1)
+    starts_per_second: float = Field(1.0, gt=0)
+    job_hours: float = Field(6.0, gt=0)
+    stat_ae_titles: frozenset[str] = frozenset()
+
+
+class PipelineSettings(BaseSettings):
+    """All settings of the pipeline's functions."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter="__"
+    )
+
+    database_url: SecretStr
+    store_url: str = Field(pattern=r"^(s3://[a-z0-9][a-z0-9.-]+/?|file:///.*)$")
+    queues: QueueSettings = QueueSettings()
+    imports: ImportSettings = ImportSettings()
+    issuers: dict[str, str] = Field(
+        default_factory=dict,
+        description="Issuer of Patient IDs that name none, by EDGE/CALLING AE TITLE or by EDGE; else the edge itself.",
+    )
+
+
+def load_settings() -> PipelineSettings:
+    """Read the settings from the environment.
+
+    Raises:
+        PermanentError: a variable is unknown or missing, or its value is out of range; the text names each, and shows
+            no value.
+    """
+    unknown = sorted(name for name in os.environ if name.startswith(ENVIRONMENT_PREFIX) and not _is_known(name))
+    if unknown:
+        raise PermanentError(f"unknown environment variable {unknown[0]}: no such setting")
+    try:
+        settings = PipelineSettings()
+    except ValidationError as error:
+        raise PermanentError("; ".join(_describe(item["loc"], item["msg"]) for item in error.errors())) from error
+    if settings.imports.enabled and not (settings.imports.datastore_id and settings.imports.data_access_role_arn):
+        raise PermanentError(
+            "DICOMFLOW_IMPORTS__DATASTORE_ID and DICOMFLOW_IMPORTS__DATA_ACCESS_ROLE_ARN are needed"
+            " unless DICOMFLOW_IMPORTS__ENABLED is false"
+        )
+    return settings
+
+
+def _describe(location: tuple[int | str, ...], message: str) -> str:
+    return f"{ENVIRONMENT_PREFIX}{'__'.join(str(part).upper() for part in location)}: {message}"
+
+
+def _is_known(variable: str) -> bool:
+    if variable.startswith(_OTHERS):
+        return True
+    section, _, name = variable.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
+    sections: dict[str, type[_Section]] = {"queues": QueueSettings, "imports": ImportSettings}
+    if section in sections:
+        return not name or name in sections[section].model_fields
+    return not name and section in PipelineSettings.model_fields

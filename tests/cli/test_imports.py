@@ -1,0 +1,120 @@
+"""`dicomflow imports`: what an operator sees of the import queue, and can do about it."""
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, select, update
+
+from dicomflow.catalog import queue
+from dicomflow.catalog.deliveries import record_delivery, record_problem
+from dicomflow.catalog.engine import create_engine_for
+from dicomflow.catalog.tables import series_import
+from dicomflow.manifest import Instance, Manifest, Series, Study, instance_key, manifest_key
+
+Run = Callable[..., tuple[int, str, str]]
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+@pytest.fixture
+def engine(data: Path):
+    """Open the catalog of the data folder."""
+    opened = create_engine_for(f"sqlite:///{data / 'catalog.db'}")
+    yield opened
+    opened.dispose()
+
+
+def plan(engine: Engine, state: str, *series_uids: str, size: int = 100) -> None:
+    """Record series of one instance in a state."""
+    series = tuple(
+        Series(
+            uid,
+            (
+                Instance(
+                    f"{uid}.1",
+                    "1.2.840.10008.5.1.4.1.1.2",
+                    "1.2.840.10008.1.2.1",
+                    instance_key("edge", "d1", "1.2", uid, f"{uid}.1"),
+                    size,
+                    "ab" * 32,
+                    NOW.isoformat(),
+                    "1",
+                ),
+            ),
+        )
+        for uid in series_uids
+    )
+    manifest = Manifest("edge", "d1", NOW, NOW, (), (Study("1.2", series),))
+    with engine.begin() as connection:
+        record_delivery(connection, manifest, manifest_key("edge", "d1"), "queued", NOW)
+        connection.execute(update(series_import).values(state=state, message="simulated reason"))
+
+
+def test_list_shows_state_and_reason(run: Run, data: Path, engine: Engine):
+    """Each series is listed with its state and message; a state can be asked for."""
+    plan(engine, "failed", "1.2.1", "1.2.2")
+    code, output, _ = run("imports", "list", "--data", data, "--json")
+    assert 0 == code
+    assert [("failed", "simulated reason")] * 2 == [(row["state"], row["message"]) for row in json.loads(output)]
+    assert [] == json.loads(run("imports", "list", "--data", data, "--state", "queued", "--json")[1])
+    assert "simulated reason" in run("imports", "list", "--data", data)[1]
+
+
+def test_list_foretells_a_refusal(run: Run, data: Path, engine: Engine):
+    """What no job can take, and what is no DICOM, is told before it is tried."""
+    plan(engine, "queued", "1.2.1", size=11 * 10**9)
+    with engine.begin() as connection:
+        record_problem(connection, instance_key("edge", "d1", "1.2", "1.2.1", "1.2.1.1"), "simulated")
+    (row,) = json.loads(run("imports", "list", "--data", data, "--json")[1])
+    for reason in ("exceed a job's limit of 10000000000", "exceeds the limit of", "1 of 1 objects cannot be read"):
+        assert reason in row["forecast"]
+
+
+def test_show_finds_an_import_by_number_and_by_uid(run: Run, data: Path, engine: Engine):
+    """A number, a series and a study lead to the same instances."""
+    plan(engine, "failed", "1.2.1")
+    for name in ("1", "1.2.1", "1.2"):
+        document = json.loads(run("imports", "show", name, "--data", data, "--json")[1])
+        assert ["edge/d1/1.2/1.2.1/1.2.1.1.dcm"] == [item["object_key"] for item in document["instances"]]
+
+
+def test_show_unknown_import_fails(run: Run, data: Path):
+    """What does not exist is said so."""
+    code, _, errors = run("imports", "show", "1.2.3", "--data", data)
+    assert 1 == code
+    assert "there is no import 1.2.3" in errors
+
+
+def test_retry_queues_again_and_wakes_the_driver(run: Run, data: Path, engine: Engine):
+    """The series is queued and a message is in the driver's queue; what is not asked for stays."""
+    plan(engine, "failed", "1.2.1", "1.2.2")
+    assert (0, "1 series queued again\n") == run("imports", "retry", "1", "--data", data)[:2]
+    with engine.begin() as connection:
+        states = connection.execute(select(series_import.c.state).order_by(series_import.c.series_import_id)).scalars()
+        assert ["queued", "failed"] == list(states)
+        assert 1 == queue.count(connection, "drive", datetime.now(UTC)).visible
+
+
+def test_retry_all_takes_every_failed_series(run: Run, data: Path, engine: Engine):
+    """With --all none has to be named; what was not to be imported needs its state."""
+    plan(engine, "disabled", "1.2.1", "1.2.2")
+    assert "0 series queued again\n" == run("imports", "retry", "--all", "--data", data)[1]
+    assert "2 series queued again\n" == run("imports", "retry", "--all", "--state", "disabled", "--data", data)[1]
+
+
+def test_retry_of_what_has_not_failed_fails(run: Run, data: Path, engine: Engine):
+    """A series that is queued or imported is not queued again, and the operator is told."""
+    plan(engine, "completed", "1.2.1")
+    code, _, errors = run("imports", "retry", "1", "--data", data)
+    assert 1 == code
+    assert "not failed or partial: 1" in errors
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["1", "--all"], ["1", "--state", "completed"], ["1", "--state", "unknown"]], ids=str
+)
+def test_retry_called_wrongly_exits_2(run: Run, data: Path, arguments: list[str]):
+    """Nothing, both, or a state that cannot be retried is a wrong call."""
+    assert 2 == run("imports", "retry", *arguments, "--data", data)[0]

@@ -1,0 +1,99 @@
+"""The functions as Lambda has them: built from the environment alone, on S3 and SQS, and quick to import."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from dicomflow.errors import PermanentError
+from dicomflow.healthimaging.client import build_client
+from dicomflow.manifest import Manifest
+from dicomflow.pipeline import lambdas
+from dicomflow.pipeline.events import encode_object_event
+
+IMPORT_SECONDS = 2.0
+"""CPU seconds that importing the functions may cost here; Lambda's processors are of the same order."""
+
+
+@pytest.fixture(autouse=True)
+def _fresh(restore_logging: None) -> Iterator[None]:
+    """Build the dependencies anew for each test, and leave the session's logging as it was."""
+    build_client.cache_clear()  # it follows the environment of the first call
+    yield
+    if lambdas._dependencies.cache_info().currsize:
+        lambdas._dependencies().engine.dispose()
+    lambdas._dependencies.cache_clear()
+    build_client.cache_clear()
+
+
+def call(environment: dict[str, str], queue: str, *bodies: str) -> None:
+    """Send bodies through a queue to its function, and take what succeeded away, as Lambda does."""
+    sqs = boto3.client("sqs", endpoint_url=environment["AWS_ENDPOINT_URL"])
+    url = environment[f"DICOMFLOW_QUEUES__{queue.upper()}"]
+    for body in bodies:
+        sqs.send_message(QueueUrl=url, MessageBody=body)
+    records = [
+        {
+            "messageId": message["MessageId"],
+            "receiptHandle": message["ReceiptHandle"],
+            "body": message["Body"],
+            "attributes": {"ApproximateReceiveCount": "1"},
+            "messageAttributes": {},
+            "eventSource": "aws:sqs",
+        }
+        for message in sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10).get("Messages", [])
+    ]
+    assert records
+    assert {"batchItemFailures": []} == getattr(lambdas, queue)({"Records": records}, None)
+    for record in records:
+        sqs.delete_message(QueueUrl=url, ReceiptHandle=record["receiptHandle"])
+
+
+def test_functions_on_s3_and_sqs_import_a_series(environment: dict[str, str], deployment: Any) -> None:
+    """From the bucket's events to image sets, with nothing but the environment, S3, SQS and HealthImaging."""
+    bucket = environment["DICOMFLOW_STORE_URL"].removeprefix("s3://")
+    key = deployment.deliver({"1.2.1": 3}, delivery="d1", calling_ae_title="EMERGENCY")
+    manifest = Manifest.from_json(bytes(deployment.store.get(key).bytes()))
+    keys = [instance.key for instance in manifest.instances()]
+    for each in [*keys, key]:
+        deployment.stores[bucket].put(each, bytes(deployment.store.get(each).bytes()))
+    call(environment, "index", *(encode_object_event(bucket, each, 1) for each in keys))
+    call(environment, "plan", encode_object_event(bucket, key, 1))
+    call(environment, "drive")  # planning has sent the wake-up
+    assert [1] == [row["priority"] for row in deployment.rows("series_import")]
+    deployment.advance(10)
+    deployment.advance(10)
+    call(environment, "collect", *(json.dumps(event) for event in deployment.events if "Job" in event["detail-type"]))
+    assert {"1.2.1": "completed"} == deployment.states()
+    assert 3 == len(deployment.rows("instance"))
+    assert 1 == len(deployment.rows("series_image_set"))
+
+
+def test_dependencies_are_built_once(environment: dict[str, str]) -> None:
+    """A warm function keeps its connections."""
+    assert lambdas._dependencies() is lambdas._dependencies()
+
+
+def test_catalog_without_a_schema_is_refused(
+    environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A function on a database that nobody migrated fails with what to do, and its messages stay."""
+    monkeypatch.setenv("DICOMFLOW_DATABASE_URL", f"sqlite:///{tmp_path / 'empty.db'}")
+    with pytest.raises(PermanentError, match="dicomflow migrate"):
+        lambdas.plan({"Records": []}, None)
+
+
+def test_functions_import_quickly(python: Callable[[str], str]) -> None:
+    """Importing costs no more than a cold start can bear, and nothing of other programs."""
+    code = """
+import sys, time
+import dicomflow.pipeline.lambdas
+unwanted = ("alembic", "starlette", "uvicorn", "typer", "rich", "pynetdicom", "numpy", "dicomflow.edge")
+print([name for name in unwanted if name in sys.modules], time.process_time())
+"""
+    answers = [python(code).rsplit(maxsplit=1) for _ in range(3)]
+    assert ["[]"] * 3 == [unwanted for unwanted, _ in answers]
+    assert min(float(seconds) for _, seconds in answers) < IMPORT_SECONDS
