@@ -282,6 +282,17 @@ def test_release_within_an_object_is_answered_and_drops_it():
     assert RELEASE_RP == acceptor.data_to_send()
 
 
+def test_data_set_that_goes_on_after_the_release_is_not_kept():
+    """In Sta13 data is ignored (AA-6): nothing of it is held until ARTIM expires, however much comes."""
+    acceptor = acceptor_in(State.STA6)
+    drain(acceptor, encode_message(3, STORE, 0) + PDUS["RELEASE-RQ"])
+    assert acceptor.is_between_messages
+    received = bytearray((struct.pack(">BxIIBB", 4, 10, 6, 3, 0) + b"more") * 100)
+    with memoryview(received) as view:
+        assert [] == list(acceptor.receive(view))
+    received.clear()  # which a buffer that is still looked at refuses
+
+
 def test_data_set_in_two_segments_is_told_in_two_events():
     """Views are handed out before the buffer is filled again; only the last event ends the object."""
     acceptor = acceptor_in(State.STA6)

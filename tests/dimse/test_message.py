@@ -92,6 +92,19 @@ def test_views_are_handed_out_before_their_buffer_is_used_again():
     assert reader.take(data(b"ef", last=True)) == DataSetReceived([memoryview(b"ef")], is_last=True)
 
 
+def test_dropped_message_leaves_nothing_behind():
+    """Neither its views nor its context: the next fragment begins anew, and a data set has no command."""
+    reader = begin(command(STORE), data(b"ab"))
+    reader.drop()
+    assert reader.is_idle
+    assert None is reader.flush()
+    with pytest.raises(StreamError):
+        reader.take(data(b"cd"))
+    half = begin(command(STORE[:9], last=False))
+    half.drop()
+    assert isinstance(half.take(command(ECHO, context_id=3)), CommandReceived)
+
+
 def begin(*fragments: Fragment) -> MessageReader:
     """Make a reader that has taken some fragments."""
     reader = MessageReader(CONTEXTS)

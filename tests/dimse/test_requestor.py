@@ -217,6 +217,16 @@ def test_release_collision_ends_cleanly(join: Callable[..., Any]):
     assert S.STA1 is wire.requestor.state
 
 
+def test_data_within_a_release_collision_is_aborted(make_request: MakeRequest):
+    """No data is legal in Sta11, not even what goes on with a message begun before (AA-8)."""
+    requestor = requestor_in(S.STA7, make_request())
+    begun = encode_command(Command(0x8020, message_id_responded_to=1, status=0xFF00, data_set_type=1))
+    more = struct.pack(">BxIIBB", 4, 10, 6, 1, 0) + b"more"
+    events = drain(requestor, encode_message(1, begun, 0) + more + PDUS["RELEASE-RQ"] + more)
+    assert BY_US == told(events[-1:])
+    assert RELEASE_RP + UNEXPECTED == sent(requestor)
+
+
 def test_rejection_reaches_the_requestor_with_its_reason(join: Callable[..., Any]):
     """Two endpoints joined: the acceptor rejects, the requestor says why."""
     wire = join(answer=lambda _: AssociateReject(1, 1, 7))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dicomflow.dimse.pdu import PduType, encode_abort, encode_release_request
 from dicomflow.dimse.status import AbortReason
-from dicomflow.dimse.stream import MAX_PDU_BYTES, Fragment, Pdu, PduStream, StreamError
+from dicomflow.dimse.stream import MAX_PDU_BYTES, DataSetRun, Fragment, Pdu, PduStream, StreamError
 
 COMMAND = b"command set, as bytes"
 FIRST = b"the first part of a data set"
@@ -105,6 +105,53 @@ def test_fragments_are_views_of_the_received_buffer():
     assert isinstance(part, Fragment)
     received[12] ^= 0xFF
     assert FIRST[0] ^ 0xFF == part.data[0]
+
+
+def through_run(data: bytes) -> tuple[bytes, list[tuple[object, ...]]]:
+    """Feed what follows a command on context 1; give what the run took, and what came out behind it."""
+    run = DataSetRun()
+    run.context_id = 1
+    parts = list(PduStream().feed(memoryview(data), run))
+    return b"".join(run.views), joined(parts)
+
+
+@pytest.mark.parametrize(
+    ("behind", "expected"),
+    [
+        (p_data(pdv(1, 2, LAST)), (1, False, True, LAST)),
+        (p_data(pdv(3, 0, LAST)), (3, False, False, LAST)),
+        (p_data(pdv(1, 1, COMMAND)), (1, True, False, COMMAND)),
+        (p_data(pdv(1, 0, b"")), (1, False, False, b"")),
+        (encode_release_request(), Pdu(PduType.RELEASE_RQ, bytes(4))),
+        (encode_release_request() + b"\x04", Pdu(PduType.RELEASE_RQ, bytes(4))),
+    ],
+    ids=["last", "other-context", "command", "empty", "release", "trailing"],
+)
+def test_run_takes_whole_pdus_of_its_data_set_and_nothing_else(behind: bytes, expected: object):
+    """What ends the data set, or does not belong to it, is yielded, and stands behind what the run took."""
+    whole = p_data(pdv(1, 0, FIRST)) * 3
+    assert (FIRST * 3, [expected]) == through_run(whole + behind)
+
+
+def test_run_leaves_pdus_of_several_pdvs_and_those_cut_short():
+    """They go the usual way, in the same order."""
+    two = p_data(pdv(1, 0, FIRST), pdv(1, 0, LAST))
+    assert (FIRST, [(1, False, False, FIRST), (1, False, False, LAST)]) == through_run(p_data(pdv(1, 0, FIRST)) + two)
+    run = DataSetRun()
+    run.context_id = 1
+    (part,) = PduStream().feed(memoryview(p_data(pdv(1, 0, FIRST)))[:-1], run)
+    assert isinstance(part, Fragment)
+    assert (FIRST[:-1], False, []) == (bytes(part.data), part.is_end, run.views)
+
+
+@pytest.mark.parametrize("item_length", [0, 1, 2, 2**32 - 1])
+def test_run_takes_no_pdu_whose_lengths_do_not_fit(item_length: int):
+    """The usual way refuses it."""
+    run = DataSetRun()
+    run.context_id = 1
+    with pytest.raises(StreamError):
+        list(PduStream().feed(memoryview(struct.pack(">BxIIBB", 4, 10, item_length, 1, 0) + b"abcd"), run))
+    assert [] == run.views
 
 
 def test_pdu_of_no_length_is_complete_with_its_header():

@@ -17,7 +17,7 @@ from dicomflow.dicom.scan import Identity, Outcome, read_identity, scan
 from dicomflow.dicom.uids import is_usable, strip_padding
 from dicomflow.dimse.acceptor import Acceptor, State
 from dicomflow.dimse.command import Command, CommandError, CommandField, decode_command, encode_command, encode_response
-from dicomflow.dimse.events import AssociationRequested, CommandReceived
+from dicomflow.dimse.events import AssociationRequested, CommandReceived, DataSetReceived
 from dicomflow.dimse.items import AnsweredContext, PduError, ProposedContext, Role, UserIdentity
 from dicomflow.dimse.message import encode_message
 from dicomflow.dimse.negotiation import accepted_contexts, negotiate
@@ -133,20 +133,35 @@ def _join(pdv: list[Any], part: Fragment) -> list[Any]:
 
 
 def run_acceptor(data: bytes) -> None:
-    """Serve a connection: it never raises, and after its end nothing more happens."""
+    """Serve a connection: it never raises, and the split does not matter."""
+    assert _serve(data, len(data) or 1) == _serve(data, 1 + len(data) % 97)
+
+
+def _serve(data: bytes, size: int) -> tuple[list[Any], bytes]:
+    """Return the events, data sets in one piece each and only if they are whole, and what was sent."""
     acceptor = Acceptor()
-    size = 1 + len(data) % 97
+    events: list[Any] = []
+    data_set = sent = b""
     for start in range(0, len(data), size):
         is_over = acceptor.state in {State.STA1, State.STA13}
         for event in acceptor.receive(memoryview(data)[start : start + size]):
             assert not is_over
+            if isinstance(event, DataSetReceived):
+                data_set += b"".join(event.fragments)
+                if event.is_last:
+                    events.append(data_set)
+                    data_set = b""
+                continue
+            data_set = b""
+            events.append(event)
             if isinstance(event, AssociationRequested):
                 acceptor.accept(negotiate(event.request, max_length=16_384))
             elif isinstance(event, CommandReceived) and not event.command.has_data_set:
                 acceptor.send(event.context.context_id, encode_response(event.command, 0))
-        acceptor.data_to_send()
-    list(acceptor.receive_eof())
+        sent += acceptor.data_to_send()
+    events += acceptor.receive_eof()
     assert State.STA1 is acceptor.state
+    return events, sent
 
 
 def run_requestor(data: bytes) -> None:

@@ -88,7 +88,7 @@ class Acceptor:
         self._messages = MessageReader(self.contexts)
         self._outbox = bytearray()
         self._peer_max_length = 0
-        # After an abort of ours what still arrives cannot be trusted to be framed: it is thrown away.
+        # After an abort, whoever's, what still arrives is thrown away: it may not even be framed.
         self._is_deaf = False
 
     @property
@@ -103,7 +103,7 @@ class Acceptor:
 
     def receive(self, data: memoryview) -> Iterator[Event]:
         """Yield what `data` leads to; views in the events are valid until the buffer is filled again."""
-        if self._is_deaf or self.state is State.STA1:
+        if self._is_deaf:
             return
         try:
             for part in self._stream.feed(data, self._messages.run):
@@ -113,7 +113,7 @@ class Acceptor:
                         yield message
                 else:
                     yield from self._act(part)
-                if self._is_deaf or self.state is State.STA1:
+                if self._is_deaf:
                     return
             # A release or an abort drops what is half received (PS3.8 9.2), so nothing is left to hand out then.
             flushed = self._messages.flush() if self.state is State.STA6 else None
@@ -130,7 +130,7 @@ class Acceptor:
         """The transport closed: AA-4, AA-5 or AR-5."""
         if self.state in {State.STA3, State.STA6}:
             yield ConnectionLost()
-        self.state = State.STA1
+        self._close()
 
     def accept(self, accept: AssociateAccept) -> None:
         """AE-7: send A-ASSOCIATE-AC."""
@@ -166,6 +166,10 @@ class Acceptor:
         data, self._outbox = bytes(self._outbox), bytearray()
         return data
 
+    def _close(self) -> None:
+        self.state = State.STA1
+        self._is_deaf = True
+
     def _requested(self) -> AssociateRequest:
         if self.request is None or self.state is not State.STA3:
             raise InternalError(f"no association request to answer in {self.state.name}")
@@ -182,17 +186,18 @@ class Acceptor:
                 yield AssociationRequested(self.request)
             case Action.AR_2:
                 self._outbox += encode_release_response()
+                self._messages.drop()
                 self.state = State.STA13
                 yield AssociationReleased()
             case Action.AA_1:
                 message = f"{kind.name} while awaiting A-ASSOCIATE-RQ"
                 yield self.abort(AbortSource.USER, AbortReason.NOT_SPECIFIED, message)
             case Action.AA_2:
-                self.state = State.STA1
+                self._close()
             case Action.AA_3:
                 assert isinstance(part, Pdu)
                 source, reason = decode_abort(part.body)
-                self.state = State.STA1
+                self._close()
                 yield AssociationAborted(source, reason, by_peer=True, message="aborted by the peer")
             case Action.AA_7:
                 self.abort(AbortSource.PROVIDER, AbortReason.UNEXPECTED_PDU, "")

@@ -75,6 +75,13 @@ class MessageReader:
         """Return the collected views before their buffer is used again."""
         return DataSetReceived(self._take_views(), is_last=False) if self.run.views else None
 
+    def drop(self) -> None:
+        """Forget the message under way: its association ends, and no data may go on with it."""
+        self._command.clear()
+        self._context = None
+        self.run.context_id = 0
+        self.run.views = []
+
     def _begin(self, fragment: Fragment) -> AcceptedContext:
         if self._context is not None:
             raise StreamError(

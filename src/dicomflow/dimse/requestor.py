@@ -147,6 +147,7 @@ class Requestor:
             case PduType.RELEASE_RQ, RequestorState.STA7:
                 # AR-8 and AR-9: both sides asked at once; the requestor answers first (PS3.8 9.2.2, Sta9).
                 self._outbox.append(encode_release_response())
+                self._messages.drop()
                 self.state = RequestorState.STA11
             case PduType.RELEASE_RQ, RequestorState.STA6:
                 self._outbox.append(encode_release_response())
