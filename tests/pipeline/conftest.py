@@ -185,6 +185,16 @@ class Deployment:
         """Return the state of each series' import."""
         return {row["series_instance_uid"]: row["state"] for row in self.rows("series_import")}
 
+    def object_event(self, key: str) -> str:
+        """Return the bucket's message on an object."""
+        return encode_object_event(BUCKET, key, 1)
+
+    def all_service_jobs(self) -> Iterator[Any]:
+        """Yield the jobs the service knows, page by page."""
+        pages = self.deps.client.get_paginator("list_dicom_import_jobs").paginate(datastoreId=self.deps.datastore_id)
+        for page in pages:
+            yield from page["jobSummaries"]
+
     def service_jobs(self) -> list[Any]:
         """Return the jobs the service knows."""
         return self.deps.client.list_dicom_import_jobs(datastoreId=self.deps.datastore_id)["jobSummaries"]
