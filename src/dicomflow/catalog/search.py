@@ -105,24 +105,18 @@ def page_statement(wanted: StudyFilter, *, after: PageKey | None, limit: int) ->
     conditions = [*_of_patient(wanted), *_of_study(wanted)]
     if after is not None:
         conditions.append(tuple_(study.c.sort_at, study.c.study_key) < tuple_(literal(after[0]), literal(after[1])))
-    return (
-        select(
-            study.c.sort_at,
-            study.c.study_key,
-            study.c.study_instance_uid,
-            study.c.study_date,
-            study.c.study_time,
-            study.c.accession_number,
-            study.c.study_description,
-            patient.c.patient_key,
-            patient.c.patient_id,
-            patient.c.issuer_of_patient_id,
-            patient.c.patient_name,
-        )
-        .join_from(study, patient, study.c.patient_key == patient.c.patient_key)
+    shown = (study.c.study_instance_uid, study.c.study_date, study.c.study_time, study.c.accession_number)
+    page = (
+        select(study.c.sort_at, study.c.study_key, study.c.patient_key, *shown, study.c.study_description)
         .where(*conditions)
         .order_by(study.c.sort_at.desc(), study.c.study_key.desc())
         .limit(limit)
+        .subquery("page")
+    )
+    return (
+        select(page, patient.c.patient_id, patient.c.issuer_of_patient_id, patient.c.patient_name)
+        .join_from(page, patient, patient.c.patient_key == page.c.patient_key)
+        .order_by(page.c.sort_at.desc(), page.c.study_key.desc())
     )
 
 
