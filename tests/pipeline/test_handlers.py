@@ -1,8 +1,13 @@
 """Handlers as Lambda calls them: each message for itself."""
 
 import json
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from dicomflow.catalog import queue
+from dicomflow.edge.deliverer import StoredObject
+from dicomflow.local import Notifier
+from dicomflow.local import _engine_of as notifier_engine
 from dicomflow.manifest import instance_key
 from dicomflow.pipeline.events import encode_object_event
 from dicomflow.pipeline.handlers import QUEUES, handlers_of
@@ -25,9 +30,9 @@ def test_unknown_message_in_a_batch_loses_only_itself(deployment: Any) -> None:
     """What is no event is recorded with its reason; what stands beside it is planned and indexed."""
     key = deployment.deliver({"1.2.1": 1}, delivery="d1")
     instance = instance_key("edge", "d1", "1.2", "1.2.1", "1.2.1.1")
-    for queue, wanted in (("plan", key), ("index", instance)):
+    for name, wanted in (("plan", key), ("index", instance)):
         body = encode_object_event("images", wanted, 1)
-        assert {"batchItemFailures": []} == deployment.handle(queue, "nonsense", body)
+        assert {"batchItemFailures": []} == deployment.handle(name, "nonsense", body)
     assert 1 == len(deployment.rows("series_import"))
     assert 1 == len(deployment.rows("instance"))
     assert "message:m0" in [row["object_key"] for row in deployment.rows("stored_object") if row["problem"]]
@@ -50,3 +55,28 @@ def test_wake_up_message_starts_what_is_queued(deployment: Any) -> None:
     assert "planned" == json.loads(body)["reason"]
     assert {"batchItemFailures": []} == deployment.handle("drive", body)
     assert {"1.2.1": "in_progress"} == deployment.states()
+
+
+def test_every_queue_has_producer_consumer_and_dead_letter_queue(deployment: Any) -> None:
+    """Each queue is fed by the stage before it, has a handler, and keeps what always fails in its dead letters."""
+    engine = deployment.deps.engine
+    key = deployment.deliver({"1.2.1": 1}, delivery="d1")
+    url = engine.url.render_as_string(hide_password=False)
+    Notifier(url)([StoredObject(instance_key("edge", "d1", "1.2", "1.2.1", "1.2.1.1"), 1), StoredObject(key, 1)])
+    notifier_engine(url).dispose()
+    deployment.plan(key)
+    deployment.drive()
+    deployment.advance(10)
+    fed = {row["queue"] for row in deployment.rows("queue_message")} | deployment.messages.keys()
+    fed |= {"collect" for event in deployment.events if event["detail-type"].startswith("Import Job")}
+    assert set(QUEUES) == fed == set(handlers_of(deployment.deps))
+
+    later = datetime.now(UTC) + timedelta(days=1)
+    for name in QUEUES:
+        with engine.begin() as connection:
+            before = queue.count(connection, name, later).visible
+            queue.send(connection, name, "what always fails", later)
+            for _ in range(queue.MAX_RECEIVES):
+                assert before + 1 == len(queue.receive(connection, name, later, visibility_timeout_seconds=0))
+            assert [] == queue.receive(connection, name, later)
+            assert before + 1 == queue.count(connection, name, later).dead

@@ -188,3 +188,17 @@ def test_feedback_that_the_store_did_not_take_is_sent_later(deployment: Any) -> 
     assert 1 == len(feedback(deployment, "d1").imported)
     deployment.offset[0] += timedelta(seconds=60)
     assert deployment.drive().due_at is None
+
+
+def test_import_prefix_holds_only_dicom_objects(deployment: Any) -> None:
+    """Manifests, results and feedback lie outside every prefix that a job takes, and copies hold instances alone."""
+    run(deployment, {"1.2.1": 2}, delivery="d1")
+    deployment.plan(deployment.deliver({"1.2.1": 4}, delivery="d2"))
+    deployment.offset[0] += timedelta(seconds=5)
+    deployment.drive()
+    prefixes = [job["input_s3_uri"].removeprefix("s3://images/") for job in deployment.rows("import_job")]
+    assert [2, 2] == [len(deployment.keys(prefix)) for prefix in prefixes]
+    assert all(key.endswith(".dcm") for prefix in prefixes for key in deployment.keys(prefix))
+    for folder in ("manifests", "imports", "feedback"):
+        assert deployment.keys(folder)
+        assert not any(prefix.startswith(f"{folder}/") for prefix in prefixes)

@@ -1,0 +1,40 @@
+"""How soon an import begins: the quiet time of the delivery, and little more."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dicomflow import samples
+
+QUIET_SECONDS = 2
+MOST_SECONDS_MORE = 2
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+def test_local_last_image_to_job_started_within_quiet_time_and_two_seconds(
+    tmp_path: Path, local_daemon_factory: Any, send: Any
+):
+    """The job of a study is accepted by the service no later than two seconds after the quiet time is over."""
+    daemon = local_daemon_factory(tmp_path)
+    try:
+        daemon.start(quiet_seconds=QUIET_SECONDS)
+        waits = []
+        for seed in (1, 2, 3):  # the first warms up what a process does once
+            study = samples.write(samples.ct_study(seed, slices=5), tmp_path / str(seed))
+            assert {0} == set(send(daemon.port, study).values())
+            acknowledged_at = datetime.now(UTC)
+            daemon.wait_until_mapped(path.stem for path in study)
+            waits.append(_last_start(daemon) - acknowledged_at)
+    finally:
+        daemon.close()
+    assert min(waits) > timedelta(seconds=QUIET_SECONDS - 1), "it did not wait for the end of the study"
+    assert min(waits[1:]) <= timedelta(seconds=QUIET_SECONDS + MOST_SECONDS_MORE), waits
+
+
+def _last_start(daemon: Any) -> datetime:
+    """Return when the service took the last job of the latest delivery's first series."""
+    ((submitted_at,),) = daemon.query("SELECT max(submitted_at) FROM import_job")
+    return datetime.fromisoformat(str(submitted_at)).replace(tzinfo=UTC)
