@@ -31,7 +31,7 @@ from dicomflow.errors import DicomflowError, PeerError, PermanentError, Transien
 from dicomflow.manifest import MANIFEST_PREFIX
 from dicomflow.pipeline.events import StoredObjectEvent
 
-__all__ = ["IMPORT_OUTPUT_PREFIX", "IndexResult", "index_objects"]
+__all__ = ["IMPORT_OUTPUT_PREFIX", "IndexResult", "index_objects", "read_objects"]
 
 IMPORT_OUTPUT_PREFIX: Final = "imports/"
 HEAD_BYTES: Final = 64 << 10
@@ -74,7 +74,7 @@ def index_objects(
         sqlalchemy.exc.SQLAlchemyError: the database failed; nothing of the batch is written.
     """
     keys = sorted({event.key for event in objects if not _is_ours(event.key)})
-    outcomes = asyncio.run(_read_all(store, keys, issuers or {}))
+    outcomes = asyncio.run(read_objects(store, keys, issuers or {}))
     indexed = [outcome for outcome in outcomes.values() if isinstance(outcome, IndexedObject)]
     problems = [outcome for outcome in outcomes.values() if isinstance(outcome, ObjectProblem)]
     refused = _write(engine, indexed, problems, clock())
@@ -86,14 +86,10 @@ def index_objects(
     return IndexResult(len(indexed) - refused, len(problems) + refused, failed)
 
 
-def _is_ours(key: str) -> bool:
-    """Tell keys that hold no received object: they are written by ourselves or by the service."""
-    return key.startswith((MANIFEST_PREFIX, IMPORT_OUTPUT_PREFIX))
-
-
-async def _read_all(
+async def read_objects(
     store: ObjectStore, keys: Sequence[str], issuers: Mapping[str, str]
 ) -> dict[str, IndexedObject | ObjectProblem | TransientError]:
+    """Read the heads of objects in parallel; return by key what each is, why it never will be, or why not now."""
     outcomes: dict[str, IndexedObject | ObjectProblem | TransientError] = {}
     waiting = iter(keys)
 
@@ -105,6 +101,11 @@ async def _read_all(
         for _ in range(min(CONCURRENT_READS, len(keys))):
             readers.create_task(read_some())
     return outcomes
+
+
+def _is_ours(key: str) -> bool:
+    """Tell keys that hold no received object: they are written by ourselves or by the service."""
+    return key.startswith((MANIFEST_PREFIX, IMPORT_OUTPUT_PREFIX))
 
 
 async def _read_one(
