@@ -92,7 +92,7 @@ def test_manifest_is_stored_and_put_again_the_same(uploader: Uploader, objects: 
     """A manifest may be put again after a crash."""
     asyncio.run(uploader.put_instance(instance_of(b"content"), KEY))
     for _ in range(2):
-        asyncio.run(uploader.put_manifest("manifests/site/d1.json", b"{}", [KEY]))
+        asyncio.run(uploader.put_manifest("manifests/site/d1.json", b"{}", {KEY: len(b"content")}))
     assert b"{}" == (objects / "manifests/site/d1.json").read_bytes()
 
 

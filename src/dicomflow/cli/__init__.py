@@ -36,11 +36,14 @@ COMMANDS: Final = {
     "local": Entry("Run everything on this machine, with a simulated import.", "local"),
     "edge": Entry("Run the edge daemon: receive, spool, deliver.", "edge"),
     "send": Entry("Send DICOM files to a receiver over DIMSE.", "edge"),
+    "spool": Entry("List what cannot be delivered, and try it again.", "edge"),
+    "ledger": Entry("Show an instance's chain of custody, and compare objects with their digests.", "edge"),
     "status": Entry("Show how much is received, indexed and imported.", "pipeline"),
     "query": Entry("Run one read-only SQL statement on the catalog.", "pipeline"),
     "worker": Entry("Run the pipeline's handlers from SQS, outside Lambda.", "pipeline"),
     "imports": Entry("List imports, show what became of one, and try failed ones again.", "pipeline"),
     "catalog": Entry("Search the catalog, list what is wrong in it, delete studies.", "pipeline"),
+    "simulator": Entry("Simulate AWS HealthImaging for any SDK client.", "pipeline,console,simulator"),
     "migrate": Entry("Bring the catalog's schema to this version's.", "pipeline"),
 }
 

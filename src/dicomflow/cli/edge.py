@@ -28,7 +28,7 @@ def edge(
     stopping = threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda _number, _frame: stopping.set())
-    supervisor = Supervisor(settings, LogSettings.of_this_process())
+    supervisor = Supervisor(settings, LogSettings.of_this_process(), config=config)
     supervisor.start()
     http = None
     try:

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from dicomflow.catalog.report import count_everything, create_read_only_engine
 from dicomflow.cli.database import DatabaseUrl, DataFolder, existing_catalog_url
+from dicomflow.edge.progress import read_progress
 from dicomflow.edge.spool import count_files
 
 __all__ = ["status"]
@@ -31,6 +32,9 @@ def status(
         engine.dispose()
     if data is not None:
         counts["spool"] = count_files(data / "spool")
+        progress = read_progress(data / "spool")
+        if progress is not None:
+            counts["delivery"] = progress
     if json:
         typer.echo(json_.dumps(counts))
     else:
@@ -41,8 +45,12 @@ def _table(counts: dict[str, Any]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     for name, value in counts.items():
         if isinstance(value, dict):
-            text = "  ".join(f"{part.replace('_', ' ')} {number:,}" for part, number in value.items())
+            text = "  ".join(f"{part.replace('_', ' ')} {_text(item)}" for part, item in value.items())
         else:
             text = f"{value:,}"
         table.add_row(name.replace("_", " "), text)
     return table
+
+
+def _text(value: float | str | None) -> str:
+    return f"{value:,}" if isinstance(value, int | float) else value or "-"

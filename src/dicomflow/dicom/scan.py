@@ -7,7 +7,7 @@ recursion. Of what this scanner cannot read it says so, and the caller reads it 
 import io
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import BinaryIO, Final, cast
 
@@ -27,7 +27,8 @@ _SOP_CLASS: Final = 0x00080016
 _SOP_INSTANCE: Final = 0x00080018
 _STUDY: Final = 0x0020000D
 _SERIES: Final = 0x0020000E
-_WANTED: Final = frozenset((_SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES))
+_MODALITY: Final = 0x00080060
+_WANTED: Final = frozenset((_SOP_CLASS, _SOP_INSTANCE, _MODALITY, _STUDY, _SERIES))
 _ITEM_GROUP: Final = 0xFFFE
 _ITEM: Final = 0xFFFEE000
 _ITEM_DELIMITATION: Final = 0xFFFEE00D
@@ -57,6 +58,8 @@ class Identity:
     sop_instance_uid: bytes | None
     study_instance_uid: bytes | None
     series_instance_uid: bytes | None
+    # Tells nothing about which object it is; deliveries may be ranked by it.
+    modality: bytes | None = field(default=None, compare=False)
 
 
 class Outcome(Enum):
@@ -157,7 +160,13 @@ def _read_with_pydicom(data_set: BinaryIO, transfer_syntax_uid: str) -> Identity
 
 
 def _identity(values: dict[int, bytes]) -> Identity:
-    return Identity(values.get(_SOP_CLASS), values.get(_SOP_INSTANCE), values.get(_STUDY), values.get(_SERIES))
+    return Identity(
+        values.get(_SOP_CLASS),
+        values.get(_SOP_INSTANCE),
+        values.get(_STUDY),
+        values.get(_SERIES),
+        values.get(_MODALITY),
+    )
 
 
 def _walk(

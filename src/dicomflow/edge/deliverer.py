@@ -22,15 +22,17 @@ from typing import Final
 from filelock import FileLock, Timeout
 
 from dicomflow import logs
-from dicomflow.dicom.part10 import decode_file_meta
-from dicomflow.dicom.scan import Identity, read_identity, scan
-from dicomflow.dicom.uids import is_usable, strip_padding
+from dicomflow.edge.bandwidth import Bandwidth
 from dicomflow.edge.delivery import Deliveries, Delivery, ReceivedInstance
+from dicomflow.edge.gather import entry_of, has_same_data_set, read_instance
+from dicomflow.edge.ledger import LEDGER_FILE, Ledger
+from dicomflow.edge.progress import PROGRESS_FILE, Progress
+from dicomflow.edge.putqueue import PutQueue
 from dicomflow.edge.server import LogSettings
-from dicomflow.edge.settings import EdgeSettings
+from dicomflow.edge.settings import DeliverySettings, EdgeSettings, SettingsFile
 from dicomflow.edge.spool import ReceivedFile, Spool
 from dicomflow.edge.stores import build_store, local_root
-from dicomflow.edge.uploader import DamagedFileError, Uploader, retry
+from dicomflow.edge.uploader import Uploader, backoff_seconds, describe
 from dicomflow.errors import PeerError, PermanentError
 from dicomflow.manifest import Manifest, manifest_key
 
@@ -41,6 +43,7 @@ _NICENESS: Final = 10
 _POLL_SECONDS: Final = 0.2
 _HEAD_BYTES: Final = 16 << 10
 _BATCH: Final = 500
+_FORGET_EVERY_SECONDS: Final = 3600.0
 _FORGET_AFTER_SECONDS: Final = 60.0
 _MANIFEST_FILE: Final = "manifest.json"
 
@@ -66,6 +69,8 @@ class DelivererStart:
     settings: EdgeSettings
     logs: LogSettings
     announce: Announce | None
+    # The file the settings came from; limits and priorities are read again when it changes.
+    config: Path | None = None
 
 
 def run_deliverer(start: DelivererStart) -> None:
@@ -89,6 +94,7 @@ def run_deliverer(start: DelivererStart) -> None:
         spool,
         Uploader(build_store(settings.delivery), local_root(settings.delivery.store_url)),
         start.announce,
+        SettingsFile(start.config, settings.delivery).read if start.config is not None else None,
     )
     asyncio.run(_run(deliverer))
     logging.shutdown()
@@ -114,27 +120,40 @@ async def _run(deliverer: "Deliverer") -> None:
 class Deliverer:
     """Gathers received files to deliveries and stores them. Event loop: one owner of all state."""
 
-    def __init__(self, settings: EdgeSettings, spool: Spool, uploader: Uploader, announce: Announce | None) -> None:
+    def __init__(
+        self,
+        settings: EdgeSettings,
+        spool: Spool,
+        uploader: Uploader,
+        announce: Announce | None,
+        reload: Callable[[], DeliverySettings] | None = None,
+    ) -> None:
         self._edge = settings.name
+        self._settings = settings.delivery
+        self._reload = reload
         self._spool = spool
         self._uploader = uploader
         self._announce = announce
-        self._concurrency = settings.delivery.concurrency
+        self._ledger = Ledger(settings.spool.dir / LEDGER_FILE)
         self._deliveries = Deliveries(settings.delivery, new_id=lambda: str(uuid.uuid4()))
-        # What is to be put, in order of arrival; None stands for a delivery's manifest.
-        self._queue: asyncio.Queue[tuple[Delivery, ReceivedInstance | None]] = asyncio.Queue()
+        self._queue = PutQueue(time.monotonic, backoff_seconds)
+        self._bandwidth = Bandwidth(lambda: self._settings, lambda: datetime.now().astimezone())
+        self._progress = Progress(settings.spool.dir / PROGRESS_FILE, time.monotonic)
+        self._stored: list[tuple[Delivery, str]] = []  # not in the ledger yet
+        self._forgot_at = float("-inf")
 
     async def run(self) -> None:
         """Deliver until cancelled."""
         async with asyncio.TaskGroup() as group:
-            for _ in range(self._concurrency):
+            await self._take_up()
+            for _ in range(self._settings.concurrency):
                 group.create_task(self._put_queued())
-            self._take_up()
             while True:
                 await self._gather_and_close()
+                self._note_progress()
                 await asyncio.sleep(_POLL_SECONDS)
 
-    def _take_up(self) -> None:
+    async def _take_up(self) -> None:
         """Go on with the deliveries of an earlier run: those with a manifest are closed, the others still open."""
         now = time.monotonic()
         self._spool.discard_stored()
@@ -142,18 +161,31 @@ class Deliverer:
             # The earlier run may have ended between moving files here and syncing that.
             self._spool.sync_deliveries([folder.name])
             instances = list(self._read(self._spool.scan_delivery(folder.name)))
-            if instances and _has_manifest(folder):
-                delivery = Delivery(folder.name, "", now, now, is_closed=True)
+            if not instances:
+                if all(path.name.startswith(_MANIFEST_FILE) for path in folder.iterdir()):
+                    self._spool.remove_delivery(folder.name)
+                continue
+            is_closed = _has_manifest(folder)
+            if is_closed:
+                delivery = Delivery(folder.name, instances[0].study_instance_uid, now, now, is_closed=True)
                 for instance in instances:
                     delivery.add(instance, now)
-                    self._enqueue(delivery, instance)
-                self._enqueue_manifest_if_complete(delivery)
-            elif instances:
+            else:
                 delivery = self._deliveries.reopen(folder.name, instances, now)
-                for instance in instances:
-                    self._enqueue(delivery, instance)
-            elif all(path.name.startswith(_MANIFEST_FILE) for path in folder.iterdir()):
-                self._spool.remove_delivery(folder.name)
+            # The oldest goes first, whatever its folder's name.
+            delivery.opened_at = now - (time.time() - min(each.received_at.timestamp() for each in instances))
+            await self._take_up_instances(delivery, instances)
+
+    async def _take_up_instances(self, delivery: Delivery, instances: Sequence[ReceivedInstance]) -> None:
+        """Queue what is not stored yet; what the ledger says is stored is looked up, not believed."""
+        self._ledger.record_received(entry_of(instance, delivery, self._edge) for instance in instances)
+        known = {entry.object_key for entry in self._ledger.of_delivery(delivery.delivery_id) if entry.stored_at}
+        for instance in instances:
+            key = delivery.key_of(instance, self._edge)
+            delivery.rank = max(delivery.rank, rank_of(instance, self._settings))
+            if key not in known or not await self._uploader.is_stored(key, instance.bytes):
+                self._enqueue(delivery, instance)
+        self._enqueue_manifest_if_complete(delivery)
 
     async def _gather_and_close(self) -> None:
         """Take all that has been received, then close what is complete."""
@@ -176,58 +208,108 @@ class Deliverer:
             if len(moved) >= _BATCH:
                 has_more = True
                 break
-            delivery = self._deliveries.find(instance, now)
+            delivery = None if self._is_resent(instance) else self._deliveries.find(instance, now)
             if delivery is None:
                 self._spool.remove(instance.file)
                 continue
             file = self._spool.assign(instance.file, delivery.delivery_id)
             assigned = replace(instance, file=file)
             delivery.add(assigned, now)
+            delivery.rank = max(delivery.rank, rank_of(assigned, self._settings))
             moved.append((delivery, assigned))
         self._spool.sync_deliveries({delivery.delivery_id for delivery, _ in moved})
+        self._ledger.record_received(entry_of(assigned, delivery, self._edge) for delivery, assigned in moved)
         for delivery, assigned in moved:
             self._enqueue(delivery, assigned)
+            self._progress.arrived(assigned.bytes)
         return has_more
+
+    def _is_resent(self, instance: ReceivedInstance) -> bool:
+        """Tell whether the same data set is stored, or on its way, under another delivery."""
+        if not self._settings.skip_resent:
+            return False
+        for known in self._ledger.find(instance.sop_instance_uid):
+            is_kept = known.stored_at is not None or self._spool.holds(known.delivery_id, known.sha256)
+            if is_kept and known.problem is None and has_same_data_set(instance, known):
+                return True
+        return False
 
     def _read(self, files: Iterable[ReceivedFile]) -> Iterator[ReceivedInstance]:
         """Read the heads of files; one that cannot be read is quarantined with its reason."""
         for file in files:
             try:
-                yield _read_instance(file)
+                yield read_instance(file)
+            except FileNotFoundError:
+                continue  # its commit failed, and it was never acknowledged
             except PeerError as error:
                 _logger.warning("instance_quarantined file=%s reason=%s", file.path.name, error)
                 self._spool.quarantine(file, str(error))
 
     def _enqueue(self, delivery: Delivery, instance: ReceivedInstance) -> None:
         delivery.unstored += 1
-        self._queue.put_nowait((delivery, instance))
+        self._progress.queued(instance.bytes)
+        self._queue.add(delivery, instance, delivery.rank)
 
     def _enqueue_manifest_if_complete(self, delivery: Delivery) -> None:
         if delivery.is_closed and not delivery.unstored:
             if delivery.instances:
-                self._queue.put_nowait((delivery, None))
+                self._queue.add(delivery, None, delivery.rank)
             else:
                 self._spool.remove_delivery(delivery.delivery_id)
 
     async def _put_queued(self) -> None:
         while True:
-            delivery, instance = await self._queue.get()
-            if instance is None:
-                await self._put_manifest(delivery)
-                continue
+            put = await self._queue.take()
+            delivery, instance = put.delivery, put.instance
             try:
-                await self._put_instance(delivery, instance)
-            except DamagedFileError as error:
-                _logger.warning("instance_quarantined file=%s reason=%s", instance.file.path.name, error)
-                self._spool.quarantine(instance.file, str(error))
-                del delivery.instances[instance.sop_instance_uid]
-            delivery.unstored -= 1
-            self._enqueue_manifest_if_complete(delivery)
+                if instance is None:
+                    await self._put_manifest(delivery)
+                else:
+                    await self._put_instance(delivery, instance)
+            except PermanentError as error:
+                self._queue.dropped()
+                self._give_up(delivery, instance, str(error))
+            except Exception as error:  # noqa: BLE001  # whatever it was, the file is still here: try again
+                pause = self._queue.failed(put)
+                self._progress.failed(describe(error))
+                _logger.warning(
+                    "put_failed delivery=%s attempt=%d pause_seconds=%.1f error=%s",
+                    delivery.delivery_id,
+                    put.attempts,
+                    pause,
+                    describe(error),
+                )
+            else:
+                self._queue.succeeded()
+                if instance is not None:
+                    self._progress.stored(instance.bytes)
+                    delivery.unstored -= 1
+                    self._enqueue_manifest_if_complete(delivery)
 
     async def _put_instance(self, delivery: Delivery, instance: ReceivedInstance) -> None:
         key = delivery.key_of(instance, self._edge)
-        await retry("put", lambda: self._uploader.put_instance(instance, key))
+        await self._bandwidth.admit(instance.bytes)
+        await self._uploader.put_instance(instance, key)
         await self._tell(StoredObject(key, instance.bytes))
+        self._stored.append((delivery, key))
+
+    def _give_up(self, delivery: Delivery, instance: ReceivedInstance | None, reason: str) -> None:
+        """Quarantine an instance that will never be stored as it is; the others of its delivery go on."""
+        if instance is None:
+            # A manifest that cannot be read is written again from what is there.
+            self._spool.write_note(
+                self._manifest_path(delivery),
+                delivery.manifest(self._edge, datetime.now(UTC), lambda _: "lost").to_json(),
+            )
+            self._queue.add(delivery, None, delivery.rank)
+            return
+        _logger.warning("instance_quarantined file=%s reason=%s", instance.file.path.name, reason)
+        self._spool.quarantine(instance.file, reason)
+        self._ledger.record_problem(instance.sop_instance_uid, instance.file.sha256, reason)
+        self._progress.given_up(instance.bytes)
+        del delivery.instances[instance.sop_instance_uid]
+        delivery.unstored -= 1
+        self._enqueue_manifest_if_complete(delivery)
 
     def _close(self, delivery: Delivery, states: dict[str, str]) -> None:
         """Fix a delivery's content by writing its manifest into its folder."""
@@ -250,19 +332,54 @@ class Deliverer:
         manifest = Manifest.from_json(self._manifest_path(delivery).read_bytes())
         content = manifest.only(delivery.instances).to_json()
         key = manifest_key(self._edge, delivery.delivery_id)
-        keys = [delivery.key_of(instance, self._edge) for instance in delivery.instances.values()]
-        await retry("put", lambda: self._uploader.put_manifest(key, content, keys))
+        sizes = {delivery.key_of(each, self._edge): each.bytes for each in delivery.instances.values()}
+        await self._uploader.put_manifest(key, content, sizes)
         await self._tell(StoredObject(key, len(content)))
-        await asyncio.to_thread(self._spool.remove_delivery, delivery.delivery_id)
-        _logger.info("delivery_stored delivery=%s instances=%d", delivery.delivery_id, len(keys))
+        self._write_ledger()
+        try:
+            await asyncio.to_thread(self._spool.remove_delivery, delivery.delivery_id)
+        except OSError as error:
+            # Everything is stored; what is left here goes at the next start.
+            _logger.warning("delivery_not_removed delivery=%s errno=%s", delivery.delivery_id, error.errno)
+        _logger.info("delivery_stored delivery=%s instances=%d", delivery.delivery_id, len(sizes))
 
     async def _tell(self, stored: StoredObject) -> None:
         announce = self._announce
         if announce is not None:
-            await retry("announce", lambda: asyncio.to_thread(announce, [stored]))
+            await asyncio.to_thread(announce, [stored])
+
+    def _write_ledger(self) -> None:
+        """Record what was stored since the last time, one transaction for all."""
+        stored, self._stored = self._stored, []
+        by_delivery: dict[str, list[str]] = {}
+        for delivery, key in stored:
+            by_delivery.setdefault(delivery.delivery_id, []).append(key)
+        for delivery_id, keys in by_delivery.items():
+            self._ledger.record_stored(delivery_id, keys, datetime.now(UTC))
+
+    def _note_progress(self) -> None:
+        """Once a second: write the ledger and the progress, read changed settings, forget old entries."""
+        if not self._progress.is_due():
+            return
+        self._write_ledger()
+        if self._reload is not None:
+            self._settings = self._reload()
+        self._progress.write(is_store_failing=self._queue.is_store_failing)
+        if time.monotonic() - self._forgot_at >= _FORGET_EVERY_SECONDS:
+            self._forgot_at = time.monotonic()
+            self._ledger.forget_before(datetime.now(UTC), self._settings.ledger_days)
 
     def _manifest_path(self, delivery: Delivery) -> Path:
         return self._spool.delivering / delivery.delivery_id / _MANIFEST_FILE
+
+
+def rank_of(instance: ReceivedInstance, settings: DeliverySettings) -> int:
+    """Return the rank of an instance's delivery: that of the first rule that fits."""
+    for rule in settings.priorities:
+        fits_title = rule.calling_ae_title in {None, instance.calling_ae_title}
+        if fits_title and rule.modality in {None, instance.modality}:
+            return rule.rank
+    return 0
 
 
 def _has_manifest(folder: Path) -> bool:
@@ -275,34 +392,3 @@ def _has_manifest(folder: Path) -> bool:
         _logger.warning("manifest_discarded delivery=%s reason=%s", folder.name, error)
         return False
     return True
-
-
-def _read_instance(file: ReceivedFile) -> ReceivedInstance:
-    """Read a received file's meta information and identity; raises `PeerError` when it is no such file."""
-    with file.path.open("rb", buffering=0) as opened:
-        head = opened.read(_HEAD_BYTES)
-        meta = decode_file_meta(head)
-        found = scan(memoryview(head)[meta.data_set_offset :], meta.transfer_syntax_uid, complete=False)
-        if not isinstance(found, Identity):
-            opened.seek(meta.data_set_offset)
-            found = read_identity(opened, meta.transfer_syntax_uid)
-        stat = os.fstat(opened.fileno())
-    uids = (meta.sop_instance_uid, _uid(found.study_instance_uid), _uid(found.series_instance_uid))
-    if not all(map(is_usable, uids)):
-        raise PeerError("SOP, Study or Series Instance UID is missing or illegal")
-    return ReceivedInstance(
-        file=file,
-        sop_instance_uid=uids[0],
-        sop_class_uid=meta.sop_class_uid,
-        transfer_syntax_uid=meta.transfer_syntax_uid,
-        study_instance_uid=uids[1],
-        series_instance_uid=uids[2],
-        bytes=stat.st_size,
-        received_at=datetime.fromtimestamp(stat.st_mtime, UTC),
-        calling_ae_title=meta.calling_ae_title,
-        called_ae_title=meta.called_ae_title,
-    )
-
-
-def _uid(value: bytes | None) -> str:
-    return strip_padding(value or b"")

@@ -30,6 +30,7 @@ class ReceivedInstance:
     received_at: datetime
     calling_ae_title: str
     called_ae_title: str
+    modality: str = ""
 
 
 @dataclass(slots=True)
@@ -44,6 +45,7 @@ class Delivery:
     bytes: int = 0
     unstored: int = 0
     is_closed: bool = False
+    rank: int = 0
 
     def add(self, instance: ReceivedInstance, now: float) -> None:
         """Take an instance; its SOP Instance UID must be new to this delivery."""

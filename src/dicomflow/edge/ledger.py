@@ -13,7 +13,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-__all__ = ["Ledger", "LedgerEntry"]
+__all__ = ["LEDGER_FILE", "Ledger", "LedgerEntry"]
+
+LEDGER_FILE: Final = "ledger.db"
 
 _BUSY_SECONDS: Final = 10.0
 

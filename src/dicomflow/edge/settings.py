@@ -5,6 +5,7 @@ An environment variable is `DICOMFLOW_EDGE__` and the path to the key, joined by
 """
 
 import ipaddress
+import logging
 import os
 import re
 import tomllib
@@ -17,21 +18,28 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from dicomflow.errors import PermanentError
 
 __all__ = [
+    "BandwidthRule",
     "CommitmentSettings",
     "DeliverySettings",
     "DimseSettings",
     "EdgeSettings",
+    "PriorityRule",
+    "SettingsFile",
     "SpoolSettings",
     "TlsSettings",
     "load_settings",
 ]
 
+_RELOADED: Final = ("max_bytes_per_second", "bandwidth", "priorities")
 ENVIRONMENT_PREFIX: Final = "DICOMFLOW_EDGE__"
 # So that a name with one underscore too few is noticed too.
 _LIKE_OURS: Final = "DICOMFLOW_EDGE"
 # DCMTK and others take no smaller one; 0 stands for no limit (PS3.8 D.1).
 _LEAST_MAX_PDU_BYTES: Final = 4096
 _AE_TITLE: Final = re.compile(r"[ -\[\]-~]{1,16}")
+
+
+_logger = logging.getLogger(__name__)
 
 
 def _checked_ae_title(title: str) -> str:
@@ -102,10 +110,35 @@ class SpoolSettings(_Section):
         return self
 
 
+class BandwidthRule(_Section):
+    """A limit for some hours: `days` counts from 0 for Monday, `from_hour` up to `to_hour` in the edge's local time."""
+
+    days: frozenset[Annotated[int, Field(ge=0, le=6)]] = frozenset(range(7))
+    from_hour: int = Field(0, ge=0, le=23)
+    to_hour: int = Field(24, ge=1, le=24)
+    max_bytes_per_second: int = Field(ge=0)
+
+
+class PriorityRule(_Section):
+    """Deliveries that go first: those of a calling AE title, of a modality, or of both."""
+
+    calling_ae_title: AeTitle | None = None
+    modality: str | None = None
+    rank: int = Field(ge=-100, le=100)
+
+
 class DeliverySettings(_Section):
-    """How instances are gathered to deliveries and stored."""
+    """How instances are gathered to deliveries and stored.
+
+    `max_bytes_per_second` 0 means no limit; the first rule of `bandwidth` that fits the hour is in force instead.
+    Deliveries of a higher rank go first, and of equal rank (0 without a rule) the oldest.
+    """
 
     store_url: str
+    endpoint: str | None = Field(None, pattern=r"^https?://[^/]+")
+    proxy_url: str | None = Field(None, pattern=r"^https?://[^/]+")
+    proxy_excludes: str | None = None
+    ca_certificate: Path | None = None
     concurrency: int = Field(8, ge=1, le=256)
     kms_key_id: str | None = None
     accelerate: bool = False
@@ -113,6 +146,17 @@ class DeliverySettings(_Section):
     max_seconds: float = Field(900.0, gt=0)
     max_files: int = Field(5000, ge=1, le=5000)
     max_bytes: int = Field(10_000_000_000, ge=1, le=10_000_000_000)
+    skip_resent: bool = True
+    ledger_days: float = Field(365.0, gt=0)
+    max_bytes_per_second: int = Field(0, ge=0)
+    bandwidth: tuple[BandwidthRule, ...] = ()
+    priorities: tuple[PriorityRule, ...] = ()
+
+    @model_validator(mode="after")
+    def _has_one_endpoint(self) -> Self:
+        if self.accelerate and self.endpoint is not None:
+            raise ValueError("accelerate and endpoint exclude each other: acceleration has an endpoint of its own")
+        return self
 
 
 class CommitmentSettings(_Section):
@@ -192,3 +236,34 @@ def _model_of(annotation: Any) -> Any:
     """Return the settings model in an annotation such as `TlsSettings | None`."""
     candidates = (annotation, *getattr(annotation, "__args__", ()))
     return next((kind for kind in candidates if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+
+
+class SettingsFile:
+    """Reads the delivery's settings again when their file changes; a broken file leaves the old ones in force."""
+
+    def __init__(self, path: Path, settings: DeliverySettings) -> None:
+        self._path = path
+        self._settings = settings
+        self._seen = self._state()
+
+    def read(self) -> DeliverySettings:
+        """Return the settings in force: what the program was started with, but new limits and priorities."""
+        seen = self._state()
+        if seen != self._seen:
+            self._seen = seen
+            try:
+                new = load_settings(self._path).delivery
+            except PermanentError as error:
+                _logger.warning("settings_not_reloaded error=%s", error)
+            else:
+                changed = {name: getattr(new, name) for name in _RELOADED}
+                self._settings = self._settings.model_copy(update=changed)
+                _logger.info("settings_reloaded path=%s", self._path)
+        return self._settings
+
+    def _state(self) -> tuple[int, int]:
+        try:
+            found = self._path.stat()
+        except OSError:
+            return (0, 0)
+        return found.st_mtime_ns, found.st_size

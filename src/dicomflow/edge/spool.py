@@ -106,6 +106,10 @@ class Spool:
             if lane.is_dir():
                 yield from _scan(lane)
 
+    def holds(self, delivery_id: str, sha256: str) -> bool:
+        """Tell whether a delivery in the spool has a file with this digest."""
+        return any((self.delivering / delivery_id).glob(f"*_{sha256}{_SUFFIX}"))
+
     def scan_delivery(self, delivery_id: str) -> Iterator[ReceivedFile]:
         """Yield the files of a delivery, in no order."""
         yield from _scan(self.delivering / delivery_id)
@@ -179,6 +183,20 @@ class Spool:
             self._sync(self.quarantined)
             if is_twice_named:
                 file.path.unlink()
+
+    def scan_quarantined(self) -> Iterator[tuple[ReceivedFile, str]]:
+        """Yield the quarantined files with their reasons."""
+        for file in _scan(self.quarantined):
+            note = file.path.with_suffix(".reason")
+            yield file, note.read_text(encoding="utf-8") if note.exists() else ""
+
+    def release(self, file: ReceivedFile) -> None:
+        """Durable: put a quarantined file back into `received/`, to be delivered like a new one."""
+        is_twice_named = self._rename(file.path, self.lane / file.path.name)
+        self._sync(self.lane)
+        if is_twice_named:
+            file.path.unlink()
+        file.path.with_suffix(".reason").unlink(missing_ok=True)
 
     def remove_delivery(self, delivery_id: str) -> None:
         """Remove a delivery whose objects and manifest are stored; one rename decides, so a crash leaves no half."""
@@ -353,12 +371,27 @@ class IncomingFile:
 
 def count_files(root: Path) -> dict[str, int]:
     """Return how many instances lie in each folder of a spool; a folder that does not exist counts as empty."""
-    patterns = {
-        "received": f"received/*/*{_SUFFIX}",
-        "delivering": f"delivering/*/*{_SUFFIX}",
-        "quarantined": f"quarantined/*{_SUFFIX}",
+    return {
+        "received": sum(map(_count, _folders(root / "received"))),
+        "delivering": sum(map(_count, _folders(root / "delivering"))),
+        "quarantined": _count(root / "quarantined"),
     }
-    return {folder: sum(1 for _ in root.glob(pattern)) for folder, pattern in patterns.items()}
+
+
+def _folders(parent: Path) -> list[str]:
+    try:
+        with os.scandir(parent) as entries:
+            return [entry.path for entry in entries if entry.is_dir()]
+    except FileNotFoundError:
+        return []
+
+
+def _count(folder: Path | str) -> int:
+    try:
+        with os.scandir(folder) as entries:
+            return sum(entry.name.endswith(_SUFFIX) for entry in entries)
+    except FileNotFoundError:  # a delivery was stored and removed meanwhile
+        return 0
 
 
 def sync_directory(folder: Path) -> None:

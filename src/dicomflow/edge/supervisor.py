@@ -5,6 +5,7 @@ pauses, never given up: the others go on receiving.
 """
 
 import contextlib
+import errno
 import logging
 import multiprocessing
 import os
@@ -15,13 +16,14 @@ from collections.abc import Callable, MutableSequence
 from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.context import SpawnProcess
+from pathlib import Path
 from typing import Final
 
 from filelock import FileLock, Timeout
 
 from dicomflow.edge.admission import clear_row, table_length
 from dicomflow.edge.deliverer import Announce, DelivererStart, run_deliverer
-from dicomflow.edge.server import LogSettings, WorkerStart, run_worker
+from dicomflow.edge.server import DRAIN_SECONDS, LogSettings, WorkerStart, run_worker
 from dicomflow.edge.settings import EdgeSettings
 from dicomflow.edge.spool import Spool
 from dicomflow.edge.stores import build_store
@@ -34,6 +36,9 @@ __all__ = ["Supervisor", "bind"]
 _BACKLOG: Final = 1024
 _LEAST_WORKERS: Final = 2
 _STOP_SECONDS: Final = 4.5
+# Workers whose supervisor was killed give the port free when they have drained.
+_PORT_SECONDS: Final = DRAIN_SECONDS + 2.5
+_PORT_RETRY_SECONDS: Final = 0.1
 _FIRST_PAUSE_SECONDS: Final = 0.1
 _LONGEST_PAUSE_SECONDS: Final = 10.0
 # A child that lived this long did not fail at its start.
@@ -61,10 +66,25 @@ class Supervisor:
         PermanentError: from `start`, when a port, the spool or the store cannot be had.
     """
 
-    def __init__(self, settings: EdgeSettings, log_settings: LogSettings, announce: Announce | None = None) -> None:
+    def __init__(
+        self,
+        settings: EdgeSettings,
+        log_settings: LogSettings,
+        announce: Announce | None = None,
+        config: Path | None = None,
+    ) -> None:
+        """Prepare an edge.
+
+        Args:
+            settings: what it runs with.
+            log_settings: how its processes log.
+            announce: told of every stored object, at least once.
+            config: the file of the settings; limits and priorities are read again when it changes.
+        """
         self._settings = settings
         self._logs = log_settings
         self._announce = announce
+        self._config = config
         self._context = multiprocessing.get_context("spawn")
         self._children: list[_Child] = []
         self._stopping = threading.Event()
@@ -111,10 +131,10 @@ class Supervisor:
             Users(dimse.users_file)
         if dimse.tls is not None:
             TlsContexts(dimse.tls)
-            self._tls_listener = bind(dimse.bind, dimse.tls.port)
+            self._tls_listener = bind(dimse.bind, dimse.tls.port, patience_seconds=_PORT_SECONDS)
             if dimse.tls.client_ca is None:
                 _logger.warning("tls_without_client_certificates port=%d", dimse.tls.port)
-        self._listener = bind(dimse.bind, dimse.port)
+        self._listener = bind(dimse.bind, dimse.port, patience_seconds=_PORT_SECONDS)
         spool.mark_lost()
         discarded = spool.discard_incoming()
         if discarded:
@@ -125,7 +145,7 @@ class Supervisor:
         for index in range(workers):
             start = WorkerStart(index, settings, self._logs, self._listener, self._tls_listener, table)
             self._add(f"worker-{index}", lambda start=start: self._spawn(run_worker, start))  # type: ignore[misc]
-        deliverer = DelivererStart(settings, self._logs, self._announce)
+        deliverer = DelivererStart(settings, self._logs, self._announce, self._config)
         self._add("deliverer", lambda: self._spawn(run_deliverer, deliverer))
         self._watcher = threading.Thread(target=self._watch, args=(table,), name="watcher", daemon=True)
         self._watcher.start()
@@ -199,12 +219,30 @@ class Supervisor:
         self.restarts += 1
 
 
-def bind(address: str, port: int) -> socket.socket:
+def bind(address: str, port: int, *, patience_seconds: float = 0.0) -> socket.socket:
     """Return a listening socket.
+
+    Args:
+        address: of the interface; with a colon it is IPv6.
+        port: 0 for any that is free.
+        patience_seconds: how long to try again while something else has the port.
 
     Raises:
         PermanentError: the address cannot be bound; the text says what to do.
     """
+    deadline = time.monotonic() + patience_seconds
+    while True:
+        try:
+            return _listen(address, port)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() >= deadline:
+                raise PermanentError(
+                    f"cannot listen on {address} port {port}: {error.strerror}; choose another port or stop what has it"
+                ) from error
+        time.sleep(_PORT_RETRY_SECONDS)  # a port that becomes free tells nobody
+
+
+def _listen(address: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -212,9 +250,7 @@ def bind(address: str, port: int) -> socket.socket:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((address, port))
         listener.listen(_BACKLOG)
-    except OSError as error:
+    except OSError:
         listener.close()
-        raise PermanentError(
-            f"cannot listen on {address} port {port}: {error.strerror}; choose another port or stop what has it"
-        ) from error
+        raise
     return listener

@@ -8,19 +8,21 @@ import hashlib
 import logging
 import os
 import random
-from collections.abc import Awaitable, Callable
+import re
+from collections.abc import Awaitable, Callable, Mapping
 from io import BufferedReader
 from pathlib import Path
 from typing import Final
 
 import obstore
+from obstore.exceptions import BaseError
 from obstore.store import ObjectStore
 
 from dicomflow.edge.delivery import ReceivedInstance
 from dicomflow.edge.spool import sync_directory
 from dicomflow.errors import PermanentError
 
-__all__ = ["DamagedFileError", "Uploader", "backoff_seconds", "retry"]
+__all__ = ["DamagedFileError", "RefusedObjectError", "Uploader", "backoff_seconds", "describe", "retry"]
 
 # Above this an object is streamed in parts instead of being held in memory.
 _MULTIPART_ABOVE_BYTES: Final = 64 << 20
@@ -29,11 +31,19 @@ _PARTS_IN_FLIGHT: Final = 4
 _FIRST_PAUSE_SECONDS: Final = 0.5
 _LONGEST_PAUSE_SECONDS: Final = 60.0
 
+# S3's codes for an object that cannot be stored; all others may be gone at the next try.
+_ERROR_CODE: Final = re.compile(r"<Code>(\w+)</Code>")
+_REFUSALS: Final = frozenset({"EntityTooLarge", "KeyTooLongError", "MetadataTooLarge"})
+
 _logger = logging.getLogger(__name__)
 
 
 class DamagedFileError(PermanentError):
     """The bytes of a spooled file do not match the digest in its name, or the file is gone."""
+
+
+class RefusedObjectError(PermanentError):
+    """The store will never take this object, however often it is asked."""
 
 
 class Uploader:
@@ -48,31 +58,54 @@ class Uploader:
 
         Raises:
             DamagedFileError: the spooled file's bytes are not those that were acknowledged.
+            RefusedObjectError: the store will never take it.
             Exception: whatever the store or the spool's volume raises.
         """
         if instance.bytes <= _MULTIPART_ABOVE_BYTES:
-            content = await asyncio.to_thread(_read_checked, instance)
-            await obstore.put_async(self._store, key, content, use_multipart=False)
+            await self._put(key, await asyncio.to_thread(_read_checked, instance), use_multipart=False)
         else:
             await asyncio.to_thread(_check_large, instance)
-            await obstore.put_async(
-                self._store,
-                key,
-                instance.file.path,
-                use_multipart=True,
-                chunk_size=_PART_BYTES,
-                max_concurrency=_PARTS_IN_FLIGHT,
-            )
+            await self._put(key, instance.file.path, use_multipart=True)
         await self._confirm(key, instance.bytes)
 
-    async def put_manifest(self, key: str, content: bytes, instance_keys: list[str]) -> None:
-        """Store a manifest after its instances; on return all of them are durable in the store."""
+    async def is_stored(self, key: str, size_bytes: int) -> bool:
+        """Tell whether an object of this size is in the store; False also when the store does not answer."""
+        try:
+            found = await obstore.head_async(self._store, key)
+        except Exception:  # noqa: BLE001  # it is put again then, which finds out what is wrong
+            return False
+        return found["size"] == size_bytes
+
+    async def put_manifest(self, key: str, content: bytes, instance_bytes: Mapping[str, int]) -> None:
+        """Store a manifest after its instances; on return all of them are durable in the store.
+
+        Args:
+            key: the manifest's.
+            content: the manifest.
+            instance_bytes: the size of each instance's object by its key.
+        """
         if self._local_root is not None:
-            await asyncio.to_thread(_sync_folders, self._local_root, instance_keys)
-        await obstore.put_async(self._store, key, content, use_multipart=False)
+            await asyncio.to_thread(_sync_instances, self._local_root, instance_bytes)
+        await self._put(key, content, use_multipart=False)
         await self._confirm(key, len(content))
         if self._local_root is not None:
             await asyncio.to_thread(_sync_folders, self._local_root, [key])
+
+    async def _put(self, key: str, content: bytes | Path, *, use_multipart: bool) -> None:
+        try:
+            await obstore.put_async(
+                self._store,
+                key,
+                content,
+                use_multipart=use_multipart,
+                chunk_size=_PART_BYTES,
+                max_concurrency=_PARTS_IN_FLIGHT,
+            )
+        except BaseError as error:
+            code = _ERROR_CODE.search(str(error))
+            if code is not None and code[1] in _REFUSALS:
+                raise RefusedObjectError(f"the store refuses the object: {code[1]}") from error
+            raise
 
     async def _confirm(self, key: str, size_bytes: int) -> None:
         """A folder does not check what it is given, nor sync it; S3 has compared the checksum of the request."""
@@ -91,7 +124,7 @@ async def retry(what: str, call: Callable[[], Awaitable[None]]) -> None:
         except Exception as error:  # noqa: BLE001  # whatever it was, the file is still here: try again
             attempt += 1
             pause = backoff_seconds(attempt)
-            _logger.warning("%s_failed attempt=%d pause_seconds=%.1f error=%s", what, attempt, pause, _describe(error))
+            _logger.warning("%s_failed attempt=%d pause_seconds=%.1f error=%s", what, attempt, pause, describe(error))
             await asyncio.sleep(pause)
         else:
             return
@@ -138,6 +171,14 @@ def _sync_object(path: Path, size_bytes: int) -> None:
         os.close(descriptor)
 
 
+def _sync_instances(root: Path, instance_bytes: Mapping[str, int]) -> None:
+    """Make the entries of objects durable; raises `OSError` when one of them is not there whole."""
+    for key, size_bytes in instance_bytes.items():
+        if (root / key).stat().st_size != size_bytes:
+            raise OSError(f"an object in the folder has not the {size_bytes:,} bytes that were put")
+    _sync_folders(root, list(instance_bytes))
+
+
 def _sync_folders(root: Path, keys: list[str]) -> None:
     """Make the entries of objects durable, with all folders up to the store's root."""
     folders = {folder for key in keys for folder in (root / key).parents if folder.is_relative_to(root)}
@@ -145,6 +186,6 @@ def _sync_folders(root: Path, keys: list[str]) -> None:
         sync_directory(folder)
 
 
-def _describe(error: Exception) -> str:
+def describe(error: Exception) -> str:
     """Name an error in one line; obstore's texts run over many."""
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"

@@ -1,0 +1,109 @@
+"""`dicomflow ledger`: the chain of custody of each instance at this edge."""
+
+import asyncio
+import hashlib
+import json as json_
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import obstore
+import typer
+from obstore.store import ObjectStore
+from rich.console import Console
+
+from dicomflow.cli.spools import Config, Data, open_spool
+from dicomflow.cli.tables import as_json, print_table
+from dicomflow.edge.ledger import LEDGER_FILE, Ledger, LedgerEntry
+from dicomflow.edge.settings import DeliverySettings, load_settings
+from dicomflow.edge.stores import build_store
+from dicomflow.errors import PermanentError
+
+__all__ = ["ledger"]
+
+ledger = typer.Typer(
+    help="Show an instance's chain of custody, and compare objects with their digests.",
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print a JSON array with one object a row.")]
+
+
+@ledger.command()
+def show(
+    sop_instance_uid: Annotated[str, typer.Argument(help="The SOP Instance UID.")],
+    config: Config = None,
+    data: Data = None,
+    *,
+    json: Json = False,
+) -> None:
+    """Show what this edge knows of an instance: from whom, when, its digest, where it is stored, what came of it.
+
+    Exits 1 when the ledger has no such instance.
+    """
+    entries = _open(config, data).find(sop_instance_uid)
+    if not entries:
+        raise PermanentError(f"the ledger has no instance {sop_instance_uid}")
+    if json:
+        typer.echo(json_.dumps([asdict(entry) for entry in entries], indent=2))
+        return
+    console = Console(soft_wrap=True)
+    for number, entry in enumerate(entries):
+        if number:
+            console.print()
+        for name, value in asdict(entry).items():
+            console.print(f"{name.replace('_', ' '):22}{value if value is not None else '-'}", highlight=False)
+
+
+@ledger.command()
+def verify(config: Config = None, data: Data = None, *, json: Json = False) -> None:
+    """Read every stored object and compare it with the digest that was computed as it arrived.
+
+    Exits 1 when an object is missing or differs.
+    """
+    store = build_store(_delivery(config, data))
+    entries = [entry for entry in _open(config, data).entries() if entry.stored_at is not None]
+    wrong = list(_compare(store, entries))
+    columns = ("object_key", "problem")
+    if json:
+        typer.echo(as_json(columns, wrong))
+    else:
+        if wrong:
+            print_table(Console(), "objects that are not what was received", columns, wrong)
+        typer.echo(f"{len(entries) - len(wrong)} of {len(entries)} objects are what was received")
+    if wrong:
+        raise typer.Exit(1)
+
+
+def _open(config: Path | None, data: Path | None) -> Ledger:
+    return Ledger(open_spool(config, data).root / LEDGER_FILE)
+
+
+def _delivery(config: Path | None, data: Path | None) -> DeliverySettings:
+    if config is not None:
+        return load_settings(config).delivery
+    return DeliverySettings(store_url=((data or Path()).absolute() / "objects").as_uri())
+
+
+def _compare(store: ObjectStore, entries: list[LedgerEntry]) -> Iterator[tuple[str, str]]:
+    for entry in entries:
+        try:
+            digest = asyncio.run(_digest(store, entry.object_key))
+        except FileNotFoundError:
+            yield entry.object_key, "the object is not in the store"
+            continue
+        if digest != entry.sha256:
+            yield entry.object_key, f"SHA-256 is {digest}, but {entry.sha256} was received"
+
+
+async def _digest(store: ObjectStore, key: str) -> str:
+    """Digest an object as it comes, whatever its size."""
+    digest = hashlib.sha256()
+    result = await obstore.get_async(store, key)
+    async for chunk in result.stream():
+        digest.update(chunk)
+    return digest.hexdigest()

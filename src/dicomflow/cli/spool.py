@@ -1,0 +1,46 @@
+"""`dicomflow spool`: what cannot be delivered, and its way back."""
+
+import json as json_
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from dicomflow.cli.spools import Config, Data, open_spool
+from dicomflow.cli.tables import as_json, print_table
+
+__all__ = ["spool"]
+
+spool = typer.Typer(
+    help="List what cannot be delivered, and try it again.",
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@spool.command("list")
+def list_quarantined(config: Config = None, data: Data = None, *, json: Json = False) -> None:
+    """List the quarantined instances, each with its reason."""
+    rows = [
+        (file.path.name, reason, file.peer, file.association_id)
+        for file, reason in sorted(open_spool(config, data).scan_quarantined(), key=lambda each: each[0].path.name)
+    ]
+    columns = ("file", "reason", "peer", "association")
+    if json:
+        typer.echo(as_json(columns, rows))
+    else:
+        print_table(Console(), "quarantined", columns, rows)
+
+
+@spool.command()
+def retry(config: Config = None, data: Data = None, *, json: Json = False) -> None:
+    """Put every quarantined instance back, to be delivered like a new one."""
+    found = open_spool(config, data)
+    released = [file.path.name for file, _ in found.scan_quarantined()]
+    for file, _ in list(found.scan_quarantined()):
+        found.release(file)
+    typer.echo(json_.dumps({"released": len(released)}) if json else f"{len(released)} instances put back")

@@ -1,0 +1,103 @@
+"""From files of the spool to instances: what their names, meta information and headers tell, and what is known of them.
+
+A file whose bytes, or whose data set, were delivered before is recognised by the ledger.
+"""
+
+import hashlib
+import os
+from datetime import UTC, datetime
+from typing import BinaryIO, Final
+
+from dicomflow.dicom.part10 import decode_file_meta, encode_file_meta
+from dicomflow.dicom.scan import Identity, read_identity, scan
+from dicomflow.dicom.uids import is_usable, strip_padding
+from dicomflow.edge.delivery import Delivery, ReceivedInstance
+from dicomflow.edge.ledger import LedgerEntry
+from dicomflow.edge.spool import ReceivedFile
+from dicomflow.errors import PeerError
+
+__all__ = ["entry_of", "has_same_data_set", "read_instance"]
+
+_HEAD_BYTES: Final = 16 << 10
+_CHUNK_BYTES: Final = 1 << 20
+
+
+def read_instance(file: ReceivedFile) -> ReceivedInstance:
+    """Read a received file's meta information and identity; raises `PeerError` when it is no such file."""
+    with file.path.open("rb", buffering=0) as opened:
+        head = opened.read(_HEAD_BYTES)
+        meta = decode_file_meta(head)
+        found = scan(memoryview(head)[meta.data_set_offset :], meta.transfer_syntax_uid, complete=False)
+        if not isinstance(found, Identity):
+            opened.seek(meta.data_set_offset)
+            found = read_identity(opened, meta.transfer_syntax_uid)
+        stat = os.fstat(opened.fileno())
+    uids = (meta.sop_instance_uid, _uid(found.study_instance_uid), _uid(found.series_instance_uid))
+    if not all(map(is_usable, uids)):
+        raise PeerError("SOP, Study or Series Instance UID is missing or illegal")
+    return ReceivedInstance(
+        file=file,
+        sop_instance_uid=uids[0],
+        sop_class_uid=meta.sop_class_uid,
+        transfer_syntax_uid=meta.transfer_syntax_uid,
+        study_instance_uid=uids[1],
+        series_instance_uid=uids[2],
+        bytes=stat.st_size,
+        received_at=datetime.fromtimestamp(stat.st_mtime, UTC),
+        calling_ae_title=meta.calling_ae_title,
+        called_ae_title=meta.called_ae_title,
+        modality=_uid(found.modality),
+    )
+
+
+def has_same_data_set(instance: ReceivedInstance, known: LedgerEntry) -> bool:
+    """Tell whether an instance and one of the ledger have one data set, whatever their file meta information.
+
+    The known file's meta information is written again and digested before the new file's data set: if the digest is
+    the known file's, so is the data set. Raises `OSError` when the file cannot be read.
+    """
+    if instance.file.sha256 == known.sha256:
+        return True
+    if (instance.sop_class_uid, instance.transfer_syntax_uid) != (known.sop_class_uid, known.transfer_syntax_uid):
+        return False
+    meta = encode_file_meta(
+        known.sop_class_uid,
+        known.sop_instance_uid,
+        known.transfer_syntax_uid,
+        known.calling_ae_title,
+        known.called_ae_title,
+    )
+    with instance.file.path.open("rb", buffering=0) as opened:
+        opened.seek(decode_file_meta(opened.read(_HEAD_BYTES)).data_set_offset)
+        return _digest(meta, opened) == known.sha256
+
+
+def entry_of(instance: ReceivedInstance, delivery: Delivery, edge: str) -> LedgerEntry:
+    """Return what the ledger keeps of an instance that was put into a delivery."""
+    return LedgerEntry(
+        sop_instance_uid=instance.sop_instance_uid,
+        sha256=instance.file.sha256,
+        sop_class_uid=instance.sop_class_uid,
+        transfer_syntax_uid=instance.transfer_syntax_uid,
+        study_instance_uid=instance.study_instance_uid,
+        series_instance_uid=instance.series_instance_uid,
+        bytes=instance.bytes,
+        association_id=instance.file.association_id,
+        calling_ae_title=instance.calling_ae_title,
+        called_ae_title=instance.called_ae_title,
+        peer=instance.file.peer,
+        received_at=instance.received_at.isoformat(),
+        delivery_id=delivery.delivery_id,
+        object_key=delivery.key_of(instance, edge),
+    )
+
+
+def _uid(value: bytes | None) -> str:
+    return strip_padding(value or b"")
+
+
+def _digest(start: bytes, rest: BinaryIO) -> str:
+    digest = hashlib.sha256(start)
+    while chunk := rest.read(_CHUNK_BYTES):
+        digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,115 @@
+"""How the deliverer gets on: what waits, how fast it goes, and when it will be level; a small file once a second."""
+
+import contextlib
+import json
+from collections import deque
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+__all__ = ["PROGRESS_FILE", "Progress", "read_progress"]
+
+PROGRESS_FILE: Final = "progress.json"
+_WINDOW_SECONDS: Final = 30.0
+_WRITE_SECONDS: Final = 1.0
+
+
+class _Rate:
+    """Bytes a second over the last window; `clock` gives monotonic seconds."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._started_at = clock()
+        self._seen: deque[tuple[float, int]] = deque()
+        self._sum = 0
+
+    def add(self, size_bytes: int) -> None:
+        self._seen.append((self._clock(), size_bytes))
+        self._sum += size_bytes
+
+    def per_second(self) -> float:
+        now = self._clock()
+        while self._seen and self._seen[0][0] < now - _WINDOW_SECONDS:
+            self._sum -= self._seen.popleft()[1]
+        return self._sum / max(1.0, min(_WINDOW_SECONDS, now - self._started_at))
+
+
+class Progress:
+    """Counts what the deliverer does. Event loop: one owner."""
+
+    def __init__(self, path: Path, clock: Callable[[], float]) -> None:
+        self._path = path
+        self._clock = clock
+        self._written_at = float("-inf")
+        self._arrivals = _Rate(clock)
+        self._stores = _Rate(clock)
+        self._files = self._bytes = 0
+        # What the line carries when there is enough to send: the forecast's speed after an outage.
+        self._capacity = 0.0
+        self._last_error = ""
+
+    def arrived(self, size_bytes: int) -> None:
+        """Count an instance that was received."""
+        self._arrivals.add(size_bytes)
+
+    def queued(self, size_bytes: int) -> None:
+        """Count an instance that waits to be stored."""
+        self._files += 1
+        self._bytes += size_bytes
+
+    def stored(self, size_bytes: int) -> None:
+        """Count an instance that was stored."""
+        self._stores.add(size_bytes)
+        self._files -= 1
+        self._bytes -= size_bytes
+
+    def given_up(self, size_bytes: int) -> None:
+        """Count an instance that went to quarantine."""
+        self._files -= 1
+        self._bytes -= size_bytes
+
+    def failed(self, error: str) -> None:
+        """Keep the last failure for the operator."""
+        self._last_error = error
+
+    def is_due(self) -> bool:
+        """Tell whether a second has passed since the last file."""
+        return self._clock() - self._written_at >= _WRITE_SECONDS
+
+    def write(self, *, is_store_failing: bool) -> None:
+        """Write the file; it is news, not memory, so nothing is synced."""
+        self._written_at = self._clock()
+        rate, arriving = self._stores.per_second(), self._arrivals.per_second()
+        if self._files:
+            self._capacity = max(rate, self._capacity * 0.995)
+        document = {
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "waiting_files": self._files,
+            "waiting_bytes": self._bytes,
+            "stored_bytes_per_second": round(rate),
+            "received_bytes_per_second": round(arriving),
+            "level_in_seconds": self._level_in(arriving),
+            "store": "failing" if is_store_failing else "ok",
+            "last_error": self._last_error,
+        }
+        temporary = self._path.with_suffix(".tmp")
+        with contextlib.suppress(OSError):
+            temporary.write_text(json.dumps(document), encoding="utf-8")
+            temporary.replace(self._path)
+
+    def _level_in(self, arriving: float) -> float | None:
+        """Return the seconds until nothing waits, at the speed the line has shown; None when it only grows."""
+        if not self._files:
+            return 0.0
+        spare = self._capacity - arriving
+        return round(self._bytes / spare, 1) if spare > 0 else None
+
+
+def read_progress(spool: Path) -> dict[str, Any] | None:
+    """Return the last progress of a spool's deliverer; None when it never ran."""
+    try:
+        document: dict[str, Any] = json.loads((spool / PROGRESS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return document
