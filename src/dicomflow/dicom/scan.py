@@ -212,10 +212,10 @@ def _walk(
             continue
         offset = value + length
         if depth == 0 and tag in _WANTED:
-            if length > _MAX_KEPT_BYTES:
+            if length > _MAX_KEPT_BYTES and tag != _MODALITY:
                 values[tag] = _TOO_LONG
                 return None
-            if offset <= end:
+            if length <= _MAX_KEPT_BYTES and offset <= end:
                 values[tag] = bytes(head[value:offset])
                 if tag == _SERIES:
                     return None

@@ -221,7 +221,9 @@ class Association:
             self._acceptor.reject(rejection[0])
             self._log_end(f"rejected {rejection[0].result}/{rejection[0].source}/{rejection[0].reason}: {rejection[1]}")
             return
-        wants_response = request.user_identity is not None and request.user_identity.response_requested
+        identity = request.user_identity
+        # Of the types that are not checked nobody can say that the identity stands (PS3.7 D.3.3.7.2).
+        wants_response = identity is not None and identity.response_requested and identity.identity_type in {1, 2}
         self._acceptor.accept(
             negotiate(
                 request,
