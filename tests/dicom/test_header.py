@@ -120,6 +120,23 @@ def test_missing_sop_uids_are_taken_from_the_file_meta():
     assert ("1.2.840.10008.5.1.4.1.1.2", "1.2.3") == (header.values["SOPClassUID"], header.values["SOPInstanceUID"])
 
 
+def test_calling_ae_title_is_taken_from_the_file_meta():
+    """Who sent the object is known from the object alone."""
+    assert "A" == read(part10()).calling_ae_title
+
+
+def test_sequence_that_repeats_is_read_by_its_own_character_set():
+    """The same bytes under another character set are another text."""
+    item = element(8, 0x0104, "LO", b"\xe4\xf6")
+    sequence = b"\x08\x00\x18\x22SQ\0\0" + (len(item) + 8).to_bytes(4, "little") + b"\xfe\xff\x00\xe0"
+    sequence += len(item).to_bytes(4, "little") + item
+    meanings = []
+    for character_set in (b"ISO_IR 100", b"ISO_IR 144", b"ISO_IR 100"):
+        values = read(part10(element(8, 5, "CS", character_set), sequence)).values["AnatomicRegionSequence"]
+        meanings.append(values[0]["00080104"]["Value"][0])
+    assert ["\xe4\xf6", "\u0444\u0456", "\xe4\xf6"] == meanings
+
+
 def test_value_too_long_to_hold_is_refused_with_its_tag():
     """A text of many megabytes is refused instead of cut."""
     length = MAX_VALUE_BYTES + 2
