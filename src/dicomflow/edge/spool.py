@@ -18,12 +18,12 @@ import contextlib
 import hashlib
 import os
 import sys
-import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from dicomflow.edge.durable import FolderSync, is_named_by_fsync, sync_directory
 from dicomflow.errors import PermanentError
 
 __all__ = ["IncomingFile", "ReceivedFile", "Spool", "count_files", "sync_directory"]
@@ -36,8 +36,6 @@ _MAX_BUFFERS: Final = 1024
 _OPEN_FLAGS: Final = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 _FILE_MODE: Final = 0o640
 _FOLDER_MODE: Final = 0o750
-# fsync of a renamed file commits the rename with it: one journal or log (ext4, xfs), or the name is logged (btrfs).
-_NAMED_BY_FSYNC: Final = frozenset({"ext4", "xfs", "btrfs"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +67,7 @@ class Spool:
             raise PermanentError(f"cannot create the spool in {root}: {error.strerror}") from error
         for folder in (self.lane.parent, root):
             sync_directory(folder)
-        self.is_named_by_fsync = _is_named_by_fsync(root)
+        self.is_named_by_fsync = is_named_by_fsync(root)
         self.names = FolderSync(self.lane)
         self._twice_named: list[Path] = []  # the first names of files that were assigned
 
@@ -115,8 +113,14 @@ class Spool:
         yield from _scan(self.delivering / delivery_id)
 
     def mark_open(self, association_id: str) -> None:
-        """Note that an association stores something and is open in this process."""
-        (self.associations / f"{association_id}.open").write_text(str(os.getpid()), encoding="ascii")
+        """Note that an association stores something and is open in this process; there is no half note."""
+        note = self.lane / f"{association_id}_{os.getpid()}.part"
+        try:
+            note.write_text(str(os.getpid()), encoding="ascii")
+            note.rename(self.associations / f"{association_id}.open")
+        except OSError:
+            note.unlink(missing_ok=True)
+            raise
 
     def mark_ended(self, association_id: str, how: str) -> None:
         """Note how an association ended: released, aborted or lost."""
@@ -228,51 +232,6 @@ class Spool:
             sync_directory(folder)
 
 
-class FolderSync:
-    """Syncs one folder for many threads at once: an fsync that begins after a request serves it."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._changed = threading.Condition()
-        self._requested = self._done = 0
-        self._failed: dict[int, Exception] = {}  # by ticket, until it is waited for
-        self._thread: threading.Thread | None = None
-
-    def request(self) -> int:
-        """Ask for a sync and return the ticket to wait with; the caller must wait."""
-        with self._changed:
-            self._requested += 1
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="folder-sync", daemon=True)
-                self._thread.start()
-            self._changed.notify_all()
-            return self._requested
-
-    def wait(self, ticket: int) -> None:
-        """Return when the folder is synced; raises what the sync that was to do it raised."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._done >= ticket)
-            error = self._failed.pop(ticket, None)
-        if error is not None:
-            raise error
-
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._requested > self._done)
-                first, last = self._done + 1, self._requested
-            error: Exception | None = None
-            try:
-                sync_directory(self._folder)
-            except Exception as caught:  # noqa: BLE001  # it is raised in the threads that wait
-                error = caught
-            with self._changed:
-                if error is not None:
-                    self._failed.update(dict.fromkeys(range(first, last + 1), error))
-                self._done = last
-                self._changed.notify_all()
-
-
 class IncomingFile:
     """One instance being received. Thread: one owner. Either `commit` or `discard` ends it."""
 
@@ -331,9 +290,11 @@ class IncomingFile:
         self._path.rename(target)
         if self._spool.fsync:
             ticket = None if self._spool.is_named_by_fsync else self._spool.names.request()
-            os.fsync(self._descriptor)
-            if ticket is not None:
-                self._spool.names.wait(ticket)
+            try:
+                os.fsync(self._descriptor)
+            finally:
+                if ticket is not None:
+                    self._spool.names.wait(ticket)
         self._close()
 
     def discard(self) -> None:
@@ -394,17 +355,6 @@ def _count(folder: Path | str) -> int:
         return 0
 
 
-def sync_directory(folder: Path) -> None:
-    """Make a folder's entries durable; a platform that cannot open folders (Windows) journals them itself."""
-    if sys.platform == "win32":
-        return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _scan(folder: Path) -> Iterator[ReceivedFile]:
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -419,28 +369,3 @@ def _parse(path: Path) -> ReceivedFile | None:
         return None
     association_id, number, peer, sha256 = fields
     return ReceivedFile(path, association_id, int(number), peer.replace("-", ":"), sha256)
-
-
-def _is_named_by_fsync(path: Path) -> bool:
-    """Tell whether an fsync of a renamed file makes its new name durable too."""
-    kind, device = _mount_of(path)
-    if kind != "ext4":
-        return kind in _NAMED_BY_FSYNC
-    # ext4 can be made without a journal; then a file's fsync does not reach the folder.
-    try:
-        journal = Path(f"/sys/fs/ext4/{Path(device).resolve().name}/journal_task").read_text(encoding="ascii")
-    except OSError:
-        return False
-    return journal.strip().isdecimal()
-
-
-def _mount_of(path: Path) -> tuple[str, str]:
-    """Return the kind of file system that a path is on, and its device; empty where that cannot be found out."""
-    try:
-        mounts = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return "", ""
-    here = f"{path.resolve()}/"
-    points = [fields for fields in map(str.split, mounts) if here.startswith(fields[1].rstrip("/") + "/")]
-    found = max(points, key=lambda fields: len(fields[1]), default=["", "", ""])
-    return found[2], found[0]
