@@ -23,6 +23,8 @@ from sqlalchemy import Engine, create_engine, make_url, text
 from dicomflow.catalog.engine import create_engine_for, migrate
 from dicomflow.catalog.report import create_read_only_engine, run_read_only
 
+pytest_plugins = ["object_stores"]
+
 _NO_SKIPS = os.environ.get("DICOMFLOW_NO_SKIPS") == "1"
 _BACKENDS = ("sqlite", "postgresql")
 

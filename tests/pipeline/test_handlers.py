@@ -38,6 +38,14 @@ def test_unknown_message_in_a_batch_loses_only_itself(deployment: Any) -> None:
     assert "message:m0" in [row["object_key"] for row in deployment.rows("stored_object") if row["problem"]]
 
 
+def test_probe_of_an_edge_is_passed_over(deployment: Any) -> None:
+    """What an edge puts beside its manifests to try the store is neither planned nor a problem."""
+    body = encode_object_event("images", "manifests/edge/probe", 0)
+    for name in ("plan", "index"):
+        assert {"batchItemFailures": []} == deployment.handle(name, body)
+    assert [] == deployment.rows("stored_object")
+
+
 def test_failure_is_raised_so_that_the_queue_keeps_the_message(deployment: Any) -> None:
     """An error that nobody foresaw fails every message of the batch, and none is lost."""
     key = deployment.deliver({"1.2.1": 1}, delivery="d1")

@@ -1,29 +1,71 @@
-"""Object stores, built in one place with timeouts, retries and credentials set explicitly."""
+"""Object stores, built in one place with timeouts, retries and credentials set explicitly, and tried at start."""
 
+import contextlib
+import os
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
+import botocore.session
+import obstore
 from obstore.store import LocalStore, ObjectStore, S3Store
 
+from dicomflow.edge.credentials import CredentialProvider, load_credentials
 from dicomflow.edge.settings import DeliverySettings
-from dicomflow.errors import PermanentError
+from dicomflow.errors import PermanentError, TransientError
+from dicomflow.manifest import MANIFEST_PREFIX
 
-__all__ = ["build_store", "local_root"]
+__all__ = ["build_store", "check_store", "local_root"]
 
-# A part of 5 MiB at 1 Mbit/s takes 42 s; the default of 30 s for a whole request would never let it through.
-_REQUEST_TIMEOUT: Final = timedelta(seconds=300)
+# A part of 8 MiB at 1 Mbit/s takes 68 s, and several share the line: the default of 30 s would let none through.
+_REQUEST_TIMEOUT: Final = timedelta(minutes=15)
 _CONNECT_TIMEOUT: Final = timedelta(seconds=10)
 _MAX_RETRIES: Final = 3
 _RETRY_TIMEOUT: Final = timedelta(seconds=60)
+
+_CHECK_TIMEOUT: Final = timedelta(seconds=5)
+# S3's codes that mean the settings, the bucket's policy or the keys are wrong; all others may be over later.
+_WRONG_CODES: Final = frozenset(
+    {
+        "AccessDenied",
+        "AccountProblem",
+        "AllAccessDisabled",
+        "AuthorizationHeaderMalformed",
+        "IllegalLocationConstraintException",
+        "InvalidAccessKeyId",
+        "InvalidBucketName",
+        "KMS.DisabledException",
+        "KMS.InvalidStateException",
+        "KMS.NotFoundException",
+        "MethodNotAllowed",
+        "NoSuchBucket",
+        "NotSignedUp",
+        "PermanentRedirect",
+        "SignatureDoesNotMatch",
+    }
+)
+_ADVICE: Final = {
+    "AccessDenied": "; the credentials need s3:PutObject there, and kms:GenerateDataKey where a key is set",
+    "InvalidAccessKeyId": "; the keys are of another account, or deleted",
+    "NoSuchBucket": "; make the bucket, or correct delivery.store_url",
+    "PermanentRedirect": "; the bucket is in another region: set AWS_REGION",
+    "SignatureDoesNotMatch": "; the secret key is wrong",
+}
+_CODE: Final = re.compile(r"<Code>([A-Za-z0-9.]+)</Code>")
+_BARE_REDIRECT: Final = "incorrectly configured region"
+# What obstore's many lines say of a connection that failed.
+_CAUSE: Final = re.compile(
+    r"Connection refused|Connection reset|TimedOut|timed out|dns error|InvalidCertificate\(\s*\w+|UnknownIssuer"
+)
 
 
 def build_store(settings: DeliverySettings) -> ObjectStore:
     """Build the store that `store_url` names: `s3://bucket[/prefix]` or `file:///folder`.
 
     Raises:
-        PermanentError: the URL is of neither kind, or the folder cannot be made.
+        PermanentError: the URL is of neither kind, the folder cannot be made, or the CA certificate cannot be read.
     """
     root = local_root(settings.store_url)
     if root is not None:
@@ -31,16 +73,55 @@ def build_store(settings: DeliverySettings) -> ObjectStore:
             return LocalStore(root, mkdir=True)
         except Exception as error:
             raise PermanentError(f"cannot open the object folder {root}: {error}") from error
+    return _build_s3(settings, _REQUEST_TIMEOUT, _MAX_RETRIES)
+
+
+def check_store(settings: DeliverySettings, edge: str) -> None:
+    """Put and delete a small object under the edge's manifests, as a delivery would put one.
+
+    Raises:
+        PermanentError: the store answered that it will never take one: no such bucket, access denied, wrong keys.
+        TransientError: it cannot be reached, or may take one later.
+    """
+    # Nobody takes it for a manifest, whose names end in .json.
+    key = f"{MANIFEST_PREFIX}{edge}/probe"
+    root = local_root(settings.store_url)
+    store = build_store(settings) if root is not None else _build_s3(settings, _CHECK_TIMEOUT, 0)
+    if root is not None and not os.access(root, os.W_OK | os.X_OK):
+        raise PermanentError(f"cannot write into the object folder {root}")
+    try:
+        obstore.put(store, key, b"", use_multipart=False)
+    except Exception as error:
+        raise _describe(settings.store_url, error) from error
+    # An edge needs no permission to delete; without it the one empty object stays.
+    with contextlib.suppress(Exception):
+        obstore.delete(store, key)
+
+
+def local_root(store_url: str) -> Path | None:
+    """Return the folder of a `file://` URL; None for any other, one with a host (a slash too few) included."""
+    parts = urlsplit(store_url)
+    is_folder = parts.scheme == "file" and parts.netloc in {"", "localhost"} and parts.path.startswith("/")
+    return Path(unquote(parts.path)) if is_folder else None
+
+
+def _build_s3(settings: DeliverySettings, timeout: timedelta, max_retries: int) -> S3Store:
     bucket = urlsplit(settings.store_url).netloc
     if not settings.store_url.startswith("s3://") or not bucket:
         raise PermanentError(f"delivery.store_url {settings.store_url!r} is neither s3://bucket nor file:///folder")
+    session = botocore.session.Session()
     config: dict[str, object] = {"checksum_algorithm": "SHA256"}
+    if region := session.get_config_variable("region"):
+        config["region"] = region
     if settings.kms_key_id is not None:
         config |= {
             "server_side_encryption": "aws:kms",
             "sse_kms_key_id": settings.kms_key_id,
             "sse_bucket_key_enabled": True,
         }
+    if settings.endpoint is not None:
+        # Above AWS_ENDPOINT_URL; as elsewhere, the variable that names S3 alone is above the settings.
+        config["endpoint"] = settings.endpoint
     if settings.accelerate:
         config |= {
             "endpoint": f"https://{bucket}.s3-accelerate.amazonaws.com",
@@ -49,13 +130,41 @@ def build_store(settings: DeliverySettings) -> ObjectStore:
     return S3Store.from_url(
         settings.store_url,
         config=config,  # type: ignore[arg-type]  # a TypedDict cannot be built by parts
-        client_options={"timeout": _REQUEST_TIMEOUT, "connect_timeout": _CONNECT_TIMEOUT, "allow_http": True},
-        retry_config={"max_retries": _MAX_RETRIES, "retry_timeout": _RETRY_TIMEOUT},
+        client_options=_client_options(settings, timeout),  # type: ignore[arg-type]  # as above
+        retry_config={"max_retries": max_retries, "retry_timeout": _RETRY_TIMEOUT},
+        credential_provider=CredentialProvider(lambda: load_credentials(session)),
     )
 
 
-def local_root(store_url: str) -> Path | None:
-    """Return the folder of a `file://` URL; None for any other, one with a host (a slash too few) included."""
-    parts = urlsplit(store_url)
-    is_folder = parts.scheme == "file" and parts.netloc in {"", "localhost"} and parts.path.startswith("/")
-    return Path(unquote(parts.path)) if is_folder else None
+def _client_options(settings: DeliverySettings, timeout: timedelta) -> dict[str, object]:
+    # AWS's own endpoints are https; http is spoken only where an endpoint says so.
+    options: dict[str, object] = {
+        "timeout": timeout,
+        "connect_timeout": min(timeout, _CONNECT_TIMEOUT),
+        "allow_http": True,
+    }
+    if settings.proxy_url is not None:
+        options["proxy_url"] = settings.proxy_url
+    if settings.proxy_excludes is not None:
+        options["proxy_excludes"] = settings.proxy_excludes
+    if settings.ca_certificate is not None:
+        try:
+            options["root_certificate"] = settings.ca_certificate.read_bytes()
+        except OSError as error:
+            raise PermanentError(
+                f"cannot read delivery.ca_certificate {settings.ca_certificate}: {error.strerror}"
+            ) from error
+    return options
+
+
+def _describe(store_url: str, error: Exception) -> PermanentError | TransientError:
+    """Say in one line what a store's refusal means to the one who installs the edge."""
+    text = str(error)
+    first = text.splitlines()[0] if text else type(error).__name__
+    found = _CODE.search(text)
+    code = "PermanentRedirect" if _BARE_REDIRECT in first else found[1] if found else ""
+    if code in _WRONG_CODES:
+        return PermanentError(f"the store {store_url} refuses what an edge must do: {code}{_ADVICE.get(code, '')}")
+    cause = _CAUSE.search(text)
+    reason = code or (f"{first} ({cause[0]})" if cause else first)
+    return TransientError(f"the store {store_url} cannot be used now: {reason}")

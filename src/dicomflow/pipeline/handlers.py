@@ -68,7 +68,8 @@ def handle_index(deps: Dependencies, event: SqsEvent) -> dict[str, Any]:
 
 def _plan_record(deps: Dependencies, record: SQSRecord) -> None:
     for stored in decode_object_events(record.message_id, record.body):
-        if not stored.key.startswith(MANIFEST_PREFIX):
+        # An edge that starts puts a probe beside its manifests.
+        if not stored.key.startswith(MANIFEST_PREFIX) or not stored.key.endswith(".json"):
             continue
         now = deps.clock()
         try:
