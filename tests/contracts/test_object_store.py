@@ -8,17 +8,24 @@ from pathlib import Path
 import obstore
 import pytest
 from obstore.exceptions import AlreadyExistsError
-from obstore.store import LocalStore, ObjectStore
+from obstore.store import ObjectStore
+
+from dicomflow.edge.settings import DeliverySettings
+from dicomflow.edge.stores import build_store
 
 KEY = "site-1/0b8f0f6e-0d5c-4c1e-9d43-2f4f3f5a6b7c/1.2.3/1.2.3.1/1.2.3.1.7.dcm"
 
 
-@pytest.fixture(params=["folder"])
+@pytest.fixture(params=["folder", "s3"])
 def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], ObjectStore]:
-    """Open an empty store of each kind; each call opens the same one anew, as another process does."""
-    kinds = {"folder": lambda: LocalStore(tmp_path / "objects", mkdir=True)}
-    opener: Callable[[], ObjectStore] = kinds[request.param]
-    return opener
+    """Open an empty store of each kind as the edge does; each call opens the same one anew, as another process does."""
+    if request.param == "folder":
+        settings = DeliverySettings(store_url=(tmp_path / "objects").as_uri())
+    else:
+        request.getfixturevalue("aws_environment")
+        bucket, endpoint = request.getfixturevalue("bucket"), request.getfixturevalue("s3_endpoint")
+        settings = DeliverySettings(store_url=f"s3://{bucket}", endpoint=endpoint)
+    return lambda: build_store(settings)
 
 
 @pytest.fixture
