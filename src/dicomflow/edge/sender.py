@@ -7,7 +7,7 @@ mapped, not read, so an object's size costs no memory.
 import mmap
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Self
@@ -25,6 +25,7 @@ from dicomflow.dimse.events import (
     ConnectionLost,
     Event,
 )
+from dicomflow.dimse.items import Role
 from dicomflow.dimse.message import MAX_SENT_PDU_BYTES
 from dicomflow.dimse.pdu import MAX_CONTEXTS, AbortSource, AssociateRequest, ProposedContext
 from dicomflow.dimse.requestor import Requestor, RequestorState
@@ -130,6 +131,7 @@ class SendAssociation:
         called_ae_title: str,
         timeout_seconds: float,
         max_pdu_bytes: int = MAX_SENT_PDU_BYTES,
+        roles: tuple[Role, ...] = (),
     ) -> None:
         contexts = tuple(
             ProposedContext(2 * index + 1, abstract_syntax, (transfer_syntax,))
@@ -137,7 +139,10 @@ class SendAssociation:
         )
         self._address = (host, port)
         self._timeout_seconds = timeout_seconds
-        self._requestor = Requestor(AssociateRequest(called_ae_title, calling_ae_title, contexts, max_pdu_bytes))
+        self._requestor = Requestor(
+            AssociateRequest(called_ae_title, calling_ae_title, contexts, max_pdu_bytes, roles=roles)
+        )
+        self._granted: tuple[Role, ...] = ()
         self._contexts: dict[tuple[str, str], int] = {}
         self._message_id = 0
         self._comment = ""
@@ -184,18 +189,30 @@ class SendAssociation:
 
     def echo(self) -> int:
         """C-ECHO; return the status of the response (PS3.7 9.1.5)."""
-        context_id = next(
-            (context_id for (abstract, _), context_id in self._contexts.items() if abstract == VERIFICATION), None
-        )
-        if context_id is None:
-            raise PermanentError("the peer accepts no presentation context for Verification")
-        command = Command(
-            CommandField.C_ECHO_RQ,
-            message_id=self._next_message_id(),
-            affected_sop_class_uid=VERIFICATION.encode("ascii"),
-        )
-        self._requestor.send(context_id, encode_command(command))
-        return self._await_response()
+        command = Command(CommandField.C_ECHO_RQ, affected_sop_class_uid=VERIFICATION.encode("ascii"))
+        return self.request(VERIFICATION, command, lambda _: None)
+
+    def is_scp_of(self, sop_class_uid: str) -> bool:
+        """Tell whether the peer granted us the role of SCP for a SOP class (PS3.7 D.3.3.4)."""
+        return any(role.sop_class_uid == sop_class_uid and role.scp for role in self._granted)
+
+    def request(self, abstract_syntax: str, command: Command, encode: Callable[[str], bytes | None]) -> int:
+        """Send a request on the first accepted context of an abstract syntax; return the status of the response.
+
+        Args:
+            abstract_syntax: what the request is about.
+            command: its command set; the message ID is ours to give.
+            encode: gives the data set in a transfer syntax, or None for none.
+
+        Raises:
+            PermanentError: the peer accepts no context for it.
+        """
+        for (abstract, transfer_syntax), context_id in self._contexts.items():
+            if abstract == abstract_syntax:
+                numbered = replace(command, message_id=self._next_message_id())
+                self._requestor.send(context_id, encode_command(numbered), encode(transfer_syntax))
+                return self._await_response()
+        raise PermanentError(f"the peer accepts no presentation context for {abstract_syntax}")
 
     def store(self, file: StoredFile) -> Outcome:
         """C-STORE one file and wait for its response (PS3.7 9.1.1); one that cannot be read has its own outcome."""
@@ -232,6 +249,7 @@ class SendAssociation:
             for event in self._receive():
                 match event:
                     case AssociationAccepted():
+                        self._granted = event.accept.roles
                         return
                     case AssociationRejected():
                         reject = event.reject

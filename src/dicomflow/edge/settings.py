@@ -19,6 +19,7 @@ from dicomflow.errors import PermanentError
 
 __all__ = [
     "BandwidthRule",
+    "CommitmentPeer",
     "CommitmentSettings",
     "DeliverySettings",
     "DimseSettings",
@@ -159,10 +160,27 @@ class DeliverySettings(_Section):
         return self
 
 
+class CommitmentPeer(_Section):
+    """Where reports to an AE title go; `without_role` is for peers that accept without answering the role item."""
+
+    host: str = Field(min_length=1)
+    port: int = Field(ge=1, le=65535)
+    without_role: bool = False
+
+
 class CommitmentSettings(_Section):
-    """What storage commitment promises: that the object is spooled, stored or imported."""
+    """What storage commitment promises: that the object is spooled, stored or imported.
+
+    `peers` gives the address of each AE title that may ask. A request waits `limit_seconds` for its objects to reach
+    the level, and `settle_seconds` for objects that may have been received a moment ago; a report is tried again for
+    `report_days`.
+    """
 
     level: Literal["spooled", "stored", "imported"] = "stored"
+    peers: dict[AeTitle, CommitmentPeer] = {}
+    limit_seconds: float = Field(86_400.0, gt=0)
+    settle_seconds: float = Field(10.0, ge=0)
+    report_days: float = Field(3.0, gt=0)
 
 
 class EdgeSettings(BaseSettings):
