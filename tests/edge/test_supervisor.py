@@ -168,6 +168,20 @@ def test_associations_of_all_workers_count_against_one_limit(edge_with: Any, scu
     until(lambda: isinstance(scu_with(edge.port).associate(), AssociationAccepted))
 
 
+def test_associations_of_one_ae_title_count_over_all_workers(edge_with: Any, scu_with: Any, until: Any):
+    """A caller at its own limit is rejected 2/3/2, others are not, and a release makes room although it stays."""
+    edge = edge_with(dimse={"port": 0, "bind": "127.0.0.1", "max_associations_per_ae_title": 3}).start()
+    scus = [scu_with(edge.port) for _ in range(3)]
+    assert all(isinstance(scu.associate(), AssociationAccepted) for scu in scus)
+    for _ in range(4):  # whichever worker takes it
+        rejected = scu_with(edge.port).associate()
+        assert isinstance(rejected, AssociationRejected)
+        assert (2, 3, 2) == (rejected.reject.result, rejected.reject.source, rejected.reject.reason)
+    assert isinstance(scu_with(edge.port, calling_ae_title="CT2").associate(), AssociationAccepted)
+    scus[0].release()
+    until(lambda: isinstance(scu_with(edge.port).associate(), AssociationAccepted))
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stop_with_open_associations_ends_within_five_seconds(
     edge_with: Any, scu_with: Any, data_set: Any, number: signal.Signals

@@ -103,8 +103,6 @@ class Association:
             self._abort("internal error")
         finally:
             self._end("lost")
-            if self._place is not None:
-                self._receiver.admission.leave(self._place)
             self._connection.close()
 
     def wake(self) -> None:
@@ -338,7 +336,10 @@ class Association:
         self._acceptor.send(reception.context.context_id, response)
 
     def _end(self, how: str) -> None:
-        """Drop what is half received and note the end; at once, since a peer may keep the transport open after it."""
+        """Drop what is half received, leave, note the end; at once, since a peer may keep the transport open."""
+        place, self._place = self._place, None
+        if place is not None:
+            self._receiver.admission.leave(place)
         reception, self._reception = self._reception, None
         if reception is not None:
             with contextlib.suppress(OSError):

@@ -1,0 +1,38 @@
+"""Counting open associations in a table that workers share."""
+
+from dicomflow.edge.admission import Admission, clear_row, table_length
+
+WORKERS, LIMIT = 2, 4
+
+
+def test_limit_in_all_holds_over_workers():
+    """What one worker has let in counts for the other, and a place that is left is free for both."""
+    table = [0] * table_length(WORKERS, LIMIT)
+    workers = [Admission(table, index, LIMIT, 0) for index in range(WORKERS)]
+    places = [workers[number % 2].enter("CT1") for number in range(LIMIT)]
+    assert all(isinstance(place, int) for place in places)
+    assert "4 associations are open already" == workers[0].enter("CT2")
+    assert isinstance(places[1], int)
+    workers[1].leave(places[1])
+    assert isinstance(workers[0].enter("CT2"), int)
+
+
+def test_limit_of_one_ae_title_leaves_room_for_others():
+    """A title at its limit is told so; another title is let in."""
+    table = [0] * table_length(WORKERS, LIMIT)
+    workers = [Admission(table, index, LIMIT, 1) for index in range(WORKERS)]
+    assert isinstance(workers[0].enter("CT1"), int)
+    assert "1 associations of this AE title are open already" == workers[1].enter("CT1")
+    assert isinstance(workers[1].enter("CT2"), int)
+
+
+def test_row_of_a_dead_worker_is_free_again():
+    """Clearing a worker's row frees its places and nobody else's."""
+    table = [0] * table_length(WORKERS, LIMIT)
+    workers = [Admission(table, index, LIMIT, 0) for index in range(WORKERS)]
+    for _ in range(2):
+        for worker in workers:
+            worker.enter("CT1")
+    clear_row(table, 0, LIMIT)
+    assert 2 == sum(map(bool, table))
+    assert isinstance(workers[0].enter("CT1"), int)

@@ -1,0 +1,239 @@
+"""The TLS listener: versions, client certificates, certificates that change, and DCMTK as a witness."""
+
+import datetime as dt
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from dicomflow.dicom.uids import IMPLICIT_VR_LITTLE_ENDIAN, VERIFICATION
+from dicomflow.dimse.pdu import AssociateRequest, ProposedContext, encode_associate_request
+from dicomflow.edge.settings import TlsSettings
+from dicomflow.edge.tls import TlsContexts
+from dicomflow.errors import PermanentError
+
+WAIT_SECONDS = 30
+REQUEST = encode_associate_request(
+    AssociateRequest("ANY", "CT1", (ProposedContext(1, VERIFICATION, (IMPLICIT_VR_LITTLE_ENDIAN,)),), 16384)
+)
+
+
+class Authority:
+    """A certificate authority that lives for one test run."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"authority {folder.name}")])
+        self.certificate = folder / "ca.pem"
+        signed = self._sign(self._name, self._key.public_key(), is_authority=True)
+        self.certificate.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+
+    def issue(self, name: str) -> "Identity":
+        """Issue a certificate for localhost."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        identity = Identity(self._folder / f"{name}.pem", self._folder / f"{name}.key")
+        signed = self._sign(subject, key.public_key(), is_authority=False)
+        identity.certificate.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+        identity.key.write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+        )
+        return identity
+
+    def _sign(self, subject: x509.Name, key: ec.EllipticCurvePublicKey, *, is_authority: bool) -> x509.Certificate:
+        now = dt.datetime.now(dt.UTC)
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self._name)
+            .public_key(key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - dt.timedelta(hours=1))
+            .not_valid_after(now + dt.timedelta(hours=1))
+            .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+            .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
+            .sign(self._key, hashes.SHA256())
+        )
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A certificate and its key."""
+
+    certificate: Path
+    key: Path
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """Give the authority that the edge's certificate is from."""
+    return Authority(tmp_path_factory.mktemp("ca"))
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """Give an authority that nobody trusts."""
+    return Authority(tmp_path_factory.mktemp("other"))
+
+
+@pytest.fixture(scope="module")
+def server(authority: Authority) -> Identity:
+    """Give the edge's certificate and key."""
+    return authority.issue("edge")
+
+
+@pytest.fixture
+def tls_port(receiver_with: Callable[..., Any], server: Identity, authority: Authority) -> Callable[..., int]:
+    """Start a receiver that speaks TLS; `demand` makes it ask for client certificates."""
+
+    def _tls_port(*, demand: bool = False, identity: Identity = server) -> int:
+        client_ca = authority.certificate if demand else None
+        tls = TlsSettings(port=0, certificate=identity.certificate, key=identity.key, client_ca=client_ca)
+        return int(receiver_with(tls=tls).port)
+
+    return _tls_port
+
+
+def client(authority: Authority, identity: Identity | None = None) -> ssl.SSLContext:
+    """Return a context that verifies the edge, and shows a certificate when it has one."""
+    context = ssl.create_default_context(cafile=authority.certificate)
+    if identity is not None:
+        context.load_cert_chain(identity.certificate, identity.key)
+    return context
+
+
+def associate(port: int, context: ssl.SSLContext) -> tuple[int, str, bytes]:
+    """Ask for an association; return the type of the answer, the version of TLS, and the edge's certificate."""
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=WAIT_SECONDS) as connection,
+        context.wrap_socket(connection, server_hostname="localhost") as secured,
+    ):
+        secured.sendall(REQUEST)
+        answer = secured.recv(1 << 16)
+        return answer[0] if answer else 0, secured.version() or "", secured.getpeercert(binary_form=True) or b""
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_tls_1_2_and_1_3_are_accepted(tls_port: Any, authority: Authority, version: ssl.TLSVersion):
+    """An association is accepted over both versions of the profile (PS3.15 B.12)."""
+    context = client(authority)
+    context.minimum_version = context.maximum_version = version
+    assert (2, version.name.replace("_", ".")) == associate(tls_port(), context)[:2]
+
+
+def test_tls_below_1_2_is_refused(tls_port: Any, authority: Authority):
+    """A peer that offers TLS 1.1 at most is told that its version is not spoken."""
+    context = client(authority)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.minimum_version, context.maximum_version = ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    with pytest.raises(ssl.SSLError, match=r"(?i)alert.protocol.version"):
+        associate(tls_port(), context)
+
+
+def test_cipher_suite_outside_the_profile_is_refused(tls_port: Any, authority: Authority):
+    """A peer that offers only suites without authenticated encryption gets no connection."""
+    context = client(authority)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers("ECDHE-ECDSA-AES256-SHA:ECDHE-RSA-AES256-SHA")
+    with pytest.raises(ssl.SSLError, match=r"(?i)handshake.failure"):
+        associate(tls_port(), context)
+
+
+def test_plain_association_on_the_tls_port_is_closed(tls_port: Any, ended_lines: Any):
+    """One port never speaks both: a plain request gets no acceptance (PS3.8 9.1.1)."""
+    with socket.create_connection(("127.0.0.1", tls_port()), timeout=WAIT_SECONDS) as plain:
+        plain.sendall(REQUEST)
+        try:
+            answer = plain.recv(1 << 16)
+        except ConnectionResetError:
+            answer = b""
+    assert answer[:1] in {b"", b"\x15"}  # nothing, or a TLS alert
+    assert "transport failed" in ended_lines(1)[0]
+
+
+def test_client_certificate_is_demanded_when_a_client_ca_is_set(
+    tls_port: Any, authority: Authority, stranger: Authority
+):
+    """With client_ca none is refused, a stranger's is refused, and its own authority's is accepted."""
+    port = tls_port(demand=True)
+    for context in (client(authority), client(authority, stranger.issue("intruder"))):
+        with pytest.raises((ssl.SSLError, ConnectionResetError)):
+            associate(port, context)
+    assert 2 == associate(port, client(authority, authority.issue("modality")))[0]
+
+
+def test_certificate_is_read_again_when_it_changes(tls_port: Any, authority: Authority, tmp_path: Path):
+    """A renewed certificate is used for the next association, without a restart."""
+    files = Identity(tmp_path / "edge.pem", tmp_path / "edge.key")
+    first, second = authority.issue("first"), authority.issue("second")
+    _replace(files, first)
+    port = tls_port(identity=files)
+    assert _der(first) == associate(port, client(authority))[2]
+    _replace(files, second)
+    assert _der(second) == associate(port, client(authority))[2]
+
+
+def test_broken_certificate_leaves_the_old_one_in_force(tls_port: Any, authority: Authority, tmp_path: Path):
+    """A half-written file is no reason to stop receiving; what was read last goes on."""
+    files = Identity(tmp_path / "edge.pem", tmp_path / "edge.key")
+    first = authority.issue("kept")
+    _replace(files, first)
+    port = tls_port(identity=files)
+    files.certificate.write_text("-----BEGIN CERT")
+    assert _der(first) == associate(port, client(authority))[2]
+
+
+def test_key_of_another_certificate_is_refused_at_start(authority: Authority, server: Identity):
+    """A key that does not fit stops the edge at its start, with the names of the files."""
+    other = authority.issue("other")
+    with pytest.raises(PermanentError, match=r"dimse\.tls: .*edge\.pem.*other\.key"):
+        TlsContexts(TlsSettings(port=0, certificate=server.certificate, key=other.key))
+
+
+@pytest.mark.interop
+def test_echoscu_over_tls_succeeds(tls_port: Any, authority: Authority):
+    """DCMTK's echoscu verifies the edge, shows its certificate, and is answered."""
+    program = shutil.which("echoscu")
+    if program is None:
+        pytest.skip("DCMTK's echoscu is not installed (package dcmtk)")
+    modality = authority.issue("dcmtk")
+    command = [program, "-v", "+tls", modality.key, modality.certificate, "+cf", authority.certificate]
+    result = subprocess.run(
+        [*map(str, command), "127.0.0.1", str(tls_port(demand=True))],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "TCP_NODELAY": "1"},
+    )
+    assert 0 == result.returncode, result.stderr
+    assert "Received Echo Response (Success)" in result.stdout + result.stderr
+
+
+def _replace(files: Identity, by: Identity) -> None:
+    """Put a new pair in place as a renewal does: both files, then the names."""
+    for source, target in ((by.key, files.key), (by.certificate, files.certificate)):
+        temporary = target.with_suffix(".new")
+        temporary.write_bytes(source.read_bytes())
+        temporary.replace(target)
+
+
+def _der(identity: Identity) -> bytes:
+    return x509.load_pem_x509_certificate(identity.certificate.read_bytes()).public_bytes(serialization.Encoding.DER)
