@@ -70,6 +70,10 @@ class Simulation:
     events: list[dict[str, Any]]
     tokens: int = field(default=0)
 
+    def encode(self, **attributes: Any) -> bytes:
+        """Return an object that can be imported."""
+        return encode(**attributes)
+
     def put(self, key: str, **attributes: Any) -> None:
         """Store an object that can be imported."""
         self.store.put(key, encode(**attributes))

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from dicomflow.healthimaging.simulator import datastores, frames, imagesets, jobs, search
+from dicomflow.healthimaging.simulator import datastores, edits, frames, imagesets, jobs, search, tags
 from dicomflow.healthimaging.simulator.errors import ServiceError
 from dicomflow.healthimaging.simulator.faults import Faults, FileFault
 from dicomflow.healthimaging.simulator.model import load_model, parse_request, serialize
@@ -24,12 +24,12 @@ from dicomflow.healthimaging.simulator.runner import DeliverEvent, Runner
 from dicomflow.healthimaging.simulator.settings import SimulatorSettings
 from dicomflow.healthimaging.simulator.state import image_set, job, open_state
 from dicomflow.healthimaging.simulator.throttle import Throttle
-from dicomflow.healthimaging.simulator.world import World
+from dicomflow.healthimaging.simulator.world import Blob, World
 
 __all__ = ["Stores", "create_app"]
 
 Stores = Mapping[str, ObjectStore] | Callable[[str], ObjectStore | None]
-Perform = Callable[[World, Connection, Mapping[str, Any]], dict[str, Any] | bytes]
+Perform = Callable[[World, Connection, Mapping[str, Any]], dict[str, Any] | Blob]
 
 OPERATIONS: Final[Mapping[str, Perform]] = {
     "CreateDatastore": datastores.create_datastore,
@@ -44,7 +44,12 @@ OPERATIONS: Final[Mapping[str, Perform]] = {
     "GetImageSetMetadata": imagesets.get_image_set_metadata,
     "GetImageFrame": frames.get_image_frame,
     "ListImageSetVersions": imagesets.list_image_set_versions,
+    "UpdateImageSetMetadata": edits.update_image_set_metadata,
+    "CopyImageSet": edits.copy_image_set,
     "DeleteImageSet": imagesets.delete_image_set,
+    "TagResource": tags.tag_resource,
+    "UntagResource": tags.untag_resource,
+    "ListTagsForResource": tags.list_tags_for_resource,
 }
 
 
@@ -123,8 +128,9 @@ class _Service:
             result = OPERATIONS[name](self._world, connection, params)
         self._runner.wake()
         self._raise_fault(name, "after")
-        if isinstance(result, bytes):
-            return Response(result, headers={"Content-Encoding": "gzip"}, media_type="application/json")
+        if isinstance(result, Blob):
+            headers = {"Content-Encoding": result.content_encoding} if result.content_encoding else None
+            return Response(result.body, headers=headers, media_type=result.content_type)
         assert operation.output_shape is not None  # every operation of the service has one
         return JSONResponse(serialize(operation.output_shape, result))
 

@@ -11,7 +11,7 @@ from dicomflow.healthimaging.simulator.datastores import require_datastore
 from dicomflow.healthimaging.simulator.errors import ServiceError
 from dicomflow.healthimaging.simulator.frames import frame_list
 from dicomflow.healthimaging.simulator.state import image_set, image_set_instance, image_set_version
-from dicomflow.healthimaging.simulator.world import World, page_of
+from dicomflow.healthimaging.simulator.world import Blob, World, page_of
 
 __all__ = [
     "advance_image_sets",
@@ -66,7 +66,7 @@ def list_image_set_versions(_world: World, connection: Connection, params: Mappi
     return {"imageSetPropertiesList": page.items, "nextToken": page.next_token}
 
 
-def get_image_set_metadata(_world: World, connection: Connection, params: Mapping[str, Any]) -> bytes:
+def get_image_set_metadata(world: World, connection: Connection, params: Mapping[str, Any]) -> Blob:
     """GetImageSetMetadata: gzip-compressed JSON."""
     require_datastore(connection, params["datastoreId"])
     row = find_image_set(connection, params["datastoreId"], params["imageSetId"])
@@ -76,7 +76,7 @@ def get_image_set_metadata(_world: World, connection: Connection, params: Mappin
     instances = {
         instance.sop_instance_uid: {
             **instance.document,
-            "ImageFrames": frame_list(row.datastore_id, row.image_set_id, instance),
+            "ImageFrames": frame_list(world, row.datastore_id, row.image_set_id, instance),
         }
         for instance in instances_of(connection, row.image_set_id, version.version)
     }
@@ -90,7 +90,7 @@ def get_image_set_metadata(_world: World, connection: Connection, params: Mappin
             "Series": {row.series_instance_uid: {"DICOM": version.series, "Instances": instances}},
         },
     }
-    return gzip.compress(json.dumps(document).encode(), mtime=0)
+    return Blob(gzip.compress(json.dumps(document).encode(), mtime=0), "application/json", "gzip")
 
 
 def delete_image_set(world: World, connection: Connection, params: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from obstore.store import ObjectStore
 
@@ -11,7 +11,9 @@ from dicomflow.healthimaging.simulator.documents import Warnings
 from dicomflow.healthimaging.simulator.objects import Failure
 from dicomflow.healthimaging.simulator.settings import SimulatorSettings
 
-__all__ = ["Imported", "JobOutput", "write_output"]
+__all__ = ["MANIFEST_NAME", "Imported", "JobOutput", "write_output"]
+
+MANIFEST_NAME: Final = "job-output-manifest.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +40,22 @@ class JobOutput:
     failures: list[Failure]
 
 
-def write_output(store: ObjectStore, prefix: str, output: JobOutput, settings: SimulatorSettings) -> None:
-    """Write the lists, then the manifest, under a key prefix that ends in a slash."""
+def write_output(store: ObjectStore, prefix: str, output: JobOutput, settings: SimulatorSettings) -> str | None:
+    """Write the lists, then the manifest, under a key prefix that ends in a slash.
+
+    Returns:
+        The manifest where it is to come later, by the switch `late_manifest_seconds`.
+    """
     warned = [item for item in output.imported if item.warnings]
     listed = [item for item in output.imported if settings.warned_in_success or not item.warnings]
     _write_lines(store, f"{prefix}SUCCESS/success.ndjson", map(_success, listed), settings)
     _write_lines(store, f"{prefix}FAILURE/failure.ndjson", map(_failure, output.failures), settings)
     _write_lines(store, f"{prefix}WARNING/warning.ndjson", map(_warning, warned), settings)
-    manifest = json.dumps({"jobSummary": _summary(output, settings)}).encode()
-    store.put(f"{prefix}job-output-manifest.json", manifest)
+    manifest = json.dumps({"jobSummary": _summary(output, settings)})
+    if settings.late_manifest_seconds:
+        return manifest
+    store.put(f"{prefix}{MANIFEST_NAME}", manifest.encode())
+    return None
 
 
 def _summary(output: JobOutput, settings: SimulatorSettings) -> dict[str, Any]:

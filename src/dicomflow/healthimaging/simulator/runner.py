@@ -2,7 +2,6 @@
 
 import logging
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
@@ -11,24 +10,23 @@ from obstore.store import ObjectStore
 from sqlalchemy import Connection, Row, delete, func, select
 
 from dicomflow.healthimaging.simulator.datastores import advance_datastores
+from dicomflow.healthimaging.simulator.delays import DeliverEvent, delay_event, delay_object, deliver_delayed
 from dicomflow.healthimaging.simulator.documents import Warnings
 from dicomflow.healthimaging.simulator.grouping import group_headers, store_group
 from dicomflow.healthimaging.simulator.imagesets import advance_image_sets
 from dicomflow.healthimaging.simulator.jobs import change_status, output_folder
 from dicomflow.healthimaging.simulator.objects import Failure, Header, InputFile, list_input, read_header
-from dicomflow.healthimaging.simulator.output import Imported, JobOutput, write_output
-from dicomflow.healthimaging.simulator.state import datastore, image_set, job, outbox
+from dicomflow.healthimaging.simulator.output import MANIFEST_NAME, Imported, JobOutput, write_output
+from dicomflow.healthimaging.simulator.state import datastore, delayed_event, delayed_object, image_set, job, outbox
 from dicomflow.healthimaging.simulator.world import World, split_s3_uri
 
-__all__ = ["Runner"]
+__all__ = ["DeliverEvent", "Runner"]
 
 logger = logging.getLogger(__name__)
 IDLE_SECONDS: Final = 60.0
 MIN_WAIT_SECONDS: Final = 0.005
 READERS: Final = 4
 NOT_READABLE: Final = "The input or output bucket is not accessible with the data access role"
-
-DeliverEvent = Callable[[dict[str, Any]], None]
 
 
 class Runner:
@@ -71,6 +69,7 @@ class Runner:
                 self._advance_job(row)
                 self._deliver()
             self._deliver()
+            deliver_delayed(self._world, self._deliver_event)
 
     def _follow(self) -> None:
         while not self._stopped.is_set():
@@ -85,7 +84,8 @@ class Runner:
     def _seconds_to_next(self) -> float:
         with self._world.engine.connect() as connection:
             times = [
-                connection.execute(select(func.min(table.c.due_at))).scalar() for table in (datastore, job, image_set)
+                connection.execute(select(func.min(table.c.due_at))).scalar()
+                for table in (datastore, job, image_set, delayed_event, delayed_object)
             ]
         due = [time for time in times if time is not None]
         return max(min(due) - self._world.now(), MIN_WAIT_SECONDS) if due else IDLE_SECONDS
@@ -138,7 +138,7 @@ class Runner:
         headers, failures = self._read(store, files)
         with self._world.lock, self._world.engine.begin() as connection:
             imported = self._import(connection, row, bucket, headers)
-            self._write(row, output_store, files, imported, failures)
+            self._write(connection, row, output_store, files, imported, failures)
             if not imported and self._world.settings.all_failed == "FAILED":
                 change_status(self._world, connection, row, "FAILED", "No file was imported", None)
             else:
@@ -200,13 +200,14 @@ class Runner:
 
     def _fail(self, row: Row[Any], message: str, files: list[InputFile]) -> None:
         store = self._world.stores(split_s3_uri(row.request["outputS3Uri"])[0])
-        if self._world.settings.failed_manifest and store is not None:
-            self._write(row, store, files, [], [])
         with self._world.lock, self._world.engine.begin() as connection:
+            if self._world.settings.failed_manifest and store is not None:
+                self._write(connection, row, store, files, [], [])
             change_status(self._world, connection, row, "FAILED", message, None)
 
     def _write(
         self,
+        connection: Connection,
         row: Row[Any],
         store: ObjectStore,
         files: list[InputFile],
@@ -217,7 +218,10 @@ class Runner:
         output = JobOutput(
             row.job_id, row.datastore_id, row.request["inputS3Uri"], folder, len(files), imported, failures
         )
-        write_output(store, split_s3_uri(folder)[1], output, self._world.settings)
+        bucket, prefix = split_s3_uri(folder)
+        manifest = write_output(store, prefix, output, self._world.settings)
+        if manifest is not None:
+            delay_object(self._world, connection, bucket, prefix + MANIFEST_NAME, manifest)
 
     def _deliver(self) -> None:
         """Hand the outbox over by the switch `event_delivery`, then forget it."""
@@ -228,6 +232,9 @@ class Runner:
             rows = rows[::-1]
         for row in rows:
             for _ in range({"drop": 0, "duplicate": 2}.get(mode, 1)):
-                self._deliver_event(row.body)
+                if self._world.settings.event_delay_seconds:
+                    delay_event(self._world, row.body)
+                else:
+                    self._deliver_event(row.body)
             with self._world.lock, self._world.engine.begin() as connection:
                 connection.execute(delete(outbox).where(outbox.c.number == row.number))

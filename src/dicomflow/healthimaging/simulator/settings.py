@@ -82,4 +82,6 @@ class SimulatorSettings:
     empty_conflicts: bool = False
     event_output_uri: Literal["suffixed", "plain"] = "suffixed"
     event_delivery: Literal["once", "duplicate", "reorder", "drop"] = "once"
+    event_delay_seconds: float = 0.0
+    late_manifest_seconds: float = 0.0
     bump_event: Literal["Image Set Created", "Image Set Updated"] = "Image Set Updated"

@@ -26,6 +26,8 @@ from sqlalchemy import (
 
 __all__ = [
     "datastore",
+    "delayed_event",
+    "delayed_object",
     "image_set",
     "image_set_instance",
     "image_set_version",
@@ -135,6 +137,26 @@ outbox = Table(
     metadata,
     Column("number", Integer, primary_key=True),
     Column("body", JSON, nullable=False),
+)
+
+# Events of the outbox that are not to be delivered yet.
+delayed_event = Table(
+    "delayed_event",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("body", JSON, nullable=False),
+    Column("due_at", Float, nullable=False, index=True),
+)
+
+# Results of a job that are not there yet although it has ended.
+delayed_object = Table(
+    "delayed_object",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("bucket", String, nullable=False),
+    Column("key", String, nullable=False),
+    Column("text", String, nullable=False),
+    Column("due_at", Float, nullable=False, index=True),
 )
 
 

@@ -14,7 +14,7 @@ from dicomflow.healthimaging.simulator.faults import Faults
 from dicomflow.healthimaging.simulator.settings import SimulatorSettings
 from dicomflow.healthimaging.simulator.state import outbox
 
-__all__ = ["Page", "World", "event_time", "identifier", "page_of", "split_s3_uri"]
+__all__ = ["Blob", "Page", "World", "event_time", "identifier", "page_of", "split_s3_uri"]
 
 IDENTIFIER_LENGTH: Final = 32
 MAX_PAGE: Final = 50
@@ -59,6 +59,15 @@ class World:
             "detail": {"imagingVersion": "1.0", **detail},
         }
         connection.execute(insert(outbox).values(body=body))
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """An answer that is no JSON object of the model."""
+
+    body: bytes
+    content_type: str
+    content_encoding: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
