@@ -1,5 +1,6 @@
 """What operators ask the catalog: counts, and statements of their own, which can only read."""
 
+from collections.abc import Sequence
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -7,10 +8,19 @@ from sqlalchemy import Connection, Engine, Table, create_engine, event, func, se
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
 from dicomflow.catalog.engine import database_url, require_schema
-from dicomflow.catalog.tables import image_set, instance, patient, series, series_import, stored_object, study
+from dicomflow.catalog.tables import (
+    image_set,
+    import_outcome,
+    instance,
+    patient,
+    series,
+    series_import,
+    stored_object,
+    study,
+)
 from dicomflow.errors import PermanentError, TransientError
 
-__all__ = ["count_everything", "create_read_only_engine", "run_read_only"]
+__all__ = ["count_everything", "create_read_only_engine", "find_objects", "run_read_only"]
 
 _IMPORT_STATUS: Final = {1: "queued", 2: "in_progress", 3: "completed", 4: "failed"}
 
@@ -88,6 +98,45 @@ def count_everything(engine: Engine) -> dict[str, Any]:
     except OperationalError as error:
         raise TransientError(f"the catalog does not answer: {_first_line(error.orig)}") from error
     return counts
+
+
+def find_objects(engine: Engine, object_keys: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return what is known of stored objects, by their keys.
+
+    Returns:
+        indexed_at (ISO 8601, UTC), import_outcome (imported, warned or failed) and image_set_id; each may be None.
+        An object that was never heard of is left out.
+
+    Raises:
+        PermanentError: the catalog has no schema, or one older than this program's.
+        TransientError: the database does not answer.
+    """
+    objects = select(stored_object.c.object_key, stored_object.c.indexed_at).where(
+        stored_object.c.object_key.in_(object_keys)
+    )
+    # The last job's outcome is the one that holds.
+    outcomes = (
+        select(import_outcome.c.object_key, import_outcome.c.outcome, import_outcome.c.image_set_id)
+        .where(import_outcome.c.object_key.in_(object_keys))
+        .order_by(import_outcome.c.import_job_id)
+    )
+    try:
+        require_schema(engine)
+        with engine.connect() as connection:
+            found: dict[str, dict[str, Any]] = {
+                row.object_key: {
+                    "indexed_at": row.indexed_at and row.indexed_at.isoformat(),
+                    "import_outcome": None,
+                    "image_set_id": None,
+                }
+                for row in connection.execute(objects)
+            }
+            for row in connection.execute(outcomes):
+                known = {"import_outcome": row.outcome, "image_set_id": row.image_set_id}
+                found[row.object_key] = {"indexed_at": None} | found.get(row.object_key, {}) | known
+    except OperationalError as error:
+        raise TransientError(f"the catalog does not answer: {_first_line(error.orig)}") from error
+    return found
 
 
 def _count(connection: Connection, table: Table) -> int:

@@ -6,7 +6,7 @@ import json as json_
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import obstore
 import typer
@@ -18,7 +18,8 @@ from dicomflow.cli.tables import as_json, print_table
 from dicomflow.edge.ledger import LEDGER_FILE, Ledger, LedgerEntry
 from dicomflow.edge.settings import DeliverySettings, load_settings
 from dicomflow.edge.stores import build_store
-from dicomflow.errors import PermanentError
+from dicomflow.edge.uploader import describe
+from dicomflow.errors import DicomflowError, PermanentError, TransientError
 
 __all__ = ["ledger"]
 
@@ -43,19 +44,25 @@ def show(
 ) -> None:
     """Show what this edge knows of an instance: from whom, when, its digest, where it is stored, what came of it.
 
-    Exits 1 when the ledger has no such instance.
+    With --data what the catalog there says of each object is shown too. Exits 1 when the ledger has no such instance.
     """
-    entries = _open(config, data).find(sop_instance_uid)
+    found = _open(config, data)
+    entries = found.find(sop_instance_uid)
+    found.close()
     if not entries:
         raise PermanentError(f"the ledger has no instance {sop_instance_uid}")
+    catalog = _ask_catalog(data, entries)
+    rows = [asdict(entry) | catalog.get(entry.object_key, {}) for entry in entries]
     if json:
-        typer.echo(json_.dumps([asdict(entry) for entry in entries], indent=2))
+        typer.echo(json_.dumps(rows, indent=2))
         return
     console = Console(soft_wrap=True)
-    for number, entry in enumerate(entries):
-        if number:
+    if len(rows) > 1:
+        console.print(f"{len(rows)} different contents were received under this UID", highlight=False)
+    for number, row in enumerate(rows):
+        if number or len(rows) > 1:
             console.print()
-        for name, value in asdict(entry).items():
+        for name, value in row.items():
             console.print(f"{name.replace('_', ' '):22}{value if value is not None else '-'}", highlight=False)
 
 
@@ -66,7 +73,9 @@ def verify(config: Config = None, data: Data = None, *, json: Json = False) -> N
     Exits 1 when an object is missing or differs.
     """
     store = build_store(_delivery(config, data))
-    entries = [entry for entry in _open(config, data).entries() if entry.stored_at is not None]
+    found = _open(config, data)
+    entries = [entry for entry in found.entries() if entry.stored_at is not None]
+    found.close()
     wrong = list(_compare(store, entries))
     columns = ("object_key", "problem")
     if json:
@@ -80,7 +89,26 @@ def verify(config: Config = None, data: Data = None, *, json: Json = False) -> N
 
 
 def _open(config: Path | None, data: Path | None) -> Ledger:
-    return Ledger(open_spool(config, data).root / LEDGER_FILE)
+    return Ledger(open_spool(config, data).root / LEDGER_FILE, read_only=True)
+
+
+def _ask_catalog(data: Path | None, entries: list[LedgerEntry]) -> dict[str, dict[str, Any]]:
+    """Return what the catalog under a data folder knows of each object; nothing where there is none to be reached."""
+    if data is None or not (data / "catalog.db").is_file():
+        return {}
+    try:
+        from dicomflow.catalog.report import create_read_only_engine, find_objects  # noqa: PLC0415
+        from dicomflow.cli.database import catalog_url  # noqa: PLC0415  # an edge alone has no catalog's packages
+    except ModuleNotFoundError:
+        return {}
+    engine = create_read_only_engine(catalog_url(data, None))
+    try:
+        return find_objects(engine, [entry.object_key for entry in entries])
+    except DicomflowError as error:
+        typer.echo(f"the catalog is not shown: {error}", err=True)
+        return {}
+    finally:
+        engine.dispose()
 
 
 def _delivery(config: Path | None, data: Path | None) -> DeliverySettings:
@@ -96,6 +124,8 @@ def _compare(store: ObjectStore, entries: list[LedgerEntry]) -> Iterator[tuple[s
         except FileNotFoundError:
             yield entry.object_key, "the object is not in the store"
             continue
+        except Exception as error:
+            raise TransientError(f"the store does not give its objects: {describe(error)}") from error
         if digest != entry.sha256:
             yield entry.object_key, f"SHA-256 is {digest}, but {entry.sha256} was received"
 

@@ -40,7 +40,7 @@ def list_quarantined(config: Config = None, data: Data = None, *, json: Json = F
 def retry(config: Config = None, data: Data = None, *, json: Json = False) -> None:
     """Put every quarantined instance back, to be delivered like a new one."""
     found = open_spool(config, data)
-    released = [file.path.name for file, _ in found.scan_quarantined()]
-    for file, _ in list(found.scan_quarantined()):
+    released = [file for file, _ in found.scan_quarantined()]
+    for file in released:
         found.release(file)
     typer.echo(json_.dumps({"released": len(released)}) if json else f"{len(released)} instances put back")

@@ -1,7 +1,7 @@
 """The upload's share of the line: a limit in bytes a second, by hour and weekday, which may change at any time."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Final
 
@@ -24,9 +24,15 @@ def limit_at(settings: DeliverySettings, moment: datetime) -> int:
 class Bandwidth:
     """Lets puts begin no faster than the limit. Event loop: one owner."""
 
-    def __init__(self, settings: Callable[[], DeliverySettings], now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        settings: Callable[[], DeliverySettings],
+        now: Callable[[], datetime],
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
         self._settings = settings
         self._now = now
+        self._sleep = sleep
         self._owed_bytes = 0.0  # begun and not paid for yet by time
         self._paid_at = now()
 
@@ -34,7 +40,7 @@ class Bandwidth:
         """Return when so many bytes may begin to be sent; an object larger than a second's worth is not cut."""
         while self._pay() > 0:
             limit = limit_at(self._settings(), self._now())
-            await asyncio.sleep(min(self._owed_bytes / limit, _SLICE_SECONDS) if limit else 0)
+            await self._sleep(min(self._owed_bytes / limit, _SLICE_SECONDS) if limit else 0)
         self._owed_bytes += size_bytes
 
     def _pay(self) -> float:

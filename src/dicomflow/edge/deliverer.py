@@ -22,9 +22,10 @@ from typing import Final
 from filelock import FileLock, Timeout
 
 from dicomflow import logs
-from dicomflow.edge.bandwidth import Bandwidth
+from dicomflow.edge.bandwidth import Bandwidth, limit_at
 from dicomflow.edge.delivery import Deliveries, Delivery, ReceivedInstance
-from dicomflow.edge.gather import entry_of, has_same_data_set, read_instance
+from dicomflow.edge.feedback_reader import FeedbackReader
+from dicomflow.edge.gather import MANIFEST_FILE, entry_of, has_manifest, has_same_data_set, rank_of, read_instance
 from dicomflow.edge.ledger import LEDGER_FILE, Ledger
 from dicomflow.edge.progress import PROGRESS_FILE, Progress
 from dicomflow.edge.putqueue import PutQueue
@@ -41,11 +42,11 @@ __all__ = ["Announce", "Deliverer", "DelivererStart", "StoredObject", "run_deliv
 # Receiving goes first: a sender waits for its answer, a delivery does not.
 _NICENESS: Final = 10
 _POLL_SECONDS: Final = 0.2
-_HEAD_BYTES: Final = 16 << 10
 _BATCH: Final = 500
 _FORGET_EVERY_SECONDS: Final = 3600.0
 _FORGET_AFTER_SECONDS: Final = 60.0
-_MANIFEST_FILE: Final = "manifest.json"
+# By whether storage commitment waits for it.
+_FEEDBACK_SECONDS: Final = {False: 60.0, True: 10.0}
 
 _logger = logging.getLogger(__name__)
 
@@ -139,21 +140,30 @@ class Deliverer:
         self._queue = PutQueue(time.monotonic, backoff_seconds)
         self._bandwidth = Bandwidth(lambda: self._settings, lambda: datetime.now().astimezone())
         self._progress = Progress(settings.spool.dir / PROGRESS_FILE, time.monotonic)
-        self._stored: list[tuple[Delivery, str]] = []  # not in the ledger yet
+        self._feedback = FeedbackReader(settings.name, uploader.fetch, self._ledger)
+        self._feedback_seconds = _FEEDBACK_SECONDS[settings.commitment.level == "imported"]
+        # Stored by an earlier run, as the ledger has it: looked up before they are put again.
+        self._perhaps_stored: set[str] = set()
         self._forgot_at = float("-inf")
 
     async def run(self) -> None:
         """Deliver until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            await self._take_up()
-            for _ in range(self._settings.concurrency):
-                group.create_task(self._put_queued())
-            while True:
-                await self._gather_and_close()
-                self._note_progress()
-                await asyncio.sleep(_POLL_SECONDS)
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._take_up()
+                for _ in range(self._settings.concurrency):
+                    group.create_task(self._put_queued())
+                group.create_task(self._feedback.follow(self._feedback_seconds))
+                while True:
+                    self._read_settings()
+                    await self._gather_and_close()
+                    self._note_progress()
+                    await asyncio.sleep(_POLL_SECONDS)
+        finally:
+            self._ledger.write()
+            self._ledger.close()
 
-    async def _take_up(self) -> None:
+    def _take_up(self) -> None:
         """Go on with the deliveries of an earlier run: those with a manifest are closed, the others still open."""
         now = time.monotonic()
         self._spool.discard_stored()
@@ -162,29 +172,29 @@ class Deliverer:
             self._spool.sync_deliveries([folder.name])
             instances = list(self._read(self._spool.scan_delivery(folder.name)))
             if not instances:
-                if all(path.name.startswith(_MANIFEST_FILE) for path in folder.iterdir()):
+                if all(path.name.startswith(MANIFEST_FILE) for path in folder.iterdir()):
                     self._spool.remove_delivery(folder.name)
                 continue
-            is_closed = _has_manifest(folder)
+            is_closed = has_manifest(folder)
             if is_closed:
                 delivery = Delivery(folder.name, instances[0].study_instance_uid, now, now, is_closed=True)
                 for instance in instances:
                     delivery.add(instance, now)
             else:
                 delivery = self._deliveries.reopen(folder.name, instances, now)
-            # The oldest goes first, whatever its folder's name.
-            delivery.opened_at = now - (time.time() - min(each.received_at.timestamp() for each in instances))
-            await self._take_up_instances(delivery, instances)
+            delivery.opened_at = now - (time.time() - delivery.oldest_at)
+            self._take_up_instances(delivery, instances)
 
-    async def _take_up_instances(self, delivery: Delivery, instances: Sequence[ReceivedInstance]) -> None:
+    def _take_up_instances(self, delivery: Delivery, instances: Sequence[ReceivedInstance]) -> None:
         """Queue what is not stored yet; what the ledger says is stored is looked up, not believed."""
-        self._ledger.record_received(entry_of(instance, delivery, self._edge) for instance in instances)
+        self._ledger.note_received(entry_of(instance, delivery, self._edge) for instance in instances)
+        self._ledger.write()
         known = {entry.object_key for entry in self._ledger.of_delivery(delivery.delivery_id) if entry.stored_at}
         for instance in instances:
             key = delivery.key_of(instance, self._edge)
-            delivery.rank = max(delivery.rank, rank_of(instance, self._settings))
-            if key not in known or not await self._uploader.is_stored(key, instance.bytes):
-                self._enqueue(delivery, instance)
+            if key in known:
+                self._perhaps_stored.add(key)
+            self._enqueue(delivery, instance)
         self._enqueue_manifest_if_complete(delivery)
 
     async def _gather_and_close(self) -> None:
@@ -208,17 +218,20 @@ class Deliverer:
             if len(moved) >= _BATCH:
                 has_more = True
                 break
-            delivery = None if self._is_resent(instance) else self._deliveries.find(instance, now)
-            if delivery is None:
-                self._spool.remove(instance.file)
-                continue
-            file = self._spool.assign(instance.file, delivery.delivery_id)
+            try:
+                delivery = None if self._is_resent(instance) else self._deliveries.find(instance, now)
+                if delivery is None:
+                    self._spool.remove(instance.file)
+                    continue
+                file = self._spool.assign(instance.file, delivery.delivery_id)
+            except FileNotFoundError:
+                continue  # as in `_read`
             assigned = replace(instance, file=file)
             delivery.add(assigned, now)
-            delivery.rank = max(delivery.rank, rank_of(assigned, self._settings))
             moved.append((delivery, assigned))
+            self._ledger.note_received([entry_of(assigned, delivery, self._edge)])
         self._spool.sync_deliveries({delivery.delivery_id for delivery, _ in moved})
-        self._ledger.record_received(entry_of(assigned, delivery, self._edge) for delivery, assigned in moved)
+        self._ledger.write()
         for delivery, assigned in moved:
             self._enqueue(delivery, assigned)
             self._progress.arrived(assigned.bytes)
@@ -246,6 +259,10 @@ class Deliverer:
                 self._spool.quarantine(file, str(error))
 
     def _enqueue(self, delivery: Delivery, instance: ReceivedInstance) -> None:
+        rank = rank_of(instance, self._settings)
+        # Until its first instance a delivery has no rank, and a rule's may be below none.
+        delivery.rank = max(delivery.rank, rank) if delivery.is_ranked else rank
+        delivery.is_ranked = True
         delivery.unstored += 1
         self._progress.queued(instance.bytes)
         self._queue.add(delivery, instance, delivery.rank)
@@ -288,10 +305,14 @@ class Deliverer:
 
     async def _put_instance(self, delivery: Delivery, instance: ReceivedInstance) -> None:
         key = delivery.key_of(instance, self._edge)
+        if key in self._perhaps_stored:
+            self._perhaps_stored.discard(key)
+            if await self._uploader.is_stored(key, instance.bytes):
+                return
         await self._bandwidth.admit(instance.bytes)
         await self._uploader.put_instance(instance, key)
         await self._tell(StoredObject(key, instance.bytes))
-        self._stored.append((delivery, key))
+        self._ledger.note_stored(key, datetime.now(UTC))
 
     def _give_up(self, delivery: Delivery, instance: ReceivedInstance | None, reason: str) -> None:
         """Quarantine an instance that will never be stored as it is; the others of its delivery go on."""
@@ -335,7 +356,7 @@ class Deliverer:
         sizes = {delivery.key_of(each, self._edge): each.bytes for each in delivery.instances.values()}
         await self._uploader.put_manifest(key, content, sizes)
         await self._tell(StoredObject(key, len(content)))
-        self._write_ledger()
+        self._ledger.write()
         try:
             await asyncio.to_thread(self._spool.remove_delivery, delivery.delivery_id)
         except OSError as error:
@@ -348,47 +369,31 @@ class Deliverer:
         if announce is not None:
             await asyncio.to_thread(announce, [stored])
 
-    def _write_ledger(self) -> None:
-        """Record what was stored since the last time, one transaction for all."""
-        stored, self._stored = self._stored, []
-        by_delivery: dict[str, list[str]] = {}
-        for delivery, key in stored:
-            by_delivery.setdefault(delivery.delivery_id, []).append(key)
-        for delivery_id, keys in by_delivery.items():
-            self._ledger.record_stored(delivery_id, keys, datetime.now(UTC))
+    def _read_settings(self) -> None:
+        """Put changed limits and priorities in force, for what is queued too."""
+        if self._reload is None:
+            return
+        before, self._settings = self._settings, self._reload()
+        if before.priorities != self._settings.priorities:
+            self._queue.rank_again(self._rank_again)
+
+    def _rank_again(self, delivery: Delivery) -> int:
+        ranks = (rank_of(instance, self._settings) for instance in delivery.instances.values())
+        delivery.rank = max(ranks, default=0)
+        return delivery.rank
 
     def _note_progress(self) -> None:
-        """Once a second: write the ledger and the progress, read changed settings, forget old entries."""
+        """Once a second: write the ledger and the progress, forget old entries."""
         if not self._progress.is_due():
             return
-        self._write_ledger()
-        if self._reload is not None:
-            self._settings = self._reload()
-        self._progress.write(is_store_failing=self._queue.is_store_failing)
+        self._ledger.write()
+        self._progress.write(
+            is_store_failing=self._queue.is_store_failing,
+            limit=limit_at(self._settings, datetime.now().astimezone()),
+        )
         if time.monotonic() - self._forgot_at >= _FORGET_EVERY_SECONDS:
             self._forgot_at = time.monotonic()
             self._ledger.forget_before(datetime.now(UTC), self._settings.ledger_days)
 
     def _manifest_path(self, delivery: Delivery) -> Path:
-        return self._spool.delivering / delivery.delivery_id / _MANIFEST_FILE
-
-
-def rank_of(instance: ReceivedInstance, settings: DeliverySettings) -> int:
-    """Return the rank of an instance's delivery: that of the first rule that fits."""
-    for rule in settings.priorities:
-        fits_title = rule.calling_ae_title in {None, instance.calling_ae_title}
-        if fits_title and rule.modality in {None, instance.modality}:
-            return rule.rank
-    return 0
-
-
-def _has_manifest(folder: Path) -> bool:
-    """Tell whether a delivery is closed; one whose manifest cannot be read is closed again."""
-    try:
-        Manifest.from_json((folder / _MANIFEST_FILE).read_bytes())
-    except FileNotFoundError:
-        return False
-    except PermanentError as error:
-        _logger.warning("manifest_discarded delivery=%s reason=%s", folder.name, error)
-        return False
-    return True
+        return self._spool.delivering / delivery.delivery_id / MANIFEST_FILE

@@ -46,12 +46,16 @@ class Delivery:
     unstored: int = 0
     is_closed: bool = False
     rank: int = 0
+    is_ranked: bool = False
+    # When its oldest instance was received, in seconds since the epoch: the order of deliveries in the store's queue.
+    oldest_at: float = float("inf")
 
     def add(self, instance: ReceivedInstance, now: float) -> None:
         """Take an instance; its SOP Instance UID must be new to this delivery."""
         self.instances[instance.sop_instance_uid] = instance
         self.bytes += instance.bytes
         self.touched_at = now
+        self.oldest_at = min(self.oldest_at, instance.received_at.timestamp())
 
     def key_of(self, instance: ReceivedInstance, edge: str) -> str:
         """Return the object key of one of the instances."""

@@ -4,8 +4,10 @@ A file whose bytes, or whose data set, were delivered before is recognised by th
 """
 
 import hashlib
+import logging
 import os
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import BinaryIO, Final
 
 from dicomflow.dicom.part10 import decode_file_meta, encode_file_meta
@@ -13,13 +15,18 @@ from dicomflow.dicom.scan import Identity, read_identity, scan
 from dicomflow.dicom.uids import is_usable, strip_padding
 from dicomflow.edge.delivery import Delivery, ReceivedInstance
 from dicomflow.edge.ledger import LedgerEntry
+from dicomflow.edge.settings import DeliverySettings
 from dicomflow.edge.spool import ReceivedFile
-from dicomflow.errors import PeerError
+from dicomflow.errors import PeerError, PermanentError
+from dicomflow.manifest import Manifest
 
-__all__ = ["entry_of", "has_same_data_set", "read_instance"]
+__all__ = ["MANIFEST_FILE", "entry_of", "has_manifest", "has_same_data_set", "rank_of", "read_instance"]
 
+MANIFEST_FILE: Final = "manifest.json"
 _HEAD_BYTES: Final = 16 << 10
 _CHUNK_BYTES: Final = 1 << 20
+
+_logger = logging.getLogger(__name__)
 
 
 def read_instance(file: ReceivedFile) -> ReceivedInstance:
@@ -90,6 +97,27 @@ def entry_of(instance: ReceivedInstance, delivery: Delivery, edge: str) -> Ledge
         delivery_id=delivery.delivery_id,
         object_key=delivery.key_of(instance, edge),
     )
+
+
+def rank_of(instance: ReceivedInstance, settings: DeliverySettings) -> int:
+    """Return an instance's rank: that of the first rule that fits."""
+    for rule in settings.priorities:
+        fits_title = rule.calling_ae_title in {None, instance.calling_ae_title}
+        if fits_title and rule.modality in {None, instance.modality}:
+            return rule.rank
+    return 0
+
+
+def has_manifest(folder: Path) -> bool:
+    """Tell whether a delivery is closed; one whose manifest cannot be read is closed again."""
+    try:
+        Manifest.from_json((folder / MANIFEST_FILE).read_bytes())
+    except FileNotFoundError:
+        return False
+    except PermanentError as error:
+        _logger.warning("manifest_discarded delivery=%s reason=%s", folder.name, error)
+        return False
+    return True
 
 
 def _uid(value: bytes | None) -> str:

@@ -7,11 +7,13 @@ folders say what is left to do, so a lost or damaged ledger is begun anew and fi
 import contextlib
 import logging
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import astuple, dataclass, fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
+
+from dicomflow.errors import PermanentError
 
 __all__ = ["LEDGER_FILE", "Ledger", "LedgerEntry"]
 
@@ -53,6 +55,8 @@ CREATE TABLE IF NOT EXISTS instance (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS instance_delivery ON instance (delivery_id);
 CREATE INDEX IF NOT EXISTS instance_received ON instance (received_at);
+CREATE INDEX IF NOT EXISTS instance_unimported ON instance (received_at, delivery_id)
+    WHERE stored_at IS NOT NULL AND imported_at IS NULL;
 """
 _INSERT: Final = (
     f"INSERT INTO instance ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608  # our names
@@ -62,17 +66,41 @@ _INSERT: Final = (
 )
 
 
+_CHECK_COLUMNS: Final = f"SELECT {', '.join(_COLUMNS)} FROM instance LIMIT 0"  # noqa: S608  # our names
+
+# What may be gone at the next try, and says nothing of the file's content.
+_NOT_DAMAGE: Final = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_NOMEM,
+    }
+)
+
+
 class Ledger:
     """The ledger of one spool. Thread: one owner for each object.
 
-    Opening a damaged file puts it aside and begins a new one.
+    Opening a damaged file puts it aside and begins a new one; `read_only`, for what another process may be writing,
+    raises `PermanentError` when there is none to read.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        self._received: dict[tuple[str, str], LedgerEntry] = {}  # noted and not written yet
+        self._stored: list[tuple[str, datetime]] = []
+        if read_only:
+            self._connection = _open_read_only(path)
+            return
         try:
             self._connection = _open(path)
         except sqlite3.DatabaseError as error:
+            if getattr(error, "sqlite_errorcode", None) in _NOT_DAMAGE:
+                raise
             aside = path.with_name(f"{path.name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S}")
             _logger.warning("ledger_damaged error=%s kept_as=%s", error, aside.name)
             for suffix in ("", "-wal", "-shm"):
@@ -84,26 +112,56 @@ class Ledger:
         """Close the file."""
         self._connection.close()
 
+    def note_received(self, entries: Iterable[LedgerEntry]) -> None:
+        """Keep instances for the next `write`; `find` knows them already."""
+        self._received |= {(entry.sop_instance_uid, entry.sha256): entry for entry in entries}
+
+    def note_stored(self, object_key: str, at: datetime) -> None:
+        """Keep for the next `write` that an object is in the store, checksum confirmed."""
+        self._stored.append((object_key, at))
+
+    def write(self) -> None:
+        """Write what was noted; what cannot be written now, on a full volume, is kept for the next time."""
+        try:
+            if self._received:
+                self.record_received(self._received.values())
+                self._received.clear()
+            if self._stored:
+                self.record_stored(self._stored)
+                self._stored.clear()
+        except sqlite3.OperationalError as error:
+            _logger.warning("ledger_not_written error=%s waiting=%d", error, len(self._received) + len(self._stored))
+
     def record_received(self, entries: Iterable[LedgerEntry]) -> None:
         """Record instances; one that is stored already keeps its entry."""
         with self._connection:
             self._connection.executemany(_INSERT, map(astuple, entries))
 
-    def record_stored(self, delivery_id: str, keys: Sequence[str], at: datetime) -> None:
-        """Record that objects are in the store, checksum confirmed."""
+    def record_stored(self, stored: Iterable[tuple[str, datetime]]) -> None:
+        """Record that objects, by their keys, are in the store, checksum confirmed."""
         with self._connection:
             self._connection.executemany(
-                "UPDATE instance SET stored_at = ? WHERE delivery_id = ? AND object_key = ? AND stored_at IS NULL",
-                [(at.isoformat(), delivery_id, key) for key in keys],
+                "UPDATE instance SET stored_at = ? WHERE sop_instance_uid = ? AND object_key = ? AND stored_at IS NULL",
+                [(at.isoformat(), _sop_instance_uid(key), key) for key, at in stored],
             )
 
     def record_imported(self, object_keys: Iterable[str], at: datetime) -> None:
         """Record that objects are in an image set."""
         with self._connection:
             self._connection.executemany(
-                "UPDATE instance SET imported_at = ? WHERE object_key = ? AND imported_at IS NULL",
-                [(at.isoformat(), key) for key in object_keys],
+                "UPDATE instance SET imported_at = ?"
+                " WHERE sop_instance_uid = ? AND object_key = ? AND imported_at IS NULL",
+                [(at.isoformat(), _sop_instance_uid(key), key) for key in object_keys],
             )
+
+    def unimported_deliveries(self, since: datetime) -> list[str]:
+        """Return the deliveries of which something is stored and not known to be imported, if received since then."""
+        cursor = self._connection.execute(
+            "SELECT DISTINCT delivery_id FROM instance"
+            " WHERE stored_at IS NOT NULL AND imported_at IS NULL AND received_at >= ? ORDER BY delivery_id",
+            (since.isoformat(),),
+        )
+        return [delivery_id for (delivery_id,) in cursor]
 
     def record_problem(self, sop_instance_uid: str, sha256: str, problem: str) -> None:
         """Record why an instance is not delivered."""
@@ -115,7 +173,10 @@ class Ledger:
 
     def find(self, sop_instance_uid: str) -> list[LedgerEntry]:
         """Return the entries of an instance, one for each content it was received with, oldest first."""
-        return self._select("WHERE sop_instance_uid = ? ORDER BY received_at", (sop_instance_uid,))
+        written = self._select("WHERE sop_instance_uid = ? ORDER BY received_at", (sop_instance_uid,))
+        known = {entry.sha256 for entry in written}
+        noted = [entry for entry in self._received.values() if entry.sop_instance_uid == sop_instance_uid]
+        return written + [entry for entry in noted if entry.sha256 not in known]
 
     def of_delivery(self, delivery_id: str) -> list[LedgerEntry]:
         """Return the entries of a delivery."""
@@ -159,6 +220,23 @@ def _open(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def _open_read_only(path: Path) -> sqlite3.Connection:
+    try:
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_SECONDS)
+        with contextlib.ExitStack() as stack:
+            stack.callback(connection.close)
+            connection.execute(_CHECK_COLUMNS)
+            stack.pop_all()
+    except sqlite3.DatabaseError as error:
+        raise PermanentError(f"cannot read the ledger {path}: {error}") from error
+    return connection
+
+
+def _sop_instance_uid(object_key: str) -> str:
+    return object_key.rpartition("/")[2].removesuffix(".dcm")
+
+
 def _check(connection: sqlite3.Connection) -> None:
+    connection.execute(_CHECK_COLUMNS)  # one of another version is begun anew
     if connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
         raise sqlite3.DatabaseError("quick_check failed")

@@ -13,6 +13,8 @@ __all__ = ["PROGRESS_FILE", "Progress", "read_progress"]
 PROGRESS_FILE: Final = "progress.json"
 _WINDOW_SECONDS: Final = 30.0
 _WRITE_SECONDS: Final = 1.0
+# Of the last second in the line's speed, against all before.
+_NEWS_WEIGHT: Final = 0.2
 
 
 class _Rate:
@@ -45,8 +47,12 @@ class Progress:
         self._arrivals = _Rate(clock)
         self._stores = _Rate(clock)
         self._files = self._bytes = 0
-        # What the line carries when there is enough to send: the forecast's speed after an outage.
+        # What the line carries when there is enough to send, in bytes a second: the forecast's speed. It is measured
+        # only while something waits and puts succeed, since an edge that is level stores no faster than it receives.
         self._capacity = 0.0
+        self._measured_at = clock()
+        self._measured_bytes = 0
+        self._is_measuring = False
         self._last_error = ""
 
     def arrived(self, size_bytes: int) -> None:
@@ -61,35 +67,34 @@ class Progress:
     def stored(self, size_bytes: int) -> None:
         """Count an instance that was stored."""
         self._stores.add(size_bytes)
-        self._files -= 1
-        self._bytes -= size_bytes
+        self._measured_bytes += size_bytes
+        self._leave(size_bytes)
 
     def given_up(self, size_bytes: int) -> None:
         """Count an instance that went to quarantine."""
-        self._files -= 1
-        self._bytes -= size_bytes
+        self._leave(size_bytes)
 
     def failed(self, error: str) -> None:
         """Keep the last failure for the operator."""
         self._last_error = error
+        self._is_measuring = False
 
     def is_due(self) -> bool:
         """Tell whether a second has passed since the last file."""
         return self._clock() - self._written_at >= _WRITE_SECONDS
 
-    def write(self, *, is_store_failing: bool) -> None:
-        """Write the file; it is news, not memory, so nothing is synced."""
+    def write(self, *, is_store_failing: bool, limit: int = 0) -> None:
+        """Write the file, with the bandwidth's limit in force (0: none); it is news, so nothing is synced."""
         self._written_at = self._clock()
         rate, arriving = self._stores.per_second(), self._arrivals.per_second()
-        if self._files:
-            self._capacity = max(rate, self._capacity * 0.995)
+        self._measure()
         document = {
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
             "waiting_files": self._files,
             "waiting_bytes": self._bytes,
             "stored_bytes_per_second": round(rate),
             "received_bytes_per_second": round(arriving),
-            "level_in_seconds": self._level_in(arriving),
+            "level_in_seconds": self._level_in(arriving, limit),
             "store": "failing" if is_store_failing else "ok",
             "last_error": self._last_error,
         }
@@ -98,11 +103,28 @@ class Progress:
             temporary.write_text(json.dumps(document), encoding="utf-8")
             temporary.replace(self._path)
 
-    def _level_in(self, arriving: float) -> float | None:
-        """Return the seconds until nothing waits, at the speed the line has shown; None when it only grows."""
+    def _leave(self, size_bytes: int) -> None:
+        self._files -= 1
+        self._bytes -= size_bytes
+        if not self._files:
+            self._is_measuring = False
+
+    def _measure(self) -> None:
+        """Take the time since the last measure into the speed, if something waited all the while and none failed."""
+        now = self._clock()
+        if self._is_measuring and not self._measured_bytes:
+            return  # a large object is on its way
+        if self._is_measuring and now > self._measured_at:
+            measured = self._measured_bytes / (now - self._measured_at)
+            self._capacity += (measured - self._capacity) * (_NEWS_WEIGHT if self._capacity else 1.0)
+        self._measured_at, self._measured_bytes = now, 0
+        self._is_measuring = self._files > 0
+
+    def _level_in(self, arriving: float, limit: int) -> float | None:
+        """Return the seconds until nothing waits, at the speed the line has shown; None while that is not known."""
         if not self._files:
             return 0.0
-        spare = self._capacity - arriving
+        spare = (min(self._capacity, limit) if limit else self._capacity) - arriving
         return round(self._bytes / spare, 1) if spare > 0 else None
 
 

@@ -1,7 +1,8 @@
 """What is to be put, in order: the highest rank first, then the oldest delivery; what failed comes again later.
 
 When puts fail one after the other the store is taken to be unreachable: all wait, and one put at a time tries it,
-so that the end of an outage is met by one request and not by all of them. Event loop: one owner.
+so that the end of an outage is met by one request and not by all of them. Each try is another object's, so that one the
+store does not take never hides that it takes the others. Event loop: one owner.
 """
 
 import asyncio
@@ -25,11 +26,12 @@ class Put:
     """One object that waits to be put; without an instance it is the delivery's manifest."""
 
     rank: int  # negated, since the smallest goes first
-    opened_at: float
+    oldest_at: float
     number: int
     delivery: Delivery = field(compare=False)
     instance: ReceivedInstance | None = field(compare=False)
     attempts: int = field(compare=False, default=0)
+    probes: int = field(compare=False, default=0)  # of a failing store
 
 
 class PutQueue:
@@ -53,7 +55,7 @@ class PutQueue:
 
     def add(self, delivery: Delivery, instance: ReceivedInstance | None, rank: int) -> None:
         """Add an object; a manifest is added once its instances are put."""
-        heapq.heappush(self._ready, Put(-rank, delivery.opened_at, next(self._numbers), delivery, instance))
+        heapq.heappush(self._ready, Put(-rank, delivery.oldest_at, next(self._numbers), delivery, instance))
         self._changed.set()
 
     async def take(self) -> Put:
@@ -65,7 +67,7 @@ class PutQueue:
             may_try = now >= self._closed_until and not (self.is_store_failing and self._in_flight)
             if self._ready and may_try:
                 self._in_flight += 1
-                return heapq.heappop(self._ready)
+                return self._pop()
             await self._sleep(self._next_at(now) - now)
 
     def succeeded(self) -> None:
@@ -78,16 +80,16 @@ class PutQueue:
         """Take back a put that failed; return the seconds until it is tried again."""
         self._in_flight -= 1
         self._failures += 1
-        put.attempts += 1
         now = self._clock()
-        pause = self._pause(put.attempts)
         if self.is_store_failing:
-            # The object is not to blame: it keeps its place, and the store gets the pause.
-            put.attempts = min(put.attempts, 1)
+            # The object may not be to blame: it keeps its place, and the store gets the pause.
+            put.probes += 1
             pause = self._pause(self._failures - _FAILURES_OF_A_STORE + 1)
             self._closed_until = now + pause
             heapq.heappush(self._ready, put)
         else:
+            put.attempts += 1
+            pause = self._pause(put.attempts)
             heapq.heappush(self._delayed, (now + pause, put))
         self._changed.set()
         return pause
@@ -96,6 +98,27 @@ class PutQueue:
         """Note a put that is given up, through no fault of the store's."""
         self._in_flight -= 1
         self._changed.set()
+
+    def rank_again(self, rank: Callable[[Delivery], int]) -> None:
+        """Order what waits by new ranks."""
+        ranks: dict[str, int] = {}
+        for put in [*self._ready, *(put for _, put in self._delayed)]:
+            delivery = put.delivery
+            if delivery.delivery_id not in ranks:
+                ranks[delivery.delivery_id] = rank(delivery)
+            put.rank = -ranks[delivery.delivery_id]
+        heapq.heapify(self._ready)
+        heapq.heapify(self._delayed)
+        self._changed.set()
+
+    def _pop(self) -> Put:
+        if not self.is_store_failing:
+            return heapq.heappop(self._ready)
+        # A search once a pause: first what has tried the store least.
+        put = min(self._ready, key=lambda each: (each.probes, each))
+        self._ready.remove(put)
+        heapq.heapify(self._ready)
+        return put
 
     def _next_at(self, now: float) -> float:
         """Return when there is something to look at again, unless something changes before."""

@@ -76,6 +76,14 @@ class Uploader:
             return False
         return found["size"] == size_bytes
 
+    async def fetch(self, key: str) -> bytes | None:
+        """Return an object's content, or None when there is no such object; raises whatever the store raises."""
+        try:
+            result = await obstore.get_async(self._store, key)
+        except FileNotFoundError:
+            return None
+        return bytes(await result.bytes_async())
+
     async def put_manifest(self, key: str, content: bytes, instance_bytes: Mapping[str, int]) -> None:
         """Store a manifest after its instances; on return all of them are durable in the store.
 
