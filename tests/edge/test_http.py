@@ -1,10 +1,13 @@
 """Health and metrics of a running edge."""
 
+import os
 import signal
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+
+CT = "1.2.840.10008.5.1.4.1.1.2"
 
 
 @pytest.fixture
@@ -21,8 +24,6 @@ def test_health_and_readiness_are_200_while_it_runs(edge: Any):
 
 def test_readiness_is_503_while_a_process_is_dead(edge: Any, until: Any):
     """A dead child makes the edge unready, not unhealthy, until it is replaced."""
-    import os
-
     os.kill(edge.children()[0], signal.SIGKILL)
     until(lambda: edge.get("/readyz") == (503, "not ready\n"))
     assert 200 == edge.get("/healthz")[0]
@@ -42,3 +43,33 @@ def test_metrics_count_spool_and_workers(edge: Any):
     assert {"received": 0, "delivering": 0, "quarantined": 1} == files
     assert 2 == families["dicomflow_workers"].samples[0].value
     assert 0 < families["dicomflow_spool_free_bytes"].samples[0].value
+
+
+def test_metrics_of_all_workers_are_summed_and_outlive_a_worker(edge: Any, scu_with: Any, data_set: Any, until: Any):
+    """Instances, bytes, refusals, latency and associations count on when the worker that counted them dies."""
+    for number in range(8):  # over both workers
+        scu = scu_with(edge.port)
+        scu.associate()
+        uid = f"1.2.3.{number}"
+        assert 0 == scu.store(data_set(uid), affected_sop_instance_uid=uid.encode()).status
+        assert 0xC000 == scu.store(data_set(study_instance_uid=None)).status
+        scu.release()
+
+    def values() -> dict[str, float]:
+        families = text_string_to_metric_families(edge.get("/metrics")[1])
+        samples = [sample for family in families for sample in family.samples]
+        return {f"{each.name} {' '.join(sorted(each.labels.values()))}".strip(): each.value for each in samples}
+
+    expected = {
+        "dicomflow_associations_total CT1 released": 8,
+        f"dicomflow_instances_total {CT} CT1": 8,
+        "dicomflow_refusals_total C000": 8,
+        "dicomflow_acknowledge_seconds_count": 8,
+        "dicomflow_acknowledge_seconds_bucket +Inf": 8,
+    }
+    until(lambda: expected.items() <= values().items(), explain=lambda: str(values()))
+    assert 8 * len(data_set()) < values()[f"dicomflow_instance_bytes_total {CT} CT1"]
+    for pid in edge.children():
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: edge.get("/readyz")[0] == 200 and values()["dicomflow_child_restarts"] == 3)
+    assert expected.items() <= values().items()

@@ -13,7 +13,7 @@ import uuid
 from dataclasses import dataclass
 from typing import Final
 
-from dicomflow.dicom.uids import VERIFICATION
+from dicomflow.dicom.uids import STORAGE_COMMITMENT, VERIFICATION
 from dicomflow.dimse.acceptor import Acceptor, State
 from dicomflow.dimse.command import CommandField, encode_response
 from dicomflow.dimse.events import (
@@ -30,6 +30,8 @@ from dicomflow.dimse.pdu import AbortSource, AssociateReject, AssociateRequest
 from dicomflow.dimse.status import AbortReason, Rejection, Status
 from dicomflow.edge.access import check_request
 from dicomflow.edge.admission import Admission
+from dicomflow.edge.commitment import MAX_ACTION_BYTES, Commitments, accept_action
+from dicomflow.edge.metrics import Metrics
 from dicomflow.edge.settings import DimseSettings
 from dicomflow.edge.spool import Spool
 from dicomflow.edge.storage import REFUSALS, StoreReception
@@ -58,6 +60,10 @@ class Receiver:
     draining: threading.Event
     admission: Admission
     users: Users | None = None
+    metrics: Metrics | None = None
+    # None where no peer may ask for commitment.
+    commitments: Commitments | None = None
+    commitment_peers: frozenset[str] = frozenset()
 
 
 class Association:
@@ -82,6 +88,7 @@ class Association:
         self._acceptor = Acceptor()
         self._reception: StoreReception | None = None
         self._unperformed: CommandReceived | None = None
+        self._action: bytearray | None = None  # the data set of an N-ACTION as it comes
         self._calling = self._called = ""
         self._is_marked = False
         self._stored = self._stored_bytes = self._refused = 0
@@ -97,7 +104,7 @@ class Association:
                 self._shake_hands(self._tls)
             self._serve()
         except OSError as error:
-            self._log_end(f"transport failed: {error.strerror or error}")
+            self._log_end("lost", f"transport failed: {error.strerror or error}")
         except Exception:
             _logger.exception("association_failed association=%s peer=%s", self.association_id, self._peer)
             self._abort("internal error")
@@ -143,7 +150,7 @@ class Association:
                 self._act(event)
                 self._send()
             self._send()
-        self._log_end("connection closed before an association request")
+        self._log_end("silent", "connection closed before an association request")
 
     def _wait(self) -> bool:
         """Set the time the next receive may take; False when the association is over."""
@@ -172,7 +179,7 @@ class Association:
             self._abort(f"no PDU for {self._receiver.settings.idle_seconds:g} s")
             return
         if self._acceptor.state is State.STA2:
-            self._log_end("no association request before ARTIM expired")
+            self._log_end("silent", "no association request before ARTIM expired")
         self._acceptor.state = State.STA1
 
     def _abort(self, message: str) -> None:
@@ -204,20 +211,21 @@ class Association:
                 self._take_request(event.request)
             case AssociationReleased():
                 self._end("released")
-                self._log_end("released")
+                self._log_end("released", "released")
             case AssociationAborted():
                 self._end("aborted")
                 by = "peer" if event.by_peer else "us"
-                self._log_end(f"aborted by {by} {event.source}/{event.reason}: {event.message}")
+                self._log_end("aborted", f"aborted by {by} {event.source}/{event.reason}: {event.message}")
             case ConnectionLost():
-                self._log_end("connection lost")
+                self._log_end("lost", "connection lost")
 
     def _take_request(self, request: AssociateRequest) -> None:
         self._calling, self._called = request.calling_ae_title, request.called_ae_title
         rejection = self._rejection(request)
         if rejection is not None:
             self._acceptor.reject(rejection[0])
-            self._log_end(f"rejected {rejection[0].result}/{rejection[0].source}/{rejection[0].reason}: {rejection[1]}")
+            reject, reason = rejection
+            self._log_end("rejected", f"rejected {reject.result}/{reject.source}/{reject.reason}: {reason}")
             return
         identity = request.user_identity
         # Of the types that are not checked nobody can say that the identity stands (PS3.7 D.3.3.7.2).
@@ -227,6 +235,7 @@ class Association:
                 request,
                 max_length=self._receiver.settings.max_pdu_bytes,
                 user_identity_response=b"" if wants_response else None,
+                storage_commitment=self._receiver.commitments is not None,
             )
         )
 
@@ -261,6 +270,8 @@ class Association:
             self._begin_store(event)
         else:
             self._unperformed = event
+            is_action = command.command_field == CommandField.N_ACTION_RQ
+            self._action = bytearray() if is_action and command.has_data_set else None
         if not command.has_data_set:
             self._answer()
 
@@ -293,6 +304,9 @@ class Association:
             except Exception as error:
                 _logger.exception("store_failed association=%s", self.association_id)
                 self._reception.fail(error)
+        elif self._action is not None:
+            for fragment in event.fragments:
+                self._action += fragment[: MAX_ACTION_BYTES - len(self._action)]
         if event.is_last:
             self._answer()
 
@@ -307,11 +321,11 @@ class Association:
         if self._reception is None:
             assert self._unperformed is not None
             event, self._unperformed = self._unperformed, None
-            is_echo = event.command.command_field == CommandField.C_ECHO_RQ
-            status = Status.SUCCESS if is_echo else Status.UNRECOGNIZED_OPERATION
+            status = self._perform(event)
             self._acceptor.send(event.context.context_id, encode_response(event.command, status))
             return
-        reception = self._reception
+        reception, metrics = self._reception, self._receiver.metrics
+        ended_at = time.perf_counter()
         try:
             received = reception.finish(self._peer)
         except Exception as error:
@@ -323,9 +337,14 @@ class Association:
             self._stored += 1
             self._stored_bytes += reception.size_bytes
             response = encode_response(reception.command, Status.SUCCESS)
+            if metrics is not None:
+                seconds = time.perf_counter() - ended_at
+                metrics.stored(reception.context.abstract_syntax, self._calling, reception.size_bytes, seconds)
         else:
             self._refused += 1
             refusal = reception.refusal or REFUSALS["internal"]
+            if metrics is not None:
+                metrics.refused(refusal.status)
             _logger.info(
                 "store_refused association=%s status=%04X comment=%s",
                 self.association_id,
@@ -334,6 +353,32 @@ class Association:
             )
             response = encode_response(reception.command, refusal.status, refusal.comment, refusal.offending_elements)
         self._acceptor.send(reception.context.context_id, response)
+
+    def _perform(self, event: CommandReceived) -> Status:
+        """Perform a request that is no C-STORE."""
+        action, self._action = self._action, None
+        commitments = self._receiver.commitments
+        is_commitment = event.context.abstract_syntax == STORAGE_COMMITMENT and commitments is not None
+        if event.command.command_field == CommandField.C_ECHO_RQ and not is_commitment:
+            return Status.SUCCESS
+        if event.command.command_field != CommandField.N_ACTION_RQ or not is_commitment:
+            return Status.UNRECOGNIZED_OPERATION
+        if self._calling not in self._receiver.commitment_peers:
+            # There is no address to report to, and a request without a report would be a promise not kept.
+            return Status.NOT_AUTHORIZED
+        assert commitments is not None
+        try:
+            return accept_action(
+                commitments,
+                event.command,
+                bytes(action or b""),
+                event.context.transfer_syntax,
+                calling_ae_title=self._calling,
+                called_ae_title=self._called,
+            )
+        except Exception:
+            _logger.exception("commitment_failed association=%s", self.association_id)
+            return Status.PROCESSING_FAILURE
 
     def _end(self, how: str) -> None:
         """Drop what is half received, leave, note the end; at once, since a peer may keep the transport open."""
@@ -349,11 +394,13 @@ class Association:
             with contextlib.suppress(OSError):
                 self._receiver.spool.mark_ended(self.association_id, how)
 
-    def _log_end(self, how: str) -> None:
-        """Log the one line of an association; what is said first is the cause."""
+    def _log_end(self, result: str, how: str) -> None:
+        """Log the one line of an association, and count it; what is said first is the cause."""
         if self._is_logged:
             return
         self._is_logged = True
+        if self._receiver.metrics is not None:
+            self._receiver.metrics.ended(result, self._calling)
         _logger.info(
             "association_ended association=%s peer=%s calling=%s called=%s stored=%d bytes=%d refused=%d"
             " seconds=%.3f how=%s",

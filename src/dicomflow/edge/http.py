@@ -9,7 +9,8 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import GaugeMetricFamily, Metric
 
-from dicomflow.edge.spool import count_files
+from dicomflow.edge.metrics import register_files
+from dicomflow.edge.spool import count_files, oldest_seconds
 from dicomflow.edge.supervisor import Supervisor
 from dicomflow.errors import PermanentError
 
@@ -29,6 +30,8 @@ class EdgeHttp:
         self._supervisor = supervisor
         registry = CollectorRegistry()
         registry.register(_SpoolCollector(supervisor))
+        if supervisor.spool is not None:
+            register_files(registry, supervisor.spool.root)
         self._metrics = make_wsgi_app(registry)
         try:
             self._server = make_server(bind, port, self._application, _Server, _QuietHandler)
@@ -87,6 +90,9 @@ class _SpoolCollector:
         for folder, count in count_files(spool.root).items():
             files.add_metric([folder], count)
         yield files
+        yield GaugeMetricFamily(
+            "dicomflow_spool_oldest_seconds", "Age of the oldest file to deliver.", value=oldest_seconds(spool.root)
+        )
         yield GaugeMetricFamily("dicomflow_spool_free_bytes", "Free space for the spool.", value=spool.free_bytes())
         yield GaugeMetricFamily("dicomflow_workers", "Workers that run.", value=self._supervisor.workers_alive)
         yield GaugeMetricFamily(

@@ -20,6 +20,8 @@ from typing import Final
 from dicomflow import logs
 from dicomflow.edge.admission import Admission
 from dicomflow.edge.association import Association, Receiver
+from dicomflow.edge.commitment import Commitments
+from dicomflow.edge.metrics import Metrics
 from dicomflow.edge.settings import EdgeSettings
 from dicomflow.edge.spool import Spool
 from dicomflow.edge.tls import TlsContexts
@@ -75,6 +77,9 @@ def run_worker(start: WorkerStart) -> None:
         stopping,
         Admission(start.table, start.index, dimse.max_associations, dimse.max_associations_per_ae_title),
         Users(dimse.users_file) if dimse.users_file is not None else None,
+        Metrics(spool.root),
+        Commitments(spool) if start.settings.commitment.peers else None,
+        frozenset(start.settings.commitment.peers),
     )
     worker = _Worker(receiver)
     threading.Thread(target=worker.accept_from, args=(start.listener, None), daemon=True).start()

@@ -18,6 +18,7 @@ import contextlib
 import hashlib
 import os
 import sys
+import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from typing import Final
 from dicomflow.edge.durable import FolderSync, is_named_by_fsync, sync_directory
 from dicomflow.errors import PermanentError
 
-__all__ = ["IncomingFile", "ReceivedFile", "Spool", "count_files", "sync_directory"]
+__all__ = ["IncomingFile", "ReceivedFile", "Spool", "count_files", "oldest_seconds", "sync_directory"]
 
 _SUFFIX: Final = ".dcm"
 _STORED: Final = ".stored"
@@ -337,6 +338,22 @@ def count_files(root: Path) -> dict[str, int]:
         "delivering": sum(map(_count, _folders(root / "delivering"))),
         "quarantined": _count(root / "quarantined"),
     }
+
+
+def oldest_seconds(root: Path) -> float:
+    """Return the age of the oldest instance that is not stored yet; 0 when there is none."""
+    now = time.time()
+    folders = [*_folders(root / "received"), *_folders(root / "delivering")]
+    ages = (now - modified_at for folder in folders for modified_at in _modified(folder))
+    return max(0.0, max(ages, default=0.0))
+
+
+def _modified(folder: str) -> Iterator[float]:
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.endswith(_SUFFIX):
+                with contextlib.suppress(FileNotFoundError):
+                    yield entry.stat().st_mtime
 
 
 def _folders(parent: Path) -> list[str]:

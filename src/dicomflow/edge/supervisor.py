@@ -21,6 +21,7 @@ from typing import Final
 
 from filelock import FileLock, Timeout
 
+from dicomflow.edge import metrics
 from dicomflow.edge.admission import clear_row, table_length
 from dicomflow.edge.deliverer import Announce, DelivererStart, run_deliverer
 from dicomflow.edge.server import DRAIN_SECONDS, LogSettings, WorkerStart, run_worker
@@ -135,6 +136,7 @@ class Supervisor:
             if dimse.tls.client_ca is None:
                 _logger.warning("tls_without_client_certificates port=%d", dimse.tls.port)
         self._listener = bind(dimse.bind, dimse.port, patience_seconds=_PORT_SECONDS)
+        metrics.wipe(spool.root)
         spool.mark_lost()
         discarded = spool.discard_incoming()
         if discarded:

@@ -1,0 +1,123 @@
+"""What the workers count, in files that the supervisor's `/metrics` reads: one of each kind for every process.
+
+The files outlive a worker that died, so its counts stay; the supervisor removes them at its start. Labels are
+bounded: after `_MAX_LABELS` of a kind the rest is counted as "other". Knows nothing of associations.
+"""
+
+import logging
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from dicomflow.dimse.status import Status
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+__all__ = ["Metrics", "register_files", "wipe"]
+
+# prometheus_client reads this at its import, and takes a value's file from it.
+_FOLDER_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
+_FOLDER: Final = "metrics"
+_OTHER: Final = "other"
+# An entry takes about 200 bytes of the 1 MiB that is allocated at the start.
+_MAX_LABELS: Final = 500
+_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+_logger = logging.getLogger(__name__)
+
+
+def wipe(spool: Path) -> None:
+    """Remove what an earlier run counted: counters begin at 0 with the edge."""
+    shutil.rmtree(spool / _FOLDER, ignore_errors=True)
+    (spool / _FOLDER).mkdir(parents=True, exist_ok=True)
+
+
+def register_files(registry: "CollectorRegistry", spool: Path) -> None:
+    """Let a registry give the sums over the files of all processes."""
+    from prometheus_client.multiprocess import MultiProcessCollector  # noqa: PLC0415  # the supervisor's need only
+
+    MultiProcessCollector(registry, path=str(spool / _FOLDER))  # type: ignore[no-untyped-call]  # no annotations
+
+
+class Metrics:
+    """The counters of one worker process. Threads: any.
+
+    Created before anything else imports prometheus_client in the process.
+    """
+
+    def __init__(self, spool: Path) -> None:
+        folder = spool / _FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
+        os.environ[_FOLDER_VARIABLE] = str(folder)
+        from prometheus_client import CollectorRegistry, Counter, Histogram  # noqa: PLC0415  # as the class says
+
+        registry = CollectorRegistry()
+        associations = Counter(
+            "dicomflow_associations", "Associations that ended.", ["result", "ae_title"], registry=registry
+        )
+        labels = ["sop_class", "ae_title"]
+        instances = Counter("dicomflow_instances", "Instances acknowledged.", labels, registry=registry)
+        instance_bytes = Counter("dicomflow_instance_bytes", "Bytes acknowledged.", labels, registry=registry)
+        refusals = Counter("dicomflow_refusals", "Instances refused.", ["status"], registry=registry)
+        self._latency = Histogram(
+            "dicomflow_acknowledge_seconds",
+            "From an instance's last byte to its answer.",
+            registry=registry,
+            buckets=_BUCKETS,
+        )
+        self._associations = _Children(associations.labels)
+        self._instances = _Children(lambda *values: (instances.labels(*values), instance_bytes.labels(*values)))
+        self._refusals = _Children(refusals.labels)
+        self._refusals.of(f"{Status.OUT_OF_RESOURCES:04X}")  # makes the counters' file, and the series to alarm on
+        _allocate(folder.glob(f"*_{os.getpid()}.db"))
+
+    def ended(self, result: str, ae_title: str) -> None:
+        """Count an association that ended."""
+        self._associations.of(result, ae_title).inc()
+
+    def stored(self, sop_class_uid: str, ae_title: str, size_bytes: int, seconds: float) -> None:
+        """Count an instance that is answered Success, `seconds` after its last byte."""
+        count, size = self._instances.of(sop_class_uid, ae_title)
+        count.inc()
+        size.inc(size_bytes)
+        self._latency.observe(seconds)
+
+    def refused(self, status: Status) -> None:
+        """Count an instance that is refused."""
+        self._refusals.of(f"{status:04X}").inc()
+
+
+class _Children:
+    """The children of a metric by their labels, at most `_MAX_LABELS` of them; `_lock` guards the map."""
+
+    def __init__(self, make: Callable[..., Any]) -> None:
+        self._make = make
+        self._lock = threading.Lock()
+        self._made: dict[tuple[str, ...], Any] = {}
+
+    def of(self, *labels: str) -> Any:  # a counter, or two
+        made = self._made.get(labels)
+        if made is None:
+            with self._lock:
+                if len(self._made) >= _MAX_LABELS:
+                    labels = (_OTHER,) * len(labels)
+                made = self._made.get(labels)
+                if made is None:
+                    made = self._made[labels] = self._make(*labels)
+        return made
+
+
+def _allocate(paths: Iterable[Path]) -> None:
+    """Have the files' blocks at once: a write to a mapped file on a full volume would end the process."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    for path in paths:
+        try:
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            _logger.warning("metrics_not_allocated errno=%s", error.errno)
