@@ -17,16 +17,18 @@ from dicomflow.dimse.command import Command, CommandField
 from dicomflow.dimse.items import Role
 from dicomflow.dimse.status import Status
 from dicomflow.edge.commitment import CommitmentRequest, Commitments, Report, encode_report, make_report
-from dicomflow.edge.ledger import Ledger
+from dicomflow.edge.ledger import LEDGER_FILE, Ledger
 from dicomflow.edge.sender import SendAssociation
-from dicomflow.edge.settings import CommitmentPeer, CommitmentSettings
+from dicomflow.edge.settings import CommitmentPeer, CommitmentSettings, EdgeSettings
+from dicomflow.edge.spool import Spool
 from dicomflow.errors import DicomflowError, PermanentError
 
-__all__ = ["Reporter"]
+__all__ = ["Reporter", "report_commitments"]
 
 _FIRST_PAUSE_SECONDS: Final = 10.0
 _LONGEST_PAUSE_SECONDS: Final = 3600.0
 _TIMEOUT_SECONDS: Final = 30.0
+_LOOK_SECONDS: Final = 1.0
 
 _logger = logging.getLogger(__name__)
 
@@ -93,6 +95,18 @@ class Reporter:
                 undelivered=reason if is_over else "",
             )
         )
+
+
+def report_commitments(settings: EdgeSettings, spool: Spool) -> None:
+    """Report for ever, with a look each second. Thread: a daemon of the deliverer's process."""
+    ledger = Ledger(settings.spool.dir / LEDGER_FILE)
+    reporter = Reporter(Commitments(spool), ledger, settings.commitment)
+    while True:
+        try:
+            reporter.run_due()
+        except Exception:
+            _logger.exception("reporter_failed")
+        time.sleep(_LOOK_SECONDS)
 
 
 def _send(peer: CommitmentPeer, request: CommitmentRequest, report: Report) -> None:

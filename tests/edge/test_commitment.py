@@ -1,0 +1,378 @@
+"""Storage commitment: what is kept, what is reported, and that nothing more is claimed than is true."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filereader import read_dataset
+from pydicom.filewriter import write_dataset
+from pynetdicom import AE, evt
+from pynetdicom.sop_class import StorageCommitmentPushModel
+
+from dicomflow.dicom.uids import (
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    IMPLICIT_VR_LITTLE_ENDIAN,
+    STORAGE_COMMITMENT,
+    STORAGE_COMMITMENT_INSTANCE,
+)
+from dicomflow.dimse.command import Command, CommandField
+from dicomflow.dimse.status import Status
+from dicomflow.edge.commitment import (
+    CommitmentRequest,
+    Commitments,
+    Reference,
+    Report,
+    accept_action,
+    encode_report,
+    make_report,
+)
+from dicomflow.edge.ledger import Ledger, LedgerEntry
+from dicomflow.edge.reporter import Reporter
+from dicomflow.edge.sender import SendAssociation
+from dicomflow.edge.settings import CommitmentPeer, CommitmentSettings
+from dicomflow.edge.spool import Spool
+from dicomflow.errors import PermanentError
+
+CT = "1.2.840.10008.5.1.4.1.1.2"
+NOW = 1_000_000.0
+REQUEST = CommitmentRequest("1.2.9", "CT1", "EDGE", (Reference(CT, "1.2.1"), Reference(CT, "1.2.2")), NOW)
+ACTION = Command(
+    CommandField.N_ACTION_RQ,
+    message_id=1,
+    requested_sop_class_uid=STORAGE_COMMITMENT.encode(),
+    requested_sop_instance_uid=STORAGE_COMMITMENT_INSTANCE.encode(),
+    data_set_type=1,
+    action_type_id=1,
+)
+
+
+@pytest.fixture
+def commitments(spool: Spool) -> Commitments:
+    """Give the requests of an empty spool."""
+    return Commitments(spool)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    """Give an empty ledger."""
+    found = Ledger(tmp_path / "ledger.db")
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def receive(ledger: Ledger) -> Callable[..., None]:
+    """Put an instance into the ledger."""
+
+    def _receive(sop: str, *, sop_class: str = CT, sha256: str = "0" * 64) -> None:
+        ledger.record_received(
+            [
+                LedgerEntry(
+                    sop,
+                    sha256,
+                    sop_class,
+                    EXPLICIT_VR_LITTLE_ENDIAN,
+                    "1.2.3",
+                    "1.2.4",
+                    10,
+                    "a1",
+                    "CT1",
+                    "EDGE",
+                    "10.0.0.1",
+                    datetime.now(UTC).isoformat(),
+                    "d1",
+                    f"key/{sop}.dcm",
+                )
+            ]
+        )
+
+    return _receive
+
+
+def _information(transaction: str | None = "1.2.9", *sops: str, syntax: str = IMPLICIT_VR_LITTLE_ENDIAN) -> bytes:
+    information = Dataset()
+    if transaction is not None:
+        information.TransactionUID = transaction
+    items = []
+    for sop in sops:
+        item = Dataset()
+        item.ReferencedSOPClassUID = CT
+        item.ReferencedSOPInstanceUID = sop
+        items.append(item)
+    if items:
+        information.ReferencedSOPSequence = items
+    buffer = DicomBytesIO()
+    buffer.is_little_endian, buffer.is_implicit_VR = True, syntax == IMPLICIT_VR_LITTLE_ENDIAN
+    write_dataset(buffer, information)
+    return bytes(buffer.getvalue())
+
+
+def _accept(commitments: Commitments, command: Command, information: bytes, syntax: str) -> Status:
+    return accept_action(commitments, command, information, syntax, calling_ae_title="CT1", called_ae_title="EDGE")
+
+
+@pytest.mark.parametrize("syntax", [IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN])
+def test_action_is_kept_before_it_is_answered(commitments: Commitments, spool: Spool, syntax: str):
+    """A request survives: another process finds it with all its references."""
+    information = _information("1.2.9", "1.2.1", "1.2.2", syntax=syntax)
+    assert Status.SUCCESS == _accept(commitments, ACTION, information, syntax)
+    (kept,) = Commitments(spool).open_requests()
+    assert replace(REQUEST, requested_at=kept.requested_at) == kept
+
+
+@pytest.mark.parametrize(
+    ("change", "information", "status"),
+    [
+        ({"requested_sop_class_uid": CT.encode()}, _information("1.2.9", "1.2.1"), 0x0118),
+        ({"requested_sop_instance_uid": b"1.2.3"}, _information("1.2.9", "1.2.1"), 0x0112),
+        ({"action_type_id": 2}, _information("1.2.9", "1.2.1"), 0x0123),
+        ({}, _information(None, "1.2.1"), 0x0115),
+        ({}, _information("1.2.9"), 0x0115),
+        ({}, _information("1.2.9", "1.2.1", "1.2.1"), 0x0115),
+        ({}, b"\xff" * 11, 0x0115),
+        ({}, b"", 0x0115),
+    ],
+)
+def test_action_that_cannot_be_served_is_refused(
+    commitments: Commitments, change: dict[str, Any], information: bytes, status: int
+):
+    """Wrong class, instance, action or content: its own status, and nothing is kept."""
+    command = replace(ACTION, **change)
+    assert status == _accept(commitments, command, information, IMPLICIT_VR_LITTLE_ENDIAN)
+    assert [] == list(commitments.open_requests())
+
+
+def test_path_in_a_transaction_uid_is_refused(commitments: Commitments, spool: Spool):
+    """A UID becomes a file's name only after its check."""
+    before = sorted(spool.root.rglob("*"))
+    information = _information("1.2.9", "1.2.1").replace(b"1.2.9\0", b"../x\0\0")
+    assert Status.INVALID_ARGUMENT_VALUE == _accept(commitments, ACTION, information, IMPLICIT_VR_LITTLE_ENDIAN)
+    assert before == sorted(spool.root.rglob("*"))
+
+
+def test_repeated_action_is_the_same_request(commitments: Commitments):
+    """After a lost response the same references come again: one request, one report."""
+    commitments.add(REQUEST)
+    commitments.add(replace(REQUEST, references=REQUEST.references[::-1], requested_at=NOW + 5))
+    assert [REQUEST] == list(commitments.open_requests())
+
+
+def test_transaction_uid_in_use_is_reported_for_every_item(commitments: Commitments, ledger: Ledger, receive: Any):
+    """Other references under an open Transaction UID: a report in which every item has 0131."""
+    receive("1.2.5")
+    commitments.add(REQUEST)
+    other = replace(REQUEST, references=(Reference(CT, "1.2.5"),))
+    commitments.add(other)
+    duplicate = next(each for each in commitments.open_requests() if each.is_duplicate)
+    report = make_report(duplicate, ledger, CommitmentSettings(level="spooled"), NOW)
+    assert Report("1.2.9", (), ((Reference(CT, "1.2.5"), 0x0131),)) == report
+
+
+@pytest.mark.parametrize("level", ["spooled", "stored", "imported"])
+def test_commitment_success_only_at_the_configured_level(ledger: Ledger, receive: Any, level: str):
+    """No report is made until every instance is at the level; then all of them succeed."""
+    settings = CommitmentSettings(level=level)
+    receive("1.2.1"), receive("1.2.2")
+    reports = [make_report(REQUEST, ledger, settings, NOW + 60)]
+    ledger.record_stored([(f"key/{sop}.dcm", datetime.now(UTC)) for sop in ("1.2.1", "1.2.2")])
+    reports.append(make_report(REQUEST, ledger, settings, NOW + 60))
+    ledger.record_imported(["key/1.2.1.dcm", "key/1.2.2.dcm"], datetime.now(UTC))
+    reports.append(make_report(REQUEST, ledger, settings, NOW + 60))
+    made = [report is not None for report in reports]
+    assert {"spooled": [True] * 3, "stored": [False, True, True], "imported": [False, False, True]}[level] == made
+    assert Report("1.2.9", REQUEST.references, ()) == reports[-1]
+
+
+def test_commitment_report_lists_every_reference_once(ledger: Ledger, receive: Any):
+    """Stored, unknown, of another class, given up, too late: each instance is in one sequence, with its reason."""
+    references = tuple(Reference(CT, f"1.2.{number}") for number in range(5))
+    receive("1.2.0"), receive("1.2.2", sop_class="1.2.840.10008.5.1.4.1.1.4"), receive("1.2.3"), receive("1.2.4")
+    ledger.record_stored([("key/1.2.0.dcm", datetime.now(UTC))])
+    ledger.record_problem("1.2.3", "0" * 64, "damaged")
+    request = replace(REQUEST, references=references)
+    settings = CommitmentSettings(level="stored", limit_seconds=100)
+    assert make_report(request, ledger, settings, NOW + 99) is None
+    report = make_report(request, ledger, settings, NOW + 100)
+    assert report is not None
+    assert (references[0],) == report.committed
+    assert [(1, 0x0112), (2, 0x0119), (3, 0x0110), (4, 0x0213)] == [
+        (references.index(reference), reason) for reference, reason in report.failed
+    ]
+
+
+def test_commitment_with_wrong_class_answers_0119(ledger: Ledger, receive: Any):
+    """The class is compared, not the instance alone."""
+    receive("1.2.1", sop_class="1.2.840.10008.5.1.4.1.1.4")
+    request = replace(REQUEST, references=REQUEST.references[:1])
+    report = make_report(request, ledger, CommitmentSettings(level="spooled"), NOW)
+    assert ((REQUEST.references[0], 0x0119),) == report.failed if report else ()
+
+
+@pytest.mark.parametrize("syntax", [IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN])
+def test_report_is_encoded_as_the_standard_says(syntax: str):
+    """Transaction UID, successes and failures stand in their sequences; an empty one is left out."""
+    report = Report("1.2.9", (), ((Reference(CT, "1.2.1"), 0x0112),))
+    encoded = BytesIO(encode_report(report, syntax))
+    found = read_dataset(encoded, is_implicit_VR=syntax == IMPLICIT_VR_LITTLE_ENDIAN, is_little_endian=True)
+    assert (2, "1.2.9") == (report.event_type_id, found.TransactionUID)
+    assert "ReferencedSOPSequence" not in found
+    (item,) = found.FailedSOPSequence
+    assert (CT, "1.2.1", 0x0112) == (item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID, item.FailureReason)
+
+
+class Modality:
+    """pynetdicom as the SCU of commitment that takes reports, with the role item or without."""
+
+    def __init__(self, *, grants_role: bool = True, status: int = 0x0000) -> None:
+        self.reports: list[tuple[int, Dataset]] = []
+        self._status = status
+        application = AE("CT1")
+        roles = {"scu_role": False, "scp_role": True} if grants_role else {}
+        application.add_supported_context(StorageCommitmentPushModel, **roles)
+        self._server = application.start_server(
+            ("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_N_EVENT_REPORT, self._take)]
+        )
+        self.port = self._server.socket.getsockname()[1]
+
+    def _take(self, event: Any) -> tuple[int, None]:
+        self.reports.append((event.event_type, event.event_information))
+        return self._status, None
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._server.shutdown()
+        for thread in threading.enumerate():
+            if thread.name.startswith(("AcceptorThread", "Thread-")) and thread is not threading.current_thread():
+                thread.join(5)
+
+
+def _settings(port: int, **peer: Any) -> CommitmentSettings:
+    return CommitmentSettings(level="spooled", peers={"CT1": CommitmentPeer(host="127.0.0.1", port=port, **peer)})
+
+
+def test_commitment_report_uses_a_new_association_as_scp(commitments: Commitments, ledger: Ledger, receive: Any):
+    """A real SCU takes the report on an association of ours, on which we have the role of SCP."""
+    receive("1.2.1"), receive("1.2.2")
+    commitments.add(replace(REQUEST, requested_at=time.time()))
+    modality = Modality()
+    try:
+        assert 1 == Reporter(commitments, ledger, _settings(modality.port)).run_due()
+    finally:
+        modality.close()
+    ((event_type, information),) = modality.reports
+    assert (1, "1.2.9") == (event_type, information.TransactionUID)
+    assert ["1.2.1", "1.2.2"] == [item.ReferencedSOPInstanceUID for item in information.ReferencedSOPSequence]
+    assert [] == list(commitments.open_requests())
+
+
+def test_commitment_report_survives_restart_and_is_retried(
+    commitments: Commitments, spool: Spool, ledger: Ledger, receive: Any
+):
+    """A report that nobody takes is kept, tried again later by another run, and then taken."""
+    receive("1.2.1"), receive("1.2.2")
+    commitments.add(replace(REQUEST, requested_at=time.time()))
+    assert 0 == Reporter(commitments, ledger, _settings(1)).run_due()
+    (kept,) = Commitments(spool).open_requests()
+    assert (1, "") == (kept.attempts, kept.undelivered)
+    assert kept.next_at > time.time()
+    modality = Modality()
+    try:
+        again = Reporter(Commitments(spool), ledger, _settings(modality.port))
+        assert 0 == again.run_due()
+        commitments.update(replace(kept, next_at=0))
+        assert 1 == again.run_due()
+    finally:
+        modality.close()
+
+
+def test_status_other_than_success_is_a_failed_attempt(commitments: Commitments, ledger: Ledger, receive: Any):
+    """A peer that refuses the report gets it again."""
+    receive("1.2.1"), receive("1.2.2")
+    commitments.add(replace(REQUEST, requested_at=time.time()))
+    modality = Modality(status=0x0110)
+    try:
+        assert 0 == Reporter(commitments, ledger, _settings(modality.port)).run_due()
+    finally:
+        modality.close()
+    (kept,) = commitments.open_requests()
+    assert 1 == kept.attempts
+
+
+def test_report_is_not_sent_without_the_role_of_scp(commitments: Commitments, ledger: Ledger, receive: Any):
+    """A peer that does not answer the role item gets nothing, unless it is an exception by its settings."""
+    receive("1.2.1"), receive("1.2.2")
+    commitments.add(replace(REQUEST, requested_at=time.time()))
+    modality = Modality(grants_role=False)
+    try:
+        assert 0 == Reporter(commitments, ledger, _settings(modality.port)).run_due()
+    finally:
+        modality.close()
+    assert [] == modality.reports
+
+
+def test_undelivered_report_is_kept_and_shown(commitments: Commitments, ledger: Ledger, receive: Any):
+    """After days the attempts end; the request stays with its reason."""
+    receive("1.2.1"), receive("1.2.2")
+    commitments.add(REQUEST)
+    reporter = Reporter(commitments, ledger, CommitmentSettings(level="spooled"))
+    assert 0 == reporter.run_due()
+    (kept,) = commitments.open_requests()
+    assert "no address" in kept.undelivered
+    assert 0 == reporter.run_due()
+    assert [kept] == list(commitments.open_requests())
+
+
+@pytest.fixture
+def ask() -> Callable[..., int]:
+    """Ask an edge for commitment as a modality does."""
+
+    def _ask(port: int, *sops: str, calling_ae_title: str = "CT1") -> int:
+        pairs = [(STORAGE_COMMITMENT, EXPLICIT_VR_LITTLE_ENDIAN)]
+        with SendAssociation(
+            "127.0.0.1", port, pairs, calling_ae_title=calling_ae_title, called_ae_title="EDGE", timeout_seconds=10
+        ) as association:
+            command = replace(ACTION, message_id=None)
+            return association.request(
+                STORAGE_COMMITMENT, command, lambda syntax: _information("1.2.9", *sops, syntax=syntax)
+            )
+
+    return _ask
+
+
+def test_modality_gets_its_report_from_a_running_edge(
+    edge_with: Any, scu_with: Any, data_set: Any, until: Any, ask: Callable[..., int]
+):
+    """Stored, asked, released: the report comes on an association of the edge's when the object is in the store."""
+    modality = Modality()
+    try:
+        edge = edge_with()
+        peers = f'[commitment]\nlevel = "stored"\n[commitment.peers.CT1]\nhost = "127.0.0.1"\nport = {modality.port}\n'
+        edge.config.write_text(edge.config.read_text() + peers)
+        edge.start()
+        scu = scu_with(edge.port)
+        scu.associate()
+        assert Status.SUCCESS == scu.store(data_set()).status
+        scu.release()
+        assert Status.NOT_AUTHORIZED == ask(edge.port, "1.2.3.4", calling_ae_title="OTHER")
+        assert Status.SUCCESS == ask(edge.port, "1.2.3.4")
+        until(lambda: modality.reports, explain=edge.tail)
+    finally:
+        modality.close()
+    ((event_type, information),) = modality.reports
+    assert 1 == event_type
+    assert ["1.2.3.4"] == [item.ReferencedSOPInstanceUID for item in information.ReferencedSOPSequence]
+
+
+def test_edge_without_peers_refuses_the_abstract_syntax(edge_with: Any, ask: Callable[..., int]):
+    """Where nobody could be reported to commitment is not offered."""
+    edge = edge_with().start()
+    with pytest.raises(PermanentError, match="accepts no presentation context"):
+        ask(edge.port, "1.2.3.4")
