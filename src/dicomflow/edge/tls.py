@@ -13,10 +13,10 @@ from typing import Final
 from dicomflow.edge.settings import TlsSettings
 from dicomflow.errors import PermanentError
 
-__all__ = ["TlsContexts"]
+__all__ = ["CIPHERS", "TlsContexts"]
 
 # PS3.15 B.12 for TLS 1.2; the suites of TLS 1.3 are the library's, all of them AEAD.
-_CIPHERS: Final = (
+CIPHERS: Final = (
     "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:"
     "ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384"
 )
@@ -66,7 +66,7 @@ def _state(path: Path) -> tuple[int, int, int]:
 def _build(settings: TlsSettings) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_ciphers(_CIPHERS)
+    context.set_ciphers(CIPHERS)
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
     try:
         context.load_cert_chain(settings.certificate, settings.key)
