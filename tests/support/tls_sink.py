@@ -65,35 +65,66 @@ class TlsSink:
                 threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, plain: socket.socket) -> None:
-        with contextlib.suppress(OSError), plain, self._context.wrap_socket(plain, server_side=True) as connection:
-            data = b""
+        with (
+            contextlib.suppress(OSError, EOFError),
+            plain,
+            self._context.wrap_socket(plain, server_side=True) as connection,
+        ):
+            reader = _Reader(connection)
             while True:
-                while b"\r\n\r\n" not in data:
-                    received = connection.recv(_RECEIVE_BYTES)
-                    if not received:
-                        return
-                    data += received
-                head, _, data = data.partition(b"\r\n\r\n")
-                length = _content_length(head)
-                if b"100-continue" in head.lower():
-                    connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-                left = length - len(data)
-                data = b"" if left >= 0 else data[length:]
-                while left > 0:
-                    received = connection.recv(min(left, _RECEIVE_BYTES))
-                    if not received:
-                        return
-                    left -= len(received)
-                if head.startswith(b"PUT"):
-                    with self._lock:
-                        self.objects += 1
-                        self.bytes += length
-                connection.sendall(_ANSWER)
+                self._answer(reader, connection)
+
+    def _answer(self, reader: "_Reader", connection: ssl.SSLSocket) -> None:
+        head = reader.take_until(b"\r\n\r\n").lower()
+        if b"100-continue" in head:
+            connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+        is_chunked = b"transfer-encoding: chunked" in head
+        length = reader.skip_chunks() if is_chunked else reader.skip(_content_length(head))
+        if head.startswith(b"put "):
+            with self._lock:
+                self.objects += 1
+                self.bytes += length
+        connection.sendall(_ANSWER)
+
+
+class _Reader:
+    """Takes requests apart, and forgets their bodies."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._data = b""
+
+    def take_until(self, end: bytes) -> bytes:
+        while end not in self._data:
+            self._data += self._receive(_RECEIVE_BYTES)
+        taken, _, self._data = self._data.partition(end)
+        return taken
+
+    def skip(self, length: int) -> int:
+        left = length - len(self._data)
+        self._data = self._data[length:]
+        while left > 0:
+            left -= len(self._receive(min(left, _RECEIVE_BYTES)))
+        return length
+
+    def skip_chunks(self) -> int:
+        skipped = 0
+        while size := int(self.take_until(b"\r\n"), 16):
+            skipped += self.skip(size)
+            self.skip(2)
+        self.skip(2)
+        return skipped
+
+    def _receive(self, length: int) -> bytes:
+        received = self._connection.recv(length)
+        if not received:
+            raise EOFError
+        return received
 
 
 def _content_length(head: bytes) -> int:
     for line in head.split(b"\r\n"):
         name, _, value = line.partition(b":")
-        if name.lower() == b"content-length":
+        if name == b"content-length":
             return int(value)
     return 0
