@@ -213,7 +213,7 @@ def _count_calls(monkeypatch: pytest.MonkeyPatch, act: Callable[[int, str], None
 
 
 @pytest.mark.parametrize("is_named_by_fsync", [True, False])
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EINTR])
 def test_failing_call_at_each_step_answers_a700_and_leaves_no_file(
     receiver: Any, scu_with: Any, data_set: Any, part10: Any, number: int, *, is_named_by_fsync: bool
 ):
@@ -235,7 +235,9 @@ def test_failing_call_at_each_step_answers_a700_and_leaves_no_file(
             answer = scu.store(data_set())
         if fail_at is not None:
             assert 0xA700 == answer.status, called
-            assert REFUSALS["write" if number == errno.EIO else "no_space"].comment == answer.error_comment
+            assert (
+                REFUSALS["write" if number in {errno.EIO, errno.EINTR} else "no_space"].comment == answer.error_comment
+            )
             assert [] == leftovers(receiver.spool), called
             assert Status.SUCCESS == scu.store(data_set()).status
         scu.release()

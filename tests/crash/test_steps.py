@@ -1,0 +1,110 @@
+"""Death at each system call of a commit, and system calls that are interrupted: what is answered Success is there."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dicomflow.edge.spool import Spool
+
+OBJECTS = 2
+# More than `OBJECTS` stores can make; the test ends at the first step that is not reached.
+MOST_STEPS = 100
+
+
+class Victim:
+    """A process that forks receivers; `serve` gives the port of the next."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).parent / "victim.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def serve(self, folder: Path, step: int, *, is_named_by_fsync: bool) -> int:
+        """Fork a receiver that dies at a step, and return its port."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{folder} {is_named_by_fsync} {step}\n")
+        self.process.stdin.flush()
+        return int(self.read())
+
+    def read(self) -> str:
+        """Return its next line."""
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def close(self) -> None:
+        """Kill it and what it forked."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.communicate()
+
+
+@pytest.fixture
+def victim() -> Iterator[Victim]:
+    """Give a process that forks receivers."""
+    started = Victim()
+    yield started
+    started.close()
+
+
+def instances(folder: Path) -> dict[str, str]:
+    """Return the digests of what counts as an instance after a restart, by name and by content."""
+    spool = Spool(folder)
+    spool.discard_incoming()
+    spool.mark_lost()
+    found = {file.sha256: hashlib.sha256(file.path.read_bytes()).hexdigest() for file in spool.scan_received()}
+    assert len(found) == len([path for path in spool.received.rglob("*") if path.is_file()])
+    assert "open" not in spool.association_states().values()
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_named_by_fsync", [True, False])
+def test_kill_9_at_every_step_loses_no_acknowledged_object(
+    victim: Victim, sender_to: Any, encoded_object: Callable[..., Any], tmp_path: Path, *, is_named_by_fsync: bool
+):
+    """Before whichever system call the receiver dies: acknowledged is whole, and what is there was sent whole."""
+    deaths = 0
+    for step in range(MOST_STEPS):
+        folder = tmp_path / str(step)
+        sender = sender_to(victim.serve(folder, step, is_named_by_fsync=is_named_by_fsync))
+        begun, acknowledged = set(), set()
+        for number in range(OBJECTS):
+            data_set, digest = encoded_object(f"1.2.{number + 1}", b"x" * 20_000)
+            begun.add(digest)
+            try:
+                assert 0 == sender.store(f"1.2.{number + 1}", data_set)
+            except OSError:
+                deaths += 1
+                break
+            acknowledged.add(digest)
+        else:
+            break  # it was not reached
+        sender.close()
+        assert "ended" == victim.read()
+        found = instances(folder)
+        assert all(name == content for name, content in found.items())
+        assert acknowledged <= found.keys() <= begun
+    assert deaths >= OBJECTS * 5
+
+
+def test_interrupted_system_calls_lose_nothing(
+    victim: Victim, sender_to: Any, encoded_object: Callable[..., Any], tmp_path: Path
+):
+    """A signal every half millisecond (EINTR) neither refuses an object nor changes a byte."""
+    sender = sender_to(victim.serve(tmp_path / "spool", -1, is_named_by_fsync=False))
+    expected = set()
+    for number in range(40):
+        data_set, digest = encoded_object(f"1.2.{number + 1}", os.urandom(50_000))
+        assert 0 == sender.store(f"1.2.{number + 1}", data_set)
+        expected.add(digest)
+    assert expected == instances(tmp_path / "spool").keys()

@@ -1,0 +1,73 @@
+"""Receivers that die at a chosen system call: a process forked for each line of standard input.
+
+A line is `FOLDER IS_NAMED_BY_FSYNC STEP`: receive into FOLDER, and end by SIGKILL before the call of number STEP that
+a store makes. With STEP -1 every system call is interrupted by a signal again and again instead.
+"""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dicomflow.edge.admission import Admission
+from dicomflow.edge.association import Receiver
+from dicomflow.edge.server import _Worker
+from dicomflow.edge.settings import DimseSettings, SpoolSettings
+from dicomflow.edge.spool import Spool
+from dicomflow.edge.supervisor import bind
+from dicomflow.edge.watermark import Watermark
+
+CALLS = ("open", "write", "writev", "fsync", "rename", "replace", "link", "close", "unlink")
+STORM_SECONDS = 0.0005
+
+
+def _serve(folder: Path, step: int, *, is_named_by_fsync: bool) -> None:
+    spool = Spool(folder)
+    spool.is_named_by_fsync = is_named_by_fsync
+    dimse = DimseSettings()
+    settings = SpoolSettings(dir=folder, slow_below_bytes=0, refuse_below_bytes=0)
+    admission = Admission([0] * dimse.max_associations, 0, dimse.max_associations, 0)
+    worker = _Worker(Receiver(dimse, spool, Watermark(spool, settings), threading.Event(), admission))
+    listener = bind("127.0.0.1", 0)
+    if step < 0:
+        signal.signal(signal.SIGALRM, lambda _number, _frame: None)
+        signal.setitimer(signal.ITIMER_REAL, STORM_SECONDS, STORM_SECONDS)
+    else:
+        _die_before(step)
+    print(listener.getsockname()[1], flush=True)  # noqa: T201  # to the test
+    threading.Thread(target=worker.accept_from, args=(listener, None), daemon=True).start()
+    while True:
+        signal.pause()
+
+
+def _die_before(step: int) -> None:
+    main = threading.main_thread()
+    calls = iter(range(1 << 30))
+
+    def _wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
+        def _call(*arguments: Any, **keywords: Any) -> Any:
+            if threading.current_thread() is not main and next(calls) == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(*arguments, **keywords)
+
+        return _call
+
+    for name in CALLS:
+        setattr(os, name, _wrapped(getattr(os, name)))
+
+
+def main() -> None:
+    """Fork for each line, and wait until that process has ended."""
+    for line in sys.stdin:
+        folder, is_named_by_fsync, step = line.split()
+        child = os.fork()
+        if child == 0:
+            _serve(Path(folder), int(step), is_named_by_fsync=is_named_by_fsync == "True")
+        os.waitpid(child, 0)
+        print("ended", flush=True)  # noqa: T201  # to the test
+
+
+main()
