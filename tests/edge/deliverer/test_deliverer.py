@@ -1,102 +1,16 @@
 """The deliverer on a real spool and a folder as store: what was acknowledged arrives, once and whole."""
 
-import asyncio
-import contextlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import obstore
 import pytest
-from obstore.store import LocalStore
 
-from dicomflow.edge import uploader as uploader_module
-from dicomflow.edge.deliverer import Deliverer, StoredObject
-from dicomflow.edge.settings import DeliverySettings, EdgeSettings, SpoolSettings
-from dicomflow.edge.spool import ReceivedFile, Spool
 from dicomflow.edge.uploader import Uploader
 from dicomflow.manifest import Manifest
 
-WAIT_SECONDS = 60
-
-
-class Site:
-    """One spool and one store over any number of deliverer's runs."""
-
-    def __init__(self, spool: Spool, objects: Path, part10: Callable[..., bytes]) -> None:
-        self.spool = spool
-        self.objects = objects
-        self.announced: list[StoredObject] = []
-        self._part10 = part10
-        self._number = 0
-
-    def receive(self, sop: str, *, association: str = "a1", **fields: Any) -> ReceivedFile:
-        """Spool an instance as an association does."""
-        if association not in self.spool.association_states():
-            self.spool.mark_open(association)
-        file = self.spool.create(association, self._number)
-        self._number += 1
-        file.write([self._part10(sop, **fields)])
-        return file.commit("10.0.0.1")
-
-    def run(self, until: Callable[[], Any], store: Any = None, **delivery: Any) -> None:
-        """Run a deliverer until something is true, then cut it off."""
-        settings = EdgeSettings(
-            name="site-1",
-            spool=SpoolSettings(dir=self.spool.root),
-            delivery=DeliverySettings(**({"store_url": "file:///unused", "quiet_seconds": 0} | delivery)),
-        )
-        uploader = Uploader(store or LocalStore(self.objects, mkdir=True), self.objects)
-        deliverer = Deliverer(settings, self.spool, uploader, self.announced.extend)
-        asyncio.run(_run_until(deliverer, until))
-
-    def stored_keys(self) -> list[str]:
-        """Return the keys of all objects."""
-        return sorted(str(path.relative_to(self.objects)) for path in self.objects.rglob("*") if path.is_file())
-
-    def manifests(self) -> list[Manifest]:
-        """Return all manifests."""
-        return [Manifest.from_json(path.read_bytes()) for path in sorted(self.objects.glob("manifests/site-1/*.json"))]
-
-    def is_empty(self) -> bool:
-        """Tell whether nothing is left to deliver."""
-        return not any(self.spool.scan_received()) and not any(self.spool.delivering.iterdir())
-
-
-async def _run_until(deliverer: Deliverer, until: Callable[[], Any]) -> None:
-    running = asyncio.create_task(deliverer.run())
-    async with asyncio.timeout(WAIT_SECONDS):
-        while not until() and not running.done():  # noqa: ASYNC110  # what is waited for is in the file system
-            await asyncio.sleep(0.01)
-    running.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await running
-
-
-@pytest.fixture
-def site(spool: Spool, tmp_path: Path, part10: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch) -> Site:
-    """Give a site whose deliverer looks often and retries at once."""
-    monkeypatch.setattr("dicomflow.edge.deliverer._POLL_SECONDS", 0.02)
-    monkeypatch.setattr(uploader_module, "_FIRST_PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(uploader_module, "_LONGEST_PAUSE_SECONDS", 0.05)
-    return Site(spool, tmp_path / "objects", part10)
-
-
-class FlakyStore:
-    """A folder whose puts fail as a test says; obstore is called with it in the store's place."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, fails: Callable[[str], bool]) -> None:
-        self.puts: list[str] = []
-        original = obstore.put_async
-
-        async def _put(store: Any, key: str, *arguments: Any, **keywords: Any) -> Any:
-            self.puts.append(key)
-            if fails(key):
-                raise OSError(104, "connection reset")
-            return await original(store, key, *arguments, **keywords)
-
-        monkeypatch.setattr(obstore, "put_async", _put)
+Site = Any  # conftest's
 
 
 def test_instances_arrive_with_their_bytes_and_the_manifest_last(site: Site, part10: Any):
@@ -151,12 +65,14 @@ def test_restart_with_an_open_delivery_gives_the_same_keys(site: Site):
     assert 3 == len(site.stored_keys())
 
 
-def test_restart_with_a_closed_delivery_gives_the_same_keys(site: Site, monkeypatch: pytest.MonkeyPatch):
+def test_restart_with_a_closed_delivery_gives_the_same_keys(
+    site: Site, monkeypatch: pytest.MonkeyPatch, flaky_store: Any
+):
     """Cut off before the manifest was put, the next run puts it for the same delivery, as it was closed."""
     site.receive("1.2.1")
     site.spool.mark_ended("a1", "released")
     with monkeypatch.context() as patched:
-        FlakyStore(patched, lambda key: key.startswith("manifests/"))
+        flaky_store(patched, lambda key: key.startswith("manifests/"))
         site.run(lambda: list(site.spool.delivering.glob("*/manifest.json")))
     closed = Manifest.from_json(next(site.spool.delivering.glob("*/manifest.json")).read_bytes())
     site.receive("1.2.2", association="a2")
@@ -249,12 +165,14 @@ def test_vanished_file_is_noted_and_blocks_nobody(site: Site, monkeypatch: pytes
     assert "the spooled file is gone" == reason.read_text()
 
 
-def test_unreadable_note_of_a_closed_delivery_is_written_again(site: Site, monkeypatch: pytest.MonkeyPatch):
+def test_unreadable_note_of_a_closed_delivery_is_written_again(
+    site: Site, monkeypatch: pytest.MonkeyPatch, flaky_store: Any
+):
     """A manifest note that cannot be read does not stop the deliverer: the delivery is closed again."""
     site.receive("1.2.1")
     site.spool.mark_ended("a1", "released")
     with monkeypatch.context() as patched:
-        FlakyStore(patched, lambda key: key.startswith("manifests/"))
+        flaky_store(patched, lambda key: key.startswith("manifests/"))
         site.run(lambda: list(site.spool.delivering.glob("*/manifest.json")))
     next(site.spool.delivering.glob("*/manifest.json")).write_bytes(b"{}")
     site.run(site.is_empty)
@@ -283,13 +201,13 @@ def test_other_bytes_under_one_uid_are_both_stored(site: Site, part10: Any):
     assert 2 == len(site.manifests())
 
 
-def test_failed_upload_keeps_the_file_and_is_repeated(site: Site, monkeypatch: pytest.MonkeyPatch):
+def test_failed_upload_keeps_the_file_and_is_repeated(site: Site, monkeypatch: pytest.MonkeyPatch, flaky_store: Any):
     """While the store fails every file stays; when it works again each object is stored under its first key."""
     for number in range(5):
         site.receive(f"1.2.{number}")
     site.spool.mark_ended("a1", "released")
     with monkeypatch.context() as patched:
-        store = FlakyStore(patched, lambda _key: True)
+        store = flaky_store(patched, lambda _key: True)
         site.run(lambda: len(store.puts) > 20)
     assert 5 == len(list(site.spool.delivering.glob("*/*.dcm")))
     assert [] == site.stored_keys()
@@ -297,13 +215,13 @@ def test_failed_upload_keeps_the_file_and_is_repeated(site: Site, monkeypatch: p
     assert set(store.puts) == {key for key in site.stored_keys() if key.endswith(".dcm")}
 
 
-def test_manifest_is_put_after_its_last_object(site: Site, monkeypatch: pytest.MonkeyPatch):
+def test_manifest_is_put_after_its_last_object(site: Site, monkeypatch: pytest.MonkeyPatch, flaky_store: Any):
     """With one object failing again and again, the manifest waits for it while other studies go on."""
     site.receive("1.2.1")
     site.receive("1.2.2")
     site.receive("1.9.1", study_instance_uid="1.9")
     site.spool.mark_ended("a1", "released")
-    store = FlakyStore(monkeypatch, lambda key: key.endswith("/1.2.1.dcm") and len(store.puts) < 9)
+    store = flaky_store(monkeypatch, lambda key: key.endswith("/1.2.1.dcm") and len(store.puts) < 9)
     site.run(site.is_empty)
     of_study = [key for key in store.puts if "/1.2.3/" in key or key.startswith("manifests/")]
     assert of_study[-1].startswith("manifests/")
@@ -312,12 +230,12 @@ def test_manifest_is_put_after_its_last_object(site: Site, monkeypatch: pytest.M
     assert any(key.endswith("/1.2.1.dcm") for key in store.puts[first_manifest:])
 
 
-def test_lost_manifest_is_put_again(site: Site, monkeypatch: pytest.MonkeyPatch):
+def test_lost_manifest_is_put_again(site: Site, monkeypatch: pytest.MonkeyPatch, flaky_store: Any):
     """A manifest whose put fails is put again until it is there; only then the files go."""
     site.receive("1.2.1")
     site.spool.mark_ended("a1", "released")
     with monkeypatch.context() as patched:
-        store = FlakyStore(patched, lambda key: key.startswith("manifests/"))
+        store = flaky_store(patched, lambda key: key.startswith("manifests/"))
         site.run(lambda: sum(key.startswith("manifests/") for key in store.puts) > 3)
     assert 1 == len(list(site.spool.delivering.glob("*/*.dcm")))
     site.run(site.is_empty)

@@ -1,0 +1,115 @@
+"""A spool and a folder as store, over any number of deliverer's runs."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import obstore
+import pytest
+from obstore.store import LocalStore
+
+from dicomflow.edge import uploader as uploader_module
+from dicomflow.edge.deliverer import Deliverer, StoredObject
+from dicomflow.edge.ledger import LEDGER_FILE, Ledger, LedgerEntry
+from dicomflow.edge.settings import DeliverySettings, EdgeSettings, SpoolSettings
+from dicomflow.edge.spool import ReceivedFile, Spool
+from dicomflow.edge.uploader import Uploader
+from dicomflow.manifest import Manifest
+
+WAIT_SECONDS = 60
+
+
+class Site:
+    """One spool and one store over any number of deliverer's runs."""
+
+    def __init__(self, spool: Spool, objects: Path, part10: Callable[..., bytes]) -> None:
+        self.spool = spool
+        self.objects = objects
+        self.announced: list[StoredObject] = []
+        self._part10 = part10
+        self._number = 0
+
+    def receive(self, sop: str, *, association: str = "a1", **fields: Any) -> ReceivedFile:
+        """Spool an instance as an association does."""
+        if association not in self.spool.association_states():
+            self.spool.mark_open(association)
+        file = self.spool.create(association, self._number)
+        self._number += 1
+        file.write([self._part10(sop, **fields)])
+        return file.commit("10.0.0.1")
+
+    def run(
+        self, until: Callable[[], Any], reload: Callable[[], DeliverySettings] | None = None, **delivery: Any
+    ) -> None:
+        """Run a deliverer until something is true, then cut it off."""
+        settings = EdgeSettings(
+            name="site-1",
+            spool=SpoolSettings(dir=self.spool.root),
+            delivery=DeliverySettings(**({"store_url": "file:///unused", "quiet_seconds": 0} | delivery)),
+        )
+        uploader = Uploader(LocalStore(self.objects, mkdir=True), self.objects)
+        deliverer = Deliverer(settings, self.spool, uploader, self.announced.extend, reload)
+        asyncio.run(_run_until(deliverer, until))
+
+    def stored_keys(self) -> list[str]:
+        """Return the keys of all objects."""
+        return sorted(str(path.relative_to(self.objects)) for path in self.objects.rglob("*") if path.is_file())
+
+    def manifests(self) -> list[Manifest]:
+        """Return all manifests."""
+        return [Manifest.from_json(path.read_bytes()) for path in sorted(self.objects.glob("manifests/site-1/*.json"))]
+
+    def entries(self) -> list[LedgerEntry]:
+        """Return what the ledger has."""
+        ledger = Ledger(self.spool.root / LEDGER_FILE, read_only=True)
+        try:
+            return list(ledger.entries())
+        finally:
+            ledger.close()
+
+    def is_empty(self) -> bool:
+        """Tell whether nothing is left to deliver."""
+        return not any(self.spool.scan_received()) and not any(self.spool.delivering.iterdir())
+
+
+async def _run_until(deliverer: Deliverer, until: Callable[[], Any]) -> None:
+    running = asyncio.create_task(deliverer.run())
+    async with asyncio.timeout(WAIT_SECONDS):
+        while not until() and not running.done():  # noqa: ASYNC110  # what is waited for is in the file system
+            await asyncio.sleep(0.01)
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+
+
+@pytest.fixture
+def site(spool: Spool, tmp_path: Path, part10: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch) -> Site:
+    """Give a site whose deliverer looks often and retries at once."""
+    monkeypatch.setattr("dicomflow.edge.deliverer._POLL_SECONDS", 0.02)
+    monkeypatch.setattr(uploader_module, "_FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(uploader_module, "_LONGEST_PAUSE_SECONDS", 0.05)
+    return Site(spool, tmp_path / "objects", part10)
+
+
+class FlakyStore:
+    """A folder whose puts fail as a test says; obstore is called with it in the store's place."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, fails: Callable[[str], bool]) -> None:
+        self.puts: list[str] = []
+        original = obstore.put_async
+
+        async def _put(store: Any, key: str, *arguments: Any, **keywords: Any) -> Any:
+            self.puts.append(key)
+            if fails(key):
+                raise OSError(104, "connection reset")
+            return await original(store, key, *arguments, **keywords)
+
+        monkeypatch.setattr(obstore, "put_async", _put)
+
+
+@pytest.fixture
+def flaky_store() -> type[FlakyStore]:
+    """Make puts fail as a function of the key says, as long as the given monkeypatch lasts; it keeps what was put."""
+    return FlakyStore

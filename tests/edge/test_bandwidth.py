@@ -1,0 +1,107 @@
+"""The limit on the upload, on a clock of the test's."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from dicomflow.edge.bandwidth import Bandwidth, limit_at
+from dicomflow.edge.settings import BandwidthRule, DeliverySettings
+
+MONDAY = datetime(2026, 1, 5, tzinfo=UTC)
+
+
+def _settings(limit: int, *rules: BandwidthRule) -> DeliverySettings:
+    return DeliverySettings(store_url="s3://bucket", max_bytes_per_second=limit, bandwidth=rules)
+
+
+class Line:
+    """A clock that moves by what is slept on it."""
+
+    def __init__(self, settings: DeliverySettings) -> None:
+        self.settings = settings
+        self.now = MONDAY
+        self.bandwidth = Bandwidth(lambda: self.settings, lambda: self.now, self._sleep)
+
+    async def _sleep(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+    def send(self, sizes: list[int]) -> float:
+        """Return the seconds that the puts of so many bytes waited."""
+        began = self.now
+
+        async def _send() -> None:
+            for size in sizes:
+                await self.bandwidth.admit(size)
+
+        asyncio.run(_send())
+        return (self.now - began).total_seconds()
+
+
+@pytest.mark.parametrize("size", [1_000, 33_333, 525_000])
+def test_limit_is_kept_within_a_tenth_over_some_seconds(size: int):
+    """Ten seconds' worth of objects takes between nine and eleven, small or large."""
+    count = 10_000_000 // size
+    seconds = Line(_settings(1_000_000)).send([size] * count + [0])
+    assert count * size / 1_000_000 == pytest.approx(seconds, rel=0.1)
+
+
+def test_object_larger_than_a_second_is_paid_for_afterwards():
+    """An object of five seconds' worth goes at once, and the next one waits for it."""
+    line = Line(_settings(1_000))
+    assert 0 == line.send([5_000])
+    assert 5 == pytest.approx(line.send([1]), rel=0.1)
+
+
+def test_no_limit_lets_everything_go():
+    """Without a limit nothing waits."""
+    assert 0 == Line(_settings(0)).send([10**9] * 100)
+
+
+def test_idle_time_is_not_saved_up():
+    """After an hour without puts the limit holds again from the first second."""
+    line = Line(_settings(1_000_000))
+    line.send([1_000_000])
+    line.now += timedelta(hours=1)
+    assert 9 == pytest.approx(line.send([1_000_000] * 10), rel=0.1)
+
+
+@pytest.mark.parametrize("jump_hours", [-5, 5])
+def test_clock_jump_neither_stops_nor_floods_the_line(jump_hours: int):
+    """A clock that is set back or forward leaves the limit as it is."""
+    line = Line(_settings(1_000_000))
+    line.send([1_000_000])
+    line.now += timedelta(hours=jump_hours)
+    assert 9.5 == pytest.approx(line.send([1_000_000] * 10), rel=0.12)
+
+
+def test_lifted_limit_lets_go_what_waits_within_a_second():
+    """A put that would wait a minute goes within a second of the new settings."""
+
+    async def _run() -> float:
+        line = Line(_settings(1_000))
+        await line.bandwidth.admit(60_000)
+        changed_at = line.now + timedelta(seconds=3)
+
+        async def _sleep(seconds: float) -> None:
+            line.now += timedelta(seconds=seconds)
+            if line.now >= changed_at:
+                line.settings = _settings(0)
+
+        line.bandwidth._sleep = _sleep
+        await line.bandwidth.admit(1)
+        return (line.now - changed_at).total_seconds()
+
+    assert 0 <= asyncio.run(_run()) <= 1
+
+
+def test_first_rule_that_fits_hour_and_weekday_is_in_force():
+    """Weekdays from eight to six have a limit of their own, nights another one's default."""
+    settings = _settings(
+        500,
+        BandwidthRule(days=frozenset(range(5)), from_hour=8, to_hour=18, max_bytes_per_second=100),
+        BandwidthRule(days=frozenset({5, 6}), max_bytes_per_second=0),
+    )
+    moments = [(0, 7), (0, 8), (4, 17), (4, 18), (5, 12), (6, 23)]
+    limits = [limit_at(settings, MONDAY + timedelta(days=day, hours=hour, minutes=59)) for day, hour in moments]
+    assert [500, 100, 100, 500, 0, 0] == limits
