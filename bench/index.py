@@ -40,7 +40,7 @@ SERIES_PER_STUDY: Final = 2
 BASELINE_OBJECTS: Final = 500
 SEARCHES: Final = {
     "latest 25 studies": StudyFilter(),
-    "name": StudyFilter(patient_name="demo patient7"),
+    "name": StudyFilter(patient_name="patient77"),
     "Patient ID": StudyFilter(patient_id="BULK-77"),
     "accession number": StudyFilter(accession_number="BULK-77"),
     "one day": StudyFilter(first_date=date(2011, 5, 5), last_date=date(2011, 5, 5)),
