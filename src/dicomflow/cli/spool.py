@@ -26,10 +26,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def list_quarantined(config: Config = None, data: Data = None, *, json: Json = False) -> None:
     """List the quarantined instances, each with its reason."""
     rows = [
-        (file.path.name, reason, file.peer, file.association_id)
+        (reason, file.peer, file.association_id, file.path.name)
         for file, reason in sorted(open_spool(config, data).scan_quarantined(), key=lambda each: each[0].path.name)
     ]
-    columns = ("file", "reason", "peer", "association")
+    # The name is the longest: on a narrow terminal it is what is cut.
+    columns = ("reason", "peer", "association", "file")
     if json:
         typer.echo(as_json(columns, rows))
     else:
