@@ -124,6 +124,32 @@ def test_restart_requeues_what_was_acknowledged_but_not_uploaded(
     _check_manifests(objects)
 
 
+def test_wrong_bucket_stops_the_first_start(edge_with: Callable[..., Any], aws_environment: Any, s3_endpoint: str):
+    """A misspelt bucket is found at installation, with a text that says what to do and a failing exit code."""
+    edge = edge_with(delivery={"store_url": "s3://no-such-bucket", "endpoint": s3_endpoint})
+    edge.launch()
+    assert 0 != edge.process.wait(WAIT_SECONDS)
+    assert "NoSuchBucket; make the bucket, or correct delivery.store_url" in " ".join(edge.tail().split())
+
+
+def test_refusal_at_a_later_start_stops_nothing(
+    edge: Any, send: Any, fault_proxy: FaultProxy, s3_client: Any, bucket: str, until: Callable[..., Any]
+):
+    """An edge that has delivered receives at every later start, whatever its store says, and says so in its log."""
+    edge.start()
+    send(0, 5)
+    until(lambda: _is_drained(edge), WAIT_SECONDS, edge.tail)
+    edge.process.terminate()
+    edge.process.wait(30)
+    fault_proxy.fault = FaultProxy.status(403, "AccessDenied")
+    edge.start()
+    send(5, 10)
+    until(lambda: "store_refuses" in edge.log.read_text(), WAIT_SECONDS, edge.tail)
+    fault_proxy.fault = None
+    until(lambda: _is_drained(edge), WAIT_SECONDS, edge.tail)
+    assert 10 == sum(key.endswith(".dcm") for key in _objects(s3_client, bucket))
+
+
 def _check_all_present_once(objects: dict[str, bytes]) -> None:
     by_instance = defaultdict(list)
     for key in objects:

@@ -77,18 +77,21 @@ def build_store(settings: DeliverySettings) -> ObjectStore:
 
 
 def check_store(settings: DeliverySettings, edge: str) -> None:
-    """Put and delete a small object under the edge's manifests, as a delivery would put one.
+    """Put a small object beside the edge's manifests and delete it; of a folder, ask only whether it may be written to.
 
     Raises:
         PermanentError: the store answered that it will never take one: no such bucket, access denied, wrong keys.
         TransientError: it cannot be reached, or may take one later.
     """
+    root = local_root(settings.store_url)
+    if root is not None:
+        build_store(settings)
+        if not os.access(root, os.W_OK | os.X_OK):
+            raise PermanentError(f"cannot write into the object folder {root}")
+        return
+    store = _build_s3(settings, _CHECK_TIMEOUT, 0)
     # Nobody takes it for a manifest, whose names end in .json.
     key = f"{MANIFEST_PREFIX}{edge}/probe"
-    root = local_root(settings.store_url)
-    store = build_store(settings) if root is not None else _build_s3(settings, _CHECK_TIMEOUT, 0)
-    if root is not None and not os.access(root, os.W_OK | os.X_OK):
-        raise PermanentError(f"cannot write into the object folder {root}")
     try:
         obstore.put(store, key, b"", use_multipart=False)
     except Exception as error:

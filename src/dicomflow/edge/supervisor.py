@@ -24,13 +24,14 @@ from filelock import FileLock, Timeout
 from dicomflow.edge import metrics
 from dicomflow.edge.admission import clear_row, table_length
 from dicomflow.edge.deliverer import Announce, DelivererStart, run_deliverer
+from dicomflow.edge.ledger import LEDGER_FILE
 from dicomflow.edge.server import DRAIN_SECONDS, LogSettings, WorkerStart, run_worker
 from dicomflow.edge.settings import EdgeSettings
 from dicomflow.edge.spool import Spool
-from dicomflow.edge.stores import build_store
+from dicomflow.edge.stores import build_store, check_store
 from dicomflow.edge.tls import TlsContexts
 from dicomflow.edge.users import Users
-from dicomflow.errors import PermanentError
+from dicomflow.errors import PermanentError, TransientError
 
 __all__ = ["Supervisor", "bind"]
 
@@ -126,7 +127,7 @@ class Supervisor:
         except Timeout as error:
             raise PermanentError(f"another edge runs on the spool {settings.spool.dir}: stop it first") from error
         self.spool = spool
-        build_store(settings.delivery)
+        self._try_store()
         dimse = settings.dimse
         if dimse.users_file is not None:
             Users(dimse.users_file)
@@ -172,6 +173,27 @@ class Supervisor:
                 listener.close()
         self._lock.release()
         _logger.info("edge_stopped name=%s", self._settings.name)
+
+    def _try_store(self) -> None:
+        """Find out at start what is wrong with the store; raises `PermanentError` only at an edge's first start."""
+        delivery = self._settings.delivery
+        build_store(delivery)
+        if (self._settings.spool.dir / LEDGER_FILE).exists():
+            # It has delivered before: it must receive whatever its store says now, and at once.
+            threading.Thread(target=self._warn_of_store, name="store-check", daemon=True).start()
+            return
+        try:
+            check_store(delivery, self._settings.name)
+        except TransientError as error:
+            _logger.warning("store_unavailable reason=%s", error)
+
+    def _warn_of_store(self) -> None:
+        try:
+            check_store(self._settings.delivery, self._settings.name)
+        except TransientError as error:
+            _logger.warning("store_unavailable reason=%s", error)
+        except PermanentError as error:
+            _logger.error("store_refuses reason=%s", error)  # noqa: TRY400  # no bug of ours
 
     def _add(self, name: str, start: Callable[[], SpawnProcess]) -> None:
         self._children.append(_Child(name, start, start(), time.monotonic()))
