@@ -68,6 +68,7 @@ class StoreReception:
         self._sop_class_uid = strip_padding(command.affected_sop_class_uid or b"")
         self._sop_instance_uid = strip_padding(command.affected_sop_instance_uid or b"")
         self._head: bytearray | None = bytearray()
+        self._scan_at_bytes = 0  # how long the head must be for the next scan
         self._identity: Identity | None = None
         self._data_set_offset = 0
         self._file: IncomingFile | None = None
@@ -164,6 +165,10 @@ class StoreReception:
     def _take_head(self, head: bytearray, fragments: Sequence[memoryview], *, is_last: bool) -> None:
         for fragment in fragments:
             head += fragment[: _MAX_HEAD_BYTES - len(head)]
+        if len(head) < min(self._scan_at_bytes, _MAX_HEAD_BYTES) and not is_last:
+            return
+        # Twice as much before it is scanned again, or a sender that drips would have it scanned at each byte.
+        self._scan_at_bytes = 2 * len(head)
         try:
             found = scan(head, self.context.transfer_syntax, complete=is_last)
         except PeerError:
