@@ -73,3 +73,13 @@ def test_metrics_of_all_workers_are_summed_and_outlive_a_worker(edge: Any, scu_w
         os.kill(pid, signal.SIGKILL)
     until(lambda: edge.get("/readyz")[0] == 200 and values()["dicomflow_child_restarts"] == 3)
     assert expected.items() <= values().items()
+
+
+def test_metrics_show_what_waits_and_the_forecast(edge: Any, until: Any):
+    """The deliverer's progress is in the metrics: an edge that received nothing is level."""
+
+    def lines() -> set[str]:
+        return set(edge.get("/metrics")[1].splitlines())
+
+    until(lambda: "dicomflow_delivery_level_in_seconds 0.0" in lines(), explain=lambda: edge.get("/metrics")[1])
+    assert "dicomflow_delivery_waiting_bytes 0.0" in lines()

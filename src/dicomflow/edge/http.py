@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from dicomflow.edge.metrics import register_files
+from dicomflow.edge.progress import read_progress
 from dicomflow.edge.spool import count_files, oldest_seconds
 from dicomflow.edge.supervisor import Supervisor
 from dicomflow.errors import PermanentError
@@ -18,6 +19,11 @@ __all__ = ["EdgeHttp"]
 
 # How long a stop waits for the server, of the five seconds that it has in all.
 _POLL_SECONDS: Final = 0.1
+_PROGRESS: Final = {
+    "waiting_bytes": "Bytes that wait to be stored.",
+    "stored_bytes_per_second": "Bytes stored a second.",
+    "level_in_seconds": "Seconds until nothing waits, as the line has been; left out while that is not known.",
+}
 _TEXT: Final = ("Content-Type", "text/plain; charset=utf-8")
 
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]  # Any: the write callable that WSGI keeps for old servers
@@ -93,6 +99,10 @@ class _SpoolCollector:
         yield GaugeMetricFamily(
             "dicomflow_spool_oldest_seconds", "Age of the oldest file to deliver.", value=oldest_seconds(spool.root)
         )
+        progress = read_progress(spool.root) or {}
+        for name, text in _PROGRESS.items():
+            if progress.get(name) is not None:
+                yield GaugeMetricFamily(f"dicomflow_delivery_{name}", text, value=progress[name])
         yield GaugeMetricFamily("dicomflow_spool_free_bytes", "Free space for the spool.", value=spool.free_bytes())
         yield GaugeMetricFamily("dicomflow_workers", "Workers that run.", value=self._supervisor.workers_alive)
         yield GaugeMetricFamily(
