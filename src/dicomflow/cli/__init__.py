@@ -37,7 +37,7 @@ COMMANDS: Final = {
     "edge": Entry("Run the edge daemon: receive, spool, deliver.", "edge"),
     "send": Entry("Send DICOM files to a receiver over DIMSE.", "edge"),
     "spool": Entry("List what cannot be delivered, and try it again.", "edge"),
-    "ledger": Entry("Show an instance's chain of custody, and compare objects with their digests.", "edge"),
+    "ledger": Entry("Show an instance's chain of custody, and check its object.", "edge"),
     "status": Entry("Show how much is received, indexed and imported.", "pipeline"),
     "query": Entry("Run one read-only SQL statement on the catalog.", "pipeline"),
     "worker": Entry("Run the pipeline's handlers from SQS, outside Lambda.", "pipeline"),

@@ -24,7 +24,7 @@ from dicomflow.errors import DicomflowError, PermanentError, TransientError
 __all__ = ["ledger"]
 
 ledger = typer.Typer(
-    help="Show an instance's chain of custody, and compare objects with their digests.",
+    help="Show an instance's chain of custody, and check its object.",
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
