@@ -11,6 +11,7 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import signal
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,6 +30,7 @@ from dicomflow.edge.gather import MANIFEST_FILE, entry_of, has_manifest, has_sam
 from dicomflow.edge.ledger import LEDGER_FILE, Ledger
 from dicomflow.edge.progress import PROGRESS_FILE, Progress
 from dicomflow.edge.putqueue import PutQueue
+from dicomflow.edge.reporter import report_commitments
 from dicomflow.edge.server import LogSettings
 from dicomflow.edge.settings import DeliverySettings, EdgeSettings, SettingsFile
 from dicomflow.edge.spool import ReceivedFile, Spool
@@ -97,6 +99,8 @@ def run_deliverer(start: DelivererStart) -> None:
         start.announce,
         SettingsFile(start.config, settings.delivery).read if start.config is not None else None,
     )
+    if settings.commitment.peers:
+        threading.Thread(target=report_commitments, args=(settings, spool), name="reporter", daemon=True).start()
     asyncio.run(_run(deliverer))
     logging.shutdown()
     # Puts in flight are repeated under the same keys at the next start.
