@@ -35,11 +35,11 @@ def test_labels_that_peers_choose_are_bounded(tmp_path: Path):
 
 
 def test_counting_an_instance_costs_less_than_15_us(tmp_path: Path):
-    """The median of many batches, so that a busy machine does not decide."""
+    """The best of many batches in processor time, so that a busy machine does not decide."""
     statement = (
-        "import statistics, timeit\n"
-        "batches = timeit.repeat(lambda: m.stored('1.2', 'CT1', 10, 0.004), number=200, repeat=50)\n"
-        "print(statistics.median(batches) / 200)"
+        "import time, timeit\n"
+        "batches = timeit.repeat(lambda: m.stored('1.2', 'CT1', 10, 0.004), number=200, repeat=50, timer=time.thread_time)\n"
+        "print(min(batches) / 200)"
     )
     assert float(_count(tmp_path, statement)) < MOST_SECONDS
 
