@@ -41,7 +41,7 @@ COMMANDS: Final = {
     "status": Entry("Show how much is received, indexed and imported.", "pipeline"),
     "query": Entry("Run one read-only SQL statement on the catalog.", "pipeline"),
     "worker": Entry("Run the pipeline's handlers from SQS, outside Lambda.", "pipeline"),
-    "imports": Entry("List imports, show what became of one, and try failed ones again.", "pipeline"),
+    "imports": Entry("List imports and what came of them; try failed ones again.", "pipeline"),
     "catalog": Entry("Search the catalog, list what is wrong in it, delete studies.", "pipeline"),
     "simulator": Entry("Simulate AWS HealthImaging for any SDK client.", "pipeline,console,simulator"),
     "migrate": Entry("Bring the catalog's schema to this version's.", "pipeline"),

@@ -24,7 +24,7 @@ from dicomflow.pipeline.wakeups import DRIVE_QUEUE
 __all__ = ["imports"]
 
 imports = typer.Typer(
-    help="List imports, show what became of one, and try failed ones again.",
+    help="List imports and what came of them; try failed ones again.",
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
