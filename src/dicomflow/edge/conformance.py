@@ -60,6 +60,14 @@ def render(document: str) -> str:
     return _MARKED.sub(lambda found: f"{found[1]}{_TABLES[found[2]]()}{found[3]}", document)
 
 
+# Of a newer edition than pydicom's registry; other libraries add them to it when they are imported.
+_NEWER: Final = {
+    "1.2.840.10008.1.2.4.110": ("JPEG XL Lossless", "Transfer Syntax"),
+    "1.2.840.10008.1.2.4.111": ("JPEG XL JPEG Recompression", "Transfer Syntax"),
+    "1.2.840.10008.1.2.4.112": ("JPEG XL", "Transfer Syntax"),
+}
+
+
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     titles = list(head)
     lines = [titles, ["---"] * len(titles), *rows]
@@ -67,8 +75,8 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def _registered(kind: str, is_wanted: Callable[[str], bool]) -> list[tuple[str, str]]:
-    entries = UID_dictionary.items()
-    return sorted((uid, name) for uid, (name, found, *_) in entries if found == kind and is_wanted(uid))
+    entries = {uid: (name, found) for uid, (name, found, *_) in UID_dictionary.items()} | _NEWER
+    return sorted((uid, name) for uid, (name, found) in entries.items() if found == kind and is_wanted(uid))
 
 
 def _sop_classes() -> str:
