@@ -65,6 +65,7 @@ _NEWER: Final = {
     "1.2.840.10008.1.2.4.110": ("JPEG XL Lossless", "Transfer Syntax"),
     "1.2.840.10008.1.2.4.111": ("JPEG XL JPEG Recompression", "Transfer Syntax"),
     "1.2.840.10008.1.2.4.112": ("JPEG XL", "Transfer Syntax"),
+    "1.2.840.10008.1.2.8.1": ("Deflated Image Frame Compression", "Transfer Syntax"),
 }
 
 
