@@ -27,6 +27,7 @@ from dicomflow.edge.bandwidth import Bandwidth, limit_at
 from dicomflow.edge.delivery import Deliveries, Delivery, ReceivedInstance
 from dicomflow.edge.feedback_reader import FeedbackReader
 from dicomflow.edge.gather import MANIFEST_FILE, entry_of, has_manifest, has_same_data_set, rank_of, read_instance
+from dicomflow.edge.heartbeat import Heartbeats
 from dicomflow.edge.ledger import LEDGER_FILE, Ledger
 from dicomflow.edge.progress import PROGRESS_FILE, Progress
 from dicomflow.edge.putqueue import PutQueue
@@ -145,6 +146,7 @@ class Deliverer:
         self._bandwidth = Bandwidth(lambda: self._settings, lambda: datetime.now().astimezone())
         self._progress = Progress(settings.spool.dir / PROGRESS_FILE, time.monotonic)
         self._feedback = FeedbackReader(settings.name, uploader.fetch, self._ledger)
+        self._heartbeats = Heartbeats(settings, spool, uploader.put_note)
         self._feedback_seconds = _FEEDBACK_SECONDS[settings.commitment.level == "imported"]
         # Stored by an earlier run, as the ledger has it: looked up before they are put again.
         self._perhaps_stored: set[str] = set()
@@ -158,6 +160,7 @@ class Deliverer:
                 for _ in range(self._settings.concurrency):
                     group.create_task(self._put_queued())
                 group.create_task(self._feedback.follow(self._feedback_seconds))
+                group.create_task(self._heartbeats.follow())
                 while True:
                     self._read_settings()
                     await self._gather_and_close()
@@ -239,6 +242,7 @@ class Deliverer:
         for delivery, assigned in moved:
             self._enqueue(delivery, assigned)
             self._progress.arrived(assigned.bytes)
+            self._heartbeats.saw(assigned)
         return has_more
 
     def _is_resent(self, instance: ReceivedInstance) -> bool:

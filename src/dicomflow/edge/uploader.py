@@ -84,6 +84,10 @@ class Uploader:
             return None
         return bytes(await result.bytes_async())
 
+    async def put_note(self, key: str, content: bytes) -> None:
+        """Store a small object that may be lost; raises whatever the store raises."""
+        await self._put(key, content, use_multipart=False)
+
     async def put_manifest(self, key: str, content: bytes, instance_bytes: Mapping[str, int]) -> None:
         """Store a manifest after its instances; on return all of them are durable in the store.
 

@@ -16,6 +16,7 @@ from dicomflow.catalog.deliveries import record_problem
 from dicomflow.catalog.jobs import STAGING_PREFIX
 from dicomflow.errors import PermanentError
 from dicomflow.feedback import FEEDBACK_PREFIX
+from dicomflow.heartbeat import STATUS_PREFIX
 from dicomflow.manifest import MANIFEST_PREFIX
 from dicomflow.pipeline.collect import collect_event
 from dicomflow.pipeline.dependencies import Dependencies
@@ -32,8 +33,8 @@ logger = logging.getLogger(__name__)
 QUEUES: Final = ("index", "plan", "drive", "collect")
 MESSAGE_KEY: Final = "message:"  # in the place of an object key, for a message that names none
 
-OWN_PREFIXES: Final = (STAGING_PREFIX, FEEDBACK_PREFIX)
-"""What the pipeline puts in the bucket itself is no received object."""
+OWN_PREFIXES: Final = (STAGING_PREFIX, FEEDBACK_PREFIX, STATUS_PREFIX)
+"""What the pipeline puts in the bucket itself, and what edges tell of themselves, is no received object."""
 
 SqsEvent = Mapping[str, Any]
 Handler = Callable[[SqsEvent], dict[str, Any]]

@@ -16,6 +16,7 @@ from dicomflow.edge.ledger import LEDGER_FILE, Ledger, LedgerEntry
 from dicomflow.edge.settings import DeliverySettings, EdgeSettings, SpoolSettings
 from dicomflow.edge.spool import ReceivedFile, Spool
 from dicomflow.edge.uploader import Uploader
+from dicomflow.heartbeat import STATUS_PREFIX
 from dicomflow.manifest import Manifest
 
 WAIT_SECONDS = 60
@@ -54,8 +55,9 @@ class Site:
         asyncio.run(_run_until(deliverer, until))
 
     def stored_keys(self) -> list[str]:
-        """Return the keys of all objects."""
-        return sorted(str(path.relative_to(self.objects)) for path in self.objects.rglob("*") if path.is_file())
+        """Return the keys of all objects but the edge's heartbeat."""
+        keys = (str(path.relative_to(self.objects)) for path in self.objects.rglob("*") if path.is_file())
+        return sorted(key for key in keys if not key.startswith(STATUS_PREFIX))
 
     def manifests(self) -> list[Manifest]:
         """Return all manifests."""
@@ -101,7 +103,8 @@ class FlakyStore:
         original = obstore.put_async
 
         async def _put(store: Any, key: str, *arguments: Any, **keywords: Any) -> Any:
-            self.puts.append(key)
+            if not key.startswith(STATUS_PREFIX):
+                self.puts.append(key)
             if fails(key):
                 raise OSError(104, "connection reset")
             return await original(store, key, *arguments, **keywords)

@@ -1,0 +1,51 @@
+"""The heartbeat's format."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from dicomflow.errors import PermanentError
+from dicomflow.heartbeat import Heartbeat, SeenPeer, heartbeat_key
+
+HEARTBEAT = Heartbeat(
+    edge="site-1",
+    version="1.0",
+    at=datetime(2026, 1, 31, 12, 0, tzinfo=UTC),
+    ae_title="EDGE",
+    received=1,
+    delivering=2,
+    quarantined=3,
+    free_bytes=4,
+    oldest_seconds=5.5,
+    peers=(SeenPeer("CT1", "10.0.0.1", 7, datetime(2026, 1, 31, 11, 0, tzinfo=UTC)),),
+)
+
+
+def test_heartbeat_encoded_and_decoded_is_the_same():
+    """What an edge writes is what a reader gets, also with members that it does not know."""
+    assert HEARTBEAT == Heartbeat.from_json(HEARTBEAT.to_json())
+    assert HEARTBEAT == Heartbeat.from_json(HEARTBEAT.to_json()[:-1] + b',"new":1}')
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        HEARTBEAT.to_json().replace(b'"format":1', b'"format":2'),
+        HEARTBEAT.to_json().replace(b"+00:00", b""),
+        HEARTBEAT.to_json().replace(b'"received":1', b'"received":null'),
+        HEARTBEAT.to_json().replace(b'"CT1"', b"1"),
+    ],
+)
+def test_from_json_of_something_else_is_a_permanent_error(encoded: bytes):
+    """Whatever lies under the key, a reader gets a heartbeat or a `PermanentError`."""
+    with pytest.raises(PermanentError):
+        Heartbeat.from_json(encoded)
+
+
+def test_heartbeat_key_is_one_object_below_the_prefix():
+    """A name cannot leave the prefix."""
+    assert "status/site-1.json" == heartbeat_key("site-1")
+    assert "status/a%2Fb.json" == heartbeat_key("a/b")
