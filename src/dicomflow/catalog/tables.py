@@ -208,7 +208,7 @@ stored_object: Final = Table(
     Column("edge", Text),
     Column("delivery_id", Text, index=True),
     Column("stored_at", UtcDateTime),
-    Column("indexed_at", UtcDateTime),
+    Column("indexed_at", UtcDateTime, index=True),
     Column("problem", Text),
     _partial_index("ix_stored_object_problem", "object_key", "problem IS NOT NULL"),
     _partial_index("ix_stored_object_damaged", "object_key", "sha256 <> object_sha256"),
@@ -229,6 +229,7 @@ delivery: Final = Table(
     Column("planned_at", UtcDateTime),
     Column("series_changes", Integer, nullable=False, server_default="0"),
     Column("reported_changes", Integer, nullable=False, server_default="0"),
+    Index(None, "closed_at", "delivery_id"),
     _partial_index("ix_delivery_to_report", "delivery_id", "series_changes > reported_changes"),
 )
 
@@ -306,6 +307,7 @@ series_import: Final = Table(
     Column("priority", SmallInteger, nullable=False, server_default="0"),
     UniqueConstraint("delivery_id", "series_instance_uid"),
     Index(None, "state", "series_import_id"),
+    Index(None, "updated_at", "series_import_id"),
     Index(None, "status", "study_instance_uid"),
 )
 
