@@ -1,26 +1,14 @@
-"""User names and passcodes of association requestors (PS3.7 D.3.3.7), checked against a file of scrypt hashes.
+"""User names and passcodes of association requestors (PS3.7 D.3.3.7), checked against a file of scrypt hashes."""
 
-A line of the file is `name:salt:hash`, salt and hash in hex; empty lines and those that begin with # are skipped.
-`hash_passcode` makes a line.
-"""
-
-import hashlib
-import hmac
-import os
-import threading
 from pathlib import Path
 from typing import Final
 
 from dicomflow.dimse.items import UserIdentity
-from dicomflow.errors import PermanentError
+from dicomflow.passcodes import PasscodeFile, hash_passcode
 
 __all__ = ["Users", "hash_passcode"]
 
 _USERNAME_AND_PASSCODE: Final = 2
-# About 50 ms and 16 MiB a check (RFC 7914); an answer is remembered, for senders that associate per object.
-_COST: Final = {"n": 1 << 14, "r": 8, "p": 1}
-_SALT_BYTES: Final = 16
-_MAX_REMEMBERED: Final = 1000
 
 
 class Users:
@@ -31,66 +19,10 @@ class Users:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._lock = threading.Lock()
-        self._key = os.urandom(32)  # so that what is remembered is of no use elsewhere
-        self._seen = path.stat().st_mtime_ns if path.exists() else 0
-        self._hashes = _read(path)
-        self._remembered: dict[bytes, bool] = {}
+        self._file = PasscodeFile(path, "dimse.users_file")
 
     def accepts(self, identity: UserIdentity | None) -> bool:
         """Tell whether an identity is of type 2, known, and its passcode right."""
         if identity is None or identity.identity_type != _USERNAME_AND_PASSCODE:
             return False
-        with self._lock:
-            self._read_again()
-            message = len(identity.primary).to_bytes(4, "big") + identity.primary + identity.secondary
-            asked = hmac.digest(self._key, message, "sha256")
-            if asked not in self._remembered:
-                if len(self._remembered) >= _MAX_REMEMBERED:
-                    self._remembered.clear()
-                self._remembered[asked] = self._check(identity)
-            return self._remembered[asked]
-
-    def _check(self, identity: UserIdentity) -> bool:
-        # An unknown name costs as much as a known one.
-        name = identity.primary.decode("utf-8", "replace")
-        salt, expected = self._hashes.get(name, (bytes(_SALT_BYTES), b""))
-        return hmac.compare_digest(_derive(identity.secondary, salt), expected)
-
-    def _read_again(self) -> None:
-        try:
-            seen = self._path.stat().st_mtime_ns
-        except OSError:
-            return
-        if seen != self._seen:
-            self._hashes = _read(self._path)
-            self._seen = seen
-            self._remembered.clear()
-
-
-def hash_passcode(name: str, passcode: str) -> str:
-    """Return the file's line for a user."""
-    salt = os.urandom(_SALT_BYTES)
-    return f"{name}:{salt.hex()}:{_derive(passcode.encode(), salt).hex()}"
-
-
-def _derive(passcode: bytes, salt: bytes) -> bytes:
-    return hashlib.scrypt(passcode, salt=salt, dklen=32, maxmem=64 << 20, **_COST)
-
-
-def _read(path: Path) -> dict[str, tuple[bytes, bytes]]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise PermanentError(f"dimse.users_file {path} cannot be read: {error.strerror}") from error
-    users: dict[str, tuple[bytes, bytes]] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        try:
-            name, salt, digest = line.strip().rsplit(":", 2)
-            users[name] = bytes.fromhex(salt), bytes.fromhex(digest)
-        except ValueError as error:
-            raise PermanentError(f"dimse.users_file {path} line {number} is not name:salt:hash") from error
-    return users
+        return self._file.accepts(identity.primary, identity.secondary)
