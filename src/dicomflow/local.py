@@ -16,15 +16,17 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from obstore.store import LocalStore
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from sqlalchemy import Engine
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
 from dicomflow.catalog import queue
 from dicomflow.catalog.engine import create_engine_for, migrate
 from dicomflow.edge.deliverer import StoredObject
+from dicomflow.edge.http import register_edge
 from dicomflow.edge.server import LogSettings
 from dicomflow.edge.settings import DeliverySettings, DimseSettings, EdgeSettings, SpoolSettings
 from dicomflow.edge.supervisor import Supervisor
@@ -35,6 +37,7 @@ from dicomflow.healthimaging.simulator.settings import SimulatorSettings
 from dicomflow.manifest import MANIFEST_PREFIX
 from dicomflow.pipeline.events import encode_object_event
 from dicomflow.pipeline.handlers import QUEUES, Dependencies, handlers_of
+from dicomflow.pipeline.metrics import PrometheusMetrics, register_silences
 from dicomflow.pipeline.worker import LocalQueues, run
 
 __all__ = ["Local", "LocalSettings"]
@@ -112,6 +115,7 @@ class Local:
         self._simulator = create_app(
             SimulatorSettings(state_path=data / "healthimaging.db"), {BUCKET: self._store}, self._deliver_event, _now
         )
+        self._registry = CollectorRegistry()
         self._stopping = threading.Event()
         self._is_ready = False
         self._server: Server | None = None
@@ -130,6 +134,8 @@ class Local:
     def start(self) -> None:
         """Migrate, serve HTTP and the simulator, start the pipeline and the edge; ready on return."""
         migrate(self._engine)
+        metrics = PrometheusMetrics(self._registry)
+        register_silences(self._registry, self._store)
         self._server = serve(self._application(), port=self._http_port)
         endpoint = f"{self._server.url}/healthimaging"
         client = build_client(endpoint, "us-east-1", "local", "local")
@@ -146,12 +152,14 @@ class Local:
             import_enabled=True,
             enqueue=self._queues.enqueue,
             clock=_now,
+            metrics=metrics,
         )
         self._worker = threading.Thread(
             target=run, args=(QUEUES, handlers_of(dependencies), self._queues, self._stopping), name="pipeline"
         )
         self._worker.start()
         self._supervisor.start()
+        register_edge(self._registry, self._supervisor)
         self._is_ready = True
 
     def stop(self) -> None:
@@ -177,7 +185,10 @@ class Local:
             body = {"ready": is_ready, **(self.addresses if is_ready else {})}
             return JSONResponse(body, status_code=200 if is_ready else 503)
 
-        routes = [Route("/healthz", healthz), Mount("/healthimaging", self._simulator)]
+        def metrics(_request: Request) -> Response:
+            return Response(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
+
+        routes = [Route("/healthz", healthz), Route("/metrics", metrics), Mount("/healthimaging", self._simulator)]
         return Starlette(routes=routes, lifespan=lifespan)
 
     def _deliver_event(self, event: Any) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -60,7 +61,7 @@ def test_crash_between_claim_and_call_is_made_good(deployment: Any) -> None:
     """A job that was claimed and never started is started after its time, once."""
     deployment.plan(deployment.deliver({"1.2.1": 1}, delivery="d1"))
     with deployment.deps.engine.begin() as connection:
-        assert drive_module._claim(deployment.deps, connection) is not None
+        assert drive_module._claim(deployment.deps, connection, Counter()) is not None
     assert 0 == deployment.drive().started
     deployment.advance(drive_module.CLAIM_SECONDS)
     assert 1 == deployment.drive().started

@@ -18,6 +18,7 @@ __all__ = [
     "RETRIED_STATES",
     "STATUS_OF",
     "complete_series",
+    "count_backlog",
     "count_ready_series",
     "find_series",
     "finish_series",
@@ -46,6 +47,12 @@ def series_state(state: str, now: datetime) -> dict[str, Any]:
 def count_ready_series(connection: Connection, now: datetime) -> int:
     """Count the series that could be started now."""
     return connection.execute(select(func.count()).where(*_ready(now))).scalar_one()
+
+
+def count_backlog(connection: Connection) -> int:
+    """Count the series that are queued or in progress."""
+    statement = select(func.count()).where(series_import.c.state.in_(("queued", "in_progress")))
+    return connection.execute(statement).scalar_one()
 
 
 def next_ready_series(

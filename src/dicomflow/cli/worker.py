@@ -2,12 +2,16 @@
 
 import signal
 import threading
+from dataclasses import replace
 from typing import Annotated
 
 import typer
+from prometheus_client import CollectorRegistry, start_http_server
 
 from dicomflow.pipeline.connect import build_dependencies, build_queues
+from dicomflow.pipeline.dependencies import Dependencies
 from dicomflow.pipeline.handlers import QUEUES, handlers_of
+from dicomflow.pipeline.metrics import PrometheusMetrics, register_silences
 from dicomflow.pipeline.settings import load_settings
 from dicomflow.pipeline.worker import run
 
@@ -18,6 +22,12 @@ def worker(
     queues: Annotated[
         list[str], typer.Option("--queue", help=f"A queue to work on, {', '.join(QUEUES)}; may be repeated.")
     ],
+    *,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(help="Serve Prometheus metrics on this port; 0 takes a free one.", min=0, max=65535),
+    ] = None,
+    metrics_host: Annotated[str, typer.Option(help="The address of that port.")] = "127.0.0.1",
 ) -> None:
     """Run the pipeline's handlers from SQS, outside Lambda.
 
@@ -36,8 +46,22 @@ def worker(
         raise typer.BadParameter(f"DICOMFLOW_QUEUES__{missing[0].upper()} is not set", param_hint="--queue")
     source = build_queues(settings.queues.urls())
     dependencies = build_dependencies(settings)
+    address = ""
+    if metrics_port is not None:
+        metrics, port = _serve_metrics(dependencies, metrics_host, metrics_port)
+        dependencies = replace(dependencies, metrics=metrics)
+        address = f"; metrics: http://{metrics_host}:{port}/metrics"
     try:
-        typer.echo(f"ready: {', '.join(queues)}")
+        typer.echo(f"ready: {', '.join(queues)}{address}")
         run(queues, handlers_of(dependencies), source, stopping)
     finally:
         dependencies.engine.dispose()
+
+
+def _serve_metrics(dependencies: Dependencies, host: str, port: int) -> tuple[PrometheusMetrics, int]:
+    """Serve a registry on a thread of its own, which ends with the process."""
+    registry = CollectorRegistry()
+    metrics = PrometheusMetrics(registry)
+    register_silences(registry, dependencies.store)
+    server, _ = start_http_server(port, host, registry)
+    return metrics, server.server_port

@@ -15,7 +15,7 @@ from dicomflow.edge.spool import count_files, oldest_seconds
 from dicomflow.edge.supervisor import Supervisor
 from dicomflow.errors import PermanentError
 
-__all__ = ["EdgeHttp"]
+__all__ = ["EdgeHttp", "register_edge"]
 
 # How long a stop waits for the server, of the five seconds that it has in all.
 _POLL_SECONDS: Final = 0.1
@@ -35,9 +35,7 @@ class EdgeHttp:
     def __init__(self, supervisor: Supervisor, bind: str, port: int) -> None:
         self._supervisor = supervisor
         registry = CollectorRegistry()
-        registry.register(_SpoolCollector(supervisor))
-        if supervisor.spool is not None:
-            register_files(registry, supervisor.spool.root)
+        register_edge(registry, supervisor)
         self._metrics = make_wsgi_app(registry)
         try:
             self._server = make_server(bind, port, self._application, _Server, _QuietHandler)
@@ -70,6 +68,13 @@ class EdgeHttp:
                 return answer
         start_response("404 Not Found", [_TEXT])
         return [b"not found; try /healthz, /readyz or /metrics\n"]
+
+
+def register_edge(registry: CollectorRegistry, supervisor: Supervisor) -> None:
+    """Let a registry give all metrics of an edge that is started."""
+    registry.register(_SpoolCollector(supervisor))
+    if supervisor.spool is not None:
+        register_files(registry, supervisor.spool.root)
 
 
 class _Server(ThreadingMixIn, WSGIServer):

@@ -9,6 +9,7 @@ from obstore.store import ObjectStore
 from sqlalchemy import Engine
 
 from dicomflow.catalog.jobs import JobTarget
+from dicomflow.pipeline.metrics import Metrics, NoMetrics
 
 if TYPE_CHECKING:
     from mypy_boto3_medical_imaging.client import HealthImagingClient
@@ -50,6 +51,7 @@ class Dependencies:
     job_limit: timedelta = JOB_LIMIT
     stat_ae_titles: frozenset[str] = frozenset()
     issuers: Mapping[str, str] = field(default_factory=dict)
+    metrics: Metrics = field(default_factory=NoMetrics)
 
     @property
     def target(self) -> JobTarget:

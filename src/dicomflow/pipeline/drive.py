@@ -22,6 +22,7 @@ from dicomflow.healthimaging.limits import MAX_BYTES, MAX_FILES
 from dicomflow.pipeline.collect import LOOK_AGAIN, follow_job
 from dicomflow.pipeline.dependencies import Dependencies
 from dicomflow.pipeline.feedback import send_feedback
+from dicomflow.pipeline.metrics import Counts, Name, after_commit
 from dicomflow.pipeline.staging import MAX_COPY_BYTES, clear_staging, stage_objects
 from dicomflow.pipeline.wakeups import acknowledge, wake_driver
 
@@ -85,8 +86,8 @@ def _look_at_one(deps: Dependencies) -> bool:
 
 def _start_one(deps: Dependencies) -> bool:
     """Claim and start one job; False when no call is allowed or nothing is ready."""
-    with deps.engine.begin() as connection:
-        job = _claim(deps, connection)
+    with after_commit(deps.metrics) as counts, deps.engine.begin() as connection:
+        job = _claim(deps, connection, counts)
     if job is None:
         return False
     try:
@@ -104,10 +105,20 @@ def _start_one(deps: Dependencies) -> bool:
         _put_off(deps, job, str(error))
         return False
     now = deps.clock()
-    with deps.engine.begin() as connection:
+    with after_commit(deps.metrics) as counts, deps.engine.begin() as connection:
         jobs.record_submitted(connection, job, started.job_id, started.submitted_at, now + LOOK_AGAIN, now)
         jobs.clear_pause(connection, deps.datastore_id)
-    logger.info("import_job_started", extra={"import_job_id": job.import_job_id, "job_id": started.job_id})
+        rows = imports.series_of_job(connection, job.import_job_id)
+        counts[Name.IMPORTS_STARTED] += len(rows)
+    logger.info(
+        "import_job_started",
+        extra={
+            "import_job_id": job.import_job_id,
+            "job_id": started.job_id,
+            "deliveries": sorted({row.delivery_id for row in rows}),
+            "series": len(rows),
+        },
+    )
     return True
 
 
@@ -125,7 +136,7 @@ def _call(deps: Dependencies, job: Job) -> StartedJob:
     )
 
 
-def _claim(deps: Dependencies, connection: Connection) -> Job | None:
+def _claim(deps: Dependencies, connection: Connection, counts: Counts) -> Job | None:
     """Take the next job to start, if rate and concurrency allow one: first those claimed before, then new ones."""
     now = deps.clock()
     due_at = now + timedelta(seconds=CLAIM_SECONDS)
@@ -145,12 +156,18 @@ def _claim(deps: Dependencies, connection: Connection) -> Job | None:
         )
         if found is None:
             return None
-        job = _claim_series(deps, connection, *found, now, due_at)
+        job = _claim_series(deps, connection, counts, *found, now, due_at)
     return job
 
 
 def _claim_series(
-    deps: Dependencies, connection: Connection, prefix: str, rows: Sequence[Row[Any]], now: datetime, due_at: datetime
+    deps: Dependencies,
+    connection: Connection,
+    counts: Counts,
+    prefix: str,
+    rows: Sequence[Row[Any]],
+    now: datetime,
+    due_at: datetime,
 ) -> Job | None:
     """Claim a job for what is not in yet of these series; None when the first needs no job, or no job can take it."""
     for row in rows:
@@ -161,6 +178,7 @@ def _claim_series(
     row, objects = rows[0], [item for items in left for item in items]
     if not objects:
         imports.complete_series(connection, row.series_import_id, "unchanged: every instance was in already", now)
+        counts[Name.IMPORTS_COMPLETED] += 1
         return None
     is_staged = len(objects) < sum(row.object_count for row in rows) and all(
         item.bytes <= MAX_COPY_BYTES for item in objects
@@ -170,6 +188,7 @@ def _claim_series(
     if files > MAX_FILES or size > MAX_BYTES:
         message = f"{files} files of {size} bytes exceed a job's limits of {MAX_FILES} files and {MAX_BYTES} bytes"
         imports.refuse_series(connection, row.series_import_id, message, now)
+        counts[Name.IMPORTS_FAILED] += 1
         return None
     job = jobs.claim_job(connection, deps.target, prefix, rows, now, due_at, is_staged=is_staged)
     if job is None:
@@ -211,11 +230,12 @@ def _put_off(deps: Dependencies, job: Job, message: str) -> None:
 def _refuse(deps: Dependencies, job: Job, message: str) -> None:
     """End a job that the service will not take; its series wait for an operator."""
     now = deps.clock()
-    with deps.engine.begin() as connection:
+    with after_commit(deps.metrics) as counts, deps.engine.begin() as connection:
         if not jobs.finish_job(connection, job, "failed", now=now, message=message):
             return
         for row in imports.series_of_job(connection, job.import_job_id):
             imports.finish_series(connection, row.series_import_id, job.import_job_id, "failed", message, now)
+            counts[Name.IMPORTS_FAILED] += 1
     clear_staging(deps, job)
     logger.warning("import_job_refused", extra={"import_job_id": job.import_job_id, "error": message})
 

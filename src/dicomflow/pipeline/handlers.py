@@ -13,6 +13,7 @@ from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, pro
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 
 from dicomflow.catalog.deliveries import record_problem
+from dicomflow.catalog.imports import count_backlog
 from dicomflow.catalog.jobs import STAGING_PREFIX
 from dicomflow.errors import PermanentError
 from dicomflow.feedback import FEEDBACK_PREFIX
@@ -23,6 +24,7 @@ from dicomflow.pipeline.dependencies import Dependencies
 from dicomflow.pipeline.drive import drive
 from dicomflow.pipeline.events import StoredObjectEvent, decode_object_events
 from dicomflow.pipeline.index import index_objects
+from dicomflow.pipeline.metrics import Name
 from dicomflow.pipeline.plan import plan_delivery
 from dicomflow.pipeline.wakeups import wake_driver
 
@@ -62,6 +64,8 @@ def handle_index(deps: Dependencies, event: SqsEvent) -> dict[str, Any]:
             continue
         objects += [stored for stored in found if not stored.key.startswith(OWN_PREFIXES)]
     result = index_objects(deps.engine, deps.store, objects, issuers=deps.issuers, clock=deps.clock)
+    deps.metrics.count(Name.INSTANCES_INDEXED, result.indexed)
+    deps.metrics.count(Name.OBJECTS_UNREADABLE, result.problems)
     for message_id, reason in result.failed.items():
         logger.warning("message_failed", extra={"queue": "index", "message_id": message_id, "error": reason})
     return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in result.failed]}
@@ -91,6 +95,7 @@ def _plan_record(deps: Dependencies, record: SQSRecord) -> None:
 
 def _drive_record(deps: Dependencies, record: SQSRecord) -> None:
     drive(deps, record.body)
+    _tell_backlog(deps)
 
 
 def _collect_record(deps: Dependencies, record: SQSRecord) -> None:
@@ -101,6 +106,13 @@ def _collect_record(deps: Dependencies, record: SQSRecord) -> None:
     if not isinstance(document, dict):
         raise PermanentError("the message is no event")
     collect_event(deps, document)
+    _tell_backlog(deps)
+
+
+def _tell_backlog(deps: Dependencies) -> None:
+    with deps.engine.begin() as connection:
+        backlog = count_backlog(connection)
+    deps.metrics.backlog(backlog)
 
 
 def _handle_each(deps: Dependencies, event: SqsEvent, handle: RecordHandler) -> dict[str, Any]:

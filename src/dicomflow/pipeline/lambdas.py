@@ -1,4 +1,4 @@
-"""The functions that Lambda calls, one a queue: `dicomflow.pipeline.lambdas.index` and so on.
+"""The functions that Lambda calls, one a queue: `dicomflow.pipeline.lambdas.index` and so on; `watch` is for a clock.
 
 Everything they need is built from the environment at the first call and kept for the next ones. Logging is that of all
 our programs, JSON (against style 14: powertools' Logger would be a second format, and nothing of it is needed).
@@ -6,19 +6,24 @@ Events are not logged.
 """
 
 import os
+from dataclasses import replace
+from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from dicomflow import logs
-from dicomflow.pipeline.connect import build_dependencies
+from dicomflow.errors import PermanentError
+from dicomflow.pipeline.connect import build_dependencies, build_store
 from dicomflow.pipeline.dependencies import Dependencies
 from dicomflow.pipeline.handlers import SqsEvent, handlers_of
+from dicomflow.pipeline.heartbeats import silences
+from dicomflow.pipeline.metrics import EmfMetrics
 from dicomflow.pipeline.settings import load_settings
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
 
-__all__ = ["collect", "drive", "index", "plan"]
+__all__ = ["collect", "drive", "index", "plan", "watch"]
 
 
 def index(event: SqsEvent, _context: "LambdaContext | None" = None) -> dict[str, Any]:
@@ -41,12 +46,33 @@ def collect(event: SqsEvent, _context: "LambdaContext | None" = None) -> dict[st
     return _handle("collect", event)
 
 
+def watch(_event: Any = None, _context: "LambdaContext | None" = None) -> dict[str, float]:
+    """Write how long each edge has been silent, and return it; called by a schedule. Needs no database."""
+    store_url = os.environ.get("DICOMFLOW_STORE_URL")
+    if not store_url:
+        raise PermanentError("DICOMFLOW_STORE_URL is not set")
+    logs.configure(os.environ.get("DICOMFLOW_LOG_LEVEL", "INFO"), as_json=True)
+    found = silences(build_store(store_url)[1], datetime.now(UTC))
+    _metrics().write_silences(found)
+    return found
+
+
 def _handle(queue: str, event: SqsEvent) -> dict[str, Any]:
-    return handlers_of(_dependencies())[queue](event)
+    handler = handlers_of(_dependencies())[queue]
+    try:
+        return handler(event)
+    finally:
+        _metrics().flush()
 
 
 @cache
 def _dependencies() -> Dependencies:
     """Build them once for the life of the process; a failure is tried again by the next call."""
     logs.configure(os.environ.get("DICOMFLOW_LOG_LEVEL", "INFO"), as_json=True)
-    return build_dependencies(load_settings())
+    return replace(build_dependencies(load_settings()), metrics=_metrics())
+
+
+@cache
+def _metrics() -> EmfMetrics:
+    """Gather what an invocation counts; written at its end."""
+    return EmfMetrics()

@@ -18,6 +18,8 @@ __all__ = ["STAT_PRIORITY", "plan_delivery"]
 logger = logging.getLogger(__name__)
 
 STAT_PRIORITY: Final = 1
+# A modality may open an association an image; the manifest has them all.
+_LOGGED_ASSOCIATIONS: Final = 20
 
 
 def plan_delivery(
@@ -54,7 +56,12 @@ def plan_delivery(
         new = record_delivery(connection, manifest, key, state, now, priority)
     logger.info(
         "delivery_planned",
-        extra={"edge": manifest.edge, "delivery": manifest.delivery, "new_series": new},
+        extra={
+            "edge": manifest.edge,
+            "delivery": manifest.delivery,
+            "associations": [each.association_id for each in manifest.associations[:_LOGGED_ASSOCIATIONS]],
+            "new_series": new,
+        },
     )
     return new
 

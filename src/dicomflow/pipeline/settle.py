@@ -21,6 +21,7 @@ from dicomflow.healthimaging.primary import conflicts_of_study
 from dicomflow.healthimaging.results import FileResult, JobResults, read_results, results_prefix
 from dicomflow.pipeline.dependencies import Dependencies
 from dicomflow.pipeline.feedback import send_feedback
+from dicomflow.pipeline.metrics import Counts, Name, after_commit
 from dicomflow.pipeline.staging import clear_staging, input_prefix
 from dicomflow.pipeline.wakeups import wake_driver
 
@@ -72,7 +73,7 @@ def _end_without_results(
     deps: Dependencies, job: Job, state: str, message: str, told: ImportJob | None, *, is_final: bool
 ) -> None:
     now = deps.clock()
-    with deps.engine.begin() as connection:
+    with after_commit(deps.metrics) as counts, deps.engine.begin() as connection:
         if not jobs.finish_job(
             connection,
             job,
@@ -84,16 +85,25 @@ def _end_without_results(
         ):
             return
         for row in imports.series_of_job(connection, job.import_job_id):
-            _retry_or_end(connection, row, job, "failed", message, now, is_final=is_final)
+            _retry_or_end(connection, counts, row, job, "failed", message, now, is_final=is_final)
     _after_end(deps, job, told, state, [])
 
 
 def _retry_or_end(
-    connection: Connection, row: Row[Any], job: Job, state: str, message: str | None, now: datetime, *, is_final: bool
+    connection: Connection,
+    counts: Counts,
+    row: Row[Any],
+    job: Job,
+    state: str,
+    message: str | None,
+    now: datetime,
+    *,
+    is_final: bool,
 ) -> None:
     """Queue a series again, later each time, until its attempts are used up; then end it in `state`."""
     if is_final or row.attempts >= MAX_SERIES_ATTEMPTS:
-        imports.finish_series(connection, row.series_import_id, job.import_job_id, state, message, now)
+        if imports.finish_series(connection, row.series_import_id, job.import_job_id, state, message, now):
+            counts[Name.IMPORTS_FAILED] += 1
         return
     not_before = now + REQUEUE_AFTER * 4 ** (row.attempts - 1)
     imports.requeue_series(connection, row.series_import_id, job.import_job_id, not_before, message, now)
@@ -147,7 +157,7 @@ def _record(
     image_sets = _image_sets(deps, results, files, by_folder)
     has_server_errors = manifest is not None and bool(manifest.server_errors)
     now = deps.clock()
-    with deps.engine.begin() as connection:
+    with after_commit(deps.metrics) as counts, deps.engine.begin() as connection:
         if not jobs.finish_job(
             connection,
             job,
@@ -163,7 +173,7 @@ def _record(
         outcomes.record_outcomes(connection, job.import_job_id, found)
         outcomes.record_image_sets(connection, deps.datastore_id, image_sets, now)
         for row in by_folder.values():
-            _settle_series(connection, row, job, found, reason, now, is_final=not has_server_errors)
+            _settle_series(connection, counts, row, job, found, reason, now, is_final=not has_server_errors)
     _after_end(deps, job, told, "completed", image_sets)
 
 
@@ -186,6 +196,7 @@ def _series_by_folder(deps: Dependencies, job: Job, files: Mapping[str, FileResu
 
 def _settle_series(
     connection: Connection,
+    counts: Counts,
     row: Row[Any],
     job: Job,
     found: Sequence[Outcome],
@@ -197,14 +208,17 @@ def _settle_series(
     """Decide a series: completed only when every instance is in, by this job or an earlier one."""
     left = outcomes.objects_left(connection, row)
     if not left:
-        if not imports.finish_series(connection, row.series_import_id, job.import_job_id, "completed", None, now):
-            imports.complete_series(connection, row.series_import_id, None, now)
+        if imports.finish_series(
+            connection, row.series_import_id, job.import_job_id, "completed", None, now
+        ) or imports.complete_series(connection, row.series_import_id, None, now):
+            counts[Name.IMPORTS_COMPLETED] += 1
         return
     keys = {item.object_key for item in left}
     because = next((item.reason for item in found if item.object_key in keys and item.reason), reason)
     imported = row.object_count - len(left)
     message = f"{imported} of {row.object_count} instances imported; first reason: {because or 'none was given'}"
-    _retry_or_end(connection, row, job, "partial" if imported else "failed", message, now, is_final=is_final)
+    state = "partial" if imported else "failed"
+    _retry_or_end(connection, counts, row, job, state, message, now, is_final=is_final)
 
 
 def _outcome(result: FileResult, by_folder: Mapping[str, Row[Any]]) -> Outcome:

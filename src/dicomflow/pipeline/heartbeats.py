@@ -1,0 +1,41 @@
+"""Reads what edges tell of themselves: the heartbeats in the store, and how long each edge has been silent."""
+
+import logging
+from datetime import datetime
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import ObjectStore
+
+from dicomflow.errors import PermanentError, TransientError
+from dicomflow.heartbeat import STATUS_PREFIX, Heartbeat
+
+__all__ = ["read_heartbeats", "silences"]
+
+logger = logging.getLogger(__name__)
+
+
+def read_heartbeats(store: ObjectStore) -> list[Heartbeat]:
+    """Return the last heartbeat of each edge, by name; an object that is none is logged and left out.
+
+    Raises:
+        TransientError: the store did not answer.
+    """
+    found = []
+    try:
+        for page in obstore.list(store, STATUS_PREFIX.rstrip("/")):
+            for meta in page:
+                try:
+                    found.append(Heartbeat.from_json(bytes(obstore.get(store, meta["path"]).bytes())))
+                except FileNotFoundError:
+                    continue
+                except PermanentError as error:
+                    logger.warning("heartbeat_unreadable", extra={"key": meta["path"], "error": str(error)})
+    except (BaseError, OSError) as error:
+        raise TransientError(f"the store did not answer: {type(error).__name__}") from error
+    return sorted(found, key=lambda each: each.edge)
+
+
+def silences(store: ObjectStore, now: datetime) -> dict[str, float]:
+    """Return by edge the seconds since its last heartbeat; 0 for a clock that is ahead of ours."""
+    return {each.edge: max(0.0, (now - each.at).total_seconds()) for each in read_heartbeats(store)}

@@ -1,0 +1,211 @@
+"""What the pipeline counts, under names that dashboards and alarms rely on; docs/operations.md says what each means.
+
+In Lambda the counts of an invocation are one line on standard output (CloudWatch's embedded metric format); elsewhere
+they are Prometheus counters. Must not know where a count comes from.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from enum import Enum
+from typing import TYPE_CHECKING, Final, Protocol
+
+from dicomflow.errors import TransientError
+from dicomflow.pipeline.heartbeats import read_heartbeats
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+    from prometheus_client import CollectorRegistry
+    from prometheus_client.metrics_core import Metric
+
+__all__ = [
+    "NAMESPACE",
+    "Counts",
+    "EmfMetrics",
+    "Metrics",
+    "Name",
+    "NoMetrics",
+    "PrometheusMetrics",
+    "after_commit",
+    "register_silences",
+]
+
+NAMESPACE: Final = "dicomflow"
+logger = logging.getLogger(__name__)
+
+_READ_SECONDS: Final = 30.0
+_SERVICE_VARIABLE: Final = "POWERTOOLS_SERVICE_NAME"
+
+
+class Name(Enum):
+    """A metric: its name in CloudWatch, its name in Prometheus, and what it counts."""
+
+    INSTANCES_INDEXED = ("InstancesIndexed", "dicomflow_instances_indexed", "Objects that were indexed.")
+    OBJECTS_UNREADABLE = ("ObjectsUnreadable", "dicomflow_objects_unreadable", "Objects stored with a problem.")
+    IMPORTS_STARTED = ("ImportsStarted", "dicomflow_imports_started", "Series that a job was started for.")
+    IMPORTS_COMPLETED = ("ImportsCompleted", "dicomflow_imports_completed", "Series that ended with everything in.")
+    IMPORTS_FAILED = ("ImportsFailed", "dicomflow_imports_failed", "Series that ended partial or failed.")
+    IMPORT_BACKLOG = ("ImportBacklog", "dicomflow_import_backlog", "Series queued or in progress.")
+    EDGE_SILENT_SECONDS = ("EdgeSilentSeconds", "dicomflow_edge_silent_seconds", "Since the edge's last heartbeat.")
+
+    @property
+    def cloudwatch(self) -> str:
+        """The name in CloudWatch."""
+        return self.value[0]
+
+    @property
+    def prometheus(self) -> str:
+        """The name in Prometheus, of a counter without `_total`."""
+        return self.value[1]
+
+    @property
+    def description(self) -> str:
+        """What it counts."""
+        return self.value[2]
+
+
+COUNTERS: Final = (
+    Name.INSTANCES_INDEXED,
+    Name.OBJECTS_UNREADABLE,
+    Name.IMPORTS_STARTED,
+    Name.IMPORTS_COMPLETED,
+    Name.IMPORTS_FAILED,
+)
+
+
+Counts = Counter[Name]
+
+
+class Metrics(Protocol):
+    """Where counts go. Thread: any."""
+
+    def count(self, name: Name, number: int) -> None:
+        """Add to a counter; what is counted has happened, and nothing rolls it back."""
+
+    def backlog(self, series: int) -> None:
+        """Tell how many series are queued or in progress."""
+
+
+@contextmanager
+def after_commit(metrics: Metrics) -> Iterator[Counts]:
+    """Gather counts around a transaction and tell them when it is committed, not when it fails."""
+    counts: Counts = Counter()
+    yield counts
+    for name, number in counts.items():
+        metrics.count(name, number)
+
+
+class NoMetrics:
+    """Nobody listens."""
+
+    def count(self, name: Name, number: int) -> None:
+        """Forget it."""
+
+    def backlog(self, series: int) -> None:
+        """Forget it."""
+
+
+class EmfMetrics:
+    """Gathers what one invocation counts; `flush` writes it as one line. Thread: any; `_lock` guards the counts."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: dict[Name, int] = {}
+
+    def count(self, name: Name, number: int) -> None:
+        """Add to a counter."""
+        if number:
+            with self._lock:
+                self._counts[name] = self._counts.get(name, 0) + number
+
+    def backlog(self, series: int) -> None:
+        """Keep the last number."""
+        with self._lock:
+            self._counts[Name.IMPORT_BACKLOG] = series
+
+    def flush(self) -> None:
+        """Write what was counted since the last time, if anything was."""
+        with self._lock:
+            counts, self._counts = self._counts, {}
+        if counts:
+            _write(counts)
+
+    @staticmethod
+    def write_silences(silences: Mapping[str, float]) -> None:
+        """Write, by edge, the seconds since its last heartbeat: a line each, since the edge is a dimension."""
+        for edge, seconds in silences.items():
+            _write({Name.EDGE_SILENT_SECONDS: round(seconds)}, {"edge": edge})
+
+
+def _write(values: Mapping[Name, int], dimensions: Mapping[str, str] | None = None) -> None:
+    from aws_lambda_powertools.metrics import EphemeralMetrics, MetricUnit  # noqa: PLC0415  # Lambda's need only
+
+    metrics = EphemeralMetrics(namespace=NAMESPACE, service=os.environ.get(_SERVICE_VARIABLE, NAMESPACE))
+    for dimension, value in (dimensions or {}).items():
+        metrics.add_dimension(dimension, value)
+    for name, number in values.items():
+        unit = MetricUnit.Seconds if name is Name.EDGE_SILENT_SECONDS else MetricUnit.Count
+        metrics.add_metric(name.cloudwatch, unit, number)
+    metrics.flush_metrics()
+
+
+class PrometheusMetrics:
+    """Counters of a registry. Thread: any."""
+
+    def __init__(self, registry: "CollectorRegistry") -> None:
+        import prometheus_client  # noqa: PLC0415  # not in Lambda
+
+        self._counters = {
+            name: prometheus_client.Counter(name.prometheus, name.description, registry=registry) for name in COUNTERS
+        }
+        backlog = Name.IMPORT_BACKLOG
+        self._backlog = prometheus_client.Gauge(backlog.prometheus, backlog.description, registry=registry)
+
+    def count(self, name: Name, number: int) -> None:
+        """Add to a counter."""
+        self._counters[name].inc(number)
+
+    def backlog(self, series: int) -> None:
+        """Set the gauge."""
+        self._backlog.set(series)
+
+
+def register_silences(registry: "CollectorRegistry", store: "ObjectStore") -> None:
+    """Let a registry tell how long each edge has been silent; the store is asked at most every half minute."""
+    registry.register(_SilenceCollector(store))
+
+
+class _SilenceCollector:
+    """Reads the heartbeats when it is asked. Thread: any; `_lock` guards what was read last."""
+
+    def __init__(self, store: "ObjectStore") -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._read_at = float("-inf")
+        self._beats: dict[str, datetime] = {}
+
+    def collect(self) -> "Iterator[Metric]":
+        """Yield the gauge."""
+        from prometheus_client.core import GaugeMetricFamily  # noqa: PLC0415  # not in Lambda
+
+        name = Name.EDGE_SILENT_SECONDS
+        family = GaugeMetricFamily(name.prometheus, name.description, labels=["edge"])
+        now = datetime.now(UTC)
+        for edge, at in self._last_beats().items():
+            family.add_metric([edge], max(0.0, (now - at).total_seconds()))
+        yield family
+
+    def _last_beats(self) -> dict[str, datetime]:
+        with self._lock:
+            if time.monotonic() - self._read_at >= _READ_SECONDS:
+                self._read_at = time.monotonic()
+                try:
+                    self._beats = {each.edge: each.at for each in read_heartbeats(self._store)}
+                except TransientError as error:  # what was read before grows older, which is the truth
+                    logger.warning("heartbeats_not_read", extra={"error": str(error)})
+            return self._beats
