@@ -38,6 +38,24 @@ def test_json_line_is_one_object_with_the_fields(capsys: pytest.CaptureFixture[s
     assert "ValueError" in document["traceback"]
 
 
+def test_json_line_has_the_fields_of_its_message(capsys: pytest.CaptureFixture[str]):
+    """What a message says as name=value is a member, numbers as numbers, so that lines can be joined and summed."""
+    logs.configure("INFO", as_json=True)
+    logger = logging.getLogger("dicomflow.x")
+    logger.info("stored delivery=%s bytes=%d seconds=%.3f error=%s", "d1", 7, 0.12345, OSError("away"))
+    logger.info("%s_failed attempt=%d", "commit", 2)
+    logger.info("100%% of delivery=%s", "d2")
+    logger.info("no fields %s=%s", "a", "b")
+    logger.info("message=%s level=%s", "m", "l")
+    first, second, third, fourth, fifth = map(json.loads, capsys.readouterr().err.splitlines())
+    assert ("d1", 7, 0.12345, "away") == (first["delivery"], first["bytes"], first["seconds"], first["error"])
+    assert "stored delivery=d1 bytes=7 seconds=0.123 error=away" == first["message"]
+    assert ("commit_failed attempt=2", 2) == (second["message"], second["attempt"])
+    assert ("100% of delivery=d2", "d2") == (third["message"], third["delivery"])
+    assert {"at", "level", "logger", "message"} == fourth.keys()
+    assert ("INFO", "message=m level=l") == (fifth["level"], fifth["message"])
+
+
 def test_level_hides_what_is_below_it(capsys: pytest.CaptureFixture[str]):
     """Nothing below the level is written, and libraries say only what is a warning."""
     logs.configure("INFO")

@@ -6,8 +6,10 @@ members (JSON). Must not know what is logged. No patient data and no secret may 
 
 import json
 import logging
+import re
 import sys
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Final
 
 __all__ = ["configure", "is_json"]
@@ -42,6 +44,10 @@ def is_json() -> bool:
     return any(isinstance(handler.formatter, _JsonFormatter) for handler in logging.getLogger().handlers)
 
 
+# A placeholder of the % operator, with the name before it if there is one: `delivery=%s`, `seconds=%.3f`.
+_PLACEHOLDER: Final = re.compile(r"(?:(?<![^\s])([a-z_][a-z0-9_]*)=)?%[-+ #0]*\d*(?:\.\d+)?[sdfXxr]")
+
+
 class _TextFormatter(logging.Formatter):
     """`2026-01-31T12:00:00.000Z INFO dicomflow.edge.server event key=value`."""
 
@@ -54,10 +60,14 @@ class _TextFormatter(logging.Formatter):
 
 
 class _JsonFormatter(logging.Formatter):
-    """One object a line: at, level, logger, message, the extra fields, and the traceback of an exception."""
+    """One object a line: at, level, logger, message, its fields, the extra ones, and the traceback of an exception.
+
+    The fields of a message, as in `delivery=%s`, are members too, so that lines can be joined by them.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         document = {
+            **_fields(record),
             **_extra(record),
             "at": _timestamp(record),
             "level": record.levelname,
@@ -72,6 +82,25 @@ class _JsonFormatter(logging.Formatter):
 def _timestamp(record: logging.LogRecord) -> str:
     moment = datetime.fromtimestamp(record.created, UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    """Return the arguments of a message that has a name before each of its placeholders."""
+    if not isinstance(record.args, tuple) or not isinstance(record.msg, str):
+        return {}
+    names = _names(record.msg)
+    if len(names) != len(record.args):
+        return {}
+    return {name: _value(value) for name, value in zip(names, record.args, strict=True) if name}
+
+
+@lru_cache(maxsize=1000)
+def _names(message: str) -> tuple[str, ...]:
+    return tuple(match[1] or "" for match in _PLACEHOLDER.finditer(message.replace("%%", "")))
+
+
+def _value(value: object) -> Any:
+    return value if isinstance(value, bool | int | float) or value is None else str(value)
 
 
 def _extra(record: logging.LogRecord) -> dict[str, Any]:

@@ -46,6 +46,8 @@ __all__ = ["Announce", "Deliverer", "DelivererStart", "StoredObject", "run_deliv
 _NICENESS: Final = 10
 _POLL_SECONDS: Final = 0.2
 _BATCH: Final = 500
+# A modality may open an association an image; the manifest has them all.
+_LOGGED_ASSOCIATIONS: Final = 20
 _FORGET_EVERY_SECONDS: Final = 3600.0
 _FORGET_AFTER_SECONDS: Final = 60.0
 # By whether storage commitment waits for it.
@@ -350,10 +352,11 @@ class Deliverer:
         self._spool.write_note(self._manifest_path(delivery), manifest.to_json())
         self._enqueue_manifest_if_complete(delivery)
         _logger.info(
-            "delivery_closed delivery=%s instances=%d bytes=%d",
+            "delivery_closed delivery=%s instances=%d bytes=%d associations=%s",
             delivery.delivery_id,
             len(delivery.instances),
             delivery.bytes,
+            ",".join(each.association_id for each in manifest.associations[:_LOGGED_ASSOCIATIONS]),
         )
 
     async def _put_manifest(self, delivery: Delivery) -> None:
