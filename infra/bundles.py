@@ -33,7 +33,8 @@ _PACKAGES: Final = {
     "plan": (*_COMMON, "obstore"),
     "drive": (*_COMMON, "obstore"),
     "collect": (*_COMMON, "obstore"),
-    "migrate": (*_COMMON, "alembic"),
+    "migrate": (*_COMMON, "alembic", "obstore"),
+    "watch": (*_COMMON, "obstore"),
 }
 """What each function imports, by the names of pyproject.toml; their own requirements come with them."""
 FUNCTIONS: Final = tuple(_PACKAGES)
@@ -97,7 +98,7 @@ def build_bundle(name: str, output: Path, platform: Platform = LAMBDA) -> Path:
         raise ValueError(f"there is no function {name!r}; there are {', '.join(FUNCTIONS)}")
     output.mkdir(parents=True, exist_ok=True)
     packages = _install(output, platform)
-    key = _hash([packages.as_posix(), repr(platform)], [ROOT / "constraints.txt", Path(__file__), *_own_sources()])
+    key = _hash([packages.name, repr(platform)], [ROOT / "constraints.txt", Path(__file__), *_own_sources()])
     bundle = output / f"{name}-{key[:16]}"
     if bundle.exists():
         return bundle

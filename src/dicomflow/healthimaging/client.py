@@ -1,6 +1,7 @@
 """Calls of AWS HealthImaging: typed functions over a boto3 client, and its errors in our terms.
 
-The client is passed in, so that the same functions speak to the service and to the simulator.
+The client is passed in, so that the same functions speak to the service and to the simulator. boto3 is imported when
+the first client is built: it is a third of a cold start, and some functions of the pipeline call nobody.
 """
 
 import gzip
@@ -12,13 +13,10 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlsplit
 
-import boto3
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
-
 from dicomflow.errors import PermanentError, TransientError
 
 if TYPE_CHECKING:
+    from botocore.exceptions import ClientError
     from mypy_boto3_medical_imaging.client import HealthImagingClient
 
 __all__ = [
@@ -148,6 +146,9 @@ def build_client(
         access_key_id: only for a simulator; None takes botocore's own chain.
         secret_access_key: as `access_key_id`.
     """
+    import boto3  # noqa: PLC0415  # see the module
+    from botocore.config import Config  # noqa: PLC0415
+
     build = partial(
         boto3.client,
         "medical-imaging",
@@ -231,9 +232,8 @@ def get_import_job(client: "HealthImagingClient", datastore_id: str, job_id: str
     try:
         answer = _call(lambda: client.get_dicom_import_job(datastoreId=datastore_id, jobId=job_id))
     except PermanentError as error:
-        cause = error.__cause__
-        if isinstance(cause, ClientError) and _code(cause) == "ResourceNotFoundException":
-            raise JobNotFoundError(str(error)) from cause
+        if _cause_code(error) == "ResourceNotFoundException":
+            raise JobNotFoundError(str(error)) from error.__cause__
         raise
     return _import_job(dict(answer["jobProperties"]))
 
@@ -317,6 +317,8 @@ def _pages(client: "HealthImagingClient", operation: str, **arguments: Any) -> I
 
 def _call(call: Callable[[], T]) -> T:
     """Make a call and put its errors in our terms; no text of the request is repeated in them."""
+    from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError  # noqa: PLC0415  # see the module
+
     try:
         return call()
     except ClientError as error:
@@ -333,10 +335,17 @@ def _call(call: Callable[[], T]) -> T:
         raise TransientError(f"HealthImaging cannot be reached: {type(error).__name__}") from error
 
 
-def _code(error: ClientError) -> str:
+def _cause_code(error: PermanentError) -> str | None:
+    """Return the service's code for what an error of ours was raised from."""
+    response: dict[str, Any] = getattr(error.__cause__, "response", {})
+    code: str | None = response.get("Error", {}).get("Code")
+    return code
+
+
+def _code(error: "ClientError") -> str:
     return error.response["Error"].get("Code", "Unknown")
 
 
-def _is_transient(error: ClientError) -> bool:
+def _is_transient(error: "ClientError") -> bool:
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     return _code(error) in TRANSIENT_ERRORS | ACCESS_ERRORS or status in TRANSIENT_STATUSES or status >= SERVER_ERROR

@@ -1,14 +1,17 @@
-"""From settings to dependencies: engine, store, queues and client, each built in one place with its limits set."""
+"""From settings to dependencies: engine, store, queues and client, each built in one place with its limits set.
+
+The clients of AWS are built at their first use: a function that calls neither queue nor service has a cold start
+without boto3.
+"""
 
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import unquote, urlsplit
 
-import boto3
-from botocore.config import Config
 from obstore.store import LocalStore, ObjectStore, S3Store
 
 from dicomflow.catalog.engine import create_engine_for, require_schema
@@ -18,6 +21,7 @@ from dicomflow.pipeline.settings import PipelineSettings
 from dicomflow.pipeline.worker import LONG_POLL_SECONDS, SqsQueues
 
 if TYPE_CHECKING:
+    from mypy_boto3_medical_imaging.client import HealthImagingClient
     from mypy_boto3_sqs import SQSClient
 
 __all__ = ["LOCAL_BUCKET", "build_dependencies", "build_queues", "build_store"]
@@ -45,7 +49,7 @@ def build_dependencies(settings: PipelineSettings) -> Dependencies:
         engine=engine,
         store=store,
         bucket=bucket,
-        client=build_client(),
+        client=cast("HealthImagingClient", _Later(build_client)),
         datastore_id=settings.imports.datastore_id,
         data_access_role_arn=settings.imports.data_access_role_arn,
         output_prefix=settings.imports.output_prefix,
@@ -78,6 +82,13 @@ def build_store(store_url: str) -> tuple[str, ObjectStore]:
 
 def build_queues(urls: Mapping[str, str]) -> SqsQueues:
     """Return the SQS queues with these URLs."""
+    return SqsQueues(cast("SQSClient", _Later(_build_sqs_client)), urls)
+
+
+def _build_sqs_client() -> "SQSClient":
+    import boto3  # noqa: PLC0415  # see the module
+    from botocore.config import Config  # noqa: PLC0415
+
     client: SQSClient = boto3.client(
         "sqs",
         config=Config(
@@ -86,4 +97,20 @@ def build_queues(urls: Mapping[str, str]) -> SqsQueues:
             read_timeout=READ_SECONDS + LONG_POLL_SECONDS,
         ),
     )
-    return SqsQueues(client, urls)
+    return client
+
+
+class _Later:
+    """Stands for a client until it is used. Thread: any; `_lock` guards the building."""
+
+    def __init__(self, build: Callable[[], Any]) -> None:
+        self._build = build
+        self._lock = threading.Lock()
+        self._client: Any = None
+
+    def __getattr__(self, name: str) -> Any:
+        """Return the client's own member."""
+        with self._lock:
+            if self._client is None:
+                self._client = self._build()
+        return getattr(self._client, name)

@@ -1,15 +1,18 @@
 """The functions that Lambda calls, one a queue: `dicomflow.pipeline.lambdas.index` and so on; `watch` is for a clock.
 
 Everything they need is built from the environment at the first call and kept for the next ones. Logging is that of all
-our programs, JSON (against style 14: powertools' Logger would be a second format, and nothing of it is needed).
-Events are not logged.
+our programs, JSON, with the invocation's request id in each line (against style 14: to powertools' Logger the fields of
+our events are text in a message, and one query should find a delivery in the lines of edge and functions alike). Events
+are not logged.
 """
 
+import logging
 import os
+from contextvars import ContextVar
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from dicomflow import logs
 from dicomflow.errors import PermanentError
@@ -25,39 +28,43 @@ if TYPE_CHECKING:
 
 __all__ = ["collect", "drive", "index", "plan", "watch"]
 
+_request_id: Final[ContextVar[str | None]] = ContextVar("request_id", default=None)
 
-def index(event: SqsEvent, _context: "LambdaContext | None" = None) -> dict[str, Any]:
+
+def index(event: SqsEvent, context: "LambdaContext | None" = None) -> dict[str, Any]:
     """Index the objects of a batch."""
-    return _handle("index", event)
+    return _handle("index", event, context)
 
 
-def plan(event: SqsEvent, _context: "LambdaContext | None" = None) -> dict[str, Any]:
+def plan(event: SqsEvent, context: "LambdaContext | None" = None) -> dict[str, Any]:
     """Queue the series of each manifest."""
-    return _handle("plan", event)
+    return _handle("plan", event, context)
 
 
-def drive(event: SqsEvent, _context: "LambdaContext | None" = None) -> dict[str, Any]:
+def drive(event: SqsEvent, context: "LambdaContext | None" = None) -> dict[str, Any]:
     """Start and follow import jobs."""
-    return _handle("drive", event)
+    return _handle("drive", event, context)
 
 
-def collect(event: SqsEvent, _context: "LambdaContext | None" = None) -> dict[str, Any]:
+def collect(event: SqsEvent, context: "LambdaContext | None" = None) -> dict[str, Any]:
     """Act on the service's job events."""
-    return _handle("collect", event)
+    return _handle("collect", event, context)
 
 
-def watch(_event: Any = None, _context: "LambdaContext | None" = None) -> dict[str, float]:
+def watch(_event: Any = None, context: "LambdaContext | None" = None) -> dict[str, float]:
     """Write how long each edge has been silent, and return it; called by a schedule. Needs no database."""
     store_url = os.environ.get("DICOMFLOW_STORE_URL")
     if not store_url:
         raise PermanentError("DICOMFLOW_STORE_URL is not set")
-    logs.configure(os.environ.get("DICOMFLOW_LOG_LEVEL", "INFO"), as_json=True)
+    _configure_logging()
+    _request_id.set(context.aws_request_id if context else None)
     found = silences(build_store(store_url)[1], datetime.now(UTC))
     _metrics().write_silences(found)
     return found
 
 
-def _handle(queue: str, event: SqsEvent) -> dict[str, Any]:
+def _handle(queue: str, event: SqsEvent, context: "LambdaContext | None") -> dict[str, Any]:
+    _request_id.set(context.aws_request_id if context else None)
     handler = handlers_of(_dependencies())[queue]
     try:
         return handler(event)
@@ -68,7 +75,7 @@ def _handle(queue: str, event: SqsEvent) -> dict[str, Any]:
 @cache
 def _dependencies() -> Dependencies:
     """Build them once for the life of the process; a failure is tried again by the next call."""
-    logs.configure(os.environ.get("DICOMFLOW_LOG_LEVEL", "INFO"), as_json=True)
+    _configure_logging()
     return replace(build_dependencies(load_settings()), metrics=_metrics())
 
 
@@ -76,3 +83,17 @@ def _dependencies() -> Dependencies:
 def _metrics() -> EmfMetrics:
     """Gather what an invocation counts; written at its end."""
     return EmfMetrics()
+
+
+@cache
+def _configure_logging() -> None:
+    logs.configure(os.environ.get("DICOMFLOW_LOG_LEVEL", "INFO"), as_json=True)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_add_request_id)
+
+
+def _add_request_id(record: logging.LogRecord) -> bool:
+    """Let a line be found by the id under which Lambda and its traces know the invocation."""
+    if request_id := _request_id.get():
+        record.request_id = request_id
+    return True
