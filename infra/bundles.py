@@ -12,19 +12,15 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Final
 
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
+from infra.packages import CONSTRAINTS, ROOT, installed_closure, requirements_of
 
 __all__ = ["FUNCTIONS", "HOST", "LAMBDA", "Platform", "build_bundle", "folder_hash", "handler_of"]
 
-ROOT: Final = Path(__file__).resolve().parent.parent
 SOURCE: Final = ROOT / "src" / "dicomflow"
 
 _COMMON: Final = ("psycopg", "pydantic", "pydantic-settings", "sqlalchemy", "aws-lambda-powertools", "boto3")
@@ -98,7 +94,7 @@ def build_bundle(name: str, output: Path, platform: Platform = LAMBDA) -> Path:
         raise ValueError(f"there is no function {name!r}; there are {', '.join(FUNCTIONS)}")
     output.mkdir(parents=True, exist_ok=True)
     packages = _install(output, platform)
-    key = _hash([packages.name, repr(platform)], [ROOT / "constraints.txt", Path(__file__), *_own_sources()])
+    key = _hash([packages.name, repr(platform)], [CONSTRAINTS, Path(__file__), *_own_sources()])
     bundle = output / f"{name}-{key[:16]}"
     if bundle.exists():
         return bundle
@@ -128,13 +124,13 @@ def _install(output: Path, platform: Platform) -> Path:
     if not platform.tags:
         return Path(sysconfig.get_path("purelib"))
     requirements = _requirements(sorted(set().union(*_PACKAGES.values())))
-    folder = output / f"packages-{_hash([*requirements, repr(platform)], [ROOT / 'constraints.txt'])[:16]}"
+    folder = output / f"packages-{_hash([*requirements, repr(platform)], [CONSTRAINTS])[:16]}"
     if folder.exists():
         return folder
     with tempfile.TemporaryDirectory(dir=output) as temporary:
         target = Path(temporary) / "packages"
         command = [sys.executable, "-m", "pip", "install", "-qq", "--disable-pip-version-check", "--no-compile"]
-        command += ["--only-binary=:all:", "--constraint", str(ROOT / "constraints.txt"), "--target", str(target)]
+        command += ["--only-binary=:all:", "--constraint", str(CONSTRAINTS), "--target", str(target)]
         # The machine's own pip settings say where packages come from.
         subprocess.run([*command, *platform.pip_arguments(), *requirements], check=True)  # noqa: S603  # our arguments
         _publish(target, folder)
@@ -143,33 +139,17 @@ def _install(output: Path, platform: Platform) -> Path:
 
 def _requirements(names: Iterable[str]) -> list[str]:
     """Return these packages' requirements as pyproject.toml has them."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    declared = {
-        Requirement(text).name: text
-        for text in [*project["dependencies"], *project["optional-dependencies"]["pipeline"]]
-    }
+    declared = requirements_of("pipeline")
     return [declared[name] for name in names]
 
 
 def _package_files(names: Iterable[str], folder: Path, platform: Platform) -> Iterator[Path]:
     """Yield the files of some packages and of all that they require, relative to the folder they are in."""
-    marker = {"python_version": platform.python, "sys_platform": "linux", "platform_python_implementation": "CPython"}
-    waiting = [Requirement(text) for text in _requirements(names)]
-    seen: set[tuple[str, str]] = set()
-    while waiting:
-        requirement = waiting.pop()
-        for extra in ("", *sorted(requirement.extras)):
-            name = canonicalize_name(requirement.name)
-            if (name, extra) in seen:
-                continue
-            seen.add((name, extra))
-            (found, *_) = metadata.distributions(name=name, path=[str(folder)])
-            if not extra:
-                yield from (Path(file) for file in found.files or () if ".." not in file.parts)
-            needed = (Requirement(text) for text in found.requires or ())
-            waiting += [
-                each for each in needed if each.marker is None or each.marker.evaluate({**marker, "extra": extra})
-            ]
+    markers = {"python_version": platform.python, "sys_platform": "linux", "platform_python_implementation": "CPython"}
+    for name, distribution in installed_closure(_requirements(names), markers, folder).items():
+        if distribution is None:
+            raise LookupError(f"the package {name} is not installed in {folder}")
+        yield from (Path(file) for file in distribution.files or () if ".." not in file.parts)
 
 
 def _is_used(file: Path) -> bool:
