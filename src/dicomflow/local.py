@@ -6,8 +6,8 @@ stand-in here; every stage is the one that runs there.
 
 import json
 import threading
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-from obstore.store import LocalStore
+from obstore.store import LocalStore, ObjectStore
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from sqlalchemy import Engine
 from starlette.applications import Starlette
@@ -38,9 +38,13 @@ from dicomflow.manifest import MANIFEST_PREFIX
 from dicomflow.pipeline.events import encode_object_event
 from dicomflow.pipeline.handlers import QUEUES, Dependencies, handlers_of
 from dicomflow.pipeline.metrics import PrometheusMetrics, register_silences
+from dicomflow.pipeline.wakeups import DRIVE_QUEUE
 from dicomflow.pipeline.worker import LocalQueues, run
 
-__all__ = ["Local", "LocalSettings"]
+__all__ = ["BuildConsole", "Local", "LocalSettings"]
+
+BuildConsole = Callable[[Engine, ObjectStore, Callable[[], None], Callable[[], str]], Starlette]
+"""Makes the operators' pages from catalog, store, what wakes the pipeline, and what reads the metrics."""
 
 BUCKET: Final = "local-bucket"
 _EDGE_NAME: Final = "local"
@@ -91,7 +95,7 @@ def _engine_of(database_url: str) -> Engine:
 class Local:
     """The whole system; `start`, then `stop`. Data under `settings.data` outlives it."""
 
-    def __init__(self, settings: LocalSettings) -> None:
+    def __init__(self, settings: LocalSettings, build_console: BuildConsole | None = None) -> None:
         data = settings.data.absolute()
         data.mkdir(parents=True, exist_ok=True)
         self._http_port = settings.http_port
@@ -116,6 +120,7 @@ class Local:
             SimulatorSettings(state_path=data / "healthimaging.db"), {BUCKET: self._store}, self._deliver_event, _now
         )
         self._registry = CollectorRegistry()
+        self._console = build_console and build_console(self._engine, self._store, self._wake, self._read_metrics)
         self._stopping = threading.Event()
         self._is_ready = False
         self._server: Server | None = None
@@ -129,6 +134,7 @@ class Local:
             "dimse_port": self._supervisor.dimse_port,
             "http_port": self._server.port,
             "healthimaging": f"{self._server.url}/healthimaging",
+            **({"console": f"{self._server.url}/"} if self._console else {}),
         }
 
     def start(self) -> None:
@@ -177,7 +183,9 @@ class Local:
         @asynccontextmanager
         async def lifespan(_app: Starlette) -> AsyncIterator[None]:
             # A mounted application's own lifespan is not run by the one around it.
-            async with self._simulator.router.lifespan_context(self._simulator):
+            async with AsyncExitStack() as stack:
+                for mounted in filter(None, (self._simulator, self._console)):
+                    await stack.enter_async_context(mounted.router.lifespan_context(mounted))
                 yield
 
         async def healthz(_request: Request) -> JSONResponse:
@@ -186,10 +194,18 @@ class Local:
             return JSONResponse(body, status_code=200 if is_ready else 503)
 
         def metrics(_request: Request) -> Response:
-            return Response(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
+            return Response(self._read_metrics(), media_type=CONTENT_TYPE_LATEST)
 
         routes = [Route("/healthz", healthz), Route("/metrics", metrics), Mount("/healthimaging", self._simulator)]
+        if self._console is not None:
+            routes.append(Mount("/", self._console))
         return Starlette(routes=routes, lifespan=lifespan)
+
+    def _read_metrics(self) -> str:
+        return generate_latest(self._registry).decode()
+
+    def _wake(self) -> None:
+        self._queues.enqueue(DRIVE_QUEUE, json.dumps({"reason": "retry"}))
 
     def _deliver_event(self, event: Any) -> None:
         """The event bus's rule: job events go to `collect`."""

@@ -43,6 +43,7 @@ COMMANDS: Final = {
     "worker": Entry("Run the pipeline's handlers from SQS, outside Lambda.", "pipeline"),
     "imports": Entry("List imports and what came of them; try failed ones again.", "pipeline"),
     "catalog": Entry("Search the catalog, list what is wrong in it, delete studies.", "pipeline"),
+    "console": Entry("Serve the operators' pages over any catalog.", "pipeline,console"),
     "simulator": Entry("Simulate AWS HealthImaging for any SDK client.", "pipeline,console,simulator"),
     "migrate": Entry("Bring the catalog's schema to this version's.", "pipeline"),
 }

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from dicomflow.console.local import local_console
 from dicomflow.local import Local, LocalSettings
 
 __all__ = ["local"]
@@ -25,17 +26,20 @@ def local(
     """Run everything on this machine, with a simulated import.
 
     Receives over DIMSE, stores in DIR/objects, indexes in DIR/catalog.db (or in DICOMFLOW_DATABASE_URL) and imports
-    into a simulated HealthImaging. Runs until SIGTERM or Ctrl-C; what is not done goes on at the next start.
+    into a simulated HealthImaging. The console is at / of the HTTP port, for this
+    machine only. Runs until SIGTERM or Ctrl-C; what is not done goes on at the next start.
     """
     stopping = threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda _number, _frame: stopping.set())
-    system = Local(LocalSettings(data, port, http_port, quiet_seconds, os.environ.get("DICOMFLOW_DATABASE_URL")))
+    system = Local(
+        LocalSettings(data, port, http_port, quiet_seconds, os.environ.get("DICOMFLOW_DATABASE_URL")), local_console
+    )
     try:
         system.start()
         addresses = system.addresses
         typer.echo(
-            f"ready: DIMSE port {addresses['dimse_port']}, HTTP port {addresses['http_port']} {json.dumps(addresses)}"
+            f"ready: DIMSE port {addresses['dimse_port']}, console {addresses['console']} {json.dumps(addresses)}"
         )
         stopping.wait()
     finally:

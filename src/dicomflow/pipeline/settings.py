@@ -16,7 +16,14 @@ __all__ = ["ImportSettings", "PipelineSettings", "QueueSettings", "load_settings
 
 ENVIRONMENT_PREFIX: Final = "DICOMFLOW_"
 # Variables that other programs or the command line read.
-_OTHERS: Final = ("DICOMFLOW_EDGE", "DICOMFLOW_LOG_LEVEL", "DICOMFLOW_NO_SKIPS", "DICOMFLOW_FUZZ", "DICOMFLOW_TEST")
+_OTHERS: Final = (
+    "DICOMFLOW_CONSOLE",
+    "DICOMFLOW_EDGE",
+    "DICOMFLOW_LOG_LEVEL",
+    "DICOMFLOW_NO_SKIPS",
+    "DICOMFLOW_FUZZ",
+    "DICOMFLOW_TEST",
+)
 
 
 class _Section(BaseModel):

@@ -1,0 +1,159 @@
+"""`dicomflow console`: the operators' pages over any catalog."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from datetime import UTC, datetime
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from typing import Annotated, Final
+from urllib.parse import urlsplit
+
+import typer
+from sqlalchemy import Engine
+
+from dicomflow.catalog import queue
+from dicomflow.catalog.engine import create_engine_for, require_schema
+from dicomflow.cli.database import DatabaseUrl, DataFolder, existing_catalog_url
+from dicomflow.console.access import LOOPBACK_HOSTS, Access, Proxy
+from dicomflow.console.app import build_context, create_console
+from dicomflow.console.counters import read_url
+from dicomflow.console.server import ConsoleServer
+from dicomflow.passcodes import PasscodeFile
+from dicomflow.pipeline.connect import build_queues, build_store
+from dicomflow.pipeline.wakeups import DRIVE_QUEUE
+
+__all__ = ["console"]
+
+_PANEL: Final = "Who may see it"
+
+
+def console(
+    data: DataFolder = None,
+    database_url: DatabaseUrl = None,
+    *,
+    store_url: Annotated[
+        str | None,
+        typer.Option(envvar="DICOMFLOW_STORE_URL", help="Where the objects lie; DIR/objects if --data is given."),
+    ] = None,
+    bind: Annotated[str, typer.Option(help="The address to serve on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port; 0 takes a free one.", min=0, max=65535)] = 8044,
+    users_file: Annotated[
+        Path | None,
+        typer.Option(envvar="DICOMFLOW_CONSOLE_USERS_FILE", help="File of name:salt:hash lines to log in with."),
+    ] = None,
+    certificate: Annotated[Path | None, typer.Option(help="The certificate and its chain, PEM; with it, TLS.")] = None,
+    key: Annotated[Path | None, typer.Option(help="The certificate's private key, PEM.")] = None,
+    trusted_proxy: Annotated[
+        list[str] | None, typer.Option(help="Address or network of a proxy that has asked who it is (OIDC).")
+    ] = None,
+    user_header: Annotated[
+        str, typer.Option(help="The header in which the trusted proxy names the user.")
+    ] = "X-Forwarded-User",
+    host: Annotated[
+        list[str] | None, typer.Option(help="A name under which it is reached; others are refused.")
+    ] = None,
+    plain_http: Annotated[
+        bool, typer.Option("--plain-http", help="Serve passcodes and patients' data unencrypted to other machines.")
+    ] = False,
+    edge_metrics: Annotated[
+        list[str] | None, typer.Option(help="NAME=URL of an edge's /metrics, for what it has refused.")
+    ] = None,
+    drive_queue_url: Annotated[
+        str | None,
+        typer.Option(
+            envvar="DICOMFLOW_QUEUES__DRIVE",
+            help="The SQS queue that wakes the pipeline; without one it is the catalog's own queue.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Serve the operators' pages: studies with their images, imports, edges, problems, audit.
+
+    On a loopback address nobody is asked who it is. On any other a login is needed: a file of users, or a proxy that
+    has asked. `dicomflow local` has the same pages on its HTTP port.
+    """
+    access = _access(bind, users_file, trusted_proxy or [], user_header, host or [], certificate, key, plain_http)
+    sources = dict(_metrics_source(each) for each in edge_metrics or [])
+    if store_url is None and data is None:
+        raise typer.BadParameter("give the data folder or the store's URL", param_hint="--store-url")
+    _, store = build_store(store_url or (data or Path()).absolute().joinpath("objects").as_uri())
+    engine = create_engine_for(existing_catalog_url(data, database_url))
+    try:
+        require_schema(engine)
+        context = build_context(engine, store, _wake(engine, drive_queue_url), sources)
+        server = ConsoleServer(create_console(context, access), bind, port, certificate=certificate, key=key)
+        for name in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(name, lambda _number, _frame: server.stop())
+        typer.echo(f"ready: {server.url} {json.dumps({'port': server.port, 'pid': os.getpid()})}")
+        server.run()
+    finally:
+        engine.dispose()
+
+
+def _access(
+    bind: str,
+    users_file: Path | None,
+    trusted_proxies: list[str],
+    user_header: str,
+    hosts: list[str],
+    certificate: Path | None,
+    key: Path | None,
+    plain_http: bool,  # noqa: FBT001  # called once
+) -> Access:
+    """Return who may see the pages.
+
+    Raises:
+        typer.BadParameter: other machines would see patients' data without a login, or unencrypted.
+    """
+    is_loopback = bind in LOOPBACK_HOSTS
+    if (certificate is None) != (key is None):
+        raise typer.BadParameter("--certificate and --key go together", param_hint="--certificate")
+    if not is_loopback and users_file is None and not trusted_proxies:
+        raise typer.BadParameter(
+            f"{bind} is reached from other machines: give --users-file or --trusted-proxy", param_hint="--bind"
+        )
+    if not is_loopback and certificate is None and not trusted_proxies and not plain_http:
+        raise typer.BadParameter(
+            f"{bind} is reached from other machines: give --certificate and --key, or --plain-http", param_hint="--bind"
+        )
+    try:
+        networks = tuple(ip_network(each) for each in trusted_proxies)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--trusted-proxy") from error
+    own = (*hosts, *LOOPBACK_HOSTS, *([bind] if _is_address(bind) else [])) if hosts or is_loopback else ()
+    return Access(
+        proxy=Proxy(networks, user_header) if networks else None,
+        users=PasscodeFile(users_file, "--users-file") if users_file is not None else None,
+        hosts=own,
+        is_https=certificate is not None,
+    )
+
+
+def _is_address(text: str) -> bool:
+    try:
+        return bool(ip_address(text))
+    except ValueError:
+        return False
+
+
+def _metrics_source(text: str) -> tuple[str, Callable[[], str]]:
+    name, _, url = text.partition("=")
+    if not name or urlsplit(url).scheme not in {"http", "https"}:
+        raise typer.BadParameter(f"{text!r} is not NAME=http://HOST:PORT/metrics", param_hint="--edge-metrics")
+    return name, read_url(url)
+
+
+def _wake(engine: Engine, drive_queue_url: str | None) -> Callable[[], None]:
+    """Return what tells the pipeline that something is queued."""
+    body = json.dumps({"reason": "retry"})
+    if drive_queue_url:
+        queues = build_queues({DRIVE_QUEUE: drive_queue_url})
+        return lambda: queues.enqueue(DRIVE_QUEUE, body)
+
+    def wake() -> None:
+        with engine.begin() as connection:
+            queue.send(connection, DRIVE_QUEUE, body, datetime.now(UTC))
+
+    return wake

@@ -1,0 +1,66 @@
+"""What edges tell of themselves in the store, and whether they are silent. Only reads."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import ObjectStore
+
+from dicomflow.errors import PermanentError, TransientError
+from dicomflow.heartbeat import SILENT_AFTER, STATUS_PREFIX, Heartbeat
+
+__all__ = ["LOW_BYTES", "Edge", "read_edges"]
+
+LOW_BYTES: Final = 10 << 30
+"""Below this free space an edge begins to slow senders down, unless it is set otherwise there."""
+_MAX_EDGES: Final = 1000
+_MAX_HEARTBEAT_BYTES: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """An edge's last heartbeat, how old it is, and whether the edge is silent; `problem` says why none can be read."""
+
+    name: str
+    heartbeat: Heartbeat | None
+    age_seconds: float | None
+    is_silent: bool
+    problem: str | None = None
+
+    @property
+    def waiting(self) -> int:
+        """Instances in the spool that are to be stored."""
+        return self.heartbeat.received + self.heartbeat.delivering if self.heartbeat else 0
+
+
+def read_edges(store: ObjectStore, now: datetime) -> list[Edge]:
+    """Return what each edge said last, by name.
+
+    Raises:
+        TransientError: the store does not answer.
+    """
+    try:
+        found = [
+            meta for chunk in obstore.list(store, STATUS_PREFIX) for meta in chunk if meta["path"].endswith(".json")
+        ]
+        return sorted(
+            (_read(store, meta["path"], meta["size"], now) for meta in found[:_MAX_EDGES]), key=lambda edge: edge.name
+        )
+    except (BaseError, OSError) as error:
+        raise TransientError(f"the store does not answer: {type(error).__name__}") from error
+
+
+def _read(store: ObjectStore, key: str, size: int, now: datetime) -> Edge:
+    name = key.removeprefix(STATUS_PREFIX).removesuffix(".json")
+    if size > _MAX_HEARTBEAT_BYTES:
+        return Edge(name, None, None, True, f"a heartbeat of {size:,} bytes is none")
+    try:
+        heartbeat = Heartbeat.from_json(bytes(obstore.get(store, key).bytes()))
+    except FileNotFoundError:
+        return Edge(name, None, None, True, "its heartbeat has just gone")
+    except PermanentError as error:
+        return Edge(name, None, None, True, str(error))
+    age = now - heartbeat.at
+    return Edge(heartbeat.edge, heartbeat, max(0.0, age.total_seconds()), age > max(SILENT_AFTER, timedelta(0)))

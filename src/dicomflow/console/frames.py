@@ -1,0 +1,329 @@
+"""Frames of stored objects as arrays of pixels; of the object only the header and the frame are read.
+
+Knows files and codecs, no pages. What cannot be shown is a `FrameError` with the reason, which holds no patient data.
+"""
+
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final, Literal
+
+from obstore.exceptions import BaseError
+from obstore.store import ObjectStore
+from pydicom import Dataset, dcmread
+from pydicom.dataset import FileMetaDataset
+from pydicom.encaps import encapsulate, get_frame, parse_basic_offsets
+from pydicom.errors import InvalidDicomError
+from pydicom.multival import MultiValue
+from pydicom.pixels.processing import apply_color_lut, convert_color_space
+from pydicom.pixels.utils import pixel_array
+from pydicom.uid import UID
+
+from dicomflow.console.ranged import RangedFile
+from dicomflow.dicom.quiet import without_warnings
+from dicomflow.dicom.uids import DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN
+
+__all__ = ["Frame", "FrameError", "Opened", "open_object", "read_frame"]
+
+MAX_FRAME_BYTES: Final = 256 << 20
+MAX_WHOLE_BYTES: Final = 64 << 20
+"""Objects up to this size are read whole where a part of them does not do."""
+_PIXEL_DATA: Final = 0x7FE00010
+_FLOAT_PIXELS: Final = (0x7FE00008, 0x7FE00009)
+_UNDEFINED_LENGTH: Final = 0xFFFFFFFF
+_ITEM_HEADER_BYTES: Final = 8
+_JPEG: Final = "1.2.840.10008.1.2.4."
+_RLE: Final = "1.2.840.10008.1.2.5"
+# The codec of imagecodecs that reads each syntax; what has no compression and RLE is pydicom's.
+DECODERS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        _JPEG + "50": "jpeg8_decode",
+        _JPEG + "51": "jpeg_decode",
+        _JPEG + "57": "ljpeg_decode",
+        _JPEG + "70": "ljpeg_decode",
+        _JPEG + "80": "jpegls_decode",
+        _JPEG + "81": "jpegls_decode",
+        _JPEG + "90": "jpeg2k_decode",
+        _JPEG + "91": "jpeg2k_decode",
+        _JPEG + "92": "jpeg2k_decode",
+        _JPEG + "93": "jpeg2k_decode",
+        _JPEG + "110": "jpegxl_decode",
+        _JPEG + "111": "jpegxl_decode",
+        _JPEG + "112": "jpegxl_decode",
+        _JPEG + "201": "htj2k_decode",
+        _JPEG + "202": "htj2k_decode",
+        _JPEG + "203": "htj2k_decode",
+    }
+)
+_ABOUT_PIXELS: Final = (
+    "Rows",
+    "Columns",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "PlanarConfiguration",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+)
+
+
+class FrameError(Exception):
+    """A frame cannot be shown; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A stored object whose header is read; `value_at` is where the pixel data's value begins."""
+
+    file: io.IOBase
+    dataset: Dataset
+    transfer_syntax_uid: str
+    value_at: int
+    value_bytes: int
+
+    @property
+    def frames(self) -> int:
+        """How many frames there are."""
+        return max(1, int(self.dataset.get("NumberOfFrames") or 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One frame, decoded: rows and columns, and with colours three samples of eight bits.
+
+    Greys are what the modality measured: `slope` and `intercept` are applied. `center` and `width` are the window
+    that the object asks for, None where it asks for none.
+    """
+
+    pixels: Any  # an array of numpy, which is an extra
+    is_color: bool
+    is_inverted: bool
+    center: float | None
+    width: float | None
+
+
+def open_object(store: ObjectStore, object_key: str) -> Opened:
+    """Read the header of a stored object, up to its pixel data.
+
+    Raises:
+        FrameError: there is no such object, it is no DICOM, or it has no pixel data.
+    """
+    try:
+        file: io.IOBase = RangedFile(store, object_key)
+        opened = _open(file)
+        if opened.transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
+            return _open_deflated(file)
+    except FileNotFoundError as error:
+        raise FrameError("the object is not in the store") from error
+    except BaseError as error:
+        raise FrameError(f"the store does not answer: {type(error).__name__}") from error
+    except InvalidDicomError as error:
+        raise FrameError("the object is no DICOM file") from error
+    return opened
+
+
+def read_frame(opened: Opened, index: int) -> Frame:
+    """Decode one frame; the first is 0.
+
+    Raises:
+        FrameError: there is no such frame, its syntax or colours are not known here, or it is broken.
+    """
+    if not 0 <= index < opened.frames:
+        raise FrameError(f"there is no frame {index + 1}: the object has {opened.frames}")
+    dataset = opened.dataset
+    if not opened.value_bytes:
+        raise FrameError("the object has no pixel data")
+    missing = [keyword for keyword in _ABOUT_PIXELS[:2] if not dataset.get(keyword)]
+    if missing:
+        raise FrameError(f"the object has no {missing[0]}")
+    if _frame_bits(dataset) > 8 * MAX_FRAME_BYTES:
+        raise FrameError(f"a frame of {_frame_bits(dataset) // 8:,} bytes exceeds the {MAX_FRAME_BYTES:,} shown here")
+    try:
+        with without_warnings():
+            return _presented(dataset, index, _decode(opened, index))
+    except FrameError:
+        raise
+    except ImportError as error:
+        raise FrameError("frames need the extra: pip install 'dicomflow[console]'") from error
+    except BaseError as error:
+        raise FrameError(f"the store does not answer: {type(error).__name__}") from error
+    except Exception as error:  # codecs raise anything on broken pixels; the frame is then none
+        raise FrameError(f"the pixel data cannot be read: {type(error).__name__}") from error
+
+
+def _open(file: io.IOBase) -> Opened:
+    with without_warnings():
+        dataset = dcmread(file, stop_before_pixels=True)
+    syntax = str(dataset.file_meta.get("TransferSyntaxUID", "1.2.840.10008.1.2"))
+    at, length = _pixel_element(file, is_implicit=syntax == "1.2.840.10008.1.2", is_big=syntax == "1.2.840.10008.1.2.2")
+    return Opened(file, dataset, syntax, at, length)
+
+
+def _open_deflated(file: io.IOBase) -> Opened:
+    """Read an object whole that can only be inflated from its beginning."""
+    file.seek(0)
+    with without_warnings():
+        dataset = dcmread(io.BytesIO(_whole(file)))
+    pixels = bytes(dataset.get("PixelData") or b"")
+    return Opened(io.BytesIO(pixels), dataset, "1.2.840.10008.1.2.1", 0, len(pixels))
+
+
+def _pixel_element(file: io.IOBase, *, is_implicit: bool, is_big: bool) -> tuple[int, int]:
+    """Return where the value of Pixel Data begins and its length, 0 and 0 when there is none (PS3.5 7.1)."""
+    order: Literal["big", "little"] = "big" if is_big else "little"
+    start = file.tell()
+    head: bytes = file.read(12)
+    if len(head) < 8:
+        return 0, 0
+    tag = int.from_bytes(head[:2], order) << 16 | int.from_bytes(head[2:4], order)
+    if tag in _FLOAT_PIXELS:
+        raise FrameError("pixels in floating point are not shown")
+    if tag != _PIXEL_DATA:
+        return 0, 0
+    header_bytes = 8 if is_implicit else 12
+    return start + header_bytes, int.from_bytes(head[header_bytes - 4 : header_bytes], order)
+
+
+def _decode(opened: Opened, index: int) -> Any:
+    """Return a frame's samples as they were coded, colours as RGB or greys."""
+    syntax = UID(opened.transfer_syntax_uid)
+    if opened.value_bytes != _UNDEFINED_LENGTH:
+        if syntax.is_compressed and not syntax.is_deflated:
+            raise FrameError("the compressed pixel data has no items")
+        return _native(opened, index)
+    if str(syntax) == _RLE:
+        return _by_pydicom(opened, encapsulate([_encoded(opened, index)]))
+    if str(syntax) not in DECODERS:
+        raise FrameError(f"transfer syntax {syntax.name} is not shown")
+    return _by_codec(opened, DECODERS[str(syntax)], _encoded(opened, index))
+
+
+def _native(opened: Opened, index: int) -> Any:
+    frame_bits = _frame_bits(opened.dataset)
+    if frame_bits % 8:  # frames of one bit a pixel may begin within a byte
+        opened.file.seek(opened.value_at)
+        pixels = opened.file.read(min(opened.value_bytes, MAX_WHOLE_BYTES))
+        every = _by_pydicom(opened, pixels, frames=opened.frames)
+        return every[index] if opened.frames > 1 else every
+    length = frame_bits // 8
+    opened.file.seek(opened.value_at + index * length)
+    pixels = opened.file.read(length)
+    if len(pixels) < length or (index + 1) * length > opened.value_bytes:
+        raise FrameError("the pixel data ends before the frame does")
+    return _by_pydicom(opened, pixels + b"\0" * (length % 2))
+
+
+def _by_pydicom(opened: Opened, pixels: bytes, frames: int = 1) -> Any:
+    """Let pydicom unpack samples: planes, bits, byte order, RLE segments, YBR to RGB."""
+    part = Dataset()
+    part.file_meta = FileMetaDataset()
+    part.file_meta.TransferSyntaxUID = UID(opened.transfer_syntax_uid)
+    for keyword in _ABOUT_PIXELS:
+        if keyword in opened.dataset:
+            setattr(part, keyword, opened.dataset[keyword].value)
+    part.NumberOfFrames = frames
+    part.set_original_encoding(
+        is_implicit_vr=opened.transfer_syntax_uid == "1.2.840.10008.1.2",
+        is_little_endian=opened.transfer_syntax_uid != "1.2.840.10008.1.2.2",
+    )
+    part.add_new(_PIXEL_DATA, "OB" if int(part.get("BitsAllocated", 8)) <= 8 else "OW", pixels)
+    part["PixelData"].is_undefined_length = opened.value_bytes == _UNDEFINED_LENGTH
+    return pixel_array(part)
+
+
+def _encoded(opened: Opened, index: int) -> bytes:
+    """Return the compressed bytes of a frame, from its offset where a table has it (PS3.5 A.4)."""
+    file, frames = opened.file, opened.frames
+    extended = None
+    if "ExtendedOffsetTable" in opened.dataset and "ExtendedOffsetTableLengths" in opened.dataset:
+        extended = (opened.dataset.ExtendedOffsetTable, opened.dataset.ExtendedOffsetTableLengths)
+    file.seek(opened.value_at)
+    if frames > 1 and extended is None and not parse_basic_offsets(file):
+        # Without a table every item before the frame must be looked at.
+        file.seek(opened.value_at)
+        file = io.BytesIO(_whole(file))
+    else:
+        file.seek(opened.value_at)
+    return get_frame(file, index, number_of_frames=frames, extended_offsets=extended)
+
+
+def _by_codec(opened: Opened, name: str, encoded: bytes) -> Any:
+    import imagecodecs  # noqa: PLC0415  # an extra, and 60 MB
+    import numpy as np  # noqa: PLC0415  # an extra
+
+    colors = str(opened.dataset.get("PhotometricInterpretation", ""))
+    decode: Callable[..., Any] = getattr(imagecodecs, name)
+    # A JPEG without a marker of its colours is taken for YBR, which some that are RGB are not.
+    options = {"colorspace": "RGB", "outcolorspace": "RGB"} if name == "jpeg8_decode" and colors == "RGB" else {}
+    pixels = decode(encoded, **options)
+    if pixels.ndim == 3 and name in {"ljpeg_decode", "jpegls_decode"} and colors.startswith("YBR_FULL"):
+        return convert_color_space(pixels, "YBR_FULL", "RGB")
+    stored = int(opened.dataset.get("BitsStored", 0))
+    if int(opened.dataset.get("PixelRepresentation", 0)) and pixels.dtype.kind == "u" and stored:
+        # The codec gives the bits; the sign is in the highest of those that are stored.
+        sign = 1 << (stored - 1)
+        wide = pixels.astype(np.int32) & ((1 << stored) - 1)
+        return (wide ^ sign) - sign
+    return pixels
+
+
+def _presented(dataset: Dataset, index: int, pixels: Any) -> Frame:
+    """Turn samples into what is looked at: modality values, or colours of eight bits (PS3.3 C.11.1, C.7.6.3.1.2)."""
+    import numpy as np  # noqa: PLC0415  # an extra
+
+    colors = str(dataset.get("PhotometricInterpretation", "MONOCHROME2"))
+    if colors == "PALETTE COLOR":
+        pixels = apply_color_lut(pixels, dataset)
+        if pixels.dtype.itemsize > 1:
+            pixels = (pixels >> 8).astype(np.uint8)
+    if pixels.ndim == 3:
+        stored = int(dataset.get("BitsStored", 8))
+        shown = pixels if stored <= 8 or pixels.dtype.itemsize == 1 else pixels >> (stored - 8)
+        return Frame(shown[..., :3].astype(np.uint8), True, False, None, None)
+    slope = _of_frame(dataset, index, "PixelValueTransformationSequence", "RescaleSlope")
+    intercept = _of_frame(dataset, index, "PixelValueTransformationSequence", "RescaleIntercept")
+    values = pixels.astype(np.float32)
+    if slope is not None or intercept is not None:
+        values = values * np.float32(1.0 if slope is None else slope) + np.float32(intercept or 0.0)
+    center = _of_frame(dataset, index, "FrameVOILUTSequence", "WindowCenter")
+    width = _of_frame(dataset, index, "FrameVOILUTSequence", "WindowWidth")
+    has_window = center is not None and width is not None and width >= 1
+    return Frame(values, False, colors == "MONOCHROME1", center if has_window else None, width if has_window else None)
+
+
+def _of_frame(dataset: Dataset, index: int, sequence: str, keyword: str) -> float | None:
+    """Return a number of the data set, or of the frame's functional group (PS3.3 C.7.6.16)."""
+    groups = [dataset]
+    per_frame = dataset.get("PerFrameFunctionalGroupsSequence") or []
+    for group in [*(dataset.get("SharedFunctionalGroupsSequence") or [])[:1], *per_frame[index : index + 1]]:
+        groups += (group.get(sequence) or [])[:1]
+    found: float | None = None
+    for group in groups:
+        value = group.get(keyword)
+        first = value[0] if isinstance(value, MultiValue) and value else value
+        if first not in (None, "") and not isinstance(first, MultiValue):
+            found = float(first)
+    return found
+
+
+def _frame_bits(dataset: Dataset) -> int:
+    """Return the bits of an uncompressed frame; YBR_FULL_422 has two samples a pixel (PS3.3 C.7.6.3.1.2)."""
+    samples = int(dataset.get("SamplesPerPixel") or 1)
+    if dataset.get("PhotometricInterpretation") == "YBR_FULL_422":
+        samples = 2
+    return int(dataset.Rows) * int(dataset.Columns) * samples * int(dataset.get("BitsAllocated") or 8)
+
+
+def _whole(file: io.IOBase) -> bytes:
+    """Read the rest of a file that is not too large for it."""
+    size = file.seek(0, io.SEEK_END) if not isinstance(file, RangedFile) else file.size
+    at = file.tell() if isinstance(file, RangedFile) else 0
+    if size - at > MAX_WHOLE_BYTES:
+        raise FrameError(
+            f"an object of {size:,} bytes without a table of its frames exceeds the {MAX_WHOLE_BYTES:,} read whole"
+        )
+    file.seek(at)
+    found: bytes = file.read()
+    return found

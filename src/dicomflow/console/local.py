@@ -1,0 +1,19 @@
+"""The console of `dicomflow local`: on its HTTP port, which only this machine reaches, and so without a login."""
+
+from collections.abc import Callable
+
+from obstore.store import ObjectStore
+from sqlalchemy import Engine
+from starlette.applications import Starlette
+
+from dicomflow.console.access import Access
+from dicomflow.console.app import build_context, create_console
+
+__all__ = ["local_console"]
+
+
+def local_console(
+    engine: Engine, store: ObjectStore, wake: Callable[[], None], read_metrics: Callable[[], str]
+) -> Starlette:
+    """Return the pages over a local catalog and its folder of objects."""
+    return create_console(build_context(engine, store, wake, {"local": read_metrics}), Access())

@@ -1,0 +1,154 @@
+"""What a page is: a document, which its JSON twin shows as it stands and its template shows to people.
+
+Owns the context that pages are made from, the keys of pages, and the audit of who looked. Knows no HTML.
+"""
+
+import base64
+import binascii
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, is_dataclass
+from datetime import date, datetime, time
+from typing import Any, Final
+
+from obstore.store import ObjectStore
+from sqlalchemy import Connection, Engine, Row
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from dicomflow.catalog.audit import record_audit_event
+from dicomflow.catalog.engine import begin_read
+from dicomflow.console.history import History
+from dicomflow.console.pictures import Pictures
+from dicomflow.console.totals import Totals
+
+__all__ = ["Context", "Page", "Views", "decode_key", "encode_key", "plain", "positive"]
+
+_MAX_REMEMBERED: Final = 10_000
+_MAX_KEY_CHARACTERS: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A document and the template that shows it."""
+
+    template: str
+    document: dict[str, Any]
+    status: int = 200
+
+
+class Views:
+    """Remembers who has looked at what of late, so that a look is one row of the audit and not one a frame.
+
+    Threads: any.
+    """
+
+    def __init__(self, again_seconds: float = 3600.0) -> None:
+        self._again_seconds = again_seconds
+        self._lock = threading.Lock()
+        self._seen: OrderedDict[tuple[str, str, str], datetime] = OrderedDict()
+
+    def is_new(self, now: datetime, user: str, action: str, uid: str) -> bool:
+        """Tell whether this look is to be recorded."""
+        key = user, action, uid
+        with self._lock:
+            last = self._seen.pop(key, None)
+            is_new = last is None or (now - last).total_seconds() >= self._again_seconds
+            self._seen[key] = now if last is None or is_new else last
+            if len(self._seen) > _MAX_REMEMBERED:
+                self._seen.popitem(last=False)
+        return is_new
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What pages are made from; `wake` tells the pipeline that something is queued, `metrics` reads edges' counters."""
+
+    engine: Engine
+    store: ObjectStore
+    pictures: Pictures
+    history: History
+    totals: Totals
+    wake: Callable[[], None]
+    metrics: Mapping[str, Callable[[], str]]
+    clock: Callable[[], datetime]
+    views: Views
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Open a transaction that only reads."""
+        with begin_read(self.engine) as connection:
+            yield connection
+
+    def record(self, request: Request, action: str, uid: str | None, details: Mapping[str, Any] | None = None) -> None:
+        """Add to the audit trail what a user does."""
+        with self.engine.begin() as connection:
+            record_audit_event(
+                connection, self.clock(), actor=request.state.user, action=action, uid=uid, details=details or {}
+            )
+
+    def record_view(self, request: Request, action: str, uid: str) -> None:
+        """Add to the audit trail that a user looks at a patient's data, unless it is there from a little while ago."""
+        if self.views.is_new(self.clock(), request.state.user, action, uid):
+            self.record(request, action, uid)
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON has it: rows and dataclasses as objects, times as ISO 8601."""
+    match value:
+        case Row():
+            return {name: plain(item) for name, item in value._mapping.items()}  # noqa: SLF001  # SQLAlchemy's public name
+        case Mapping():
+            return {str(name): plain(item) for name, item in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [plain(item) for item in value]
+        case datetime() | date() | time():
+            return value.isoformat()
+        case _ if is_dataclass(value) and not isinstance(value, type):
+            return plain(asdict(value))
+        case _:
+            return value
+
+
+def encode_key(key: tuple[Any, ...] | None) -> str | None:
+    """Return the key of a page as text for an address."""
+    if key is None:
+        return None
+    parts = [part.isoformat() if isinstance(part, datetime) else part for part in key]
+    return base64.urlsafe_b64encode(json.dumps(parts).encode()).decode().rstrip("=")
+
+
+def decode_key(text: str | None, *kinds: type) -> tuple[Any, ...] | None:
+    """Return the key that a text stands for.
+
+    Raises:
+        HTTPException: 400, the text is no key with parts of these kinds.
+    """
+    if not text:
+        return None
+    try:
+        if len(text) > _MAX_KEY_CHARACTERS:
+            raise ValueError("too long")  # noqa: TRY301  # wrapped like all others
+        parts = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+        found = [
+            datetime.fromisoformat(part) if kind is datetime else part for part, kind in zip(parts, kinds, strict=True)
+        ]
+        if not all(isinstance(part, kind) for part, kind in zip(found, kinds, strict=True)):
+            raise TypeError("of other kinds")  # noqa: TRY301  # as above
+    except (ValueError, TypeError, binascii.Error, RecursionError) as error:
+        raise HTTPException(400, "this is no page; start from the first") from error
+    return tuple(found)
+
+
+def positive(text: str, name: str) -> int:
+    """Return a number of an address.
+
+    Raises:
+        HTTPException: 404, it is none that a row could have.
+    """
+    if not text.isdecimal() or len(text) > 18 or not text.isascii():
+        raise HTTPException(404, f"there is no {name} {text[:40]!r}")
+    return int(text)

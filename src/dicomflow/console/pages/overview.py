@@ -1,0 +1,172 @@
+"""The overview: what went through in the last hour, what waits, and what needs attention first."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from starlette.requests import Request
+
+from dicomflow.catalog.activity import Backlog, activity_since, count_states, read_backlog
+from dicomflow.console.edges import LOW_BYTES, Edge, read_edges
+from dicomflow.console.page import Context, Page, plain
+from dicomflow.console.totals import Counted
+from dicomflow.errors import TransientError
+
+__all__ = ["Concern", "find_concerns", "overview"]
+
+MINUTES: Final = 60
+_LATE: Final = timedelta(minutes=30)
+_OLD_SECONDS: Final = 900.0
+
+
+@dataclass(frozen=True, slots=True)
+class Concern:
+    """Something an operator should look at: `level` is `bad` or `warn`."""
+
+    level: str
+    title: str
+    advice: str
+    href: str
+
+
+def overview(context: Context, _request: Request) -> Page:
+    """Show how it goes."""
+    now = context.clock()
+    edges, store_problem = _edges(context, now)
+    with context.reading() as connection:
+        activity = activity_since(connection, now, MINUTES)
+        backlog = read_backlog(connection, now)
+        states = count_states(connection)
+    counted = context.totals.read()
+    concerns = find_concerns(edges, backlog, states, counted, now)
+    if store_problem is not None:
+        concerns.insert(0, Concern("bad", store_problem, "Edges and images cannot be shown until it does.", "/edges"))
+    document = {
+        "at": now,
+        "counts": counted.counts,
+        "flow": {
+            "received": _line(context.history.received(activity.first, MINUTES)),
+            "delivered": _line(activity.delivered),
+            "indexed": _line(activity.indexed),
+            "imported": _line(activity.imported),
+        },
+        "first": activity.first,
+        "delivered_bytes": sum(activity.delivered_bytes),
+        "backlog": {
+            "to_deliver": sum(edge.waiting for edge in edges),
+            "to_index": backlog.objects_to_index,
+            "to_import": backlog.instances_queued + backlog.instances_in_progress,
+        },
+        "queue": backlog,
+        "imports": states,
+        "samples": context.history.document(),
+        "edges": {"all": len(edges), "silent": sum(edge.is_silent for edge in edges)},
+        "concerns": concerns,
+    }
+    return Page("overview.html", plain(document))
+
+
+def find_concerns(
+    edges: list[Edge], backlog: Backlog, states: Mapping[str, int], counted: Counted, now: datetime
+) -> list[Concern]:
+    """Return what needs attention, the worst first."""
+    found = [*_of_edges(edges), *_of_imports(backlog, states, now), *_of_objects(backlog, counted)]
+    return sorted(found, key=lambda concern: concern.level != "bad")
+
+
+def _of_edges(edges: list[Edge]) -> list[Concern]:
+    found = []
+    for edge in edges:
+        if edge.heartbeat is None:
+            found.append(Concern("bad", f"Edge {edge.name} cannot be read", edge.problem or "", "/edges"))
+            continue
+        if edge.is_silent:
+            minutes = round((edge.age_seconds or 0.0) / 60)
+            advice = "Is it running, and can it reach the store? It keeps receiving while it cannot."
+            found.append(Concern("bad", f"Edge {edge.name} is silent for {minutes:,} minutes", advice, "/edges"))
+        if edge.heartbeat.quarantined:
+            title = f"Edge {edge.name} holds {edge.heartbeat.quarantined:,} instances that it cannot deliver"
+            advice = "On the edge, dicomflow spool list says why, and dicomflow spool retry tries again."
+            found.append(Concern("bad", title, advice, "/edges"))
+        if edge.heartbeat.free_bytes < LOW_BYTES:
+            title = f"Edge {edge.name} has {edge.heartbeat.free_bytes / 1e9:.1f} GB left"
+            found.append(Concern("warn", title, "It slows senders down, and refuses them at last.", "/edges"))
+        if edge.heartbeat.oldest_seconds > _OLD_SECONDS:
+            title = f"Edge {edge.name} has had instances for {round(edge.heartbeat.oldest_seconds / 60):,} minutes"
+            found.append(Concern("warn", title, "Its line to the store is slow or down.", "/edges"))
+    return found
+
+
+def _of_imports(backlog: Backlog, states: Mapping[str, int], now: datetime) -> list[Concern]:
+    found = []
+    failed, partial = states.get("failed", 0), states.get("partial", 0)
+    if failed or partial:
+        title = f"{failed + partial:,} series are not in, or not all of them"
+        advice = "Each has its reason, and can be tried again."
+        found.append(Concern("bad", title, advice, "/imports?state=failed&state=partial"))
+    if backlog.paused_until is not None:
+        until = backlog.paused_until.strftime("%H:%M:%S")
+        found.append(
+            Concern(
+                "warn",
+                f"HealthImaging has said that it is too much; the next start is at {until} UTC",
+                "Nothing is lost: imports go on by themselves.",
+                "/imports?state=queued",
+            )
+        )
+    if backlog.oldest_queued_at is not None and now - backlog.oldest_queued_at > _LATE:
+        minutes = round((now - backlog.oldest_queued_at).total_seconds() / 60)
+        found.append(
+            Concern(
+                "warn",
+                f"A series has waited for its import for {minutes:,} minutes",
+                "Is the pipeline running?",
+                "/imports?state=queued",
+            )
+        )
+    return found
+
+
+def _of_objects(backlog: Backlog, counted: Counted) -> list[Concern]:
+    found = []
+    for queue, count in backlog.dead_messages.items():
+        found.append(
+            Concern(
+                "bad",
+                f"{count:,} messages of the queue {queue} were given up",
+                "That means a bug: see the log, then send them again.",
+                "/problems",
+            )
+        )
+    if counted.counts["unreadable"]:
+        found.append(
+            Concern(
+                "warn",
+                f"{counted.counts['unreadable']:,} objects cannot be indexed",
+                "They are stored; each has its reason.",
+                "/problems",
+            )
+        )
+    if total := sum(counted.conflicts.values()):
+        found.append(
+            Concern(
+                "warn",
+                f"{total:,} objects or patients contradict each other",
+                "Nothing was dropped; somebody should decide.",
+                "/problems#conflicts",
+            )
+        )
+    return found
+
+
+def _edges(context: Context, now: datetime) -> tuple[list[Edge], str | None]:
+    try:
+        return read_edges(context.store, now), None
+    except TransientError as error:
+        return [], f"{str(error)[:1].upper()}{str(error)[1:]}"
+
+
+def _line(counts: tuple[int, ...]) -> dict[str, Any]:
+    """Return a chart's line, with its sum, and the last whole minute as the present rate."""
+    return {"per_minute": counts, "sum": sum(counts), "last_minute": counts[-2] if len(counts) > 1 else 0}

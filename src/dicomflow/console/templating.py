@@ -1,0 +1,129 @@
+"""From a page's document to HTML or JSON; how numbers, times and names are written."""
+
+import json
+from datetime import datetime, time
+from typing import Final
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+
+from dicomflow import __version__
+from dicomflow.console.access import Access, form_token
+from dicomflow.console.guard import wants_json
+from dicomflow.console.page import Page
+from dicomflow.errors import DicomflowError
+
+__all__ = ["Templates"]
+
+_UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
+_DASH: Final = "–"  # noqa: RUF001  # as it is printed
+_PAGES: Final = (
+    ("/overview", "Overview", "gauge"),
+    ("/studies", "Studies", "search"),
+    ("/associations", "Associations", "send"),
+    ("/imports", "Imports", "import"),
+    ("/edges", "Edges", "edge"),
+    ("/problems", "Problems", "alert"),
+    ("/audit", "Audit", "list"),
+)
+
+
+class Templates:
+    """Answers pages. Threads: any."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+        self._environment = Environment(
+            loader=PackageLoader("dicomflow.console"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._environment.filters |= {
+            "number": _number,
+            "size": _size,
+            "moment": _moment,
+            "clock": _clock,
+            "seconds": _seconds,
+            "person": _person,
+            "words": lambda text: str(text).replace("_", " "),
+            "tail": lambda uid: uid if len(uid or "") <= 18 else f"…{uid[-16:]}",
+            "compact": lambda value: json.dumps(value, ensure_ascii=False),
+        }
+
+    def answer(self, request: Request, page: Page) -> Response:
+        """Return a page, or its JSON twin where that is asked for."""
+        if wants_json(request):
+            return JSONResponse(page.document, status_code=page.status)
+        user = request.state.user
+        shared = {
+            "path": request.url.path,
+            "pages": _PAGES,
+            "user": None if user is None else user.removeprefix("console:"),
+            "can_log_out": self._access.users is not None and user is not None,
+            "token": form_token(request),
+            "version": __version__,
+            "status": page.status,
+        }
+        template = self._environment.get_template(page.template)
+        return HTMLResponse(template.render(page=page.document, **shared), status_code=page.status)
+
+    async def refuse(self, request: Request, error: HTTPException) -> Response:
+        """Answer what is not there or not allowed."""
+        if wants_json(request):
+            return JSONResponse({"error": error.detail}, status_code=error.status_code, headers=error.headers)
+        if not hasattr(request.state, "user"):
+            request.state.user = None
+        return self.answer(request, Page("error.html", {"error": error.detail}, error.status_code))
+
+    async def fail(self, request: Request, error: DicomflowError) -> Response:
+        """Answer that catalog or store cannot be used now."""
+        return await self.refuse(request, HTTPException(503, str(error)))
+
+
+def _number(value: float | None) -> str:
+    return _DASH if value is None else f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
+
+
+def _size(value: float | None) -> str:
+    if value is None:
+        return _DASH
+    amount, unit = float(value), 0
+    while amount >= 1000 and unit < len(_UNITS) - 1:
+        amount, unit = amount / 1000, unit + 1
+    return f"{amount:,.0f} {_UNITS[unit]}" if not unit or amount >= 100 else f"{amount:.1f} {_UNITS[unit]}"
+
+
+def _moment(value: str | None) -> str:
+    """Write a point in time to the second, in UTC."""
+    return _DASH if value is None else datetime.fromisoformat(value).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _clock(value: str | None) -> str:
+    return "" if value is None else time.fromisoformat(value).strftime("%H:%M")
+
+
+def _seconds(value: float | None) -> str:
+    """Write a length of time in the unit that suits it."""
+    if value is None:
+        return _DASH
+    for limit, per, unit in ((90, 1, "s"), (5400, 60, "min"), (172_800, 3600, "h")):
+        if value < limit:
+            return f"{value / per:.0f} {unit}"
+    return f"{value / 86_400:.0f} d"
+
+
+def _person(value: str | None) -> str:
+    """Write a person's name as it is read: family name, given names, and other scripts behind (PS3.5 6.2.1)."""
+    if not value:
+        return _DASH
+    written = []
+    for group in value.split("="):
+        family, _, rest = group.partition("^")
+        given = " ".join(part for part in rest.split("^")[:2] if part)
+        if name := ", ".join(part for part in (family.strip(), given.strip()) if part):
+            written.append(name)
+    return " · ".join(written) or _DASH
