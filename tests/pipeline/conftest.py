@@ -1,6 +1,7 @@
 """One deployment in a test: catalog of either kind, a folder as bucket, a simulator, and queues that are lists."""
 
 import hashlib
+import itertools
 import json
 import logging
 import threading
@@ -124,6 +125,34 @@ class Deployment:
         self.store.put(key, manifest.to_json())
         return key
 
+    def deliver_studies(self, count: int, *, series: int = 5, files: int = 2) -> list[str]:
+        """Deliver `count` studies and plan them all at once; return the SOP Instance UIDs."""
+        uids = []
+        bodies = []
+        for number in range(count):
+            study = f"1.{number + 2}"
+            sizes = {f"{study}.{part + 1}": files for part in range(series)}
+            bodies.append(self.object_event(self.deliver(sizes, delivery=f"d{number}", study=study)))
+            uids += [f"{uid}.{part + 1}" for uid in sizes for part in range(files)]
+        assert {"batchItemFailures": []} == self.handle("plan", *bodies)
+        return uids
+
+    def check_outcomes(self, uids: list[str], failing: set[str]) -> None:
+        """Hold each instance to one outcome with its reason, its series to the state of that, image sets to be new."""
+        found = {row["sop_instance_uid"]: (row["outcome"], row["reason"]) for row in self.rows("import_outcome")}
+        expected = {
+            uid: ("failed", f"ValidationException: simulated {uid}") if uid in failing else ("imported", None)
+            for uid in uids
+        }
+        assert expected == found
+        assert len(uids) == len(self.rows("import_outcome"))
+        wanted = {}
+        for series, of_series in itertools.groupby(uids, lambda uid: uid.rpartition(".")[0]):
+            failed = [uid in failing for uid in of_series]
+            wanted[series] = "failed" if all(failed) else "partial" if any(failed) else "completed"
+        assert wanted == self.states()
+        assert {1} == {row["version"] for row in self.rows("image_set")}
+
     def digest(self, key: str) -> str:
         """Return the SHA-256 of a stored object."""
         return hashlib.sha256(bytes(self.store.get(key).bytes())).hexdigest()
@@ -206,18 +235,26 @@ class Deployment:
 
 @pytest.fixture
 def deploy(engine: Engine, tmp_path: Path) -> Iterator[Callable[..., Deployment]]:
-    """Build deployments; the simulator's settings are the arguments."""
+    """Build deployments; the simulator's settings are the arguments.
+
+    `clock` takes the place of one that `advance` moves, `front` stands before the simulator, and `deliver_event` gets
+    the service's events.
+    """
     servers = []
     (tmp_path / "objects").mkdir()
     store = LocalStore(tmp_path / "objects")
 
-    def build(**settings: Any) -> Deployment:
+    def build(
+        *,
+        clock: Callable[[], datetime] | None = None,
+        front: Callable[[Any], Any] = lambda app: app,
+        deliver_event: Callable[[Any], None] | None = None,
+        **settings: Any,
+    ) -> Deployment:
         offset = [timedelta()]
         events: list[dict[str, Any]] = []
         messages: dict[str, list[tuple[datetime, str]]] = {}
-
-        def clock() -> datetime:
-            return START + offset[0]
+        clock = clock or (lambda: START + offset[0])
 
         def enqueue(queue: str, body: str, delay_seconds: int = 0) -> None:
             messages.setdefault(queue, []).append((clock() + timedelta(seconds=delay_seconds), body))
@@ -225,8 +262,8 @@ def deploy(engine: Engine, tmp_path: Path) -> Iterator[Callable[..., Deployment]
         delays = {"submit_seconds": 10, "run_seconds": 10, **settings}
         simulator = SimulatorSettings(state_path=tmp_path / f"simulator{len(servers)}.db", **delays)
         stores: dict[str, ObjectStore] = {BUCKET: store}
-        app = create_app(simulator, stores, events.append, clock)
-        server = serve(app)
+        app = create_app(simulator, stores, deliver_event or events.append, clock)
+        server = serve(front(app))
         servers.append(server)
         client = build_client(server.url, "us-east-1", "test", "test")
         created = client.create_datastore(datastoreName="test", clientToken="datastore")

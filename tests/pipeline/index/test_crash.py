@@ -3,14 +3,14 @@
 import os
 import random
 import re
-import subprocess
-import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from crew import crew_of
+from index_process import run_index_worker
 from sqlalchemy import Engine, text
 
 from dicomflow.catalog import queue
@@ -19,7 +19,8 @@ from dicomflow.pipeline.index import index_objects
 
 EVENTS = int(os.environ.get("DICOMFLOW_TEST_EVENTS", "1500"))
 WORKERS = 8 if EVENTS >= 10_000 else 4
-SECONDS_BETWEEN_KILLS = 0.7
+SECONDS_BETWEEN_KILLS = 0.2
+ONCE_BATCH = 10
 TABLES = (
     *("instance", "series_study", "series", "study_patient", "study"),
     *("patient_word", "patient_history", "patient", "stored_object"),
@@ -49,8 +50,8 @@ def test_workers_killed_at_random_leave_the_catalog_built_in_order_once(engine: 
     with engine.begin() as connection:
         for table in TABLES:
             connection.execute(text(f"DELETE FROM {table}"))
-    for event in bucket.events:
-        index_objects(engine, bucket.store, [event])
+    for start in range(0, len(bucket.events), ONCE_BATCH):
+        index_objects(engine, bucket.store, bucket.events[start : start + ONCE_BATCH])
     for name, expected in contents(engine).items():
         assert drop_times(expected) == drop_times(found[name]), name
     assert kills > 2
@@ -61,23 +62,13 @@ def work_under_fire(engine: Engine, folder: Path, bodies: list[str], chance: ran
     with engine.begin() as connection:
         queue.send_many(connection, "index", bodies, datetime.now(UTC))
     url = engine.url.render_as_string(hide_password=False)
-    command = [sys.executable, str(Path(__file__).with_name("worker.py")), url, str(folder)]
-    workers = [subprocess.Popen(command) for _ in range(WORKERS)]
     kills = 0
-    try:
+    with crew_of(WORKERS, run_index_worker, url, str(folder)) as crew:
         while messages_left(engine):
             time.sleep(SECONDS_BETWEEN_KILLS * chance.random() * 2)
-            number = chance.randrange(WORKERS)
-            if workers[number].poll() is None:
-                workers[number].kill()
-                kills += 1
-            assert workers[number].wait(60) in (0, -9)
-            workers[number] = subprocess.Popen(command)
-        return kills
-    finally:
-        for worker in workers:
-            worker.kill()
-            worker.wait(60)
+            kills += crew.kill(chance.choice(crew.names()))
+            crew.replace_dead()
+    return kills
 
 
 def messages_left(engine: Engine) -> int:

@@ -1,9 +1,8 @@
-"""One worker of the index queue, to be killed: receives, indexes, deletes, until nothing is left.
+"""One worker of the index queue in a process of its own, to be killed: it indexes until nothing is left.
 
-Called with the database's URL and the folder of the bucket.
+It is a module apart from its test so that a server of forks can load it once.
 """
 
-import sys
 import time
 from datetime import UTC, datetime
 
@@ -14,12 +13,14 @@ from dicomflow.catalog.engine import create_engine_for
 from dicomflow.pipeline.events import decode_object_events
 from dicomflow.pipeline.index import index_objects
 
-BATCH = 100
+__all__ = ["VISIBILITY_SECONDS", "run_index_worker"]
+
+BATCH = 50
 VISIBILITY_SECONDS = 2
 MAX_RECEIVES = 1000  # killed workers count as receives, and this is not about dead letters
 
 
-def main(database_url: str, folder: str) -> None:
+def run_index_worker(database_url: str, folder: str, _name: str, _number: int) -> None:
     """Work until the queue is empty."""
     engine = create_engine_for(database_url)
     store = LocalStore(folder)
@@ -45,6 +46,3 @@ def main(database_url: str, folder: str) -> None:
             for each in messages:
                 if each.message_id not in result.failed:
                     queue.delete_message(connection, "index", each.message_id, each.receipt)
-
-
-main(*sys.argv[1:])
