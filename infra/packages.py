@@ -9,7 +9,7 @@ from typing import Final
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-__all__ = ["CONSTRAINTS", "ROOT", "installed_closure", "requirements_of"]
+__all__ = ["CONSTRAINTS", "ROOT", "installed_closure", "pinned", "requirements_of"]
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 CONSTRAINTS: Final = ROOT / "constraints.txt"
@@ -20,6 +20,13 @@ def requirements_of(*extras: str) -> dict[str, str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     texts = [*project["dependencies"], *(text for extra in extras for text in project["optional-dependencies"][extra])]
     return {canonicalize_name(Requirement(text).name): text for text in texts}
+
+
+def pinned() -> dict[str, str]:
+    """Return each package of constraints.txt as `name==version`, by name, whatever its marker."""
+    lines = CONSTRAINTS.read_text(encoding="utf-8").splitlines()
+    requirements = [Requirement(line) for line in lines if line.strip() and not line.startswith("#")]
+    return {canonicalize_name(found.name): f"{found.name}{found.specifier}" for found in requirements}
 
 
 def installed_closure(

@@ -4,7 +4,7 @@ import logging
 import signal
 import threading
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -14,6 +14,8 @@ from dicomflow.edge.settings import load_settings
 from dicomflow.edge.supervisor import Supervisor
 
 __all__ = ["edge"]
+
+SIGNAL_SECONDS: Final = 1.0
 
 
 def edge(
@@ -35,7 +37,9 @@ def edge(
         if settings.http_port is not None:
             http = EdgeHttp(supervisor, settings.http_bind, settings.http_port)
             logging.getLogger(__name__).info("http_started port=%d", http.port)
-        stopping.wait()
+        # On Windows no signal interrupts a wait without an end.
+        while not stopping.wait(SIGNAL_SECONDS):
+            pass
     finally:
         supervisor.stop()
         if http is not None:
