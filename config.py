@@ -1,0 +1,84 @@
+"""What a deployment is: the values that `python -m infra.app` and `cdk deploy` read.
+
+Keeping them as they are works. docs/deploy.md goes through the deployment; a wrong value is named before anything is
+deployed.
+"""
+
+CDK_APP_NAME = "iep"
+"""Name of the CloudFormation stack, and the first part of the names of its devices, roles and object keys."""
+
+VPC_CIDR = "10.10.0.0/22"
+"""Addresses of the VPC that is made: /16 to /24."""
+
+RESOURCE_TAGS = {
+    "tag_list": {
+        "purpose": "dicom-ingestion",
+    }
+}
+"""Tags of everything the stack makes: up to 50 in `tag_list`."""
+
+EDGE_CONFIG = [
+    {"Name": "edge-1", "device_type": "LOCAL"},
+]
+"""The edges.
+
+`Name` is unique, and more than one may stand here. `device_type` LOCAL is a device of yours, which
+`dicomflow edge-install NAME` installs; EC2 is an instance that the stack starts in its VPC. An EC2 edge may have `instance_type` (a Graviton type, t4g.medium),
+`spool_gib` (100), the size of its spool, and `networks` (the VPC's own), a list of the networks that may send to it.
+"""
+
+AHLI_CONFIG = {
+    "ahli_enabled": True,
+    "ahli_endpoint": "",
+    "ahli_concurrent_imports": 20,
+}
+"""AWS HealthImaging.
+
+`ahli_enabled` False receives and indexes only. `ahli_endpoint` stays empty: it is for another address than the
+service's own. `ahli_concurrent_imports` is the account's quota of concurrent import jobs: 100 a data store by default,
+20 in ap-southeast-2.
+"""
+
+DB_CONFIG = {
+    "db_name": "iep",
+    "db_engine_pause": 20,
+    "min_acu_capacity": "ACU_8",
+    "max_acu_capacity": "ACU_64",
+    "deletion_protection": True,
+}
+"""The catalog, Aurora PostgreSQL Serverless v2.
+
+`db_engine_pause` is after how many idle minutes it pauses, 5 to 1440; a paused engine costs its storage only, and an
+engine that may pause starts from 0 ACU. 0 keeps it awake, with `min_acu_capacity` at least. An ACU is about 2 GiB of
+memory. `deletion_protection` must be False before the stack can be destroyed; a last snapshot is taken then.
+"""
+
+STORAGE_CONFIG = {
+    "transfer_acceleration": False,
+    "kms_key_arn": "",
+    "retention_days": 0,
+}
+"""The bucket that edges deliver to.
+
+`transfer_acceleration` lets edges far from the region upload through the nearest edge location, for a charge.
+`kms_key_arn` is a key of yours for bucket, catalog, logs and data store; empty makes one. `retention_days` deletes
+received objects after so many days; 0 keeps them.
+"""
+
+NETWORK_CONFIG = {
+    "private_endpoints": False,
+}
+"""True reaches AWS's services by interface endpoints in place of a NAT gateway, and nothing in the VPC the internet."""
+
+MONITORING_CONFIG = {
+    "email": "",
+    "monthly_budget_usd": 0,
+    "log_days": 365,
+}
+"""Alarms go to `email`, if there is one; `monthly_budget_usd` above 0 mails when 80 % of it is spent.
+
+`log_days` is how long logs are kept: one of CloudWatch's steps, such as 30, 90, 365 or 2192.
+"""
+
+SITE_ISSUERS: dict[str, str] = {}
+"""Issuers of Patient IDs that name none, by edge, or by edge and calling AE title: {"edge-1/CT1": "HOSPITAL"}."""

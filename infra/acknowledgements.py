@@ -1,0 +1,216 @@
+"""Rules of cdk-nag's AwsSolutions and HIPAA packs that are not followed, each for one resource and with its reason.
+
+A path is below the stack; one of a capability that is switched off is passed over.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from aws_cdk import Acknowledgment, CfnResource, Stack, Validations
+from constructs import IConstruct
+
+from infra.settings import DeploymentSettings
+
+__all__ = ["Acknowledgement", "acknowledge", "acknowledgements"]
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledgement:
+    """A rule, or one finding of it, that a construct breaks on purpose."""
+
+    path: str
+    rule: str
+    reason: str
+
+
+_FUNCTIONS: Final = {
+    "index": "Indexing/Index",
+    "plan": "Planning/Plan",
+    "drive": "Imports/Drive",
+    "collect": "Imports/Collect",
+    "watch": "Monitoring/Watch",
+    "migrate": "IEPAurora/Migrate",
+}
+_QUEUED: Final = ("index", "plan", "drive", "collect")
+_FRAMEWORK: Final = "IEPAurora/Provider/framework-onEvent"
+_INSTALLER: Final = "IEPDevices/Installer/DefaultPolicy"
+_OWN_KEYS: Final = "An object's key is not known before it comes; this prefix holds nothing that is not the role's work"
+_INLINE: Final = "The policy is this one role's, made and deleted with it; a managed policy could be attached elsewhere"
+_INTERFACES: Final = "What Lambda needs to put a function into a VPC; EC2 knows no resource for it before it is made"
+_RUNTIME: Final = (
+    "Python 3.13: every wheel of the bundle is published for it; the next runtime comes with the next release"
+)
+_INSTALLS: Final = "Installs any edge of this stack, and its names begin with the stack's; nothing of others"
+_PROVIDER: Final = "CDK's own function, which calls the migration and nothing else, and holds no data"
+
+_FIXED: Final = (
+    ("Network/FlowLogRole/DefaultPolicy", "HIPAA.Security-IAMNoInlinePolicy", _INLINE),
+    (
+        "Network/Vpc",
+        "HIPAA.Security-VPCDefaultSecurityGroupClosed",
+        "CloudFormation cannot close it; every interface of ours names a group of its own, so that nothing is in it",
+    ),
+    *(
+        (
+            f"Network/Vpc/gatewaySubnet{number}/DefaultRoute",
+            "HIPAA.Security-VPCNoUnrestrictedRouteToIGW",
+            "Only the NAT gateway is in this subnet; private_endpoints in NETWORK_CONFIG does without both",
+        )
+        for number in (1, 2)
+    ),
+    (
+        "iepbuckets/iepdicombucket",
+        "HIPAA.Security-S3BucketReplicationEnabled",
+        "Versioned, and S3 keeps each object in three zones; a copy in another region is the customer's decision",
+    ),
+    ("iepbuckets/iepaccesslog", "HIPAA.Security-S3BucketReplicationEnabled", "It holds the log of who read what, only"),
+    (
+        "iepbuckets/iepaccesslog",
+        "HIPAA.Security-S3DefaultEncryptionKMS",
+        "S3 delivers access logs to buckets with its own encryption only",
+    ),
+    (
+        "IEPAurora/iepauroradb/Secret",
+        "AwsSolutions-SMG4",
+        "Only the migration and the Query Editor use it, functions prove themselves by IAM; a rotation wakes the engine",
+    ),
+    ("IEPAurora/iepauroradb/Secret", "HIPAA.Security-SecretsManagerRotationEnabled", "As AwsSolutions-SMG4"),
+    (
+        "IEPAurora/iepauroradb/Writer",
+        "HIPAA.Security-RDSEnhancedMonitoringEnabled",
+        "Serverless: the figures of its operating system are AWS's business; its capacity has an alarm",
+    ),
+    (
+        "IEPAurora/iepauroradb/Writer",
+        "HIPAA.Security-RDSInBackupPlan",
+        "Aurora backs up continuously, for 35 days; and the catalog can be built again from the bucket",
+    ),
+    (f"{_FRAMEWORK}", "HIPAA.Security-LambdaConcurrency", "It runs once a deploy"),
+    (f"{_FRAMEWORK}", "HIPAA.Security-LambdaDLQ", "CloudFormation waits for its answer, and takes silence for failure"),
+    (f"{_FRAMEWORK}", "HIPAA.Security-LambdaInsideVPC", _PROVIDER),
+    (
+        f"{_FRAMEWORK}/ServiceRole",
+        "AwsSolutions-IAM4[Policy::arn:<AWS::Partition>:iam::aws:policy/service-role/AWSLambdaBasicExecutionRole]",
+        _PROVIDER,
+    ),
+    (f"{_FRAMEWORK}/ServiceRole/DefaultPolicy", "AwsSolutions-IAM5[Resource::{migrate}:*]", _PROVIDER),
+    (f"{_FRAMEWORK}/ServiceRole/DefaultPolicy", "HIPAA.Security-IAMNoInlinePolicy", _INLINE),
+    *(
+        ("HealthImaging/DataAccess/DefaultPolicy", f"AwsSolutions-IAM5[Resource::{{bucket}}/{prefix}*]", _OWN_KEYS)
+        for prefix in ("{stack}-", "imports/", "staging/")
+    ),
+    ("HealthImaging/DataAccess/DefaultPolicy", "HIPAA.Security-IAMNoInlinePolicy", _INLINE),
+    *(
+        (_INSTALLER, f"AwsSolutions-IAM5[Resource::{pattern}]", _INSTALLS)
+        for pattern in (
+            "*",
+            "arn:<AWS::Partition>:iam::<AWS::AccountId>:role/{stack}-*-GG-Role",
+            "arn:<AWS::Partition>:iam::<AWS::AccountId>:policy/{stack}-*-GG-RoleAccess",
+            "arn:<AWS::Partition>:iam::aws:policy/*",
+            "arn:<AWS::Partition>:iot:<AWS::Region>:<AWS::AccountId>:policy/GreengrassTESCertificatePolicy{stack}-*",
+            "arn:<AWS::Partition>:iot:<AWS::Region>:<AWS::AccountId>:policy/{stack}-*-GG-Thing",
+            "arn:<AWS::Partition>:iot:<AWS::Region>:<AWS::AccountId>:rolealias/{stack}-*-GG-Role-Alias",
+            "arn:<AWS::Partition>:iot:<AWS::Region>:<AWS::AccountId>:thing/{stack}-*",
+        )
+    ),
+    (_INSTALLER, "HIPAA.Security-IAMNoInlinePolicy", _INLINE),
+)
+_PREFIXES: Final = {
+    "index": ("{stack}-",),
+    "plan": ("manifests/",),
+    "drive": ("{stack}-", "feedback/", "imports/", "staging/"),
+    "collect": ("feedback/", "imports/", "staging/"),
+    "watch": ("status/",),
+    "migrate": (),
+}
+
+
+def acknowledge(stack: Stack, settings: DeploymentSettings, *, bucket: IConstruct, migrate: IConstruct) -> None:
+    """Acknowledge everything in `acknowledgements` that the stack has."""
+    names = {"bucket": _arn(stack, bucket), "migrate": _arn(stack, migrate), "stack": settings.name}
+    store = stack.node.try_find_child("HealthImaging")
+    if store is not None:
+        names["store"] = f"<{stack.get_logical_id(_resource(store.node.find_child('Datastore')))}.DatastoreArn>"
+    for entry in acknowledgements(settings):
+        construct: IConstruct | None = stack
+        for part in entry.path.split("/"):
+            construct = construct.node.try_find_child(part) if construct is not None else None
+        if construct is not None:
+            Validations.of(construct).acknowledge(Acknowledgment(id=entry.rule.format(**names), reason=entry.reason))
+
+
+def acknowledgements(settings: DeploymentSettings) -> Iterator[Acknowledgement]:
+    """Yield every rule that is not followed; names in braces are those of this stack's resources."""
+    for path, rule, reason in _FIXED:
+        yield Acknowledgement(path, rule, reason)
+    for name, path in _FUNCTIONS.items():
+        yield from _of_function(name, path)
+    for edge in settings.edges:
+        device = settings.device_name(edge.name)
+        own = f"What the edge {device} delivers and is told; no other edge's"
+        is_local = edge.device_type == "LOCAL"
+        policy = f"Edges/{edge.name}-access" if is_local else f"Edge-{edge.name}/Role/DefaultPolicy"
+        for prefix in (f"{device}/", f"manifests/{device}/", f"feedback/{device}/"):
+            yield Acknowledgement(policy, f"AwsSolutions-IAM5[Resource::{{bucket}}/{prefix}*]", own)
+        yield from _of_device(policy) if is_local else _of_instance(f"Edge-{edge.name}", policy)
+
+
+def _of_function(name: str, path: str) -> Iterator[Acknowledgement]:
+    function, policy = f"{path}/Function", f"{path}/Role/DefaultPolicy"
+    bounded = "max_concurrency of its queue bounds it" if name in _QUEUED else "It runs one at a time"
+    repeated = (
+        "Its queue has dead letters; the function itself is never called asynchronously"
+        if name in _QUEUED
+        else "The next run does the same work, and an alarm tells of a failed one"
+    )
+    yield Acknowledgement(function, "AwsSolutions-L1", _RUNTIME)
+    yield Acknowledgement(function, "HIPAA.Security-LambdaConcurrency", bounded)
+    yield Acknowledgement(function, "HIPAA.Security-LambdaDLQ", repeated)
+    yield Acknowledgement(policy, "HIPAA.Security-IAMNoInlinePolicy", _INLINE)
+    yield Acknowledgement(policy, "AwsSolutions-IAM5[Resource::*]", _INTERFACES)
+    for prefix in _PREFIXES[name]:
+        yield Acknowledgement(policy, f"AwsSolutions-IAM5[Resource::{{bucket}}/{prefix}*]", _OWN_KEYS)
+    if name in {"drive", "collect"}:
+        reason = "An image set has no name before a job of the function makes it"
+        yield Acknowledgement(policy, "AwsSolutions-IAM5[Resource::{store}/imageset/*]", reason)
+
+
+def _of_device(policy: str) -> Iterator[Acknowledgement]:
+    arn = "arn:<AWS::Partition>:logs:<AWS::Region>:<AWS::AccountId>:log-group:/aws/greengrass/*"
+    reason = "Greengrass names a log group by component and region; an edge may only add to them"
+    yield Acknowledgement(policy, f"AwsSolutions-IAM5[Resource::{arn}]", reason)
+
+
+def _of_instance(path: str, policy: str) -> Iterator[Acknowledgement]:
+    tagged = "Only what is tagged as this edge's: the id of an instance is not known before it starts"
+    for kind in ("instance", "volume"):
+        arn = f"arn:<AWS::Partition>:ec2:<AWS::Region>:<AWS::AccountId>:{kind}/*"
+        yield Acknowledgement(policy, f"AwsSolutions-IAM5[Resource::{arn}]", tagged)
+    yield Acknowledgement(policy, "HIPAA.Security-IAMNoInlinePolicy", _INLINE)
+    yield Acknowledgement(
+        f"{path}/Role",
+        "AwsSolutions-IAM4[Policy::arn:<AWS::Partition>:iam::aws:policy/AmazonSSMManagedInstanceCore]",
+        "AWS keeps it up to date with what Session Manager needs, in the place of SSH and its keys",
+    )
+    yield Acknowledgement(
+        f"{path}/Spool",
+        "HIPAA.Security-EC2EBSInBackupPlan",
+        "Holds what is on its way to the bucket; a backup of it would be old when it is made",
+    )
+    yield Acknowledgement(
+        f"{path}/Instances",
+        "AwsSolutions-AS3",
+        "An edge that is gone is told of by its missing heartbeat, whatever has happened to its instance",
+    )
+
+
+def _arn(stack: Stack, construct: IConstruct) -> str:
+    """Return how cdk-nag writes the ARN of a resource in the names of its findings."""
+    return f"<{stack.get_logical_id(_resource(construct))}.Arn>"
+
+
+def _resource(construct: IConstruct) -> CfnResource:
+    resource = construct if isinstance(construct, CfnResource) else construct.node.default_child
+    assert isinstance(resource, CfnResource)  # every construct here is of one resource
+    return resource

@@ -1,0 +1,208 @@
+"""The edges: what each may do, and how those on devices of the customer's are installed and kept up to date.
+
+An edge writes under its own prefixes and reads the pipeline's answers to its own deliveries; it cannot read an image,
+not even one that it wrote itself.
+"""
+
+from aws_cdk import Arn, ArnComponents, Aws, Stack
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_iot as iot
+from constructs import Construct
+
+from infra.landing import FEEDBACK, MANIFESTS, STATUS, LandingBucket
+from infra.settings import DeploymentSettings, EdgeDevice
+
+__all__ = ["EdgeDevices", "ThingGroup", "edge_statements"]
+
+
+def edge_statements(landing: LandingBucket, device: str) -> list[iam.PolicyStatement]:
+    """Return all that an edge may do with the bucket."""
+    own = landing.arn_of(f"{device}/*", f"{MANIFESTS}{device}/*", f"{STATUS}{device}.json")
+    return [
+        iam.PolicyStatement(sid="Deliver", actions=["s3:AbortMultipartUpload", "s3:PutObject"], resources=own),
+        iam.PolicyStatement(sid="Hear", actions=["s3:GetObject"], resources=landing.arn_of(f"{FEEDBACK}{device}/*")),
+        iam.PolicyStatement(
+            sid="Key",
+            actions=["kms:Decrypt", "kms:GenerateDataKey"],  # S3 asks for both when a large object comes in parts
+            resources=[landing.key.key_arn],
+            conditions={"StringEquals": {"kms:ViaService": f"s3.{Aws.REGION}.amazonaws.com"}},
+        ),
+    ]
+
+
+class ThingGroup(Construct):
+    """The group that Greengrass deploys the edge to, and the role with which a device is installed."""
+
+    def __init__(self, scope: Construct, construct_id: str, *, settings: DeploymentSettings) -> None:
+        super().__init__(scope, construct_id)
+        self.group = iot.CfnThingGroup(
+            self,
+            "Devices",
+            thing_group_name=f"{settings.name}-IEP-devices",
+            thing_group_properties=iot.CfnThingGroup.ThingGroupPropertiesProperty(
+                thing_group_description=f"Edges of {settings.name}"
+            ),
+        )
+        self.installer = _installer_role(self, settings)
+
+    @property
+    def arn(self) -> str:
+        """The group's ARN."""
+        return self.group.attr_arn
+
+
+class EdgeDevices(Construct):
+    """A role, its alias and its policy for each LOCAL edge: its device gets credentials with its certificate."""
+
+    def __init__(
+        self,
+        scope: Construct,
+        construct_id: str,
+        *,
+        settings: DeploymentSettings,
+        landing: LandingBucket,
+        artifact_arns: list[str],
+    ) -> None:
+        super().__init__(scope, construct_id)
+        self.roles = {
+            edge.name: self._add(edge, settings, landing, artifact_arns)
+            for edge in settings.edges
+            if edge.device_type == "LOCAL"
+        }
+
+    def _add(
+        self, edge: EdgeDevice, settings: DeploymentSettings, landing: LandingBucket, artifact_arns: list[str]
+    ) -> iam.Role:
+        device = settings.device_name(edge.name)
+        name = f"{device}-GG-Role"
+        policy = iam.ManagedPolicy(
+            self,
+            f"{edge.name}-access",
+            # Greengrass's installer looks for a policy of this name, and makes a wide one where there is none.
+            managed_policy_name=f"{name}Access",
+            statements=[
+                *edge_statements(landing, device),
+                iam.PolicyStatement(sid="Artifacts", actions=["s3:GetObject"], resources=artifact_arns),
+                iam.PolicyStatement(
+                    sid="Logs",
+                    actions=["logs:CreateLogGroup", "logs:CreateLogStream", "logs:PutLogEvents"],
+                    resources=[
+                        f"arn:{Aws.PARTITION}:logs:{Aws.REGION}:{Aws.ACCOUNT_ID}:log-group:/aws/greengrass/*",
+                    ],
+                ),
+            ],
+        )
+        role = iam.Role(
+            self,
+            f"{edge.name}-role",
+            role_name=name,
+            description=f"What the edge {device} may do",
+            assumed_by=iam.ServicePrincipal("credentials.iot.amazonaws.com"),
+            managed_policies=[policy],
+        )
+        iot.CfnRoleAlias(self, f"{edge.name}-alias", role_arn=role.role_arn, role_alias=f"{name}-Alias")
+        _thing_policy(self, edge, device)
+        return role
+
+
+def _thing_policy(scope: Construct, edge: EdgeDevice, device: str) -> iot.CfnPolicy:
+    """Make what a device's certificate may do: speak for its own thing, in Greengrass's topics only.
+
+    Policy variables for the thing do not hold for core devices, so that each has a policy of its own.
+    """
+    topics = [f"$aws/things/{device}/{kind}/*" for kind in ("greengrass", "greengrassv2", "jobs", "shadow")]
+
+    def arns(kind: str, names: list[str]) -> list[str]:
+        return [_arn(scope, "iot", kind, name) for name in names]
+
+    return iot.CfnPolicy(
+        scope,
+        f"{edge.name}-thing-policy",
+        policy_name=f"{device}-GG-Thing",
+        policy_document={
+            "Version": "2012-10-17",
+            "Statement": [
+                # A nucleus with several connections numbers them behind a hash.
+                {"Effect": "Allow", "Action": "iot:Connect", "Resource": arns("client", [device, f"{device}#*"])},
+                {"Effect": "Allow", "Action": ["iot:Publish", "iot:Receive"], "Resource": arns("topic", topics)},
+                {"Effect": "Allow", "Action": "iot:Subscribe", "Resource": arns("topicfilter", topics)},
+                {
+                    "Effect": "Allow",
+                    "Action": [
+                        "greengrass:GetComponentVersionArtifact",
+                        "greengrass:GetDeploymentConfiguration",
+                        "greengrass:ListThingGroupsForCoreDevice",
+                        "greengrass:ResolveComponentCandidates",
+                    ],
+                    "Resource": "*",
+                },
+            ],
+        },
+    )
+
+
+def _installer_role(scope: Construct, settings: DeploymentSettings) -> iam.Role:
+    """Return the role whose short-lived credentials an installation uses, and which can install edges only.
+
+    AWS IoT Greengrass Developer Guide, "Minimal IAM policy for installer to provision resources", less what would make
+    or change a role or its permissions.
+    """
+    prefix = f"{settings.name}-"
+    roles = _arn(scope, "iam", "role", f"{prefix}*-GG-Role")
+    policies = _arn(scope, "iam", "policy", f"{prefix}*-GG-RoleAccess")
+    role = iam.Role(
+        scope,
+        "Installer",
+        role_name=f"{settings.name}-GGInstallerRole",
+        description="Installs Greengrass on an edge's device: assumed for an hour by whoever installs it",
+        assumed_by=iam.AccountRootPrincipal(),
+    )
+    things = [
+        _arn(scope, "iot", "thing", f"{prefix}*"),
+        _arn(scope, "iot", "thinggroup", f"{settings.name}-IEP-devices"),
+    ]
+    thing_policies = [
+        _arn(scope, "iot", "policy", name)
+        for name in (
+            f"{prefix}*-GG-Thing",
+            f"GreengrassTESCertificatePolicy{prefix}*",
+            "GreengrassV2IoTThingPolicy",  # the installer's own, where it is called without --thing-policy-name
+        )
+    ]
+    statements: dict[str, tuple[list[str], list[str]]] = {
+        "Read": (["iam:GetPolicy", "iam:GetRole"], [roles, policies, _arn(scope, "iam", "policy", "*", account="aws")]),
+        "Things": (
+            ["iot:AddThingToThingGroup", "iot:CreateThing", "iot:DescribeThing", "iot:DescribeThingGroup"],
+            things,
+        ),
+        "Aliases": (["iot:DescribeRoleAlias"], [_arn(scope, "iot", "rolealias", f"{prefix}*-GG-Role-Alias")]),
+        "Policies": (["iot:CreatePolicy", "iot:GetPolicy"], thing_policies),
+        "Certificates": (
+            [
+                "iot:AttachPolicy",
+                "iot:AttachThingPrincipal",
+                "iot:CreateKeysAndCertificate",
+                "iot:DescribeEndpoint",
+                "sts:GetCallerIdentity",
+            ],
+            ["*"],
+        ),
+    }
+    for sid, (actions, resources) in statements.items():
+        role.add_to_policy(iam.PolicyStatement(sid=sid, actions=actions, resources=resources))
+    role.add_to_policy(
+        iam.PolicyStatement(
+            sid="Attach",
+            actions=["iam:AttachRolePolicy"],
+            resources=[roles],
+            conditions={"ArnLike": {"iam:PolicyARN": policies}},
+        )
+    )
+    return role
+
+
+def _arn(scope: Construct, service: str, resource: str, name: str, account: str | None = None) -> str:
+    """Return an ARN in the stack's region, of IAM's in none."""
+    region = "" if service == "iam" else None
+    components = ArnComponents(service=service, resource=resource, resource_name=name, region=region, account=account)
+    return Arn.format(components, Stack.of(scope))

@@ -1,0 +1,164 @@
+"""The landing bucket: what edges deliver, what the pipeline and HealthImaging put beside it, and who is told of it."""
+
+from typing import Final
+
+from aws_cdk import Aws, Duration, RemovalPolicy
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_kms as kms
+from aws_cdk import aws_s3 as s3
+from aws_cdk import aws_sqs as sqs
+from constructs import Construct
+
+from infra.functions import PipelineFunction
+from infra.settings import DeploymentSettings
+
+__all__ = ["FEEDBACK", "IMPORTS", "MANIFESTS", "STAGING", "STATUS", "LandingBucket"]
+
+# The prefixes of docs/operations.md, "The bucket". What edges deliver begins with the stack's name and a hyphen, which
+# none of these does: that alone keeps them from being taken for images.
+MANIFESTS: Final = "manifests/"
+STAGING: Final = "staging/"
+FEEDBACK: Final = "feedback/"
+IMPORTS: Final = "imports/"
+STATUS: Final = "status/"
+
+_STAGING_DAYS: Final = 7
+_IMPORTS_DAYS: Final = 90
+_FEEDBACK_DAYS: Final = 400
+_UPLOAD_DAYS: Final = 7
+_NONCURRENT_DAYS: Final = 30
+_ACCESS_LOG_DAYS: Final = 365
+_TLS: Final = 1.2
+
+
+class LandingBucket(Construct):
+    """A private, versioned, encrypted bucket, whose new objects are told to two queues."""
+
+    def __init__(self, scope: Construct, construct_id: str, *, settings: DeploymentSettings, key: kms.IKey) -> None:
+        super().__init__(scope, construct_id)
+        self.key = key
+        self._settings = settings
+        access_log = s3.Bucket(
+            self,
+            "iepaccesslog",
+            block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
+            encryption=s3.BucketEncryption.S3_MANAGED,  # log delivery knows no other
+            enforce_ssl=True,
+            minimum_tls_version=_TLS,
+            versioned=True,
+            object_ownership=s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,
+            lifecycle_rules=[
+                s3.LifecycleRule(
+                    id="old",
+                    expiration=Duration.days(_ACCESS_LOG_DAYS),
+                    noncurrent_version_expiration=Duration.days(_NONCURRENT_DAYS),
+                )
+            ],
+            removal_policy=RemovalPolicy.RETAIN,
+        )
+        self.bucket = s3.Bucket(
+            self,
+            "iepdicombucket",
+            block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
+            encryption=s3.BucketEncryption.KMS,
+            encryption_key=key,
+            bucket_key_enabled=True,
+            enforce_ssl=True,
+            minimum_tls_version=_TLS,
+            versioned=True,
+            object_ownership=s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,
+            transfer_acceleration=settings.storage.transfer_acceleration,
+            server_access_logs_bucket=access_log,
+            lifecycle_rules=self._lifecycle_rules(),
+            # A bucket that holds anything cannot be deleted: destroying the stack stops there, and nothing is lost.
+            removal_policy=RemovalPolicy.DESTROY,
+        )
+
+    @property
+    def received_prefix(self) -> str:
+        """The prefix of everything that edges deliver."""
+        return f"{self._settings.name}-"
+
+    @property
+    def url(self) -> str:
+        """The bucket as edges and functions are told of it."""
+        return f"s3://{self.bucket.bucket_name}"
+
+    def arn_of(self, *patterns: str) -> list[str]:
+        """Return the ARNs of objects by key patterns."""
+        return [self.bucket.arn_for_objects(pattern) for pattern in patterns]
+
+    def grant_read(self, function: PipelineFunction, *patterns: str) -> None:
+        """Let a function get objects; without leave to list, S3 would call an object forbidden that is not there."""
+        function.grant("Read", ["s3:GetObject"], self.arn_of(*patterns))
+        function.grant("List", ["s3:ListBucket"], [self.bucket.bucket_arn])
+        self._grant_key(function, "ReadKey", ["kms:Decrypt"])
+
+    def grant_write(self, function: PipelineFunction, *patterns: str) -> None:
+        """Let a function put objects."""
+        function.grant("Write", ["s3:PutObject"], self.arn_of(*patterns))
+        self._grant_key(function, "WriteKey", ["kms:GenerateDataKey"])
+
+    def _grant_key(self, function: PipelineFunction, sid: str, actions: list[str]) -> None:
+        function.grant(
+            sid, actions, [self.key.key_arn], StringEquals={"kms:ViaService": f"s3.{Aws.REGION}.amazonaws.com"}
+        )
+
+    def tell(self, *, instances: sqs.Queue, manifests: sqs.Queue) -> None:
+        """Tell one queue of every instance put, and one of every manifest; of nothing else."""
+        bucket = self.bucket.node.default_child
+        assert isinstance(bucket, s3.CfnBucket)  # CDK made it
+        bucket.notification_configuration = s3.CfnBucket.NotificationConfigurationProperty(
+            queue_configurations=[
+                _configuration(instances, self.received_prefix, ".dcm"),
+                _configuration(manifests, MANIFESTS, ".json"),
+            ]
+        )
+        for queue in (instances, manifests):
+            # S3 tries the queue before the bucket is there; its policy must not wait for the bucket's name.
+            result = queue.add_to_resource_policy(
+                iam.PolicyStatement(
+                    sid="Bucket",
+                    principals=[iam.ServicePrincipal("s3.amazonaws.com")],
+                    actions=["sqs:SendMessage"],
+                    resources=[queue.queue_arn],
+                    conditions={
+                        "StringEquals": {"aws:SourceAccount": Aws.ACCOUNT_ID},
+                        "ArnLike": {"aws:SourceArn": f"arn:{Aws.PARTITION}:s3:::{self._settings.name.lower()}-*"},
+                    },
+                )
+            )
+            if result.policy_dependable is not None:
+                self.bucket.node.add_dependency(result.policy_dependable)
+
+    def _lifecycle_rules(self) -> list[s3.LifecycleRule]:
+        rules = [
+            s3.LifecycleRule(
+                id="uploads-and-versions",
+                abort_incomplete_multipart_upload_after=Duration.days(_UPLOAD_DAYS),
+                noncurrent_version_expiration=Duration.days(_NONCURRENT_DAYS),
+                expired_object_delete_marker=True,
+            ),
+            s3.LifecycleRule(id="staging", prefix=STAGING, expiration=Duration.days(_STAGING_DAYS)),
+            s3.LifecycleRule(id="import-results", prefix=IMPORTS, expiration=Duration.days(_IMPORTS_DAYS)),
+            s3.LifecycleRule(id="feedback", prefix=FEEDBACK, expiration=Duration.days(_FEEDBACK_DAYS)),
+        ]
+        if self._settings.storage.retention_days:
+            days = Duration.days(self._settings.storage.retention_days)
+            rules += [
+                s3.LifecycleRule(id="received", prefix=self.received_prefix, expiration=days),
+                s3.LifecycleRule(id="manifests", prefix=MANIFESTS, expiration=days),
+            ]
+        return rules
+
+
+def _configuration(queue: sqs.Queue, prefix: str, suffix: str) -> s3.CfnBucket.QueueConfigurationProperty:
+    rules = [
+        s3.CfnBucket.FilterRuleProperty(name="prefix", value=prefix),
+        s3.CfnBucket.FilterRuleProperty(name="suffix", value=suffix),
+    ]
+    return s3.CfnBucket.QueueConfigurationProperty(
+        event="s3:ObjectCreated:*",
+        queue=queue.queue_arn,
+        filter=s3.CfnBucket.NotificationFilterProperty(s3_key=s3.CfnBucket.S3KeyFilterProperty(rules=rules)),
+    )

@@ -1,0 +1,263 @@
+"""What config.py says, checked: every wrong value is named, with what would be right, before anything is deployed."""
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from infra.errors import ConfigError
+
+__all__ = ["LOG_DAYS", "DeploymentSettings", "EdgeDevice", "load_deployment"]
+
+# Role names have 64 characters at most, and the longest here is {stack}-{edge}-GG-Role.
+_MAX_ROLE_NAME: Final = 64
+_ROLE_SUFFIX: Final = "-GG-Role"
+_VPC_PREFIXES: Final = range(16, 25)
+_MAX_TAGS: Final = 50
+_ACU: Final = re.compile(r"ACU_(\d+)")
+# Aurora PostgreSQL's limits of Serverless v2.
+_MIN_ACU, _MAX_ACU = 0.5, 256.0
+_PAUSE_MINUTES: Final = range(5, 1441)
+LOG_DAYS: Final = (1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3653)
+_SECTIONS: Final = {
+    "CDK_APP_NAME": "name",
+    "VPC_CIDR": "vpc_cidr",
+    "RESOURCE_TAGS": "tags",
+    "EDGE_CONFIG": "edges",
+    "AHLI_CONFIG": "imports",
+    "DB_CONFIG": "database",
+    "STORAGE_CONFIG": "storage",
+    "NETWORK_CONFIG": "network",
+    "MONITORING_CONFIG": "monitoring",
+    "SITE_ISSUERS": "issuers",
+}
+_NEEDED: Final = ("CDK_APP_NAME", "VPC_CIDR", "EDGE_CONFIG")
+
+
+def _acu(value: object) -> object:
+    """Return the number of `ACU_8`."""
+    found = _ACU.fullmatch(value) if isinstance(value, str) else None
+    return float(found[1]) if found else value
+
+
+def _text(pattern: str, rule: str) -> AfterValidator:
+    """Return a validator that says the rule in words."""
+
+    def check(value: str) -> str:
+        if re.fullmatch(pattern, value) is None:
+            raise ValueError(f"{value!r}; it must have {rule}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _not_of_aws(name: str) -> str:
+    if name.lower().startswith("aws:"):
+        raise ValueError(f"{name!r}; names that begin with aws: are AWS's own")
+    return name
+
+
+Acu = Annotated[float, BeforeValidator(_acu), Field(ge=_MIN_ACU, le=_MAX_ACU, multiple_of=0.5)]
+_TAG: Final = "letters, digits, spaces and . : / = + @ _ -"
+TagName = Annotated[str, _text(r"[\w .:/=+@-]{1,128}", f"1 to 128 {_TAG}"), AfterValidator(_not_of_aws)]
+TagValue = Annotated[str, _text(r"[\w .:/=+@-]{0,256}", f"up to 256 {_TAG}")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class EdgeDevice(_Section):
+    """One edge of EDGE_CONFIG."""
+
+    name: Annotated[str, _text(r"[A-Za-z0-9](-?[A-Za-z0-9])*", "letters, digits and single hyphens")] = Field(
+        alias="Name"
+    )
+    device_type: Literal["LOCAL", "EC2"]
+    instance_type: Annotated[str, _text(r"[a-z]+\d+g[a-z]*\.[a-z0-9]+", "a Graviton type, such as t4g.medium")] = (
+        "t4g.medium"
+    )
+    spool_gib: int = Field(100, ge=10, le=16_384)
+    networks: tuple[ipaddress.IPv4Network, ...] = ()
+
+
+class ResourceTags(_Section):
+    """RESOURCE_TAGS."""
+
+    tag_list: dict[TagName, TagValue] = {}
+
+    @field_validator("tag_list")
+    @classmethod
+    def _is_not_too_long(cls, tags: dict[str, str]) -> dict[str, str]:
+        if len(tags) > _MAX_TAGS:
+            raise ValueError(f"{len(tags)} tags; a resource can have {_MAX_TAGS}")
+        return tags
+
+
+class ImportConfig(_Section):
+    """AHLI_CONFIG."""
+
+    ahli_enabled: bool = True
+    ahli_endpoint: Annotated[str, _text(r"(https://[^/]+)?", "nothing, or https:// and a host")] = ""
+    ahli_concurrent_imports: int = Field(20, ge=1)
+
+
+class DatabaseConfig(_Section):
+    """DB_CONFIG; `db_engine_pause` in minutes."""
+
+    db_name: Annotated[str, _text(r"[A-Za-z]\w{0,62}", "up to 63 letters, digits and _, a letter first")] = "iep"
+    db_engine_pause: int = 20
+    min_acu_capacity: Acu = 8.0
+    max_acu_capacity: Acu = 64.0
+    deletion_protection: bool = True
+
+    @field_validator("db_engine_pause")
+    @classmethod
+    def _is_a_pause(cls, minutes: int) -> int:
+        if minutes and minutes not in _PAUSE_MINUTES:
+            raise ValueError(f"{minutes} minutes; Aurora pauses after 5 to 1440 idle minutes, and 0 means never")
+        return minutes
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> Self:
+        if self.min_acu_capacity > self.max_acu_capacity:
+            raise ValueError(
+                f"min_acu_capacity {self.min_acu_capacity:g} is above max_acu_capacity {self.max_acu_capacity:g}"
+            )
+        return self
+
+
+class StorageConfig(_Section):
+    """STORAGE_CONFIG."""
+
+    transfer_acceleration: bool = False
+    kms_key_arn: Annotated[str, _text(r"(arn:aws[\w-]*:kms:[\w-]+:\d{12}:key/[\w-]+)?", "nothing, or a key's ARN")] = ""
+    retention_days: int = Field(0, ge=0)
+
+
+class NetworkConfig(_Section):
+    """NETWORK_CONFIG."""
+
+    private_endpoints: bool = False
+
+
+class MonitoringConfig(_Section):
+    """MONITORING_CONFIG."""
+
+    email: Annotated[str, _text(r"([^@\s]+@[^@\s]+\.[^@\s]+)?", "nothing, or one address")] = ""
+    monthly_budget_usd: int = Field(0, ge=0)
+    log_days: int = 365
+
+    @field_validator("log_days")
+    @classmethod
+    def _is_a_step(cls, days: int) -> int:
+        if days not in LOG_DAYS:
+            raise ValueError(f"{days} days; CloudWatch keeps logs for {', '.join(map(str, LOG_DAYS))} days")
+        return days
+
+    @model_validator(mode="after")
+    def _can_mail(self) -> Self:
+        if self.monthly_budget_usd and not self.email:
+            raise ValueError("monthly_budget_usd needs an email to be told of")
+        return self
+
+
+class DeploymentSettings(_Section):
+    """A deployment, as config.py describes it."""
+
+    # The name is part of the cluster's identifier, which knows no two hyphens in a row, and of role names.
+    name: Annotated[
+        str, _text(r"[A-Za-z](-?[A-Za-z0-9]){0,31}", "up to 32 letters, digits and single hyphens, a letter first")
+    ]
+    vpc_cidr: ipaddress.IPv4Network
+    tags: ResourceTags = ResourceTags()
+    edges: tuple[EdgeDevice, ...]
+    imports: ImportConfig = ImportConfig()
+    database: DatabaseConfig = DatabaseConfig()
+    storage: StorageConfig = StorageConfig()
+    network: NetworkConfig = NetworkConfig()
+    monitoring: MonitoringConfig = MonitoringConfig()
+    issuers: dict[str, str] = {}
+
+    @field_validator("vpc_cidr")
+    @classmethod
+    def _fits_subnets(cls, network: ipaddress.IPv4Network) -> ipaddress.IPv4Network:
+        if network.prefixlen not in _VPC_PREFIXES:
+            raise ValueError(f"/{network.prefixlen}; a VPC with six subnets needs /16 to /24")
+        return network
+
+    @model_validator(mode="after")
+    def _has_distinct_edges(self) -> Self:
+        names = [edge.name for edge in self.edges]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"EDGE_CONFIG: Name {name!r} is there {names.count(name)} times; names are unique")
+            role = f"{self.device_name(name)}{_ROLE_SUFFIX}"
+            if len(role) > _MAX_ROLE_NAME:
+                raise ValueError(
+                    f"EDGE_CONFIG: Name {name!r} is too long: the role {role} would have {len(role)} characters,"
+                    f" {_MAX_ROLE_NAME} at most"
+                )
+        for key in self.issuers:
+            edge = key.partition("/")[0]
+            if edge not in names:
+                raise ValueError(f"SITE_ISSUERS: {edge!r} is no Name of EDGE_CONFIG")
+        return self
+
+    def device_name(self, edge: str) -> str:
+        """Return the name under which an edge is known outside this stack: its thing, and the start of its keys."""
+        return f"{self.name}-{edge}"
+
+    @property
+    def pipeline_issuers(self) -> dict[str, str]:
+        """Return the issuers by the names that objects' keys begin with."""
+        return {self.device_name(key): issuer for key, issuer in self.issuers.items()}
+
+
+def load_deployment(config: ModuleType | Mapping[str, Any]) -> DeploymentSettings:
+    """Check a config.py.
+
+    Args:
+        config: the module, or its names and values.
+
+    Raises:
+        ConfigError: a name is unknown or missing, or a value is wrong; the text names each.
+    """
+    values = vars(config) if isinstance(config, ModuleType) else config
+    found = {name: value for name, value in values.items() if name.isupper()}
+    problems = [f"{name}: no such parameter" for name in sorted(found.keys() - _SECTIONS.keys())]
+    problems += [f"{name}: is missing" for name in _NEEDED if name not in found]
+    try:
+        deployment = DeploymentSettings(**{_SECTIONS[name]: found[name] for name in found.keys() & _SECTIONS.keys()})
+    except ValidationError as error:
+        missing = {_SECTIONS[name] for name in _NEEDED if name not in found}
+        problems += [
+            _describe(item["loc"], item["msg"])
+            for item in error.errors()
+            if not (item["type"] == "missing" and item["loc"][0] in missing)
+        ]
+    if problems:
+        raise ConfigError("config.py: " + "; ".join(problems))
+    return deployment
+
+
+def _describe(location: tuple[int | str, ...], message: str) -> str:
+    names = {section: name for name, section in _SECTIONS.items()}
+    message = message.removeprefix("Value error, ")
+    if not location:
+        return message
+    first, *rest = location
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in rest)
+    return f"{names[str(first)]}{path}: {message}"

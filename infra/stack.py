@@ -1,0 +1,94 @@
+"""The stack: which capabilities there are and what each is given. What one does is in its own module."""
+
+from aws_cdk import CfnOutput, CfnRule, CfnRuleAssertion, Fn, Stack, Tags
+from constructs import Construct
+
+from infra.catalog import Catalog
+from infra.component import EdgeArtifacts, EdgeComponent
+from infra.edges import EdgeDevices, ThingGroup
+from infra.importing import HealthImagingStore, Imports, Planning, grant_wake_ups
+from infra.indexing import Indexing
+from infra.instances import EdgeInstance
+from infra.keys import data_key
+from infra.landing import LandingBucket
+from infra.monitoring import Monitoring, Watched
+from infra.network import Network
+from infra.regions import HEALTHIMAGING_REGIONS
+from infra.settings import DeploymentSettings
+from infra.wiring import Foundation
+
+__all__ = ["DicomflowStack"]
+
+
+class DicomflowStack(Stack):
+    """Everything that a deployment is, in whichever account and region it is deployed to."""
+
+    def __init__(self, scope: Construct, settings: DeploymentSettings) -> None:
+        super().__init__(scope, settings.name, description="DICOM from a hospital's devices into S3 and HealthImaging")
+        self._settings = settings
+        key = data_key(self, settings)
+        network = Network(self, "Network", settings=settings, key=key)
+        landing = LandingBucket(self, "iepbuckets", settings=settings, key=key)
+        catalog = Catalog(self, "IEPAurora", settings=settings, network=network, key=key)
+        foundation = Foundation(settings, key, network, landing, catalog)
+        imports_off = {"DICOMFLOW_IMPORTS__ENABLED": "false"}
+        store = HealthImagingStore(self, "HealthImaging", foundation=foundation) if self._imports else None
+        foundation = foundation.with_environment(store.environment if store else imports_off)
+        indexing = Indexing(self, "Indexing", foundation=foundation)
+        planning = Planning(self, "Planning", foundation=foundation)
+        landing.tell(instances=indexing.queue.queue, manifests=planning.queue.queue)
+        queues = {"index": indexing.queue, "plan": planning.queue}
+        functions = {"index": indexing.function, "plan": planning.function, "migrate": catalog.migrate_function}
+        if store is not None:
+            wake_ups = Imports.wake_up_queue(self, foundation)
+            imports = Imports(self, "Imports", foundation=foundation, store=store, wake_ups=wake_ups)
+            grant_wake_ups(planning.function, wake_ups)
+            queues |= {"drive": wake_ups, "collect": imports.events}
+            functions |= {"drive": imports.drive, "collect": imports.collect}
+            CfnOutput(self, "DatastoreId", value=store.datastore_id)
+        self.bucket, self.migrate = landing.bucket, catalog.migrate_function.function
+        self._add_edges(foundation)
+        edges = [settings.device_name(edge.name) for edge in settings.edges]
+        watched = Watched(queues, functions, catalog.cluster, edges)
+        Monitoring(self, "Monitoring", foundation=foundation, watched=watched)
+        CfnOutput(self, "Bucket", value=landing.bucket.bucket_name)
+        CfnOutput(self, "DatabaseSecret", value=catalog.secret_arn)
+        self._check_region()
+        for name, value in settings.tags.tag_list.items():
+            Tags.of(self).add(name, value)
+        Tags.of(self).add("application", settings.name)
+
+    @property
+    def _imports(self) -> bool:
+        return self._settings.imports.ahli_enabled
+
+    def _add_edges(self, foundation: Foundation) -> None:
+        settings, landing = self._settings, foundation.landing
+        artifacts = EdgeArtifacts(self, "EdgeArtifacts")
+        things = ThingGroup(self, "IEPDevices", settings=settings)
+        EdgeDevices(self, "Edges", settings=settings, landing=landing, artifact_arns=artifacts.arns)
+        EdgeComponent(self, "EdgeComponent", settings=settings, landing=landing, artifacts=artifacts, things=things)
+        for edge in settings.edges:
+            if edge.device_type == "EC2":
+                instance = EdgeInstance(
+                    self,
+                    edge,
+                    settings=settings,
+                    network=foundation.network,
+                    landing=landing,
+                    key=foundation.key,
+                    artifacts=artifacts,
+                )
+                CfnOutput(self, f"{edge.name}Address", value=instance.interface.attr_primary_private_ip_address)
+
+    def _check_region(self) -> None:
+        """Refuse a region without HealthImaging before anything is made; the synthesis may not know the region."""
+        if self._imports:
+            assertion = CfnRuleAssertion(
+                assert_=Fn.condition_contains(list(HEALTHIMAGING_REGIONS), self.region),
+                assert_description=(
+                    f"AWS HealthImaging is in {', '.join(HEALTHIMAGING_REGIONS)} only: deploy there, or set"
+                    " ahli_enabled in AHLI_CONFIG to False"
+                ),
+            )
+            CfnRule(self, "HealthImagingRegion", assertions=[assertion])

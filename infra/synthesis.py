@@ -1,0 +1,57 @@
+"""From settings to a cloud assembly that cdk-nag's AwsSolutions and HIPAA rules have looked through."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+from aws_cdk import App, Validations
+from cdk_nag import AwsSolutionsChecks, HIPAASecurityChecks
+
+from infra.acknowledgements import acknowledge
+from infra.settings import DeploymentSettings
+from infra.stack import DicomflowStack
+
+__all__ = ["build_app", "synthesise", "violations"]
+
+_FLAGS: Final = {
+    "@aws-cdk/aws-s3:serverAccessLogsUseBucketPolicy": True,  # access logs by a bucket policy, without ACLs
+    "@aws-cdk/core:enablePartitionLiterals": True,
+}
+"""The CDK's feature flags, set here so that they hold with and without its command line."""
+
+
+def build_app(settings: DeploymentSettings, output: Path, context: dict[str, Any] | None = None) -> App:
+    """Return the app with its stack, the rules it is held to, and what of them is acknowledged."""
+    app = App(outdir=str(output), context={**_FLAGS, **(context or {})})
+    stack = DicomflowStack(app, settings)
+    Validations.of(app).add_plugins(AwsSolutionsChecks(app), HIPAASecurityChecks(app))
+    acknowledge(stack, settings, bucket=stack.bucket, migrate=stack.migrate)
+    return app
+
+
+def synthesise(settings: DeploymentSettings, output: Path, context: dict[str, Any] | None = None) -> int:
+    """Write the cloud assembly; return 1 where a rule is broken, and say which on standard error."""
+    try:
+        build_app(settings, output, context).synth()
+    except RuntimeError as error:
+        if "ValidationFailed" not in str(error):
+            raise
+        for line in violations(output):
+            sys.stderr.write(f"{line}\n")
+        return 1
+    return 0
+
+
+def violations(output: Path) -> list[str]:
+    """Return a line for each finding that is not acknowledged, from the report of a synthesis."""
+    for name in ("policy-validation-report.json", "validation-report.json"):
+        if (output / name).exists():
+            report = json.loads((output / name).read_text(encoding="utf-8"))
+            return [
+                f"{finding['ruleName']} {construct['constructPath']}"
+                for plugin in report["pluginReports"]
+                for finding in plugin["violations"]
+                for construct in finding["violatingConstructs"]
+            ]
+    return []
