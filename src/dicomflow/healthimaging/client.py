@@ -17,6 +17,7 @@ from dicomflow.errors import PermanentError, TransientError
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
+    from botocore.model import OperationModel
     from mypy_boto3_medical_imaging.client import HealthImagingClient
 
 __all__ = [
@@ -164,11 +165,11 @@ def build_client(
         max_pool_connections=CONNECTIONS,
     )
     client: HealthImagingClient = build(config=config)
-    if (urlsplit(client.meta.endpoint_url).hostname or "").endswith(AWS_DOMAINS):
-        return client
-    # "runtime-" in front of a custom host, which may come from the environment too, is nobody's host.
-    unprefixed: HealthImagingClient = build(config=config.merge(Config(inject_host_prefix=False)))
-    return unprefixed
+    if not (urlsplit(client.meta.endpoint_url).hostname or "").endswith(AWS_DOMAINS):
+        # "runtime-" in front of a custom host, which may come from the environment too, is nobody's host.
+        client = build(config=config.merge(Config(inject_host_prefix=False)))
+    client.meta.events.register("after-call", _refuse_cut_answer)
+    return client
 
 
 def create_datastore(client: "HealthImagingClient", name: str, client_token: str) -> Datastore:
@@ -313,6 +314,14 @@ def _pages(client: "HealthImagingClient", operation: str, **arguments: Any) -> I
         if not page.get("nextToken"):
             return
         token = {"nextToken": page["nextToken"]}
+
+
+def _refuse_cut_answer(parsed: dict[str, Any], model: "OperationModel", **_: object) -> None:
+    """Refuse an answer without what it must have: botocore gives one that was cut as if it were whole."""
+    shape = model.output_shape
+    required = shape.required_members if shape is not None else ()
+    if "Error" not in parsed and any(name not in parsed for name in required):
+        raise TransientError(f"{model.name}: the answer was cut off")
 
 
 def _call(call: Callable[[], T]) -> T:

@@ -46,12 +46,13 @@ NOT_RETRIED: Final = ("FILE_COUNTS_LI", "TOTAL_SIZE_LI")  # the same files would
 def settle_completed(deps: Dependencies, job: Job, told: ImportJob) -> None:
     """Read a completed job's results; while they are not all there, come back for them a number of times."""
     prefix = results_prefix(told.output_s3_uri or job.output_s3_uri, deps.bucket, deps.datastore_id, told.job_id)
+    reason = None
     try:
         results = read_results(deps.store, prefix)
-        files = _by_key(results)
-        reason = _missing(results, files)
     except TransientError as error:
-        results, files, reason = JobResults(deps.store, prefix, None), {}, str(error)
+        results, reason = JobResults(deps.store, prefix, None), str(error)
+    files = _by_key(results)
+    reason = reason or _missing(results, files)
     if reason is not None and job.attempts < MAX_RESULT_ATTEMPTS and job.state in jobs.UNFINISHED:
         _postpone(deps, job, told, reason)
         return

@@ -15,6 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from dicomflow.healthimaging.simulator import datastores, edits, frames, imagesets, jobs, search, tags
 from dicomflow.healthimaging.simulator.errors import ServiceError
@@ -128,6 +129,8 @@ class _Service:
             result = OPERATIONS[name](self._world, connection, params)
         self._runner.wake()
         self._raise_fault(name, "after")
+        if self._world.faults.take_call(name, "cut") is not None:
+            return _CutResponse()
         if isinstance(result, Blob):
             headers = {"Content-Encoding": result.content_encoding} if result.content_encoding else None
             return Response(result.body, headers=headers, media_type=result.content_type)
@@ -138,6 +141,15 @@ class _Service:
         error = self._world.faults.take_call(name, when)
         if error is not None:
             raise ServiceError(error, "simulated")
+
+
+class _CutResponse(Response):
+    """An answer that ends before the length it announced, so that the server closes the connection."""
+
+    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"1000")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"{", "more_body": True})
 
 
 def _control_routes(world: World, runner: Runner) -> list[Route]:
@@ -158,6 +170,8 @@ def _control_routes(world: World, runner: Runner) -> list[Route]:
             world.faults.fail_calls(**document)
         elif "suffix" in document:
             world.faults.fail_files(FileFault(**document))
+        elif "output" in document:
+            world.faults.spoil_outputs(document["output"], document.get("count", 1))
         elif "stuck_jobs" in document:
             world.faults.stick_jobs(document["stuck_jobs"])
         elif "failed_jobs" in document:

@@ -4,10 +4,13 @@ import threading
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["CALL_FAULTS", "Fault", "Faults", "FileFault"]
+__all__ = ["CALL_FAULTS", "OUTPUT_FAULTS", "Fault", "Faults", "FileFault"]
 
-# "after": the effect takes place and the answer is lost in a 500; "before": nothing happens but the error.
-CALL_FAULTS: Final = ("before", "after")
+# "before": nothing happens but the error. The effect takes place, and "after": the answer is lost in a 500; "cut": the
+# connection ends in the middle of it.
+CALL_FAULTS: Final = ("before", "after", "cut")
+# What a job leaves: no manifest or half of it; no lists or half of each, which ends within a line; unknown members.
+OUTPUT_FAULTS: Final = ("no_manifest", "cut_manifest", "no_lists", "cut_lists", "unknown_members")
 
 
 @dataclass(slots=True)
@@ -43,6 +46,7 @@ class Faults:
         self._files: list[FileFault] = []
         self._stuck_jobs = 0
         self._failed_jobs: list[str] = []
+        self._outputs: list[str] = []
 
     def fail_calls(
         self, operation: str, error: str = "InternalServerException", when: str = "before", count: int = 1
@@ -66,6 +70,17 @@ class Faults:
         with self._lock:
             self._failed_jobs += [message] * count
 
+    def spoil_outputs(self, kind: str, count: int = 1) -> None:
+        """Let the next `count` jobs that end leave an output with one of `OUTPUT_FAULTS`.
+
+        Raises:
+            ValueError: there is no such fault.
+        """
+        if kind not in OUTPUT_FAULTS:
+            raise ValueError(f"{kind!r} is not one of {', '.join(OUTPUT_FAULTS)}")
+        with self._lock:
+            self._outputs += [kind] * count
+
     def clear(self) -> None:
         """Let everything succeed again."""
         with self._lock:
@@ -73,6 +88,7 @@ class Faults:
             self._files.clear()
             self._stuck_jobs = 0
             self._failed_jobs.clear()
+            self._outputs.clear()
 
     def take_call(self, operation: str, when: str) -> str | None:
         """Return the error this call shall answer, and count it."""
@@ -94,6 +110,11 @@ class Faults:
         """Return the message the job at hand shall fail with, and count it."""
         with self._lock:
             return self._failed_jobs.pop(0) if self._failed_jobs else None
+
+    def take_output(self) -> str | None:
+        """Return the fault of the output at hand, and count it."""
+        with self._lock:
+            return self._outputs.pop(0) if self._outputs else None
 
     def of_file(self, key: str) -> FileFault | None:
         """Return the fault of an input file."""

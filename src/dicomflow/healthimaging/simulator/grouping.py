@@ -22,11 +22,15 @@ STUDY_ELEMENT_COUNT = 5
 
 @dataclass(slots=True)
 class Group:
-    """The files of one job that share an image set; `known` is the image set that exists already."""
+    """The files of one job that share an image set; `known` is the image set that exists already.
+
+    `part` tells the image sets apart over which a series is split.
+    """
 
     elements: Elements
     is_primary: bool
     known: Row[Any] | None = None
+    part: int = 0
     headers: list[Header] = field(default_factory=list)
 
     @property
@@ -65,7 +69,10 @@ def group_headers(
         else:
             group = other.setdefault(tuple(elements), Group(elements, False))
         group.headers.append(header)
-    return [*primary.values(), *other.values()]
+    of_series = list(primary.values())
+    if world.settings.split_series:
+        of_series = [part for group in of_series for part in _split(group)]
+    return [*of_series, *other.values()]
 
 
 def store_group(
@@ -106,6 +113,15 @@ def store_group(
     return image_set_id, version
 
 
+def _split(group: Group) -> list[Group]:
+    """Return the two image sets that the service makes of a new series "to improve throughput"."""
+    if group.known is not None or len({header.sop_instance_uid for header in group.headers}) == 1:
+        return [group]
+    middle = len(group.headers) // 2
+    parts = (group.headers[:middle], group.headers[middle:])
+    return [Group(group.elements, True, None, number, part) for number, part in enumerate(parts)]
+
+
 def _known_study(connection: Connection, datastore_id: str, study_uid: str) -> Elements | None:
     """Return the elements of any primary image set of a study; its study elements are those of all."""
     row = connection.execute(
@@ -123,6 +139,7 @@ def _known_series(connection: Connection, datastore_id: str, study_uid: str, ser
         .where(image_set.c.datastore_id == datastore_id, image_set.c.study_instance_uid == study_uid)
         .where(image_set.c.series_instance_uid == series_uid)
         .where(image_set.c.is_primary, image_set.c.state != "DELETED")
+        .order_by(image_set.c.created_at, image_set.c.image_set_id)
     ).first()
 
 
@@ -135,7 +152,7 @@ def _agree(world: World, left: Elements, right: Elements) -> bool:
 
 def _create(world: World, connection: Connection, datastore_id: str, job_id: str, group: Group, levels: Levels) -> str:
     now = world.now()
-    image_set_id = identifier("image set", datastore_id, job_id, group.is_primary, *group.elements)
+    image_set_id = identifier("image set", datastore_id, job_id, group.is_primary, group.part, *group.elements)
     connection.execute(
         insert(image_set).values(
             image_set_id=image_set_id,

@@ -1,7 +1,7 @@
 """What a job leaves in the output bucket: the manifest and the success, failure and warning lists."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -40,18 +40,32 @@ class JobOutput:
     failures: list[Failure]
 
 
-def write_output(store: ObjectStore, prefix: str, output: JobOutput, settings: SimulatorSettings) -> str | None:
-    """Write the lists, then the manifest, under a key prefix that ends in a slash.
+def write_output(
+    store: ObjectStore, prefix: str, output: JobOutput, settings: SimulatorSettings, fault: str | None = None
+) -> str | None:
+    """Write the lists, then the manifest, under a key prefix that ends in a slash; `fault` is one of `OUTPUT_FAULTS`.
 
     Returns:
         The manifest where it is to come later, by the switch `late_manifest_seconds`.
     """
     warned = [item for item in output.imported if item.warnings]
     listed = [item for item in output.imported if settings.warned_in_success or not item.warnings]
-    _write_lines(store, f"{prefix}SUCCESS/success.ndjson", map(_success, listed), settings)
-    _write_lines(store, f"{prefix}FAILURE/failure.ndjson", map(_failure, output.failures), settings)
-    _write_lines(store, f"{prefix}WARNING/warning.ndjson", map(_warning, warned), settings)
-    manifest = json.dumps({"jobSummary": _summary(output, settings)})
+    lists = {
+        "SUCCESS/success.ndjson": map(_success, listed),
+        "FAILURE/failure.ndjson": map(_failure, output.failures),
+        "WARNING/warning.ndjson": map(_warning, warned),
+    }
+    for name, lines in lists.items():
+        encoded = b"".join(_encode(line, fault) + b"\n" for line in lines)
+        if fault == "cut_lists":
+            encoded = encoded[: len(encoded) // 2]
+        if fault != "no_lists" and (encoded or settings.empty_ndjson == "empty"):
+            store.put(prefix + name, encoded)
+    manifest = _encode({"jobSummary": _summary(output, settings)}, fault).decode()
+    if fault == "no_manifest":
+        return None
+    if fault == "cut_manifest":
+        manifest = manifest[: len(manifest) // 2]
     if settings.late_manifest_seconds:
         return manifest
     store.put(f"{prefix}{MANIFEST_NAME}", manifest.encode())
@@ -105,7 +119,7 @@ def _warning(item: Imported) -> Mapping[str, Any]:
     return {"inputFile": item.key, "importResponse": response}
 
 
-def _write_lines(store: ObjectStore, key: str, lines: Iterable[Mapping[str, Any]], settings: SimulatorSettings) -> None:
-    encoded = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
-    if encoded or settings.empty_ndjson == "empty":
-        store.put(key, encoded)
+def _encode(document: Mapping[str, Any], fault: str | None) -> bytes:
+    """Encode a document; by the fault with members that nobody has heard of."""
+    unknown = {"unheardOf": {"list": [1, None]}} if fault == "unknown_members" else {}
+    return json.dumps({**document, **unknown}).encode()

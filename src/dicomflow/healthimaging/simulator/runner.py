@@ -219,7 +219,8 @@ class Runner:
             row.job_id, row.datastore_id, row.request["inputS3Uri"], folder, len(files), imported, failures
         )
         bucket, prefix = split_s3_uri(folder)
-        manifest = write_output(store, prefix, output, self._world.settings)
+        fault = self._world.faults.take_output()
+        manifest = write_output(store, prefix, output, self._world.settings, fault)
         if manifest is not None:
             delay_object(self._world, connection, bucket, prefix + MANIFEST_NAME, manifest)
 

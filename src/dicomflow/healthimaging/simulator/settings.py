@@ -80,6 +80,7 @@ class SimulatorSettings:
     warned_in_success: bool = True
     version_step: Literal["job", "instance"] = "job"
     empty_conflicts: bool = False
+    split_series: bool = False
     event_output_uri: Literal["suffixed", "plain"] = "suffixed"
     event_delivery: Literal["once", "duplicate", "reorder", "drop"] = "once"
     event_delay_seconds: float = 0.0

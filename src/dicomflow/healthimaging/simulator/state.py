@@ -87,11 +87,10 @@ image_set = Table(
     Column("due_at", Float, index=True),
 )
 Index(
-    "one_primary_per_series",
+    "primary_of_series",
     image_set.c.datastore_id,
     image_set.c.study_instance_uid,
     image_set.c.series_instance_uid,
-    unique=True,
     sqlite_where=image_set.c.is_primary & (image_set.c.state != "DELETED"),
 )
 
