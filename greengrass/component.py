@@ -137,7 +137,7 @@ def stop(work: Path) -> None:
 def to_toml(settings: dict[str, object]) -> str:
     """Write settings as TOML: plain keys first, then a table for each object."""
     plain = {key: value for key, value in settings.items() if not isinstance(value, dict)}
-    lines = [f"{json.dumps(key)} = {_toml_value(value)}" for key, value in plain.items()]
+    lines = [f"{_toml_text(key)} = {_toml_value(value)}" for key, value in plain.items()]
     lines += _toml_tables(settings, "")
     return "\n".join(lines) + "\n"
 
@@ -146,9 +146,9 @@ def _toml_tables(settings: dict[str, object], path: str) -> list[str]:
     lines = []
     for key, value in settings.items():
         if isinstance(value, dict):
-            name = f"{path}{json.dumps(key)}"
+            name = f"{path}{_toml_text(key)}"
             lines += ["", f"[{name}]"]
-            lines += [f"{json.dumps(k)} = {_toml_value(v)}" for k, v in value.items() if not isinstance(v, dict)]
+            lines += [f"{_toml_text(k)} = {_toml_value(v)}" for k, v in value.items() if not isinstance(v, dict)]
             lines += _toml_tables(value, f"{name}.")
     return lines
 
@@ -163,8 +163,13 @@ def _toml_value(value: object) -> str:
     if isinstance(value, list):
         return f"[{', '.join(_toml_value(item) for item in value)}]"
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(key)} = {_toml_value(item)}" for key, item in value.items()) + "}"
-    return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
+        return "{" + ", ".join(f"{_toml_text(key)} = {_toml_value(item)}" for key, item in value.items()) + "}"
+    return _toml_text(str(value))
+
+
+def _toml_text(text: str) -> str:
+    """Quote a key or a value: TOML's basic strings are JSON's, less the pairs for what is not in 16 bits; DEL is escaped."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _settings(work: Path) -> dict[str, object]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from infra.packages import CONSTRAINTS, ROOT, installed_closure, requirements_of
+from infra.packages import CONSTRAINTS, ROOT, installed_closure, publish, requirements_of
 
 __all__ = ["FUNCTIONS", "HOST", "LAMBDA", "Platform", "build_bundle", "folder_hash", "handler_of"]
 
@@ -105,7 +105,7 @@ def build_bundle(name: str, output: Path, platform: Platform = LAMBDA) -> Path:
                 _copy(packages / file, folder / file)
         for path in _own_sources():
             _copy(path, folder / "dicomflow" / path.relative_to(SOURCE))
-        _publish(folder, bundle)
+        publish(folder, bundle)
     return bundle
 
 
@@ -133,7 +133,7 @@ def _install(output: Path, platform: Platform) -> Path:
         command += ["--only-binary=:all:", "--constraint", str(CONSTRAINTS), "--target", str(target)]
         # The machine's own pip settings say where packages come from.
         subprocess.run([*command, *platform.pip_arguments(), *requirements], check=True)  # noqa: S603  # our arguments
-        _publish(target, folder)
+        publish(target, folder)
     return folder
 
 
@@ -174,15 +174,6 @@ def _own_sources() -> list[Path]:
 
 def _is_inside(path: Path, part: str) -> bool:
     return path.as_posix() == part or path.as_posix().startswith(f"{part}/")
-
-
-def _publish(folder: Path, target: Path) -> None:
-    """Rename a finished folder into place; where another process was faster, its folder is the same."""
-    try:
-        folder.rename(target)
-    except OSError:
-        if not target.exists():
-            raise
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -20,7 +20,7 @@ from typing import Final
 
 from packaging.utils import canonicalize_name
 
-from infra.packages import CONSTRAINTS, ROOT, installed_closure, pinned, requirements_of
+from infra.packages import CONSTRAINTS, ROOT, installed_closure, pinned, publish, requirements_of
 
 __all__ = [
     "COMPONENT",
@@ -30,6 +30,7 @@ __all__ = [
     "build_artifact",
     "component_version",
     "main",
+    "pack",
     "render_recipe",
 ]
 
@@ -78,15 +79,34 @@ def build_artifact(platform: str, output: Path, pythons: Sequence[str] = PYTHONS
     if target.exists():
         return target
     output.mkdir(parents=True, exist_ok=True)
+    required = _download(platform, pythons, output)
     with tempfile.TemporaryDirectory(dir=output) as temporary:
-        wheels = Path(temporary) / "wheels"
-        wheels.mkdir()
-        _build_own_wheel(wheels)
-        _download(platform, pythons, wheels)
+        _build_own_wheel(Path(temporary))
         packed = Path(temporary) / "artifact.zip"
-        _pack(wheels, pythons, packed)
+        pack([*required.glob("*.whl"), *Path(temporary).glob("*.whl")], pythons, packed)
         packed.replace(target)
     return target
+
+
+def pack(wheels: Iterable[Path], pythons: Sequence[str], target: Path) -> None:
+    """Write a zip: scripts, wheels, and the requirements with the hash of each wheel."""
+    content = {name: (_FOLDER / name).read_bytes() for name in _SCRIPTS}
+    content["pythons.txt"] = "\n".join([*pythons, ""]).encode()
+    hashes: dict[str, list[str]] = {}
+    for path in sorted(wheels, key=lambda path: path.name):
+        encoded = path.read_bytes()
+        content[f"wheels/{path.name}"] = encoded
+        name, version, *_ = path.name.split("-")
+        hashes.setdefault(f"{name}=={version}", []).append(hashlib.sha256(encoded).hexdigest())
+    lines = [" ".join([pin, *(f"--hash=sha256:{each}" for each in found)]) for pin, found in hashes.items()]
+    content["requirements.txt"] = "\n".join([*lines, ""]).encode()
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, encoded in sorted(content.items()):
+            entry = zipfile.ZipInfo(name, _ZIP_TIME)
+            entry.external_attr = _ZIP_MODE
+            # Wheels are zips themselves.
+            entry.compress_type = zipfile.ZIP_STORED if name.endswith(".whl") else zipfile.ZIP_DEFLATED
+            archive.writestr(entry, encoded)
 
 
 def component_version(zips: Iterable[Path]) -> str:
@@ -130,8 +150,8 @@ def _build_own_wheel(wheels: Path) -> None:
     subprocess.run(command, check=True, env=environment)  # noqa: S603  # our arguments
 
 
-def _download(platform: str, pythons: Sequence[str], wheels: Path) -> None:
-    """Get the wheels of all that the edge requires; those of one Python only, again for the other Pythons."""
+def _download(platform: str, pythons: Sequence[str], output: Path) -> Path:
+    """Return a folder with the wheels of all that the edge requires; those of one Python only, for each Python."""
     first, *others = pythons
     markers = {"sys_platform": "win32", "platform_system": "Windows"} if platform.startswith("windows") else {}
     wanted = [*requirements_of("edge").values(), *(_WINDOWS_PACKAGES if markers else ())]
@@ -139,10 +159,18 @@ def _download(platform: str, pythons: Sequence[str], wheels: Path) -> None:
     # Not as a file of constraints: there pip would take no notice of those for Windows, unless it ran there.
     pins = pinned()
     names = installed_closure(wanted, {**markers, "python_version": first}, installed)
-    _pip_download([pins[name] for name in names], platform, first, wheels)
-    bound = {canonicalize_name(path.name.split("-")[0]) for path in wheels.glob("*.whl") if _has_one_python(path.name)}
-    for python in others:
-        _pip_download([pins[name] for name in sorted(bound)], platform, python, wheels)
+    wanted_pins = [pins[name] for name in names]
+    wheels = output / f"wheels-{platform}-{_hash([*PLATFORMS[platform], *pythons, *wanted_pins], [])[:12]}"
+    if wheels.exists():
+        return wheels
+    with tempfile.TemporaryDirectory(dir=output) as temporary:
+        folder = Path(temporary) / "wheels"
+        _pip_download(wanted_pins, platform, first, folder)
+        bound = {canonicalize_name(path.name.split("-")[0]) for path in folder.iterdir() if _has_one_python(path.name)}
+        for python in others:
+            _pip_download([pins[name] for name in sorted(bound)], platform, python, folder)
+        publish(folder, wheels)
+    return wheels
 
 
 def _pip_download(pins: Iterable[str], platform: str, python: str, wheels: Path) -> None:
@@ -157,27 +185,6 @@ def _pip_download(pins: Iterable[str], platform: str, python: str, wheels: Path)
 def _has_one_python(wheel: str) -> bool:
     _, python, abi, _ = wheel.removesuffix(".whl").rsplit("-", 3)
     return python.startswith("cp") and abi != "abi3"
-
-
-def _pack(wheels: Path, pythons: Sequence[str], target: Path) -> None:
-    """Write the zip: scripts, wheels, and the requirements with the hash of each wheel."""
-    content = {name: (_FOLDER / name).read_bytes() for name in _SCRIPTS}
-    content["pythons.txt"] = "\n".join([*pythons, ""]).encode()
-    hashes: dict[str, list[str]] = {}
-    for path in sorted(wheels.glob("*.whl")):
-        encoded = path.read_bytes()
-        content[f"wheels/{path.name}"] = encoded
-        name, version, *_ = path.name.split("-")
-        hashes.setdefault(f"{name}=={version}", []).append(hashlib.sha256(encoded).hexdigest())
-    lines = [" ".join([pin, *(f"--hash=sha256:{each}" for each in found)]) for pin, found in hashes.items()]
-    content["requirements.txt"] = "\n".join([*lines, ""]).encode()
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, encoded in sorted(content.items()):
-            entry = zipfile.ZipInfo(name, _ZIP_TIME)
-            entry.external_attr = _ZIP_MODE
-            # Wheels are zips themselves.
-            entry.compress_type = zipfile.ZIP_STORED if name.endswith(".whl") else zipfile.ZIP_DEFLATED
-            archive.writestr(entry, encoded)
 
 
 def _own_sources() -> list[Path]:

@@ -9,7 +9,7 @@ from typing import Final
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-__all__ = ["CONSTRAINTS", "ROOT", "installed_closure", "pinned", "requirements_of"]
+__all__ = ["CONSTRAINTS", "ROOT", "installed_closure", "pinned", "publish", "requirements_of"]
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 CONSTRAINTS: Final = ROOT / "constraints.txt"
@@ -56,3 +56,12 @@ def installed_closure(
             variables = {**environment, "extra": extra}
             waiting += [each for each in needed if each.marker is None or each.marker.evaluate(variables)]
     return dict(sorted(found.items()))
+
+
+def publish(folder: Path, target: Path) -> None:
+    """Rename a finished folder into place; where another process was faster, its folder is the same."""
+    try:
+        folder.rename(target)
+    except OSError:
+        if not target.exists():
+            raise
