@@ -23,8 +23,9 @@ EDGE_CONFIG = [
 """The edges.
 
 `Name` is unique, and more than one may stand here. `device_type` LOCAL is a device of yours, which
-`dicomflow edge-install NAME` installs; EC2 is an instance that the stack starts in its VPC. An EC2 edge may have `instance_type` (a Graviton type, t4g.medium),
-`spool_gib` (100), the size of its spool, and `networks` (the VPC's own), a list of the networks that may send to it.
+`dicomflow edge-install NAME` installs; EC2 is an instance that the stack starts in its VPC. An EC2 edge may have
+`instance_type` (a Graviton type, t4g.medium), `spool_gib` (100), the size of its spool, and `networks` (the VPC's own),
+a list of the networks that may send to it.
 """
 
 AHLI_CONFIG = {

@@ -73,7 +73,7 @@ _FIXED: Final = (
     (
         "IEPAurora/iepauroradb/Secret",
         "AwsSolutions-SMG4",
-        "Only the migration and the Query Editor use it, functions prove themselves by IAM; a rotation wakes the engine",
+        "The migration and the Query Editor use it, functions prove themselves by IAM; a rotation wakes the engine",
     ),
     ("IEPAurora/iepauroradb/Secret", "HIPAA.Security-SecretsManagerRotationEnabled", "As AwsSolutions-SMG4"),
     (

@@ -16,7 +16,7 @@ from constructs import Construct
 from infra.bundles import build_bundle, handler_of
 from infra.settings import DeploymentSettings
 
-__all__ = ["PipelineFunction", "WorkQueue", "function_code", "log_retention"]
+__all__ = ["PipelineFunction", "WorkQueue", "function_code", "log_retention", "skips_bundles"]
 
 _BUNDLES: Final = Path(__file__).resolve().parent.parent / "build" / "bundles"
 _RETENTION: Final = {
@@ -55,9 +55,14 @@ def log_retention(settings: DeploymentSettings) -> logs.RetentionDays:
     return _RETENTION[settings.monitoring.log_days]
 
 
+def skips_bundles(scope: Construct) -> bool:
+    """Tell whether this synthesis is for a look at the template only."""
+    return bool(scope.node.try_get_context("bundles") == "skip")
+
+
 def function_code(scope: Construct, name: str) -> tuple[lambda_.Code, str]:
     """Return a function's bundle and what changes when it does; nothing of worth with `--context bundles=skip`."""
-    if scope.node.try_get_context("bundles") == "skip":
+    if skips_bundles(scope):
         return lambda_.Code.from_inline("raise SystemExit('synthesised without bundles')"), "skipped"
     bundle = build_bundle(name, _BUNDLES)
     return lambda_.Code.from_asset(str(bundle)), bundle.name

@@ -23,6 +23,7 @@ from infra.userdata import user_data_lines
 __all__ = ["DIMSE_PORT", "EdgeInstance"]
 
 DIMSE_PORT: Final = 11112
+_PLATFORM: Final = "linux-aarch64"
 _EDGE_TAG: Final = "dicomflow-edge"
 _ROOT_GIB: Final = 16
 _SPOOL_MIB_PER_SECOND: Final = 250
@@ -67,9 +68,8 @@ class EdgeInstance(Construct):
             removal_policy=RemovalPolicy.SNAPSHOT,
         )
         Tags.of(volume).add(_EDGE_TAG, self._device)
-        artifact = artifacts.of("linux-aarch64")
-        role = self._role(landing, artifacts.arn_of("linux-aarch64"), key)
-        template = self._template(edge, settings, landing, volume, artifact.s3_object_url, role)
+        role = self._role(landing, artifacts.arn_of(_PLATFORM), key)
+        template = self._template(edge, settings, landing, volume, artifacts.url_of(_PLATFORM), role)
         self._group_of_one(template, subnet.availability_zone)
 
     def _role(self, landing: LandingBucket, artifact_arn: str, key: kms.IKey) -> iam.Role:

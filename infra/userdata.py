@@ -4,9 +4,10 @@ from typing import Final
 
 __all__ = ["user_data_lines"]
 
-_ARTIFACT: Final = "/opt/dicomflow/artifact"
-_CONFIG: Final = "/etc/dicomflow/edge.toml"
-_SPOOL: Final = "/var/lib/dicomflow"
+# Where dicomflow-edge.service looks for them.
+_PROGRAM: Final = "/opt/dicomflow"
+_SETTINGS: Final = "/etc/dicomflow"
+_WORK: Final = "/var/lib/dicomflow"
 _PYTHON: Final = "python3.13"
 _METADATA: Final = "http://169.254.169.254/latest"
 
@@ -34,24 +35,31 @@ def user_data_lines(
         f"disk=/dev/disk/by-id/nvme-Amazon_Elastic_Block_Store_$(echo {volume_id} | tr -d -)",
         "until [ -e $disk ]; do sleep 1; done",
         "blkid $disk || mkfs.xfs $disk",
-        f"mkdir -p {_SPOOL}",
-        f'grep -q " {_SPOOL} " /etc/fstab || echo "$disk {_SPOOL} xfs defaults,nofail,noatime 0 2" >>/etc/fstab',
-        f"mountpoint -q {_SPOOL} || mount {_SPOOL}",
-        "xfs_growfs -d " + _SPOOL,
+        f"mkdir -p {_WORK}",
+        f'grep -q " {_WORK} " /etc/fstab || echo "$disk {_WORK} xfs defaults,nofail,noatime 0 2" >>/etc/fstab',
+        f"mountpoint -q {_WORK} || mount {_WORK}",
+        "xfs_growfs -d " + _WORK,
         f"dnf install -y {_PYTHON} unzip",
-        f"mkdir -p {_ARTIFACT} $(dirname {_CONFIG})",
+        f"id dicomflow || useradd --system --home-dir {_WORK} --no-create-home --shell /sbin/nologin dicomflow",
+        f"mkdir -p {_PROGRAM} {_SETTINGS}",
         f"aws s3 cp {artifact_url} /tmp/artifact.zip",
-        f"unzip -qo /tmp/artifact.zip -d {_ARTIFACT}",
-        f"cat >{_CONFIG} <<'TOML'",
+        f"unzip -qo /tmp/artifact.zip -d {_PROGRAM}",
+        f"chown dicomflow: {_WORK}",
+        f"runuser -u dicomflow -- sh {_PROGRAM}/python.sh install {_WORK}",
+        f"echo AWS_REGION={region} >{_SETTINGS}/environment",
+        f"chmod 600 {_SETTINGS}/environment",
+        f"cat >{_SETTINGS}/edge.toml <<'TOML'",
         f'name = "{device}"',
         "[dimse]",
         f"port = {port}",
         "[spool]",
-        f'dir = "{_SPOOL}/spool"',
+        f'dir = "{_WORK}/spool"',
         "[delivery]",
         f'store_url = "{store_url}"',
         f'kms_key_id = "{kms_key_id}"',
         f"accelerate = {'true' if accelerate else 'false'}",
         "TOML",
-        f"sh {_ARTIFACT}/install-systemd.sh --config {_CONFIG} --python {_PYTHON}",
+        f"cp {_PROGRAM}/dicomflow-edge.service /etc/systemd/system/",
+        "systemctl daemon-reload",
+        "systemctl enable --now dicomflow-edge",
     ]
