@@ -10,17 +10,18 @@ import random
 import socket
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.synchronize import Barrier
 from typing import Final
 
+from dicomflow.dicom.part10 import encode_file_meta
 from dicomflow.dicom.uids import EXPLICIT_VR_LITTLE_ENDIAN
 from dicomflow.dimse.command import Command, CommandField, Priority, decode_command, encode_command
 from dicomflow.dimse.message import message_parts
 from dicomflow.dimse.pdu import AssociateRequest, ProposedContext, encode_associate_request, encode_release_request
 
-__all__ = ["CT_IMAGE", "Load", "Result", "encode_objects", "send"]
+__all__ = ["CT_IMAGE", "Load", "Result", "encode_files", "encode_objects", "send"]
 
 CT_IMAGE: Final = "1.2.840.10008.5.1.4.1.1.2"
 PDU_BYTES: Final = 16_384
@@ -69,20 +70,7 @@ def encode_objects(load: Load, run: int) -> list[bytes]:
     objects = []
     for number in range(load.count):
         sop = _uid(run, 3, number)
-        data_set = b"".join(
-            (
-                _element(0x0008, 0x0016, b"UI", CT_IMAGE.encode()),
-                _element(0x0008, 0x0018, b"UI", sop),
-                _element(0x0008, 0x0020, b"DA", b"20260101"),
-                _element(0x0008, 0x0060, b"CS", b"CT"),
-                _element(0x0010, 0x0010, b"PN", b"Load^Generated"),
-                _element(0x0010, 0x0020, b"LO", b"LOAD-1"),
-                _element(0x0020, 0x000D, b"UI", _uid(run, 1)),
-                _element(0x0020, 0x000E, b"UI", _uid(run, 2)),
-                _element(0x0020, 0x0013, b"IS", str(number).encode()),
-                _element(0x7FE0, 0x0010, b"OW", pixels),
-            )
-        )
+        data_set = _encode_data_set(run, number, pixels)
         command = encode_command(
             Command(
                 CommandField.C_STORE_RQ,
@@ -95,6 +83,32 @@ def encode_objects(load: Load, run: int) -> list[bytes]:
         )
         objects.append(b"".join(message_parts(1, command, PDU_BYTES, data_set)))
     return objects
+
+
+def encode_files(load: Load) -> Iterator[bytes]:
+    """Yield each object as a Part 10 file."""
+    pixels = random.Random(1).randbytes(load.size_bytes)
+    for number in range(load.count):
+        sop = _uid(1, 3, number).decode()
+        meta = encode_file_meta(CT_IMAGE, sop, EXPLICIT_VR_LITTLE_ENDIAN, "BENCH", "ANY-SCP")
+        yield meta + _encode_data_set(1, number, pixels)
+
+
+def _encode_data_set(run: int, number: int, pixels: bytes) -> bytes:
+    return b"".join(
+        (
+            _element(0x0008, 0x0016, b"UI", CT_IMAGE.encode()),
+            _element(0x0008, 0x0018, b"UI", _uid(run, 3, number)),
+            _element(0x0008, 0x0020, b"DA", b"20260101"),
+            _element(0x0008, 0x0060, b"CS", b"CT"),
+            _element(0x0010, 0x0010, b"PN", b"Load^Generated"),
+            _element(0x0010, 0x0020, b"LO", b"LOAD-1"),
+            _element(0x0020, 0x000D, b"UI", _uid(run, 1)),
+            _element(0x0020, 0x000E, b"UI", _uid(run, 2)),
+            _element(0x0020, 0x0013, b"IS", str(number).encode()),
+            _element(0x7FE0, 0x0010, b"OW", pixels),
+        )
+    )
 
 
 def send(host: str, port: int, load: Load, objects: Sequence[bytes]) -> Result:

@@ -6,11 +6,13 @@ import socket
 import subprocess
 import sys
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from media import write_medium
 
 from dicomflow import samples
 from dicomflow.edge.admission import Admission
@@ -78,7 +80,7 @@ def test_send_folder_reports_counts_asked_and_stored(receiver_with: Any, send: A
     (tmp_path / "study" / "notes.txt").write_text("no DICOM")
     code, document, error = send(receiver_with(), tmp_path / "study", "--associations", associations)
     assert 0 == code, error
-    assert {"asked": 18, "stored": 18, "skipped": 1, "failed": []} == document
+    assert {"asked": 18, "stored": 18, "already": 0, "skipped": 1, "failed": []} == document
 
 
 def test_send_named_file_that_is_no_dicom_fails(receiver_with: Any, send: Any, tmp_path: Path):
@@ -115,3 +117,28 @@ def test_send_illegal_ae_title_is_an_error(receiver_with: Any, send: Any, tmp_pa
         assert 1 == code
         assert 0 == document.get("stored", 0)
         assert "Traceback" not in error
+
+
+def test_send_with_a_journal_goes_on_where_it_was(receiver_with: Any, send: Any, tmp_path: Path):
+    """What the receiver has accepted is not sent again; what is new or has changed is."""
+    paths = samples.write(samples.ct_study(1, series=1, slices=3), tmp_path / "study")
+    port = receiver_with()
+    arguments = (tmp_path / "study", "--journal", tmp_path / "journal")
+    code, document, _ = send(port, *arguments)
+    assert (0, 3, 0) == (code, document["stored"], document["already"])
+    os.utime(paths[0], ns=(1, 1))
+    code, document, _ = send(port, *arguments)
+    assert (0, 1, 2) == (code, document["stored"], document["already"])
+    code, document, error = send(receiver_with(), *arguments)
+    assert (1, {}) == (code, document)
+    assert "is the journal of" in error
+
+
+def test_send_archive_and_medium_sends_what_they_hold(receiver_with: Any, send: Any, tmp_path: Path):
+    """A zip archive and a DICOMDIR are as good as a folder."""
+    paths = samples.write(samples.ct_study(1, series=1, slices=3), tmp_path / "study")
+    with zipfile.ZipFile(tmp_path / "study.zip", "w") as archive:
+        for path in paths:
+            archive.write(path, path.name)
+    code, document, error = send(receiver_with(), tmp_path / "study.zip", write_medium(paths, tmp_path / "medium"))
+    assert (0, 6, 0) == (code, document["stored"], document["skipped"]), error

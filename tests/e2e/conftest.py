@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from dicomflow import samples
-from dicomflow.edge.sender import SendAssociation, read_stored_file
+from dicomflow.edge.sender import SendAssociation
+from dicomflow.edge.sendfiles import read_stored_file
 from dicomflow.errors import DicomflowError
 
 SENDERS = 4

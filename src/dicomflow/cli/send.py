@@ -1,174 +1,165 @@
 """`dicomflow send`: a store SCU with progress."""
 
 import json
-import logging
-import queue
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from dicomflow.edge.sender import Outcome, SendAssociation, StoredFile, plan_associations, read_stored_file
-from dicomflow.errors import DicomflowError, PeerError, PermanentError
+from dicomflow.edge.journal import Journal
+from dicomflow.edge.sender import Outcome
+from dicomflow.edge.sendfiles import Candidate, find_candidates
+from dicomflow.edge.sending import Receiver, Sending, Skipped
+from dicomflow.errors import PermanentError
 
 __all__ = ["send"]
 
 _SHOWN_FAILURES: Final = 20
-_logger = logging.getLogger(__name__)
-_GROUP: Final = 100
+_FILES_AN_ASSOCIATION: Final = 10  # fewer are not worth another association
+_BATCHES_AN_ASSOCIATION: Final = 4
+_MAX_BATCH_FILES: Final = 50
+
+
+@dataclass(slots=True)
+class _Result:
+    """What became of all files."""
+
+    stored: int = 0
+    already: int = 0
+    skipped: int = 0
+    failures: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def asked(self) -> int:
+        return self.stored + self.already + len(self.failures)
 
 
 def send(
     host: Annotated[str, typer.Argument(help="The receiver's host name or address.")],
     port: Annotated[int, typer.Argument(help="The receiver's DIMSE port.", min=1, max=65535)],
-    paths: Annotated[list[Path], typer.Argument(help="Files, or folders that are searched for Part 10 files.")],
+    paths: Annotated[list[Path], typer.Argument(help="Files, folders, zip archives, or a DICOMDIR.")],
     *,
-    associations: Annotated[int, typer.Option(help="How many associations to keep busy.", min=1, max=64)] = 1,
+    associations: Annotated[int, typer.Option(help="How many associations to use at most.", min=1, max=64)] = 4,
     calling_ae_title: Annotated[str, typer.Option(help="Our AE title.")] = "DICOMFLOW",
     called_ae_title: Annotated[str, typer.Option(help="The receiver's AE title.")] = "ANY-SCP",
     timeout_seconds: Annotated[float, typer.Option(help="How long to wait for the receiver.", min=0.1)] = 60.0,
+    retries: Annotated[
+        int, typer.Option(help="How often a file is tried again when its association breaks.", min=0)
+    ] = 3,
+    journal: Annotated[
+        Path | None,
+        typer.Option(help="A file that notes what was accepted; with it a send that was interrupted goes on."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Send DICOM files to a receiver over DIMSE.
 
-    Objects are sent in the transfer syntax they are stored in. Exits 1 if anything was not stored by the receiver.
+    Folders are searched for Part 10 files, archives are not unpacked to disk but for large members, and of a DICOMDIR
+    the files that it lists are sent. Objects go in the transfer syntax they are stored in. Exits 1 if anything was not
+    stored by the receiver.
+
+    dicomflow send pacs.example 11112 ~/study --called-ae-title ARCHIVE
+
+    dicomflow send 127.0.0.1 11112 old-archive.zip --journal old-archive.journal
     """
-    files, unreadable, skipped = _collect(paths)
-    if not files and not unreadable:
-        raise PermanentError("no DICOM Part 10 file among the paths; nothing to send")
-    sender = _Sender(host, port, calling_ae_title, called_ae_title, timeout_seconds)
+    candidates = list(find_candidates(paths))
+    noted = Journal(journal, f"{host} {port} {called_ae_title}") if journal is not None else None
+    result = _Result()
     show = not as_json and sys.stderr.isatty()
-    with _progress(disable=not show) as progress:
-        task = progress.add_task("sending", total=sum(file.bytes for file in files))
-        outcomes = sender.run(files, associations, lambda file: progress.advance(task, file.bytes))
-    failures = [(str(path), reason) for path, reason in unreadable]
-    failures += [(str(each.file.path), each.reason) for each in outcomes if not each.is_stored]
-    stored = sum(each.is_stored for each in outcomes)
-    if as_json:
-        document = {
-            "asked": len(files) + len(unreadable),
-            "stored": stored,
-            "skipped": skipped,
-            "failed": [{"path": path, "reason": reason} for path, reason in failures],
-        }
-        typer.echo(json.dumps(document, indent=2))
-    else:
-        _print_summary(len(files) + len(unreadable), stored, skipped, failures)
-    if failures:
+    with ExitStack() as stack:
+        if noted is not None:
+            stack.callback(noted.close)
+        todo = [each for each in candidates if noted is None or not noted.has(each)]
+        result.already = len(candidates) - len(todo)
+        advance = _show_progress(stack, sum(each.bytes for each in todo)) if show else lambda _size: None
+        most = min(associations, -(-len(todo) // _FILES_AN_ASSOCIATION)) or 1
+        sending = Sending(
+            Receiver(host, port, calling_ae_title, called_ae_title, timeout_seconds),
+            lambda candidate, became: _take(result, noted, advance, candidate, became),
+            associations=most,
+            retries=retries,
+            batch_files=max(1, min(_MAX_BATCH_FILES, len(todo) // (most * _BATCHES_AN_ASSOCIATION))),
+        )
+        sending.run(todo)
+    if not result.asked:
+        raise PermanentError("no DICOM Part 10 file among the paths; nothing to send")
+    _print(result, as_json=as_json)
+    if result.failures:
         raise typer.Exit(1)
 
 
-class _Sender:
-    """Sends files over several associations at once; `_lock` guards the outcomes."""
-
-    def __init__(self, host: str, port: int, calling: str, called: str, timeout_seconds: float) -> None:
-        self._host = host
-        self._port = port
-        self._calling = calling
-        self._called = called
-        self._timeout_seconds = timeout_seconds
-        self._outcomes: list[Outcome] = []
-        self._lock = threading.Lock()
-
-    def run(self, files: list[StoredFile], associations: int, advance: Callable[[StoredFile], None]) -> list[Outcome]:
-        """Send all files and return an outcome for each."""
-        groups: queue.SimpleQueue[list[StoredFile]] = queue.SimpleQueue()
-        share = min(_GROUP, -(-len(files) // associations)) if associations > 1 else len(files)
-        for start in range(0, len(files), share or 1):
-            for group in plan_associations(files[start : start + share]):
-                groups.put(group)
-        threads = [threading.Thread(target=self._send_groups, args=(groups, advance)) for _ in range(associations)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        ended = {id(outcome.file) for outcome in self._outcomes}
-        return self._outcomes + [Outcome(file, None, "not sent") for file in files if id(file) not in ended]
-
-    def _send_groups(
-        self, groups: "queue.SimpleQueue[list[StoredFile]]", advance: Callable[[StoredFile], None]
-    ) -> None:
-        while True:
-            try:
-                group = groups.get_nowait()
-            except queue.Empty:
-                return
-            try:
-                for outcome in self._send_group(group):
-                    with self._lock:
-                        self._outcomes.append(outcome)
-                    advance(outcome.file)
-            except Exception:
-                # A thread's boundary: the group's files without an outcome are reported as not sent.
-                _logger.exception("send_failed")
-
-    def _send_group(self, group: list[StoredFile]) -> Iterator[Outcome]:
-        """Yield an outcome for each file; what an association that broke off left unsent has its reason."""
-        pairs = list(dict.fromkeys((file.meta.sop_class_uid, file.meta.transfer_syntax_uid) for file in group))
-        sent = 0
-        try:
-            with SendAssociation(
-                self._host,
-                self._port,
-                pairs,
-                calling_ae_title=self._calling,
-                called_ae_title=self._called,
-                timeout_seconds=self._timeout_seconds,
-            ) as association:
-                for file in group:
-                    outcome = association.store(file)
-                    sent += 1
-                    yield outcome
-        except (DicomflowError, OSError) as error:
-            for file in group[sent:]:
-                yield Outcome(file, None, str(error))
+def _take(
+    result: _Result,
+    journal: Journal | None,
+    advance: Callable[[int], Any],
+    candidate: Candidate,
+    became: Outcome | Skipped,
+) -> None:
+    """Count what became of a file, and note it when the receiver has it."""
+    advance(candidate.bytes)
+    if isinstance(became, Skipped):
+        if became.is_failure:
+            result.failures.append((candidate.name, became.reason))
+        else:
+            result.skipped += 1
+    elif became.is_stored:
+        result.stored += 1
+        if journal is not None:
+            journal.add(candidate, became.file.meta.sop_instance_uid)
+    else:
+        result.failures.append((candidate.name, became.reason))
 
 
-def _collect(paths: list[Path]) -> tuple[list[StoredFile], list[tuple[Path, str]], int]:
-    """Return the files to send, what was named and cannot be sent, and how many others folders held."""
-    files: list[StoredFile] = []
-    unreadable: list[tuple[Path, str]] = []
-    skipped = 0
-    for path in paths:
-        is_folder = path.is_dir()
-        for candidate in sorted(each for each in path.rglob("*") if each.is_file()) if is_folder else [path]:
-            try:
-                files.append(read_stored_file(candidate))
-            except PeerError as error:
-                if is_folder:
-                    skipped += 1
-                else:
-                    unreadable.append((candidate, str(error)))
-            except OSError as error:
-                unreadable.append((candidate, error.strerror or str(error)))
-    return files, unreadable, skipped
-
-
-def _progress(*, disable: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-        disable=disable,
+def _show_progress(stack: ExitStack, total_bytes: int) -> Callable[[int], None]:
+    """Show a bar with speed and time left, for a terminal."""
+    from rich.console import Console  # noqa: PLC0415  # a pipe needs none of it, and starts sooner
+    from rich.progress import (  # noqa: PLC0415  # as above
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
     )
 
-
-def _print_summary(asked: int, stored: int, skipped: int, failures: list[tuple[str, str]]) -> None:
-    console = Console(soft_wrap=True)
-    console.print(
-        f"{stored} of {asked} stored" + (f", {skipped} files that are no DICOM skipped" if skipped else ""),
-        highlight=False,
+    progress = stack.enter_context(
+        Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
     )
+    task = progress.add_task("sending", total=total_bytes)
+    return lambda size_bytes: progress.advance(task, size_bytes)
+
+
+def _print(result: _Result, *, as_json: bool) -> None:
+    failures = sorted(result.failures)
+    if as_json:
+        document = {
+            "asked": result.asked,
+            "stored": result.stored,
+            "already": result.already,
+            "skipped": result.skipped,
+            "failed": [{"path": path, "reason": reason} for path, reason in failures],
+        }
+        typer.echo(json.dumps(document, indent=2))
+        return
+    parts = [f"{result.stored} of {result.asked} stored"]
+    if result.already:
+        parts.append(f"{result.already} were accepted before")
+    if result.skipped:
+        parts.append(f"{result.skipped} files that are no instances skipped")
+    typer.echo(", ".join(parts))
     for path, reason in failures[:_SHOWN_FAILURES]:
-        console.print(f"failed: {path}: {reason}", highlight=False, markup=False)
+        typer.echo(f"failed: {path}: {reason}")
     if len(failures) > _SHOWN_FAILURES:
-        console.print(f"and {len(failures) - _SHOWN_FAILURES} more; --json lists all", highlight=False)
+        typer.echo(f"and {len(failures) - _SHOWN_FAILURES} more; --json lists all")

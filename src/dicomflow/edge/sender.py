@@ -4,17 +4,13 @@ Objects are sent as they are stored: the transfer syntax of the file is the one 
 mapped, not read, so an object's size costs no memory.
 """
 
-import mmap
-import os
+import contextlib
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Final, Self
 
-from dicomflow.dicom.part10 import FileMeta, decode_file_meta
-from dicomflow.dicom.scan import Identity, read_identity, scan
-from dicomflow.dicom.uids import VERIFICATION, is_usable, strip_padding
+from dicomflow.dicom.uids import VERIFICATION
 from dicomflow.dimse.command import Command, CommandField, Priority, encode_command
 from dicomflow.dimse.events import (
     AssociationAborted,
@@ -27,27 +23,21 @@ from dicomflow.dimse.events import (
 )
 from dicomflow.dimse.items import Role
 from dicomflow.dimse.message import MAX_SENT_PDU_BYTES
-from dicomflow.dimse.pdu import MAX_CONTEXTS, AbortSource, AssociateRequest, ProposedContext
+from dicomflow.dimse.pdu import AbortSource, AssociateRequest, ProposedContext
 from dicomflow.dimse.requestor import Requestor, RequestorState
 from dicomflow.dimse.status import AbortReason, Status
-from dicomflow.errors import PeerError, PermanentError, TransientError
+from dicomflow.edge.sendfiles import StoredFile
+from dicomflow.errors import PermanentError, TransientError
 
-__all__ = ["Outcome", "SendAssociation", "StoredFile", "plan_associations", "read_stored_file"]
+__all__ = ["Outcome", "SendAssociation"]
 
-_HEAD_BYTES: Final = 8 << 10
 _RECEIVE_BYTES: Final = 64 << 10
 _MAX_BUFFERS: Final = 512  # below the 1,024 that Linux takes in a call
 _MAX_MESSAGE_ID: Final = 0xFFFF
+# Set again before each receive, since the kernel clears it: a receiver that leaves Nagle's algorithm on, as DCMTK's
+# does, sends the second half of its response when we have acknowledged the first.
+_QUICKACK: Final[int | None] = getattr(socket, "TCP_QUICKACK", None)
 _WARNINGS: Final = frozenset({0x0001, 0x0107, 0x0116})
-
-
-@dataclass(frozen=True, slots=True)
-class StoredFile:
-    """A Part 10 file that can be sent."""
-
-    path: Path
-    meta: FileMeta
-    bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,53 +54,6 @@ class Outcome:
         return self.status is not None and (
             self.status == Status.SUCCESS or self.status in _WARNINGS or self.status >> 12 == 0xB
         )
-
-
-def read_stored_file(path: Path) -> StoredFile:
-    """Read a file's meta information, and of its data set what the command must agree with.
-
-    The SOP Class and SOP Instance UID of a C-STORE are those of the data set (PS3.7 9.3.1.1). Where the file meta
-    information names others, as after a careless copy, the data set's are taken.
-
-    Raises:
-        PeerError: it is no Part 10 file, or names no SOP class and instance.
-        OSError: it cannot be read.
-    """
-    with path.open("rb") as file:
-        head = file.read(_HEAD_BYTES)
-        meta = decode_file_meta(head)
-        size = os.fstat(file.fileno()).st_size
-        try:
-            found = scan(head[meta.data_set_offset :], meta.transfer_syntax_uid, complete=size <= _HEAD_BYTES)
-            if not isinstance(found, Identity):
-                file.seek(meta.data_set_offset)
-                found = read_identity(file, meta.transfer_syntax_uid)
-        except PeerError:
-            found = Identity(None, None, None, None)  # the receiver is to judge it
-    sop_class_uid = strip_padding(found.sop_class_uid or b"")
-    sop_instance_uid = strip_padding(found.sop_instance_uid or b"")
-    meta = replace(
-        meta,
-        sop_class_uid=sop_class_uid if is_usable(sop_class_uid) else meta.sop_class_uid,
-        sop_instance_uid=sop_instance_uid if is_usable(sop_instance_uid) else meta.sop_instance_uid,
-    )
-    if not is_usable(meta.sop_class_uid) or not is_usable(meta.sop_instance_uid):
-        raise PeerError("file meta information names no SOP Class UID and SOP Instance UID")
-    return StoredFile(path, meta, size)
-
-
-def plan_associations(files: Sequence[StoredFile]) -> list[list[StoredFile]]:
-    """Group files so that each group needs at most 128 presentation contexts (PS3.8 9.3.2.2)."""
-    groups: list[list[StoredFile]] = []
-    pairs: set[tuple[str, str]] = set()
-    for file in files:
-        pair = (file.meta.sop_class_uid, file.meta.transfer_syntax_uid)
-        if not groups or (pair not in pairs and len(pairs) >= MAX_CONTEXTS):
-            groups.append([])
-            pairs = set()
-        pairs.add(pair)
-        groups[-1].append(file)
-    return groups
 
 
 class SendAssociation:
@@ -137,6 +80,7 @@ class SendAssociation:
             ProposedContext(2 * index + 1, abstract_syntax, (transfer_syntax,))
             for index, (abstract_syntax, transfer_syntax) in enumerate(pairs)
         )
+        self._proposed = frozenset(pairs)
         self._address = (host, port)
         self._timeout_seconds = timeout_seconds
         self._requestor = Requestor(
@@ -214,33 +158,61 @@ class SendAssociation:
                 return self._await_response()
         raise PermanentError(f"the peer accepts no presentation context for {abstract_syntax}")
 
+    def covers(self, pairs: Iterable[tuple[str, str]]) -> bool:
+        """Tell whether all of these SOP classes and transfer syntaxes were proposed, accepted or not."""
+        return self._proposed.issuperset(pairs)
+
     def store(self, file: StoredFile) -> Outcome:
         """C-STORE one file and wait for its response (PS3.7 9.1.1); one that cannot be read has its own outcome."""
+        return next(self.store_all([file]))
+
+    def store_all(self, files: Iterable[StoredFile]) -> Iterator[Outcome]:
+        """C-STORE files one after the other, in order; the next one is opened while the peer works on the last."""
+        under_way: StoredFile | None = None
+        with contextlib.ExitStack() as opened:
+            for file in files:
+                ready = self._open(file, opened)
+                if under_way is not None:
+                    yield self._finish(under_way)
+                    under_way = None
+                if isinstance(ready, Outcome):
+                    yield ready
+                    continue
+                context_id, data_set = ready
+                self._requestor.send(context_id, self._encode_store(file), data_set)
+                self._send()
+                del ready, data_set
+                opened.close()
+                under_way = file
+            if under_way is not None:
+                yield self._finish(under_way)
+
+    def _open(self, file: StoredFile, opened: contextlib.ExitStack) -> tuple[int, memoryview] | Outcome:
         meta = file.meta
         context_id = self._contexts.get((meta.sop_class_uid, meta.transfer_syntax_uid))
         if context_id is None:
             reason = f"the peer accepts no context for {meta.sop_class_uid} in {meta.transfer_syntax_uid}"
             return Outcome(file, None, reason)
-        command = Command(
-            CommandField.C_STORE_RQ,
-            message_id=self._next_message_id(),
-            affected_sop_class_uid=meta.sop_class_uid.encode("ascii"),
-            affected_sop_instance_uid=meta.sop_instance_uid.encode("ascii"),
-            priority=Priority.MEDIUM,
-            data_set_type=1,
-        )
         try:
-            opened = file.path.open("rb")
-        except OSError as error:
-            return Outcome(file, None, f"cannot be read: {error.strerror}")
-        with (
-            opened,
-            mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
-            memoryview(mapped) as whole,
-            whole[meta.data_set_offset :] as data_set,
-        ):
-            self._requestor.send(context_id, encode_command(command), data_set)
-            self._send()
+            return context_id, opened.enter_context(file.data_set())
+        except (OSError, ValueError) as error:  # ValueError: it has become empty, and cannot be mapped
+            return Outcome(file, None, f"cannot be read: {getattr(error, 'strerror', None) or error}")
+        except PermanentError as error:
+            return Outcome(file, None, str(error))
+
+    def _encode_store(self, file: StoredFile) -> bytes:
+        return encode_command(
+            Command(
+                CommandField.C_STORE_RQ,
+                message_id=self._next_message_id(),
+                affected_sop_class_uid=file.meta.sop_class_uid.encode("ascii"),
+                affected_sop_instance_uid=file.meta.sop_instance_uid.encode("ascii"),
+                priority=Priority.MEDIUM,
+                data_set_type=1,
+            )
+        )
+
+    def _finish(self, file: StoredFile) -> Outcome:
         status = self._await_response()
         return Outcome(file, status, "" if status == Status.SUCCESS else f"status {status:04X}H{self._comment}")
 
@@ -276,6 +248,8 @@ class SendAssociation:
         """Yield the events of one receive; the end of the association is an error."""
         assert self._connection is not None
         try:
+            if _QUICKACK is not None:
+                self._connection.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
             received = self._connection.recv_into(self._buffer)
         except OSError as error:
             raise TransientError(f"no answer: {error.strerror or error}") from error
@@ -291,12 +265,14 @@ class SendAssociation:
     def _send(self) -> None:
         assert self._connection is not None
         parts = self._requestor.parts_to_send()
-        try:
-            for start in range(0, len(parts), _MAX_BUFFERS):
-                _send_all(self._connection, parts[start : start + _MAX_BUFFERS])
-        except OSError as error:
-            parts.clear()  # lets go of the mapped file, which the caller closes next
-            raise TransientError(f"cannot send: {error.strerror or error}") from error
+        while parts:
+            chunk, parts = parts[:_MAX_BUFFERS], parts[_MAX_BUFFERS:]
+            try:
+                _send_all(self._connection, chunk)
+            except OSError as error:
+                parts.clear()  # they and the chunk hold the mapped file, which the caller closes next
+                chunk.clear()
+                raise TransientError(f"cannot send: {error.strerror or error}") from error
 
 
 def _send_all(connection: socket.socket, parts: list[bytes | memoryview]) -> None:

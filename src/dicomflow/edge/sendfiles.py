@@ -1,0 +1,212 @@
+"""What is to be sent: files, folders, zip archives and the files that a DICOMDIR names, found and read one by one.
+
+A file's head is read once; a small file is kept from that, a large one is mapped when it is sent, and a member of an
+archive is unpacked then.
+"""
+
+import contextlib
+import mmap
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from dicomflow.dicom.part10 import FileMeta, decode_file_meta
+from dicomflow.dicom.scan import Identity, read_identity, scan
+from dicomflow.dicom.uids import is_usable, strip_padding
+from dicomflow.errors import PeerError, PermanentError
+
+__all__ = ["Candidate", "StoredFile", "find_candidates", "read_stored_file"]
+
+_HEAD_BYTES: Final = 16 << 10
+_MAPPED_FROM_BYTES: Final = 1 << 20
+# PS3.10 8: the directory of a medium; it is no instance, and no receiver takes it.
+_MEDIA_STORAGE_DIRECTORY: Final = "1.2.840.10008.1.3.10"
+_OPEN_ARCHIVES: Final = 8
+
+_Content = bytes | None  # the fields of a file have a name like this
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """Something that may be sent: a file, or the member of a zip archive; `is_named` when the caller named it."""
+
+    path: Path
+    bytes: int
+    modified_ns: int
+    member: str | None = None
+    is_named: bool = False
+
+    @property
+    def name(self) -> str:
+        """How it is shown."""
+        return str(self.path) if self.member is None else f"{self.path}!{self.member}"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A Part 10 file that can be sent; `content` is the whole of a small one."""
+
+    path: Path
+    meta: FileMeta
+    bytes: int
+    member: str | None = None
+    content: _Content = field(default=None, repr=False)
+
+    @contextlib.contextmanager
+    def data_set(self) -> Iterator[memoryview]:
+        """Give the encoded data set; raises `OSError` or `PermanentError` when it cannot be read."""
+        if self.content is not None:
+            yield memoryview(self.content)[self.meta.data_set_offset :]
+        elif self.member is None and self.bytes < _MAPPED_FROM_BYTES:
+            yield memoryview(self.path.read_bytes())[self.meta.data_set_offset :]
+        else:
+            with (
+                self._opened() as file,
+                mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+                memoryview(mapped) as whole,
+                whole[self.meta.data_set_offset :] as data_set,
+            ):
+                yield data_set
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[BinaryIO]:
+        if self.member is None:
+            with self.path.open("rb") as file:
+                yield file
+            return
+        # Unpacked beside nothing: the file has no name, and goes with its last user.
+        with tempfile.TemporaryFile() as unpacked:
+            with _reading(self.path, self.member) as packed:
+                shutil.copyfileobj(packed, unpacked, _MAPPED_FROM_BYTES)
+            unpacked.flush()
+            yield unpacked
+
+
+def find_candidates(paths: Sequence[Path]) -> Iterator[Candidate]:
+    """Yield what the paths lead to, in order: files themselves, what folders and archives hold, what a DICOMDIR names.
+
+    Raises:
+        OSError: a path cannot be read.
+        PermanentError: an archive or a DICOMDIR that was named is none.
+    """
+    for path in paths:
+        if path.is_dir():
+            yield from _of_folder(path)
+        elif path.suffix.lower() == ".zip":
+            yield from _of_archive(path)
+        elif path.name.upper() == "DICOMDIR":
+            yield from _of_directory(path)
+        else:
+            found = path.stat()
+            yield Candidate(path, found.st_size, found.st_mtime_ns, is_named=True)
+
+
+def read_stored_file(path: Path, member: str | None = None) -> StoredFile:
+    """Read a file's meta information, and of its data set what the command must agree with.
+
+    The SOP Class and SOP Instance UID of a C-STORE are those of the data set (PS3.7 9.3.1.1). Where the file meta
+    information names others, as after a careless copy, the data set's are taken.
+
+    Raises:
+        PeerError: it is no Part 10 file, or names no SOP class and instance, or is a DICOMDIR.
+        OSError: it cannot be read.
+        PermanentError: it is in an archive that cannot be read.
+    """
+    with path.open("rb", buffering=0) if member is None else _reading(path, member) as file:
+        head = file.read(_HEAD_BYTES)
+        size = os.fstat(file.fileno()).st_size if member is None else _info(path, member).file_size
+        meta = decode_file_meta(head)
+        try:
+            found = scan(head[meta.data_set_offset :], meta.transfer_syntax_uid, complete=size <= len(head))
+            if not isinstance(found, Identity):
+                file.seek(meta.data_set_offset)
+                found = read_identity(file, meta.transfer_syntax_uid)
+        except PeerError:
+            found = Identity(None, None, None, None)  # the receiver is to judge it
+    sop_class_uid = strip_padding(found.sop_class_uid or b"")
+    sop_instance_uid = strip_padding(found.sop_instance_uid or b"")
+    meta = replace(
+        meta,
+        sop_class_uid=sop_class_uid if is_usable(sop_class_uid) else meta.sop_class_uid,
+        sop_instance_uid=sop_instance_uid if is_usable(sop_instance_uid) else meta.sop_instance_uid,
+    )
+    if meta.sop_class_uid == _MEDIA_STORAGE_DIRECTORY:
+        raise PeerError("a DICOMDIR is no instance; name it to send the files that it lists")
+    if not is_usable(meta.sop_class_uid) or not is_usable(meta.sop_instance_uid):
+        raise PeerError("file meta information names no SOP Class UID and SOP Instance UID")
+    return StoredFile(path, meta, size, member, head if len(head) == size else None)
+
+
+def _of_folder(folder: Path) -> Iterator[Candidate]:
+    for parent, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            path = Path(parent, name)
+            found = path.stat()
+            yield Candidate(path, found.st_size, found.st_mtime_ns)
+
+
+def _of_archive(path: Path) -> Iterator[Candidate]:
+    modified_ns = path.stat().st_mtime_ns
+    for info in _open_archive(path).infolist():
+        if not info.is_dir():
+            yield Candidate(path, info.file_size, modified_ns, info.filename)
+
+
+def _of_directory(path: Path) -> Iterator[Candidate]:
+    """Yield the files that a DICOMDIR's records reference (PS3.3 F.3), each as if it were named."""
+    from pydicom import dcmread  # noqa: PLC0415  # dear, and seldom needed
+    from pydicom.errors import InvalidDicomError  # noqa: PLC0415  # as above
+
+    try:
+        records = dcmread(path, specific_tags=["DirectoryRecordSequence"]).get("DirectoryRecordSequence", [])
+    except InvalidDicomError as error:
+        raise PermanentError(f"{path} is no DICOMDIR") from error
+    for record in records:
+        name = record.get("ReferencedFileID")
+        if name is not None:
+            parts = [name] if isinstance(name, str) else list(name)
+            file = _on_medium(path.parent, parts)
+            try:
+                found = file.stat()
+                size, modified_ns = found.st_size, found.st_mtime_ns
+            except OSError:
+                size = modified_ns = 0  # it is missing, which its reader says
+            yield Candidate(file, size, modified_ns, is_named=True)
+
+
+def _on_medium(root: Path, parts: Sequence[str]) -> Path:
+    """Return a file of a medium; copies of media are often in lower case."""
+    for spelt in (parts, [part.lower() for part in parts]):
+        path = root.joinpath(*spelt)
+        if path.is_relative_to(root) and path.is_file():
+            return path
+    return root.joinpath(*(part.replace("/", "_") for part in parts if part not in {"..", "/"}))
+
+
+@contextlib.contextmanager
+def _reading(path: Path, member: str) -> Iterator[BinaryIO]:
+    try:
+        with _open_archive(path).open(member) as file:
+            yield file  # type: ignore[misc]  # an IO[bytes], which has what we use of a BinaryIO
+    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:
+        raise PermanentError(f"{path} does not give {member}: {error}") from error
+
+
+def _info(path: Path, member: str) -> zipfile.ZipInfo:
+    return _open_archive(path).getinfo(member)
+
+
+@lru_cache(maxsize=_OPEN_ARCHIVES)
+def _open_archive(path: Path) -> zipfile.ZipFile:
+    """Open an archive once; a ZipFile may be read by several threads."""
+    try:
+        return zipfile.ZipFile(path)
+    except zipfile.BadZipFile as error:
+        raise PermanentError(f"{path} is no zip archive") from error
