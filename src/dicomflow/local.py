@@ -6,9 +6,9 @@ stand-in here; every stage is the one that runs there.
 
 import json
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -61,13 +61,14 @@ _REFUSE_BELOW_BYTES: Final = 256 << 20
 
 @dataclass(frozen=True, slots=True)
 class LocalSettings:
-    """What the command `local` is given; ports may be 0 for any free one."""
+    """What the command `local` is given; ports may be 0 for any free one, `issuers` are the pipeline's setting."""
 
     data: Path
     port: int
     http_port: int
     quiet_seconds: float
     database_url: str | None = None
+    issuers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,7 @@ class Local:
         data = settings.data.absolute()
         data.mkdir(parents=True, exist_ok=True)
         self._http_port = settings.http_port
+        self._issuers = settings.issuers
         self._database_url = settings.database_url or f"sqlite:///{quote(str(data / 'catalog.db'))}"
         self._store = LocalStore(data / "objects", mkdir=True)
         self._engine = create_engine_for(self._database_url)
@@ -157,6 +159,7 @@ class Local:
             start_rate=_STARTS_PER_SECOND,
             import_enabled=True,
             enqueue=self._queues.enqueue,
+            issuers=self._issuers,
             clock=_now,
             metrics=metrics,
         )

@@ -17,7 +17,7 @@ from dicomflow.edge.settings import DeliverySettings
 from dicomflow.errors import PermanentError, TransientError
 from dicomflow.manifest import MANIFEST_PREFIX
 
-__all__ = ["build_store", "check_store", "local_root"]
+__all__ = ["build_store", "check_store", "describe_refusal", "local_root"]
 
 # A part of 8 MiB at 1 Mbit/s takes 68 s, and several share the line: the default of 30 s would let none through.
 _REQUEST_TIMEOUT: Final = timedelta(minutes=15)
@@ -61,8 +61,10 @@ _CAUSE: Final = re.compile(
 )
 
 
-def build_store(settings: DeliverySettings) -> ObjectStore:
+def build_store(settings: DeliverySettings, *, is_patient: bool = True) -> ObjectStore:
     """Build the store that `store_url` names: `s3://bucket[/prefix]` or `file:///folder`.
+
+    One that is not patient gives up after seconds and tries nothing twice: somebody waits for its answer.
 
     Raises:
         PermanentError: the URL is of neither kind, the folder cannot be made, or the CA certificate cannot be read.
@@ -73,6 +75,8 @@ def build_store(settings: DeliverySettings) -> ObjectStore:
             return LocalStore(root, mkdir=True)
         except Exception as error:
             raise PermanentError(f"cannot open the object folder {root}: {error}") from error
+    if not is_patient:
+        return _build_s3(settings, _CHECK_TIMEOUT, 0)
     return _build_s3(settings, _REQUEST_TIMEOUT, _MAX_RETRIES)
 
 
@@ -99,6 +103,15 @@ def check_store(settings: DeliverySettings, edge: str) -> None:
     # An edge needs no permission to delete; without it the one empty object stays.
     with contextlib.suppress(Exception):
         obstore.delete(store, key)
+
+
+def describe_refusal(error: Exception) -> str:
+    """Return S3's code with what to do, or the first of obstore's many lines with the cause that the others tell."""
+    code, first = _code_of(error), _first_line(error)
+    if code:
+        return f"{code}{_ADVICE.get(code, '')}"
+    cause = _CAUSE.search(str(error))
+    return f"{first} ({cause[0]})" if cause else first
 
 
 def local_root(store_url: str) -> Path | None:
@@ -162,12 +175,16 @@ def _client_options(settings: DeliverySettings, timeout: timedelta) -> dict[str,
 
 def _describe(store_url: str, error: Exception) -> PermanentError | TransientError:
     """Say in one line what a store's refusal means to the one who installs the edge."""
+    if _code_of(error) in _WRONG_CODES:
+        return PermanentError(f"the store {store_url} refuses what an edge must do: {describe_refusal(error)}")
+    return TransientError(f"the store {store_url} cannot be used now: {describe_refusal(error)}")
+
+
+def _code_of(error: Exception) -> str:
+    found = _CODE.search(str(error))
+    return "PermanentRedirect" if _BARE_REDIRECT in _first_line(error) else found[1] if found else ""
+
+
+def _first_line(error: Exception) -> str:
     text = str(error)
-    first = text.splitlines()[0] if text else type(error).__name__
-    found = _CODE.search(text)
-    code = "PermanentRedirect" if _BARE_REDIRECT in first else found[1] if found else ""
-    if code in _WRONG_CODES:
-        return PermanentError(f"the store {store_url} refuses what an edge must do: {code}{_ADVICE.get(code, '')}")
-    cause = _CAUSE.search(text)
-    reason = code or (f"{first} ({cause[0]})" if cause else first)
-    return TransientError(f"the store {store_url} cannot be used now: {reason}")
+    return text.splitlines()[0] if text else type(error).__name__
