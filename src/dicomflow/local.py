@@ -41,7 +41,7 @@ from dicomflow.pipeline.metrics import PrometheusMetrics, register_silences
 from dicomflow.pipeline.wakeups import DRIVE_QUEUE
 from dicomflow.pipeline.worker import LocalQueues, run
 
-__all__ = ["BuildConsole", "Local", "LocalSettings"]
+__all__ = ["BuildConsole", "Local", "LocalSettings", "edge_settings"]
 
 BuildConsole = Callable[[Engine, ObjectStore, Callable[[], None], Callable[[], str]], Starlette]
 """Makes the operators' pages from catalog, store, what wakes the pipeline, and what reads the metrics."""
@@ -93,6 +93,20 @@ def _engine_of(database_url: str) -> Engine:
     return create_engine_for(database_url)
 
 
+def edge_settings(settings: LocalSettings) -> EdgeSettings:
+    """Return the settings of the edge in a local system."""
+    data = settings.data.absolute()
+    return EdgeSettings(
+        name=_EDGE_NAME,
+        http_port=None,
+        dimse=DimseSettings(port=settings.port),
+        spool=SpoolSettings(
+            dir=data / "spool", slow_below_bytes=_SLOW_BELOW_BYTES, refuse_below_bytes=_REFUSE_BELOW_BYTES
+        ),
+        delivery=DeliverySettings(store_url=(data / "objects").as_uri(), quiet_seconds=settings.quiet_seconds),
+    )
+
+
 class Local:
     """The whole system; `start`, then `stop`. Data under `settings.data` outlives it."""
 
@@ -106,17 +120,7 @@ class Local:
         self._engine = create_engine_for(self._database_url)
         self._queues = LocalQueues(self._engine, _now, _VISIBILITY_SECONDS)
         self._supervisor = Supervisor(
-            EdgeSettings(
-                name=_EDGE_NAME,
-                http_port=None,
-                dimse=DimseSettings(port=settings.port),
-                spool=SpoolSettings(
-                    dir=data / "spool", slow_below_bytes=_SLOW_BELOW_BYTES, refuse_below_bytes=_REFUSE_BELOW_BYTES
-                ),
-                delivery=DeliverySettings(store_url=(data / "objects").as_uri(), quiet_seconds=settings.quiet_seconds),
-            ),
-            LogSettings.of_this_process(),
-            Notifier(self._database_url),
+            edge_settings(settings), LogSettings.of_this_process(), Notifier(self._database_url)
         )
         self._simulator = create_app(
             SimulatorSettings(state_path=data / "healthimaging.db"), {BUCKET: self._store}, self._deliver_event, _now
