@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import mmap
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ from typing import Final
 __all__ = ["PEERS", "Peer", "is_installed", "running"]
 
 _START_SECONDS: Final = 30
+_WARM_BYTES: Final = 1000 << 20
 _NO_STORE: Final = {
     "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
     "AWS_ACCESS_KEY_ID": "none",
@@ -104,7 +106,9 @@ def running(peer: Peer, base: Path) -> Iterator[tuple[int, int]]:
     """Start a receiver and yield its port and process id.
 
     Its folder is left for the caller: files deleted here would slow down the next receiver's (ext4 steps over inodes
-    that were deleted seconds ago). What earlier receivers wrote is on disk before this one starts.
+    that were deleted seconds ago). What earlier receivers wrote is on disk before this one starts, and as much memory
+    as a run fills has been in use a moment ago: a virtual machine's host takes back memory that lies free, and hands
+    a page out again at many times the cost of writing it.
     """
     os.sync()
     folder = Path(tempfile.mkdtemp(prefix="receiver-", dir=base))
@@ -120,6 +124,7 @@ def running(peer: Peer, base: Path) -> Iterator[tuple[int, int]]:
     )
     try:
         _await_port(port, process)
+        _warm_memory()
         yield port, process.pid
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -129,6 +134,11 @@ def running(peer: Peer, base: Path) -> Iterator[tuple[int, int]]:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def _warm_memory() -> None:
+    with mmap.mmap(-1, _WARM_BYTES) as memory:
+        memory[:: mmap.PAGESIZE] = bytes([1]) * (_WARM_BYTES // mmap.PAGESIZE)
 
 
 def _free_port() -> int:

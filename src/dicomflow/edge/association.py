@@ -93,7 +93,7 @@ class Association:
         self._is_marked = False
         self._stored = self._stored_bytes = self._refused = 0
         self._started_at = self._artim_started_at = time.monotonic()
-        self._is_ending = self._is_logged = False
+        self._is_ending = self._is_logged = self._is_idle_timed = False
 
     def run(self) -> None:
         """Serve the association to its end; no exception leaves."""
@@ -159,7 +159,9 @@ class Association:
             if self._receiver.draining.is_set() and acceptor.is_between_messages:
                 self._abort("the receiver is stopping")
                 return False
-            self._connection.settimeout(settings.idle_seconds)
+            if not self._is_idle_timed:
+                self._is_idle_timed = True
+                self._connection.settimeout(settings.idle_seconds)
             return True
         if acceptor.state is State.STA13:
             if self._receiver.draining.is_set():
@@ -171,6 +173,7 @@ class Association:
         if left <= 0:
             self._expired()
             return False
+        self._is_idle_timed = False
         self._connection.settimeout(left)
         return True
 

@@ -1,60 +1,51 @@
 """What makes names durable: syncs of folders, and whether a file system needs them."""
 
+import ctypes
 import os
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
-__all__ = ["FolderSync", "is_named_by_fsync", "sync_directory"]
+__all__ = ["FolderSync", "is_named_by_fsync", "start_writeback", "sync_directory"]
 
 # fsync of a renamed file commits the rename with it: one journal or log (ext4, xfs), or the name is logged (btrfs).
 _NAMED_BY_FSYNC: Final = frozenset({"ext4", "xfs", "btrfs"})
 
 
 class FolderSync:
-    """Syncs one folder for many threads at once: an fsync that begins after a request serves it."""
+    """Syncs one folder for many threads at once: an fsync that begins after a change serves it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._changed = threading.Condition()
-        self._requested = self._done = 0
-        self._failed: dict[int, Exception] = {}  # by ticket, until it is waited for
-        self._thread: threading.Thread | None = None
+        self._counting = threading.Lock()
+        self._syncing = threading.Lock()
+        self._changes = self._served = 0
+        self._failed: tuple[int, OSError] | None = None  # the last change that a failed fsync was to serve
 
-    def request(self) -> int:
-        """Ask for a sync and return the ticket to wait with; the caller must wait, also after an error of its own."""
-        with self._changed:
-            self._requested += 1
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="folder-sync", daemon=True)
-                self._thread.start()
-            self._changed.notify_all()
-            return self._requested
+    def sync(self) -> None:
+        """Durable: on return what the caller changed in the folder is on disk.
 
-    def wait(self, ticket: int) -> None:
-        """Return when the folder is synced; raises what the sync that was to do it raised."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._done >= ticket)
-            error = self._failed.pop(ticket, None)
-        if error is not None:
-            raise error
-
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._requested > self._done)
-                first, last = self._done + 1, self._requested
-            error: Exception | None = None
+        Raises `OSError` if the fsync that was to serve this change failed, whichever thread called it: a second one
+        could succeed although the kernel has dropped the pages.
+        """
+        with self._counting:
+            self._changes += 1
+            change = self._changes
+        with self._syncing:
+            if self._served >= change:
+                if self._failed is not None and change <= self._failed[0]:
+                    raise OSError(self._failed[1].errno, os.strerror(self._failed[1].errno or 0))
+                return
+            last = self._changes
             try:
                 sync_directory(self._folder)
-            except Exception as caught:  # noqa: BLE001  # it is raised in the threads that wait
-                error = caught
-            with self._changed:
-                if error is not None:
-                    self._failed.update(dict.fromkeys(range(first, last + 1), error))
-                self._done = last
-                self._changed.notify_all()
+            except OSError as error:
+                self._failed = (last, error)
+                raise
+            finally:
+                self._served = last
 
 
 def sync_directory(folder: Path) -> None:
@@ -66,6 +57,29 @@ def sync_directory(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _find_sync_file_range() -> Callable[[int, int, int, int], int] | None:
+    """Return Linux's system call that starts writing a range, which Python has no function for."""
+    if sys.platform != "linux":
+        return None
+    function = getattr(ctypes.CDLL(None), "sync_file_range", None)
+    if function is not None:
+        function.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+    return cast("Callable[[int, int, int, int], int] | None", function)
+
+
+_sync_file_range: Final = _find_sync_file_range()
+_SYNC_FILE_RANGE_WRITE: Final = 2
+
+
+def start_writeback(descriptor: int, offset: int, length: int) -> None:
+    """Have the disk begin to write a range of a file, and do not wait; makes nothing durable, only a later fsync short.
+
+    An error is left for that fsync to raise. Where the system has no such call, nothing happens.
+    """
+    if _sync_file_range is not None:
+        _sync_file_range(descriptor, offset, length, _SYNC_FILE_RANGE_WRITE)
 
 
 def is_named_by_fsync(path: Path) -> bool:

@@ -5,6 +5,7 @@ supervisor is gone: it accepts no more, lets messages under way end, aborts the 
 """
 
 import contextlib
+import gc
 import logging
 import multiprocessing
 import multiprocessing.connection
@@ -81,6 +82,8 @@ def run_worker(start: WorkerStart) -> None:
         Commitments(spool) if start.settings.commitment.peers else None,
         frozenset(start.settings.commitment.peers),
     )
+    # What is made so far stays, so the collector need not walk it again and again.
+    gc.freeze()
     worker = _Worker(receiver)
     threading.Thread(target=worker.accept_from, args=(start.listener, None), daemon=True).start()
     if start.tls_listener is not None and dimse.tls is not None:

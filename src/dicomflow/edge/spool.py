@@ -6,7 +6,8 @@ received/{lane}/               a folder for each worker: `.part` files are being
 delivering/{delivery}/         instances of a delivery, and its manifest once it is closed
 delivering/{delivery}.stored/  what is left of a delivery that is in the store, about to be removed
 quarantined/                   what cannot be delivered, each beside a .reason file
-associations/                  one marker for each association that stored something: {id}.{how it stands}
+associations/                  an empty marker for each association that stored something: {id}.{process}.open, then
+                               {id}.{released, aborted or lost}
 ```
 
 A received file's name holds what the file cannot: `{association}_{number}_{peer}_{sha256}.dcm`. So a start needs no
@@ -24,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from dicomflow.edge.durable import FolderSync, is_named_by_fsync, sync_directory
+from dicomflow.edge.durable import FolderSync, is_named_by_fsync, start_writeback, sync_directory
 from dicomflow.errors import PermanentError
 
 __all__ = ["IncomingFile", "ReceivedFile", "Spool", "count_files", "oldest_seconds", "sync_directory"]
@@ -34,6 +35,8 @@ _STORED: Final = ".stored"
 _CAN_WRITEV: Final = hasattr(os, "writev")
 # POSIX promises 16 and Linux gives 1,024 buffers a call.
 _MAX_BUFFERS: Final = 1024
+# Of a large object the disk writes what came while more comes, so that the fsync at its end waits for a little only.
+_WRITEBACK_BYTES: Final = 8 << 20
 _OPEN_FLAGS: Final = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 _FILE_MODE: Final = 0o640
 _FOLDER_MODE: Final = 0o750
@@ -74,9 +77,7 @@ class Spool:
 
     def create(self, association_id: str, number: int) -> "IncomingFile":
         """Open a new file for an instance that begins to arrive; raises `OSError`."""
-        return IncomingFile(
-            self, self.lane / f"{association_id}_{number:08}_{os.getpid()}.part", association_id, number
-        )
+        return IncomingFile(self, association_id, number)
 
     def discard_incoming(self, process_id: int | None = None) -> int:
         """Remove what a process that died, or all processes of an earlier run, left half received; return how many."""
@@ -114,30 +115,25 @@ class Spool:
         yield from _scan(self.delivering / delivery_id)
 
     def mark_open(self, association_id: str) -> None:
-        """Note that an association stores something and is open in this process; there is no half note."""
-        note = self.lane / f"{association_id}_{os.getpid()}.part"
-        try:
-            note.write_text(str(os.getpid()), encoding="ascii")
-            note.rename(self.associations / f"{association_id}.open")
-        except OSError:
-            note.unlink(missing_ok=True)
-            raise
+        """Note that an association stores something and is open in this process. Raises `OSError`."""
+        os.close(os.open(f"{self.associations}/{association_id}.{os.getpid()}.open", _OPEN_FLAGS, _FILE_MODE))
 
-    def mark_ended(self, association_id: str, how: str) -> None:
-        """Note how an association ended: released, aborted or lost."""
+    def mark_ended(self, association_id: str, how: str, process_id: int | None = None) -> None:
+        """Note how an association of this process, or of another, ended: released, aborted or lost."""
+        note = self.associations / f"{association_id}.{process_id or os.getpid()}.open"
         with contextlib.suppress(FileNotFoundError):
-            (self.associations / f"{association_id}.open").rename(self.associations / f"{association_id}.{how}")
+            note.rename(self.associations / f"{association_id}.{how}")
 
     def mark_lost(self, process_id: int | None = None) -> None:
         """Note that the open associations of a process that died, or of all processes, are lost."""
-        for path in self.associations.glob("*.open"):
-            with contextlib.suppress(FileNotFoundError):  # it ended meanwhile
-                if process_id is None or path.read_text(encoding="ascii") == str(process_id):
-                    self.mark_ended(path.stem, "lost")
+        for path in self.associations.glob(f"*.{process_id or '*'}.open"):
+            association_id, process, _ = path.name.split(".")
+            self.mark_ended(association_id, "lost", int(process))
 
     def association_states(self) -> dict[str, str]:
         """Return how each noted association stands: open, released, aborted or lost."""
-        return {name: state for name, _, state in (path.name.partition(".") for path in self.associations.iterdir())}
+        names = (path.name.partition(".") for path in self.associations.iterdir())
+        return {association_id: state.rpartition(".")[2] for association_id, _, state in names}
 
     def forget_ended(self, needed: Collection[str], before: float) -> None:
         """Remove the notes of associations that ended before `before` (seconds since the epoch) and nobody needs."""
@@ -236,26 +232,35 @@ class Spool:
 class IncomingFile:
     """One instance being received. Thread: one owner. Either `commit` or `discard` ends it."""
 
-    def __init__(self, spool: Spool, path: Path, association_id: str, number: int) -> None:
+    def __init__(self, spool: Spool, association_id: str, number: int) -> None:
         self._spool = spool
-        self._path = path
+        # Text, not `Path`: this is done for each instance, and a path costs as much as the open.
+        self._folder = str(spool.lane)
+        self._stem = f"{association_id}_{number:08}"
+        self._path = f"{self._folder}/{self._stem}_{os.getpid()}.part"
         self._association_id = association_id
         self._number = number
-        self._descriptor = os.open(path, _OPEN_FLAGS, _FILE_MODE)
+        self._descriptor = os.open(self._path, _OPEN_FLAGS, _FILE_MODE)
         self._digest = hashlib.sha256()
+        self._unstarted_bytes = 0  # written since the disk was last asked to begin
         self.size_bytes = 0
 
     @property
     def path(self) -> Path:
         """Where the file is until it is committed."""
-        return self._path
+        return Path(self._path)
 
     def write(self, buffers: Sequence[bytes | memoryview]) -> None:
         """Append buffers in one gathered write; they may be reused on return. Raises `OSError`."""
         for buffer in buffers:
             self._digest.update(buffer)
+        before = self.size_bytes
         for start in range(0, len(buffers), _MAX_BUFFERS):
             self._write_all(buffers[start : start + _MAX_BUFFERS])
+        self._unstarted_bytes += self.size_bytes - before
+        if self._unstarted_bytes >= _WRITEBACK_BYTES and self._spool.fsync:
+            start_writeback(self._descriptor, self.size_bytes - self._unstarted_bytes, self._unstarted_bytes)
+            self._unstarted_bytes = 0
 
     def commit(self, peer: str) -> ReceivedFile:
         """Make the instance durable and visible in `received/`.
@@ -264,44 +269,40 @@ class IncomingFile:
         kernel may have dropped the pages. Raises `OSError`, and then the file is gone.
         """
         sha256 = self._digest.hexdigest()
-        name = f"{self._association_id}_{self._number:08}_{peer.replace(':', '-')}_{sha256}{_SUFFIX}"
-        target = self._path.with_name(name)
+        target = f"{self._folder}/{self._stem}_{peer.replace(':', '-')}_{sha256}{_SUFFIX}"
         try:
             self._publish(target)
         except BaseException:
             # Not acknowledged, so it must not be taken for an instance.
-            target.unlink(missing_ok=True)
+            Path(target).unlink(missing_ok=True)
             self.discard()
             raise
-        return ReceivedFile(target, self._association_id, self._number, peer, sha256)
+        return ReceivedFile(Path(target), self._association_id, self._number, peer, sha256)
 
-    def _publish(self, target: Path) -> None:
+    def _publish(self, target: str) -> None:
         """Rename the written file within its folder, and make its bytes and its name durable.
 
-        Bytes and name are synced after the rename, by one fsync where that commits both and else side by side: power
-        loss in between can leave a name whose bytes are not whole, which the digest in it gives away.
+        Bytes and name are synced after the rename, by one fsync where that commits both: power loss in between can
+        leave a name whose bytes are not whole, which the digest in it gives away.
         """
         if os.name == "nt":
             # An open file cannot be renamed, and a folder cannot be synced.
             if self._spool.fsync:
                 os.fsync(self._descriptor)
             self._close()
-            self._path.rename(target)
+            os.rename(self._path, target)  # noqa: PTH104  # see `_path`
             return
-        self._path.rename(target)
+        os.rename(self._path, target)  # noqa: PTH104  # see `_path`
         if self._spool.fsync:
-            ticket = None if self._spool.is_named_by_fsync else self._spool.names.request()
-            try:
-                os.fsync(self._descriptor)
-            finally:
-                if ticket is not None:
-                    self._spool.names.wait(ticket)
+            os.fsync(self._descriptor)
+            if not self._spool.is_named_by_fsync:
+                self._spool.names.sync()
         self._close()
 
     def discard(self) -> None:
         """Throw the file away: nothing of it was acknowledged."""
         self._close()
-        self._path.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
 
     def _close(self) -> None:
         if self._descriptor >= 0:

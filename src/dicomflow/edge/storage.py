@@ -71,6 +71,7 @@ class StoreReception:
         self._scan_at_bytes = 0  # how long the head must be for the next scan
         self._identity: Identity | None = None
         self._data_set_offset = 0
+        self._unwritten_meta = b""  # goes to disk with the first bytes of the data set
         self._file: IncomingFile | None = None
 
     def begin(
@@ -97,10 +98,10 @@ class StoreReception:
             called_ae_title,
         )
         self._data_set_offset = len(meta)
+        self._unwritten_meta = meta
         self._file = spool.create(association_id, number)
-        self._file.write([meta])
 
-    def take(self, fragments: Sequence[memoryview], *, is_last: bool) -> None:
+    def take(self, fragments: Sequence[bytes | memoryview], *, is_last: bool) -> None:
         """Write the next bytes of the data set, and check them while they are its head."""
         if self._file is None:
             return
@@ -108,6 +109,8 @@ class StoreReception:
             self._take_head(self._head, fragments, is_last=is_last)
         if self._file is not None and fragments:
             try:
+                if self._unwritten_meta:
+                    fragments, self._unwritten_meta = [self._unwritten_meta, *fragments], b""
                 self._file.write(fragments)
             except OSError as error:
                 self.fail(error)
@@ -162,7 +165,7 @@ class StoreReception:
             return REFUSALS["low_space"]
         return None if self.command.has_data_set else REFUSALS["no_data_set"]
 
-    def _take_head(self, head: bytearray, fragments: Sequence[memoryview], *, is_last: bool) -> None:
+    def _take_head(self, head: bytearray, fragments: Sequence[bytes | memoryview], *, is_last: bool) -> None:
         for fragment in fragments:
             head += fragment[: _MAX_HEAD_BYTES - len(head)]
         if len(head) < min(self._scan_at_bytes, _MAX_HEAD_BYTES) and not is_last:

@@ -1,0 +1,80 @@
+"""Folder syncs for many threads: each change is served by an fsync that began after it, and failures reach all."""
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from dicomflow.edge import durable
+from dicomflow.edge.durable import FolderSync, start_writeback
+
+
+def test_changes_made_while_a_sync_runs_share_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads that come while one syncs wait for one more sync, not for one each, and for no earlier one."""
+    is_syncing, go_on, syncs = threading.Event(), threading.Event(), []
+
+    def sync(folder: Path) -> None:
+        syncs.append(folder)
+        is_syncing.set()
+        assert go_on.wait(10)
+
+    monkeypatch.setattr(durable, "sync_directory", sync)
+    folder = FolderSync(tmp_path)
+    threads = [threading.Thread(target=folder.sync) for _ in range(6)]
+    threads[0].start()
+    assert is_syncing.wait(10)
+    for thread in threads[1:]:
+        thread.start()
+    while folder._changes < len(threads):  # the threads are counted before they wait
+        pass
+    go_on.set()
+    for thread in threads:
+        thread.join(10)
+    assert len(syncs) == 2
+
+
+def test_failed_sync_fails_every_change_it_was_to_serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No thread takes a failed fsync for its own, nor repeats it, and the next change is served again."""
+    is_syncing, go_on, calls, errors = threading.Event(), threading.Event(), [], []
+
+    def sync(_folder: Path) -> None:
+        calls.append(1)
+        is_syncing.set()
+        assert go_on.wait(10)
+        if len(calls) == 2:
+            raise OSError(5, "Input/output error")
+
+    def change() -> None:
+        try:
+            folder.sync()
+        except OSError as error:
+            errors.append(error.errno)
+
+    monkeypatch.setattr(durable, "sync_directory", sync)
+    folder = FolderSync(tmp_path)
+    threads = [threading.Thread(target=change) for _ in range(4)]
+    threads[0].start()
+    assert is_syncing.wait(10)
+    for thread in threads[1:]:
+        thread.start()
+    while folder._changes < len(threads):  # the threads are counted before they wait
+        pass
+    go_on.set()
+    for thread in threads:
+        thread.join(10)
+    assert (errors, len(calls)) == ([5, 5, 5], 2)
+    folder.sync()
+    assert len(calls) == 3
+
+
+def test_started_writeback_leaves_bytes_as_they_are(tmp_path: Path) -> None:
+    """Asking the disk to begin changes nothing that is read, and a bad descriptor raises nothing."""
+    path = tmp_path / "file"
+    with path.open("wb") as file:
+        file.write(b"x" * 100_000)
+        file.flush()
+        start_writeback(file.fileno(), 0, 100_000)
+        os.fsync(file.fileno())
+    start_writeback(-1, 0, 1)
+    assert path.read_bytes() == b"x" * 100_000
