@@ -2,12 +2,13 @@
 
 import os
 import platform
-import statistics
 import tempfile
+import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["describe", "sync_cost_ms"]
+__all__ = ["describe", "durable_writes_per_second"]
 
 
 def describe() -> str:
@@ -24,23 +25,41 @@ def describe() -> str:
     )
 
 
-def sync_cost_ms(size_bytes: int, rounds: int = 60) -> float:
-    """Return the median milliseconds to write a new file of this size, fsync, rename, and fsync the folder."""
+def durable_writes_per_second(count: int, size_bytes: int, writers: int, base: Path) -> float:
+    """Return how many new files a second the disk makes durable, their names too, when nothing else is done.
+
+    Each writer is a thread that writes a file, fsyncs it, renames it and fsyncs the folder, `count` files in all.
+    """
     content = os.urandom(size_bytes)
-    costs = []
-    with tempfile.TemporaryDirectory(dir=Path.cwd()) as base:
-        folder = os.open(base, os.O_RDONLY)
-        for number in range(rounds):
-            started = time.perf_counter()
-            descriptor = os.open(f"{base}/{number}.part", os.O_CREAT | os.O_WRONLY)
-            os.write(descriptor, content)
-            os.fsync(descriptor)
-            os.close(descriptor)
-            os.rename(f"{base}/{number}.part", f"{base}/{number}")  # noqa: PTH104  # as bare as the rest
-            os.fsync(folder)
-            costs.append((time.perf_counter() - started) * 1000)
-        os.close(folder)
-    return statistics.median(costs)
+    folder = tempfile.mkdtemp(prefix="disk-", dir=base)
+    barrier = threading.Barrier(writers + 1)
+    threads = [
+        threading.Thread(target=_write, args=(folder, range(w, count, writers), content, barrier))
+        for w in range(writers)
+    ]
+    for thread in threads:
+        thread.start()
+    os.sync()
+    barrier.wait()
+    started = time.perf_counter()
+    for thread in threads:
+        thread.join()
+    return count / (time.perf_counter() - started)
+
+
+def _write(folder: str, numbers: Iterable[int], content: bytes, barrier: threading.Barrier) -> None:
+    names = os.open(folder, os.O_RDONLY)
+    barrier.wait()
+    for number in numbers:
+        descriptor = os.open(f"{folder}/{number}.part", os.O_CREAT | os.O_WRONLY)
+        rest = memoryview(content)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+        os.fsync(descriptor)
+        os.close(descriptor)
+        os.rename(f"{folder}/{number}.part", f"{folder}/{number}")  # noqa: PTH104  # as bare as the rest
+        os.fsync(names)
+    os.close(names)
 
 
 def _file_system() -> str:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-__all__ = ["PEERS", "Peer", "is_installed", "running"]
+__all__ = ["PEERS", "Peer", "is_installed", "running", "warm_memory"]
 
 _START_SECONDS: Final = 30
 _WARM_BYTES: Final = 1000 << 20
@@ -124,7 +124,7 @@ def running(peer: Peer, base: Path) -> Iterator[tuple[int, int]]:
     )
     try:
         _await_port(port, process)
-        _warm_memory()
+        warm_memory()
         yield port, process.pid
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -136,7 +136,8 @@ def running(peer: Peer, base: Path) -> Iterator[tuple[int, int]]:
             process.wait()
 
 
-def _warm_memory() -> None:
+def warm_memory() -> None:
+    """Use as much memory as a run fills, and give it back."""
     with mmap.mmap(-1, _WARM_BYTES) as memory:
         memory[:: mmap.PAGESIZE] = bytes([1]) * (_WARM_BYTES // mmap.PAGESIZE)
 
