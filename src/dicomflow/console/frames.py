@@ -22,7 +22,12 @@ from pydicom.uid import UID
 
 from dicomflow.console.ranged import RangedFile
 from dicomflow.dicom.quiet import without_warnings
-from dicomflow.dicom.uids import DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN
+from dicomflow.dicom.uids import (
+    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+    EXPLICIT_VR_BIG_ENDIAN,
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    IMPLICIT_VR_LITTLE_ENDIAN,
+)
 
 __all__ = ["Frame", "FrameError", "Opened", "open_object", "read_frame"]
 
@@ -34,6 +39,7 @@ _FLOAT_PIXELS: Final = (0x7FE00008, 0x7FE00009)
 _UNDEFINED_LENGTH: Final = 0xFFFFFFFF
 _ITEM_HEADER_BYTES: Final = 8
 _JPEG: Final = "1.2.840.10008.1.2.4."
+_UNCOMPRESSED: Final = frozenset({IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_BIG_ENDIAN})
 _RLE: Final = "1.2.840.10008.1.2.5"
 # The codec of imagecodecs that reads each syntax; what has no compression and RLE is pydicom's.
 DECODERS: Final[Mapping[str, str]] = MappingProxyType(
@@ -121,6 +127,10 @@ def open_object(store: ObjectStore, object_key: str) -> Opened:
         raise FrameError(f"the store does not answer: {type(error).__name__}") from error
     except InvalidDicomError as error:
         raise FrameError("the object is no DICOM file") from error
+    except FrameError:
+        raise
+    except Exception as error:  # pydicom raises anything on a broken header
+        raise FrameError(f"the object cannot be read: {type(error).__name__}") from error
     return opened
 
 
@@ -156,8 +166,10 @@ def read_frame(opened: Opened, index: int) -> Frame:
 def _open(file: io.IOBase) -> Opened:
     with without_warnings():
         dataset = dcmread(file, stop_before_pixels=True)
-    syntax = str(dataset.file_meta.get("TransferSyntaxUID", "1.2.840.10008.1.2"))
-    at, length = _pixel_element(file, is_implicit=syntax == "1.2.840.10008.1.2", is_big=syntax == "1.2.840.10008.1.2.2")
+    syntax = str(dataset.file_meta.get("TransferSyntaxUID", IMPLICIT_VR_LITTLE_ENDIAN))
+    at, length = _pixel_element(
+        file, is_implicit=syntax == IMPLICIT_VR_LITTLE_ENDIAN, is_big=syntax == EXPLICIT_VR_BIG_ENDIAN
+    )
     return Opened(file, dataset, syntax, at, length)
 
 
@@ -167,7 +179,7 @@ def _open_deflated(file: io.IOBase) -> Opened:
     with without_warnings():
         dataset = dcmread(io.BytesIO(_whole(file)))
     pixels = bytes(dataset.get("PixelData") or b"")
-    return Opened(io.BytesIO(pixels), dataset, "1.2.840.10008.1.2.1", 0, len(pixels))
+    return Opened(io.BytesIO(pixels), dataset, EXPLICIT_VR_LITTLE_ENDIAN, 0, len(pixels))
 
 
 def _pixel_element(file: io.IOBase, *, is_implicit: bool, is_big: bool) -> tuple[int, int]:
@@ -188,16 +200,16 @@ def _pixel_element(file: io.IOBase, *, is_implicit: bool, is_big: bool) -> tuple
 
 def _decode(opened: Opened, index: int) -> Any:
     """Return a frame's samples as they were coded, colours as RGB or greys."""
-    syntax = UID(opened.transfer_syntax_uid)
-    if opened.value_bytes != _UNDEFINED_LENGTH:
-        if syntax.is_compressed and not syntax.is_deflated:
-            raise FrameError("the compressed pixel data has no items")
+    syntax = opened.transfer_syntax_uid
+    if syntax in _UNCOMPRESSED:
         return _native(opened, index)
-    if str(syntax) == _RLE:
+    if syntax != _RLE and syntax not in DECODERS:
+        raise FrameError(f"transfer syntax {UID(syntax).name} is not shown")
+    if opened.value_bytes != _UNDEFINED_LENGTH:
+        raise FrameError("the compressed pixel data has no items")
+    if syntax == _RLE:
         return _by_pydicom(opened, encapsulate([_encoded(opened, index)]))
-    if str(syntax) not in DECODERS:
-        raise FrameError(f"transfer syntax {syntax.name} is not shown")
-    return _by_codec(opened, DECODERS[str(syntax)], _encoded(opened, index))
+    return _by_codec(opened, DECODERS[syntax], _encoded(opened, index))
 
 
 def _native(opened: Opened, index: int) -> Any:
@@ -225,8 +237,8 @@ def _by_pydicom(opened: Opened, pixels: bytes, frames: int = 1) -> Any:
             setattr(part, keyword, opened.dataset[keyword].value)
     part.NumberOfFrames = frames
     part.set_original_encoding(
-        is_implicit_vr=opened.transfer_syntax_uid == "1.2.840.10008.1.2",
-        is_little_endian=opened.transfer_syntax_uid != "1.2.840.10008.1.2.2",
+        is_implicit_vr=opened.transfer_syntax_uid == IMPLICIT_VR_LITTLE_ENDIAN,
+        is_little_endian=opened.transfer_syntax_uid != EXPLICIT_VR_BIG_ENDIAN,
     )
     part.add_new(_PIXEL_DATA, "OB" if int(part.get("BitsAllocated", 8)) <= 8 else "OW", pixels)
     part["PixelData"].is_undefined_length = opened.value_bytes == _UNDEFINED_LENGTH

@@ -86,6 +86,12 @@ class History:
                 for each in self._samples
             ]
 
+    @property
+    def has_received(self) -> bool:
+        """Tell whether an edge has told twice, so that what came between is known."""
+        with self._lock:
+            return bool(self._received)
+
     def received(self, first: datetime, minutes: int) -> tuple[int, ...]:
         """Return how many instances edges have received in each minute, as far as their heartbeats tell."""
         with self._lock:

@@ -46,7 +46,8 @@ def overview(context: Context, _request: Request) -> Page:
         "at": now,
         "counts": counted.counts,
         "flow": {
-            "received": _line(context.history.received(activity.first, MINUTES)),
+            "received": _line(context.history.received(activity.first, MINUTES))
+            | {"is_known": context.history.has_received},
             "delivered": _line(activity.delivered),
             "indexed": _line(activity.indexed),
             "imported": _line(activity.imported),
@@ -86,7 +87,7 @@ def _of_edges(edges: list[Edge]) -> list[Concern]:
             advice = "Is it running, and can it reach the store? It keeps receiving while it cannot."
             found.append(Concern("bad", f"Edge {edge.name} is silent for {minutes:,} minutes", advice, "/edges"))
         if edge.heartbeat.quarantined:
-            title = f"Edge {edge.name} holds {edge.heartbeat.quarantined:,} instances that it cannot deliver"
+            title = f"Edge {edge.name} holds {edge.heartbeat.quarantined:,} instances it cannot deliver"
             advice = "On the edge, dicomflow spool list says why, and dicomflow spool retry tries again."
             found.append(Concern("bad", title, advice, "/edges"))
         if edge.heartbeat.free_bytes < LOW_BYTES:
@@ -102,7 +103,7 @@ def _of_imports(backlog: Backlog, states: Mapping[str, int], now: datetime) -> l
     found = []
     failed, partial = states.get("failed", 0), states.get("partial", 0)
     if failed or partial:
-        title = f"{failed + partial:,} series are not in, or not all of them"
+        title = f"{failed + partial:,} series {'is' if failed + partial == 1 else 'are'} not in, or not whole"
         advice = "Each has its reason, and can be tried again."
         found.append(Concern("bad", title, advice, "/imports?state=failed&state=partial"))
     if backlog.paused_until is not None:
@@ -143,7 +144,7 @@ def _of_objects(backlog: Backlog, counted: Counted) -> list[Concern]:
         found.append(
             Concern(
                 "warn",
-                f"{counted.counts['unreadable']:,} objects cannot be indexed",
+                f"{_objects(counted.counts['unreadable'])} cannot be indexed",
                 "They are stored; each has its reason.",
                 "/problems",
             )
@@ -152,7 +153,7 @@ def _of_objects(backlog: Backlog, counted: Counted) -> list[Concern]:
         found.append(
             Concern(
                 "warn",
-                f"{total:,} objects or patients contradict each other",
+                f"{total:,} {'contradiction' if total == 1 else 'contradictions'} between objects or patients",
                 "Nothing was dropped; somebody should decide.",
                 "/problems#conflicts",
             )
@@ -165,6 +166,10 @@ def _edges(context: Context, now: datetime) -> tuple[list[Edge], str | None]:
         return read_edges(context.store, now), None
     except TransientError as error:
         return [], f"{str(error)[:1].upper()}{str(error)[1:]}"
+
+
+def _objects(count: int) -> str:
+    return f"{count:,} object" + ("" if count == 1 else "s")
 
 
 def _line(counts: tuple[int, ...]) -> dict[str, Any]:

@@ -41,6 +41,9 @@ def studies(context: Context, request: Request) -> Page:
     asked = {name: request.query_params.get(name, "").strip() for name in (*_TEXTS, *_DATES, "status")}
     wanted, mistakes = _filter(asked)
     after = decode_key(request.query_params.get("after"), str, int)
+    if mistakes:
+        empty = {"asked": asked, "mistakes": mistakes, "studies": [], "next": None, "first": None}
+        return Page("studies.html", empty, 400)
     with context.reading() as connection:
         found = search_studies(connection, wanted, after=after, limit=PAGE_ROWS)
     given = sorted(name for name, value in asked.items() if value)
@@ -50,7 +53,7 @@ def studies(context: Context, request: Request) -> Page:
     kept = {name: value for name, value in asked.items() if value}
     document = {
         "asked": asked,
-        "mistakes": mistakes,
+        "mistakes": {},
         "studies": [
             {name: value for name, value in plain(each).items() if name not in {"study_key", "patient_key"}}
             for each in found.studies
@@ -58,7 +61,7 @@ def studies(context: Context, request: Request) -> Page:
         "next": None if next_key is None else "/studies?" + urlencode(kept | {"after": next_key}),
         "first": None if after is None else "/studies?" + urlencode(kept),
     }
-    return Page("studies.html", document, 400 if mistakes else 200)
+    return Page("studies.html", document)
 
 
 def study(context: Context, request: Request) -> Page:

@@ -1,0 +1,111 @@
+"""An invented hospital behind a console, for tests without a browser and with one."""
+
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from hospital import Hospital, build_hospital
+from obstore.store import LocalStore
+
+from dicomflow.catalog.engine import create_engine_for, migrate
+from dicomflow.console.access import Access
+from dicomflow.console.app import build_context, create_console
+from dicomflow.console.server import ConsoleServer
+
+SCREENSHOTS = os.environ.get("DICOMFLOW_TEST_SCREENSHOTS")
+FORM_TOKEN = re.compile(r'name="csrf" value="([^"]+)"')
+
+
+@pytest.fixture
+def new_hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Hospital]]:
+    """Build hospitals on SQLite, each in a folder of its own."""
+    built = []
+
+    def build(**options: Any) -> Hospital:
+        built.append(_hospital(tmp_path_factory.mktemp("hospital"), **options))
+        return built[-1]
+
+    yield build
+    for hospital in built:
+        hospital.engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
+    """Give a hospital whose rows no test changes, but for the audit trail."""
+    large = {"slices": 40, "side": 320, "more": 60} if SCREENSHOTS else {"more": 30}
+    built = _hospital(tmp_path_factory.mktemp("hospital"), **large)
+    yield built
+    built.engine.dispose()
+
+
+def _hospital(folder: Path, **options: Any) -> Hospital:
+    engine = create_engine_for(f"sqlite:///{folder / 'catalog.db'}")
+    migrate(engine)
+    store = LocalStore(folder / "objects", mkdir=True)
+    # In a thread: the driver of the browser keeps an event loop running in the test's own.
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(build_hospital, engine, store, datetime.now(UTC), **options).result()
+
+
+class Client(httpx.Client):
+    """Asks a console that runs; follows no redirection. `woken` counts wake-ups of the pipeline."""
+
+    def __init__(self, hospital: Hospital, access: Access, **options: Any) -> None:
+        self.woken: list[bool] = []
+        metrics, prepare = options.pop("metrics", {}), options.pop("prepare", None)
+        context = build_context(hospital.engine, hospital.store, lambda: self.woken.append(True), metrics, **options)
+        if prepare is not None:
+            prepare(context)
+        self._server = ConsoleServer(create_console(context, access), "127.0.0.1", 0)
+        self._thread = threading.Thread(target=self._server.run)
+        self._thread.start()
+        self.url = self._server.url
+        super().__init__(base_url=self.url, timeout=30)
+
+    def close(self) -> None:
+        """End the console too."""
+        super().close()
+        self._server.stop()
+        self._thread.join()
+
+
+@pytest.fixture
+def client_of() -> Iterator[Callable[..., Client]]:
+    """Serve consoles over hospitals, and give a client of each."""
+    opened = []
+
+    def build(hospital: Hospital, access: Access | None = None, **options: Any) -> Client:
+        opened.append(Client(hospital, access or Access(), **options))
+        return opened[-1]
+
+    yield build
+    for client in opened:
+        client.close()
+
+
+@pytest.fixture(scope="module")
+def client(hospital: Hospital) -> Iterator[Client]:
+    """Give a client on this machine, where nobody has to log in."""
+    opened = Client(hospital, Access())
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def token_of() -> Callable[[httpx.Client, str], str]:
+    """Return the token of a page's forms."""
+
+    def read(client: httpx.Client, path: str) -> str:
+        found = FORM_TOKEN.search(client.get(path).text)
+        assert found is not None
+        return found[1]
+
+    return read

@@ -1,0 +1,359 @@
+"""Frames of every syntax that is stored are shown as they were measured; what cannot be shown says why."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from obstore.store import LocalStore, MemoryStore
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate, encapsulate_extended
+from pydicom.pixels import get_encoder
+from pydicom.sequence import Sequence
+from pydicom.uid import UID, RLELossless
+
+from dicomflow.console.frames import FrameError, open_object, read_frame
+from dicomflow.console.pictures import Pictures, Window
+from dicomflow.console.ranged import BLOCK_BYTES, RangedFile
+
+ROOT = "1.2.840.10008.1.2"
+ROWS, COLUMNS = 24, 32
+GREY = (np.arange(ROWS * COLUMNS, dtype=np.uint16).reshape(ROWS, COLUMNS) * 5) % 4096
+COLOR = np.stack([GREY // 16, 255 - GREY // 16, (GREY * 7) % 256], axis=-1).astype(np.uint8)
+
+Put = Callable[..., Any]
+
+
+def image(syntax: str, pixels: bytes, *, color: bool = False, is_encapsulated: bool = False, **values: Any) -> Dataset:
+    """Return a data set of the test image's size; keyword arguments are its attributes."""
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = UID(syntax)
+    dataset.file_meta.MediaStorageSOPClassUID = UID("1.2.840.10008.5.1.4.1.1.7")
+    dataset.file_meta.MediaStorageSOPInstanceUID = UID("1.2.3")
+    dataset.SOPClassUID, dataset.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.7", "1.2.3"
+    dataset.Rows, dataset.Columns = ROWS, COLUMNS
+    dataset.SamplesPerPixel = 3 if color else 1
+    dataset.PhotometricInterpretation = "RGB" if color else "MONOCHROME2"
+    if color:
+        dataset.PlanarConfiguration = 0
+    dataset.BitsAllocated = 8 if color else 16
+    dataset.BitsStored = 8 if color else 12
+    dataset.HighBit = dataset.BitsStored - 1
+    dataset.PixelRepresentation = 0
+    for keyword, value in values.items():
+        setattr(dataset, keyword, value)
+    dataset.add_new(0x7FE00010, "OB" if dataset.BitsAllocated == 8 or is_encapsulated else "OW", pixels)
+    dataset["PixelData"].is_undefined_length = is_encapsulated
+    return dataset
+
+
+def encode(dataset: Dataset) -> bytes:
+    """Return a Part 10 file."""
+    file = io.BytesIO()
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax.startswith(f"{ROOT}.4.11"):  # JPEG XL, which pydicom does not know
+        file.write(b"\0" * 128 + b"DICM")
+        dataset.save_as(file, force_encoding=True, implicit_vr=False, little_endian=True)
+    else:
+        dataset.save_as(file, enforce_file_format=True)
+    return file.getvalue()
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    """Give an empty store."""
+    return MemoryStore()
+
+
+@pytest.fixture
+def read(store: MemoryStore) -> Put:
+    """Store a data set, or bytes, and read one of its frames."""
+
+    def _read(dataset: Dataset | bytes, index: int = 0) -> Any:
+        store.put("image.dcm", dataset if isinstance(dataset, bytes) else encode(dataset))
+        return read_frame(open_object(store, "image.dcm"), index)
+
+    return _read
+
+
+def rle(pixels: Any) -> bytes:
+    """Return RLE segments of a frame."""
+    dataset = image(RLELossless, b"", color=pixels.ndim == 3)
+    encoder = get_encoder(RLELossless)
+    return encoder.encode(
+        pixels,
+        rows=ROWS,
+        columns=COLUMNS,
+        samples_per_pixel=dataset.SamplesPerPixel,
+        photometric_interpretation=dataset.PhotometricInterpretation,
+        bits_allocated=dataset.BitsAllocated,
+        bits_stored=dataset.BitsStored,
+        pixel_representation=0,
+        number_of_frames=1,
+        planar_configuration=0,
+    )
+
+
+LOSSLESS = {
+    f"{ROOT}.4.57": lambda pixels: imagecodecs.ljpeg_encode(pixels, bitspersample=12),
+    f"{ROOT}.4.70": lambda pixels: imagecodecs.ljpeg_encode(pixels, bitspersample=12),
+    f"{ROOT}.4.80": imagecodecs.jpegls_encode,
+    f"{ROOT}.4.81": imagecodecs.jpegls_encode,
+    f"{ROOT}.4.90": lambda pixels: imagecodecs.jpeg2k_encode(pixels, reversible=True, codecformat="j2k"),
+    f"{ROOT}.4.91": lambda pixels: imagecodecs.jpeg2k_encode(pixels, reversible=True, codecformat="j2k"),
+    f"{ROOT}.4.110": lambda pixels: imagecodecs.jpegxl_encode(pixels, lossless=True),
+    f"{ROOT}.4.201": lambda pixels: imagecodecs.htj2k_encode(pixels, reversible=True),
+    f"{ROOT}.4.202": lambda pixels: imagecodecs.htj2k_encode(pixels, reversible=True),
+    f"{ROOT}.5": rle,
+}
+
+
+@pytest.mark.parametrize("syntax", LOSSLESS)
+def test_lossless_frame_is_what_was_encoded(read: Put, syntax: str):
+    """Each value comes back."""
+    frame = read(image(syntax, encapsulate([LOSSLESS[syntax](GREY)]), is_encapsulated=True))
+    assert np.array_equal(GREY, frame.pixels)
+
+
+@pytest.mark.parametrize("syntax", [f"{ROOT}.4.80", f"{ROOT}.4.90", f"{ROOT}.4.110", f"{ROOT}.4.201", f"{ROOT}.5"])
+def test_lossless_colors_are_what_was_encoded(read: Put, syntax: str):
+    """Red, green and blue are not exchanged."""
+    frame = read(image(syntax, encapsulate([LOSSLESS[syntax](COLOR)]), color=True, is_encapsulated=True))
+    assert frame.is_color
+    assert np.array_equal(COLOR, frame.pixels)
+
+
+@pytest.mark.parametrize(("colors", "space"), [("YBR_FULL_422", "ycbcr"), ("RGB", "rgb")])
+def test_baseline_jpeg_colors_follow_the_photometric_interpretation(read: Put, colors: str, space: str):
+    """A JPEG that is RGB within is not taken for YBR."""
+    flat = np.full((ROWS, COLUMNS, 3), (200, 40, 90), np.uint8)
+    encoded = imagecodecs.jpeg8_encode(flat, level=95, colorspace="rgb", outcolorspace=space)
+    frame = read(
+        image(
+            f"{ROOT}.4.50", encapsulate([encoded]), color=True, is_encapsulated=True, PhotometricInterpretation=colors
+        )
+    )
+    assert np.abs(frame.pixels.astype(int) - flat).max() < 6
+
+
+@pytest.mark.parametrize("syntax", [ROOT, f"{ROOT}.1", f"{ROOT}.2", f"{ROOT}.1.99"])
+def test_native_frame_of_each_encoding(read: Put, syntax: str):
+    """Implicit and explicit VR, either byte order, deflated."""
+    pixels = GREY.astype(">u2" if syntax == f"{ROOT}.2" else "<u2").tobytes()
+    assert np.array_equal(GREY, read(image(syntax, pixels)).pixels)
+
+
+def test_native_colors_by_plane_and_by_palette(read: Put):
+    """Planes are put together, indices looked up."""
+    planes = np.moveaxis(COLOR, -1, 0).tobytes()
+    assert np.array_equal(COLOR, read(image(f"{ROOT}.1", planes, color=True, PlanarConfiguration=1)).pixels)
+    palette = image(
+        f"{ROOT}.1",
+        (GREY % 4).astype(np.uint8).tobytes(),
+        BitsAllocated=8,
+        BitsStored=8,
+        HighBit=7,
+        PhotometricInterpretation="PALETTE COLOR",
+    )
+    for color, table in (("Red", (0, 50, 100, 255)), ("Green", (9, 8, 7, 6)), ("Blue", (0, 0, 0, 1))):
+        setattr(palette, f"{color}PaletteColorLookupTableDescriptor", [4, 0, 8])
+        setattr(palette, f"{color}PaletteColorLookupTableData", bytes(table))
+    frame = read(palette)
+    assert frame.is_color
+    assert [100, 7, 0] == frame.pixels[
+        0, 2 // 1 * 0 + 2 if GREY[0, 2] % 4 == 2 else int(np.argmax(GREY[0] % 4 == 2))
+    ].tolist()
+
+
+def test_modality_values_are_signed_and_rescaled(read: Put):
+    """Hounsfield units are what is windowed."""
+    signed = GREY.astype(np.int16) - 2048
+    frame = read(
+        image(
+            f"{ROOT}.1",
+            signed.tobytes(),
+            PixelRepresentation=1,
+            BitsStored=16,
+            HighBit=15,
+            RescaleSlope=2,
+            RescaleIntercept=-1000,
+            WindowCenter=[40, 300],
+            WindowWidth=[400, 1500],
+        )
+    )
+    assert np.array_equal(signed * 2.0 - 1000, frame.pixels)
+    assert (40, 400) == (frame.center, frame.width)
+
+
+def test_signed_values_of_a_codec_keep_their_sign(read: Put):
+    """Twelve stored bits in the codec's unsigned words are sign-extended."""
+    signed = GREY.astype(np.int32) - 2048
+    words = (signed & 0xFFF).astype(np.uint16)
+    dataset = image(
+        f"{ROOT}.4.80", encapsulate([imagecodecs.jpegls_encode(words)]), is_encapsulated=True, PixelRepresentation=1
+    )
+    assert np.array_equal(signed, read(dataset).pixels)
+
+
+def test_functional_groups_of_a_frame_go_before_shared_ones(read: Put):
+    """An enhanced object has window and slope in its groups (PS3.3 C.7.6.16)."""
+    shared, own, window, slope = Dataset(), Dataset(), Dataset(), Dataset()
+    slope.RescaleSlope, slope.RescaleIntercept = 3, 1
+    window.WindowCenter, window.WindowWidth = 70, 90
+    shared.PixelValueTransformationSequence = Sequence([slope])
+    own.FrameVOILUTSequence = Sequence([window])
+    dataset = image(
+        f"{ROOT}.1",
+        np.stack([GREY, GREY[::-1]]).tobytes(),
+        NumberOfFrames=2,
+        SharedFunctionalGroupsSequence=Sequence([shared]),
+        PerFrameFunctionalGroupsSequence=Sequence([Dataset(), own]),
+    )
+    frame = read(dataset, 1)
+    assert np.array_equal(GREY[::-1] * 3.0 + 1, frame.pixels)
+    assert (70, 90) == (frame.center, frame.width)
+    assert read(dataset, 0).center is None
+
+
+def test_one_bit_frames_that_begin_within_a_byte(read: Put):
+    """A segmentation's frames lie bit after bit."""
+    masks = np.random.default_rng(1).integers(0, 2, (3, 5, 7), np.uint8)
+    packed = np.packbits(masks.ravel(), bitorder="little").tobytes()
+    dataset = image(
+        f"{ROOT}.1",
+        packed + b"\0" * (len(packed) % 2),
+        Rows=5,
+        Columns=7,
+        NumberOfFrames=3,
+        BitsAllocated=1,
+        BitsStored=1,
+        HighBit=0,
+    )
+    for number in range(3):
+        assert np.array_equal(masks[number], read(dataset, number).pixels)
+
+
+@pytest.mark.parametrize("table", ["native", "basic", "extended", "none"])
+def test_frame_of_many_is_found_by_whatever_table_there_is(read: Put, table: str):
+    """The twentieth frame is the twentieth frame."""
+    frames = [(GREY + number) % 4096 for number in range(30)]
+    if table == "native":
+        dataset = image(f"{ROOT}.1", np.stack(frames).tobytes(), NumberOfFrames=30)
+    else:
+        encoded = [imagecodecs.jpegls_encode(each) for each in frames]
+        if table == "extended":
+            pixels, offsets, lengths = encapsulate_extended(encoded)
+            extra = {"ExtendedOffsetTable": offsets, "ExtendedOffsetTableLengths": lengths}
+        else:
+            pixels, extra = encapsulate(encoded, has_bot=table == "basic"), {}
+        dataset = image(f"{ROOT}.4.80", pixels, is_encapsulated=True, NumberOfFrames=30, **extra)
+    assert np.array_equal(frames[19], read(dataset, 19).pixels)
+
+
+def test_only_header_and_frame_are_fetched(tmp_path: Path):
+    """Of an object of 60 MB one frame of 0.5 MB is read."""
+    side, count = 512, 120
+    store = LocalStore(tmp_path)
+    frames = np.zeros((count, side, side), np.uint16)
+    frames[77] = 1234
+    store.put("large.dcm", encode(image(f"{ROOT}.1", frames.tobytes(), Rows=side, Columns=side, NumberOfFrames=count)))
+    opened = open_object(store, "large.dcm")
+    assert 1234 == read_frame(opened, 77).pixels.min()
+    assert isinstance(opened.file, RangedFile)
+    assert opened.file.fetched_bytes < 2 * side * side + 2 * BLOCK_BYTES
+
+
+@pytest.mark.parametrize(
+    ("dataset", "reason"),
+    [
+        (b"\0" * 900, "the object is no DICOM file"),
+        (image(f"{ROOT}.1", GREY.tobytes()[:-200]), "the pixel data ends before the frame does"),
+        (image(f"{ROOT}.1", b""), "the object has no pixel data"),
+        (image(f"{ROOT}.4.80", encapsulate([b"rubbish!"]), is_encapsulated=True), "the pixel data cannot be read"),
+        (image(f"{ROOT}.4.102", encapsulate([b"movie..."]), is_encapsulated=True), "MPEG-4 AVC/H.264 High Profile"),
+        (image(f"{ROOT}.1", GREY.tobytes(), Rows=0), "the object has no Rows"),
+        (image(f"{ROOT}.1", GREY.tobytes(), Rows=65535, Columns=65535), "exceeds the 268,435,456 shown here"),
+    ],
+)
+def test_frame_that_cannot_be_shown_says_why(read: Put, dataset: Dataset | bytes, reason: str):
+    """The reason names the thing, and no patient."""
+    with pytest.raises(FrameError) as caught:
+        read(dataset)
+    assert reason in str(caught.value)
+
+
+def test_frame_that_is_not_there_says_so(read: Put, store: MemoryStore):
+    """Frames begin at 0 and end where the object says; an object may be gone."""
+    dataset = image(f"{ROOT}.1", GREY.tobytes())
+    for index in (-1, 1):
+        with pytest.raises(FrameError, match="there is no frame"):
+            read(dataset, index)
+    with pytest.raises(FrameError, match="not in the store"):
+        open_object(store, "gone.dcm")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.binary(min_size=1, max_size=3 * BLOCK_BYTES),
+    st.lists(st.tuples(st.integers(0, 4 * BLOCK_BYTES), st.integers(-1, 2 * BLOCK_BYTES)), max_size=8),
+)
+def test_ranged_file_reads_as_a_file_does(content: bytes, reads: list[tuple[int, int]]):
+    """Whatever is sought and read, the bytes are those of a file."""
+    store = MemoryStore()
+    store.put("x", content)
+    ranged, plain = RangedFile(store, "x"), io.BytesIO(content)
+    for at, size in reads:
+        assert plain.seek(at) == ranged.seek(at)
+        assert plain.read(size) == ranged.read(size)
+        assert max(plain.tell(), 0) == ranged.tell()
+
+
+def test_window_spreads_its_values_from_black_to_white(store: MemoryStore):
+    """PS3.3 C.11.2.1.2.1, either way round, and for MONOCHROME1."""
+    ramp = np.tile(np.arange(COLUMNS, dtype=np.uint16) * 10, (ROWS, 1))
+    store.put("a", encode(image(f"{ROOT}.1", ramp.tobytes())))
+    store.put("b", encode(image(f"{ROOT}.1", ramp.tobytes(), PhotometricInterpretation="MONOCHROME1")))
+    pictures = Pictures(store)
+    shown = imagecodecs.png_decode(pictures.frame("a", 0, Window(150.5, 101)).png)
+    assert (0, 0, 127, 255, 255) == tuple(int(shown[0, at]) for at in (0, 9, 15, 20, 31))
+    inverted = imagecodecs.png_decode(pictures.frame("a", 0, Window(150.5, 101, is_inverted=True)).png)
+    assert np.array_equal(255 - shown, inverted)
+    assert np.array_equal(inverted, imagecodecs.png_decode(pictures.frame("b", 0, Window(150.5, 101)).png))
+
+
+def test_object_without_a_window_shows_nearly_all_its_values(store: MemoryStore):
+    """A window is made from the values; a flat image divides by nothing."""
+    store.put("a", encode(image(f"{ROOT}.1", GREY.tobytes())))
+    store.put("b", encode(image(f"{ROOT}.1", np.full_like(GREY, 7).tobytes())))
+    pictures = Pictures(store)
+    picture = pictures.frame("a", 0, Window())
+    assert picture.center is not None
+    assert 1800 < picture.center < 2100
+    assert 1.0 == pictures.frame("b", 0, Window()).width
+
+
+def test_thumbnail_is_small_and_pictures_are_kept_within_bounds(store: MemoryStore, monkeypatch: pytest.MonkeyPatch):
+    """A thumbnail has at most 128 pixels a side; what was decoded last is at hand, the rest forgotten."""
+    big = np.zeros((300, 700), np.uint16)
+    pictures = Pictures(store)
+    for name in "abc":
+        store.put(name, encode(image(f"{ROOT}.1", big.tobytes(), Rows=300, Columns=700)))
+    assert (50, 117) == imagecodecs.png_decode(pictures.thumbnail("a", 0)).shape
+    monkeypatch.setattr("dicomflow.console.pictures.MAX_KEPT_BYTES", 2 * big.size * 4)
+    for name in "abc":
+        pictures.frame(name, 0, Window())
+    assert [("b", 0), ("c", 0)] == list(pictures._kept)
+    assert 2 * big.size * 4 == pictures._kept_bytes
+
+
+def test_deflated_object_that_is_broken_says_so(read: Put):
+    """A cut stream is no frame, and no error of ours."""
+    encoded = encode(image(f"{ROOT}.1.99", GREY.tobytes()))
+    with pytest.raises(FrameError, match="the object cannot be read"):
+        read(encoded[:-400])
