@@ -33,7 +33,7 @@ WAIT_SECONDS: Final = 600
 
 DELIVERER: Final = """
 import json, sys
-from dicomflow.edge.deliverer import DelivererStart, run_deliverer
+from dicomflow.edge.deliverer_process import DelivererStart, run_deliverer
 from dicomflow.edge.server import LogSettings
 from dicomflow.edge.settings import EdgeSettings
 run_deliverer(DelivererStart(EdgeSettings(**json.loads(sys.argv[1])), LogSettings("WARNING", False), None))

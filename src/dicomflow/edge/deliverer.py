@@ -1,4 +1,4 @@
-"""The deliverer process: from `received/` to the object store, and the manifest last.
+"""The deliverer: from `received/` to the object store, and the manifest last.
 
 It keeps its state in the spool's folders: a file moves from `received/` into its delivery's folder, the manifest is
 written there when the delivery closes, and the folder goes when everything is stored. So a start after a crash
@@ -7,11 +7,6 @@ finds the same deliveries, and puts them under the same keys.
 
 import asyncio
 import logging
-import multiprocessing
-import multiprocessing.connection
-import os
-import signal
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,9 +15,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from filelock import FileLock, Timeout
-
-from dicomflow import logs
 from dicomflow.edge.bandwidth import Bandwidth, limit_at
 from dicomflow.edge.delivery import Deliveries, Delivery, ReceivedInstance
 from dicomflow.edge.feedback_reader import FeedbackReader
@@ -31,19 +23,14 @@ from dicomflow.edge.heartbeat import Heartbeats
 from dicomflow.edge.ledger import LEDGER_FILE, Ledger
 from dicomflow.edge.progress import PROGRESS_FILE, Progress
 from dicomflow.edge.putqueue import PutQueue
-from dicomflow.edge.reporter import report_commitments
-from dicomflow.edge.server import LogSettings
-from dicomflow.edge.settings import DeliverySettings, EdgeSettings, SettingsFile
+from dicomflow.edge.settings import DeliverySettings, EdgeSettings
 from dicomflow.edge.spool import ReceivedFile, Spool
-from dicomflow.edge.stores import build_store, local_root
 from dicomflow.edge.uploader import Uploader, backoff_seconds, describe
 from dicomflow.errors import PeerError, PermanentError
 from dicomflow.manifest import Manifest, manifest_key
 
-__all__ = ["Announce", "Deliverer", "DelivererStart", "StoredObject", "run_deliverer"]
+__all__ = ["Announce", "Deliverer", "StoredObject"]
 
-# Receiving goes first: a sender waits for its answer, a delivery does not.
-_NICENESS: Final = 10
 _POLL_SECONDS: Final = 0.2
 _BATCH: Final = 500
 # A modality may open an association an image; the manifest has them all.
@@ -66,63 +53,6 @@ class StoredObject:
 
 # Told of every stored object, at least once: the place of S3's notifications where the store is a folder.
 Announce = Callable[[Sequence[StoredObject]], None]
-
-
-@dataclass(frozen=True, slots=True)
-class DelivererStart:
-    """What the deliverer is started with."""
-
-    settings: EdgeSettings
-    logs: LogSettings
-    announce: Announce | None
-    # The file the settings came from; limits and priorities are read again when it changes.
-    config: Path | None = None
-
-
-def run_deliverer(start: DelivererStart) -> None:
-    """Run the deliverer until it is told to stop. Process: the main function of the deliverer."""
-    logs.configure(start.logs.level, as_json=start.logs.as_json)
-    if hasattr(os, "nice"):
-        os.nice(_NICENESS)
-    settings = start.settings
-    spool = Spool(settings.spool.dir, fsync=settings.spool.fsync)
-    lock = FileLock(settings.spool.dir / "deliverer.lock")
-    while True:
-        try:
-            # A deliverer of an earlier run may still be ending.
-            lock.acquire(timeout=1)
-        except Timeout:
-            _logger.warning("deliverer_waits reason=another deliverer has the spool")
-        else:
-            break
-    deliverer = Deliverer(
-        settings,
-        spool,
-        Uploader(build_store(settings.delivery), local_root(settings.delivery.store_url)),
-        start.announce,
-        SettingsFile(start.config, settings.delivery).read if start.config is not None else None,
-    )
-    if settings.commitment.peers:
-        threading.Thread(target=report_commitments, args=(settings, spool), name="reporter", daemon=True).start()
-    asyncio.run(_run(deliverer))
-    logging.shutdown()
-    # Puts in flight are repeated under the same keys at the next start.
-    os._exit(0)
-
-
-async def _run(deliverer: "Deliverer") -> None:
-    """Deliver until a signal comes or the supervisor ends; an error of ours ends the process, which is restarted."""
-    loop = asyncio.get_running_loop()
-    delivering = asyncio.create_task(deliverer.run())
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: loop.call_soon_threadsafe(delivering.cancel))
-    parent = multiprocessing.parent_process()
-    while not delivering.done():
-        if parent is not None and multiprocessing.connection.wait([parent.sentinel], timeout=0):
-            delivering.cancel()
-        await asyncio.wait([delivering], timeout=_POLL_SECONDS)
-    if not delivering.cancelled():
-        delivering.result()
 
 
 class Deliverer:

@@ -23,7 +23,8 @@ from filelock import FileLock, Timeout
 
 from dicomflow.edge import metrics
 from dicomflow.edge.admission import clear_row, table_length
-from dicomflow.edge.deliverer import Announce, DelivererStart, run_deliverer
+from dicomflow.edge.deliverer import Announce
+from dicomflow.edge.deliverer_process import DelivererStart, run_deliverer
 from dicomflow.edge.ledger import LEDGER_FILE
 from dicomflow.edge.server import DRAIN_SECONDS, LogSettings, WorkerStart, run_worker
 from dicomflow.edge.settings import EdgeSettings

@@ -1,0 +1,91 @@
+"""The process that the deliverer runs in: its start, its priority, its lock on the spool and its end.
+
+What it does there is the deliverer's; this module must not know of it.
+"""
+
+import asyncio
+import logging
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from filelock import FileLock, Timeout
+
+from dicomflow import logs
+from dicomflow.edge.deliverer import Announce, Deliverer
+from dicomflow.edge.reporter import report_commitments
+from dicomflow.edge.server import LogSettings
+from dicomflow.edge.settings import EdgeSettings, SettingsFile
+from dicomflow.edge.spool import Spool
+from dicomflow.edge.stores import build_store, local_root
+from dicomflow.edge.uploader import Uploader
+
+__all__ = ["DelivererStart", "run_deliverer"]
+
+# Receiving goes first: a sender waits for its answer, a delivery does not.
+_NICENESS: Final = 10
+_LOOK_SECONDS: Final = 0.2
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class DelivererStart:
+    """What the deliverer is started with."""
+
+    settings: EdgeSettings
+    logs: LogSettings
+    announce: Announce | None
+    # The file the settings came from; limits and priorities are read again when it changes.
+    config: Path | None = None
+
+
+def run_deliverer(start: DelivererStart) -> None:
+    """Run the deliverer until it is told to stop. Process: the main function of the deliverer."""
+    logs.configure(start.logs.level, as_json=start.logs.as_json)
+    if hasattr(os, "nice"):
+        os.nice(_NICENESS)
+    settings = start.settings
+    spool = Spool(settings.spool.dir, fsync=settings.spool.fsync)
+    lock = FileLock(settings.spool.dir / "deliverer.lock")
+    while True:
+        try:
+            # A deliverer of an earlier run may still be ending.
+            lock.acquire(timeout=1)
+        except Timeout:
+            _logger.warning("deliverer_waits reason=another deliverer has the spool")
+        else:
+            break
+    deliverer = Deliverer(
+        settings,
+        spool,
+        Uploader(build_store(settings.delivery), local_root(settings.delivery.store_url)),
+        start.announce,
+        SettingsFile(start.config, settings.delivery).read if start.config is not None else None,
+    )
+    if settings.commitment.peers:
+        threading.Thread(target=report_commitments, args=(settings, spool), name="reporter", daemon=True).start()
+    asyncio.run(_run(deliverer))
+    logging.shutdown()
+    # Puts in flight are repeated under the same keys at the next start.
+    os._exit(0)
+
+
+async def _run(deliverer: Deliverer) -> None:
+    """Deliver until a signal comes or the supervisor ends; an error of ours ends the process, which is restarted."""
+    loop = asyncio.get_running_loop()
+    delivering = asyncio.create_task(deliverer.run())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: loop.call_soon_threadsafe(delivering.cancel))
+    parent = multiprocessing.parent_process()
+    while not delivering.done():
+        if parent is not None and multiprocessing.connection.wait([parent.sentinel], timeout=0):
+            delivering.cancel()
+        await asyncio.wait([delivering], timeout=_LOOK_SECONDS)
+    if not delivering.cancelled():
+        delivering.result()
