@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 import pytest
-import typer
 from pydantic import BaseModel
 
 from dicomflow import cli
@@ -20,7 +19,7 @@ SOURCES = [
     for path in (ROOT / folder).rglob("*")
     if path.is_file() and path.suffix in {"", ".py", ".toml", ".sh"} and path != Path(__file__)
 ]
-CALL = re.compile(r"(?:`|bin/)dicomflow ([a-z]+)((?: [^`\n#]*)?)")
+CALL = re.compile(r"(?:`|bin/)dicomflow ([a-z][a-z-]*)((?: [^`\n#]*)?)")
 SETTING = re.compile(r"\bDICOMFLOW_[A-Z0-9_]+")
 LINK = re.compile(r"\]\(([^)#]+)[^)]*\)")
 SCRIPT = re.compile(r"(?<![\w/.])(?:scripts|\.ci)/[a-z]+\b")
@@ -112,14 +111,7 @@ def test_decisions_are_numbered_without_gaps_and_have_their_four_parts():
 
 def _options(name: str) -> set[str]:
     """Return the options of a command, as its help lists them."""
-    import importlib
-
-    found = getattr(importlib.import_module(f"dicomflow.cli.{name}"), name)
-    if isinstance(found, typer.Typer):
-        commands = list(typer.main.get_group(found).commands.values())
-    else:
-        single = typer.Typer(add_completion=False)
-        single.command(name)(found)
-        commands = [typer.main.get_command(single)]
+    found = cli.load_command(name)
+    commands = list(getattr(found, "commands", {}).values()) or [found]
     parameters = [parameter for command in commands for parameter in command.params]
     return {option for parameter in parameters for option in [*parameter.opts, *parameter.secondary_opts]}

@@ -1,12 +1,13 @@
 """The command line as a whole: help, version, lazy imports, and one line for each failure."""
 
 import importlib
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import typer
 
 from dicomflow import __version__, cli
 from dicomflow.errors import PermanentError
@@ -33,9 +34,7 @@ def test_help_lists_every_command_with_its_summary(run: Run):
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_summary_of_command_is_first_line_of_its_docstring(name: str):
     """The table's summary is what the command's own help says first."""
-    command = getattr(importlib.import_module(f"dicomflow.cli.{name}"), name)
-    text = command.info.help if isinstance(command, typer.Typer) else command.__doc__
-    assert cli.COMMANDS[name].summary == text.strip().partition("\n")[0]
+    assert cli.COMMANDS[name].summary == cli.load_command(name).help.strip().partition("\n")[0]
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
@@ -161,3 +160,51 @@ def _replace_status(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
         raise error
 
     monkeypatch.setattr(importlib.import_module("dicomflow.cli.status"), "status", status)
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ("dicomflow s", {"send", "spool", "status", "simulator"}),
+        ("dicomflow imports ", {"list", "show", "retry"}),
+        ("dicomflow send --assoc", {"--associations"}),
+    ],
+)
+def test_completion_knows_commands_and_options(words: str, wanted: set[str]):
+    """The shell is told commands, their commands and their options, though none is imported before it is needed."""
+    environment = {
+        **os.environ,
+        "_DICOMFLOW_COMPLETE": "complete_bash",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(words.count(" ")),
+    }
+    program = Path(sys.executable).with_name("dicomflow")
+    result = subprocess.run([program], env=environment, capture_output=True, text=True, check=False, timeout=60)
+    assert wanted == set(result.stdout.split())
+
+
+def test_exit_codes_are_those_that_are_documented(run: Run, data: Path, tmp_path: Path):
+    """Done is 0, failed is 1, called wrongly is 2; the document has no other and lacks none."""
+    seen = {
+        run("status", "--data", data)[0],
+        run("status", "--data", tmp_path / "nowhere")[0],
+        run("status", "--no-such-option")[0],
+    }
+    assert seen == cli.EXIT_CODES.keys()
+    text = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
+    for code, meaning in cli.EXIT_CODES.items():
+        assert f"| {code} | {meaning} |" in text
+
+
+def test_reference_is_what_the_commands_say():
+    """docs/cli.md is made by `python -m dicomflow.cli.reference docs/cli.md`, and was."""
+    from dicomflow.cli.reference import reference
+
+    assert reference() == (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_help_of_command_shows_an_example_or_its_commands(run: Run, name: str):
+    """`--help` teaches: a command shows a call of itself, a group its commands."""
+    _, output, _ = run(name, "--help")
+    assert f"For example: dicomflow {name} " in " ".join(output.split()) or "Commands:" in output

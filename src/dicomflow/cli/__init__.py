@@ -17,9 +17,14 @@ from typer.core import TyperCommand, TyperGroup
 from dicomflow import __version__, logs
 from dicomflow.errors import DicomflowError
 
-__all__ = ["COMMANDS", "LOG_LEVELS", "Entry", "app", "main", "run"]
+__all__ = ["COMMANDS", "EXIT_CODES", "LOG_LEVELS", "Entry", "app", "load_command", "main", "run"]
 
 EXIT_FAILED: Final = 1
+EXIT_CODES: Final = {
+    0: "done",
+    EXIT_FAILED: "failed, or what was asked about is not well: one line on standard error, or the output, says why",
+    2: "called wrongly, or nothing was done because something was not confirmed",
+}
 LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
@@ -30,19 +35,22 @@ class Entry(NamedTuple):
     extra: str
 
 
-# The command `x` is the function `x` in `dicomflow.cli.x`, whose docstring begins with the summary; a group of
-# commands is a `typer.Typer` in its place, with the summary as its help.
+# The command `x` is the function `x` in `dicomflow.cli.x` (`x_y` for a command `x-y`), whose docstring begins with the
+# summary; a group of commands is a `typer.Typer` in its place, with the summary as its help.
 COMMANDS: Final = {
     "local": Entry("Run everything on this machine, with a simulated import.", "local"),
     "edge": Entry("Run the edge daemon: receive, spool, deliver.", "edge"),
+    "doctor": Entry("Check a set-up and say what to do.", "edge"),
+    "edge-install": Entry("Write the commands that make a device an edge.", "edge"),
     "send": Entry("Send DICOM files to a receiver over DIMSE.", "edge"),
     "spool": Entry("List what cannot be delivered, and try it again.", "edge"),
     "ledger": Entry("Show an instance's chain of custody, and check its object.", "edge"),
+    "users": Entry("Make the lines of users files.", "edge"),
     "status": Entry("Show how much is received, indexed and imported.", "pipeline"),
     "query": Entry("Run one read-only SQL statement on the catalog.", "pipeline"),
     "worker": Entry("Run the pipeline's handlers from SQS, outside Lambda.", "pipeline"),
     "imports": Entry("List imports and what came of them; try failed ones again.", "pipeline"),
-    "catalog": Entry("Search the catalog, list what is wrong in it, delete studies.", "pipeline"),
+    "catalog": Entry("Search, check and rebuild the catalog; delete studies.", "pipeline"),
     "console": Entry("Serve the operators' pages over any catalog.", "pipeline,console"),
     "simulator": Entry("Simulate AWS HealthImaging for any SDK client.", "pipeline,console,simulator"),
     "migrate": Entry("Bring the catalog's schema to this version's.", "pipeline"),
@@ -66,13 +74,13 @@ class _LazyGroup(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:  # as above
         """Return the command that is to run, imported."""
         name, command, rest = super().resolve_command(ctx, args)
-        return name, _load(name) if name in COMMANDS else command, rest
+        return name, load_command(name) if name in COMMANDS else command, rest
 
 
 app = typer.Typer(
     cls=_LazyGroup,
-    add_completion=False,
     no_args_is_help=True,
+    epilog="Exit codes: 0 done, 1 failed or not well, 2 called wrongly. More in docs/cli.md.",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -124,9 +132,10 @@ def _global_options(
     logs.configure(log_level.upper(), as_json=json_logs)
 
 
-def _load(name: str) -> Any:
+def load_command(name: str) -> Any:
     """Import the module of a command and return the command, or the group of them, as Typer's click knows it."""
-    command = getattr(importlib.import_module(f"{__name__}.{name}"), name)
+    module = name.replace("-", "_")
+    command = getattr(importlib.import_module(f"{__name__}.{module}"), module)
     if isinstance(command, typer.Typer):
         group = typer.main.get_group(command)
         group.name = name

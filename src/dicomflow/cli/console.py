@@ -69,10 +69,12 @@ def console(
         ),
     ] = None,
 ) -> None:
-    """Serve the operators' pages: studies with their images, imports, edges, problems, audit.
+    """Serve the operators' pages over any catalog.
 
-    On a loopback address nobody is asked who it is. On any other a login is needed: a file of users, or a proxy that
-    has asked. `dicomflow local` has the same pages on its HTTP port.
+    Studies with their images, imports, edges, problems and audit. On a loopback address nobody is asked who it is. On
+    any other a login is needed: a file of users, or a proxy that has asked. `dicomflow local` has the same pages on its HTTP port.
+
+    For example: dicomflow console --data DIR --port 8044
     """
     access = _access(bind, users_file, trusted_proxy or [], user_header, host or [], certificate, key, plain_http)
     sources = dict(_metrics_source(each) for each in edge_metrics or [])

@@ -25,6 +25,8 @@ def edge(
 
     Runs until SIGTERM or Ctrl-C: then it refuses new associations, ends those that run, and leaves within five
     seconds. Whatever was acknowledged and is not stored yet stays in the spool for the next start.
+
+    For example: dicomflow edge --config /etc/dicomflow/edge.toml
     """
     settings = load_settings(config)
     stopping = threading.Event()

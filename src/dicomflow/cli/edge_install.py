@@ -119,6 +119,8 @@ def edge_install(
 
     With Greengrass they hold credentials for an hour, of the stack's installer role; run this where the AWS CLI works.
     With --systemd or --windows-service they hold no secret.
+
+    For example: dicomflow edge-install edge-1
     """
     if systemd and windows_service:
         raise typer.BadParameter("choose one of --systemd and --windows-service")

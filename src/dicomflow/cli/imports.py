@@ -61,7 +61,12 @@ def list_(
     limit: Annotated[int, typer.Option(help="At most this many, the latest change first.", min=1)] = 50,
     json: Json = False,
 ) -> None:
-    """List series and their imports; the forecast says what the service would refuse or warn of."""
+    """List series and their imports.
+
+    The forecast says what the service would refuse or warn of.
+
+    For example: dicomflow imports list --data DIR --state failed
+    """
     _check_states(state)
     with _open(data, database_url) as engine, begin_read(engine) as connection:
         rows = [_values(connection, row) for row in catalog.list_series(connection, state, limit)]
@@ -112,7 +117,12 @@ def retry(
         ),
     ] = None,
 ) -> None:
-    """Queue failed and partial series again, or those in another --state; what is in already is not repeated."""
+    """Queue failed and partial series again.
+
+    Or those in another --state; what is in already is not repeated.
+
+    For example: dicomflow imports retry --all --data DIR
+    """
     states = state or list(catalog.RETRIED_STATES)
     _check_states(states)
     if {"queued", "in_progress", "completed"} & set(states):

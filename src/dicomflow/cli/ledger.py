@@ -42,7 +42,11 @@ def show(
     *,
     json: Json = False,
 ) -> None:
-    """Show what this edge knows of an instance: from whom, when, its digest, where it is stored, what came of it.
+    """Show what this edge knows of an instance.
+
+    From whom, when, its digest, where it is stored, and what came of it.
+
+    For example: dicomflow ledger show UID --data DIR
 
     With --data what the catalog there says of each object is shown too. Exits 1 when the ledger has no such instance.
     """
@@ -68,9 +72,9 @@ def show(
 
 @ledger.command()
 def verify(config: Config = None, data: Data = None, *, json: Json = False) -> None:
-    """Read every stored object and compare it with the digest that was computed as it arrived.
+    """Read every stored object and compare it with its digest.
 
-    Exits 1 when an object is missing or differs.
+    The digest is the one that was computed as the instance arrived. Exits 1 when an object is missing or differs.
     """
     store = build_store(_delivery(config, data))
     found = _open(config, data)

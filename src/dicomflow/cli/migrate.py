@@ -13,6 +13,8 @@ def migrate(data: DataFolder = None, database_url: DatabaseUrl = None) -> None:
     """Bring the catalog's schema to this version's.
 
     Creates the catalog when there is none. Running it again changes nothing.
+
+    For example: dicomflow migrate --database-url postgresql://HOST/NAME
     """
     url = catalog_url(data, database_url)
     if data is not None and not database_url:

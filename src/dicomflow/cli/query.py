@@ -24,7 +24,10 @@ def query(
 ) -> None:
     """Run one read-only SQL statement on the catalog.
 
-    The statement cannot change anything: the database is opened read-only.
+    The statement cannot change anything: the database is opened read-only. Patient, Study, Series and Instance hold the
+    index, Ahlijob the imports and Ahliimageset the image sets; docs/architecture.md tells of the others.
+
+    For example: dicomflow query --data DIR "SELECT * FROM Ahlijob WHERE status = 4"
     """
     engine = create_read_only_engine(existing_catalog_url(data, database_url))
     try:

@@ -62,9 +62,9 @@ def send(
     the files that it lists are sent. Objects go in the transfer syntax they are stored in. Exits 1 if anything was not
     stored by the receiver.
 
-    dicomflow send pacs.example 11112 ~/study --called-ae-title ARCHIVE
+    For example: dicomflow send pacs.example 11112 ~/study --called-ae-title ARCHIVE
 
-    dicomflow send 127.0.0.1 11112 old-archive.zip --journal old-archive.journal
+    Or: dicomflow send 127.0.0.1 11112 old-archive.zip --journal old-archive.journal
     """
     candidates = list(find_candidates(paths))
     noted = Journal(journal, f"{host} {port} {called_ae_title}") if journal is not None else None

@@ -51,6 +51,8 @@ def simulator(
 
     A client needs nothing but endpoint_url=http://HOST:PORT (and inject_host_prefix=False, with boto3). Runs until
     SIGTERM or Ctrl-C; data stores, jobs and image sets survive it.
+
+    For example: dicomflow simulator --data DIR --bucket images=/srv/images
     """
     settings = _settings(data, switches or [], service_limits=service_limits)
     folders = dict(_pair(text, "--bucket") for text in buckets or [])

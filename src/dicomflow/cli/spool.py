@@ -24,7 +24,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @spool.command("list")
 def list_quarantined(config: Config = None, data: Data = None, *, json: Json = False) -> None:
-    """List the quarantined instances, each with its reason."""
+    """List the quarantined instances, each with its reason.
+
+    For example: dicomflow spool list --config /etc/dicomflow/edge.toml
+    """
     rows = [
         (reason, file.peer, file.association_id, file.path.name)
         for file, reason in sorted(open_spool(config, data).scan_quarantined(), key=lambda each: each[0].path.name)

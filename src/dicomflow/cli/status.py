@@ -24,6 +24,8 @@ def status(
     """Show how much is received, indexed and imported.
 
     Without --data the spool is not counted: only the machine that receives can see it.
+
+    For example: dicomflow status --data DIR --json
     """
     engine = create_read_only_engine(existing_catalog_url(data, database_url))
     try:

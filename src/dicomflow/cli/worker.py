@@ -33,6 +33,8 @@ def worker(
 
     Settings are environment variables: DICOMFLOW_DATABASE_URL, DICOMFLOW_STORE_URL, DICOMFLOW_QUEUES__INDEX and the
     like. Runs until SIGTERM or Ctrl-C; the batches at hand are finished.
+
+    For example: dicomflow worker --queue index --queue plan --metrics-port 9100
     """
     unknown = sorted(set(queues) - set(QUEUES))
     if unknown:

@@ -1,0 +1,30 @@
+"""Checks of everything on one machine: the edge's, and the catalog's."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from dicomflow.catalog.engine import database_url
+from dicomflow.doctor.edge import checks_of_edge
+from dicomflow.doctor.findings import Check
+from dicomflow.doctor.pipeline import check_database
+from dicomflow.local import LocalSettings, edge_settings
+
+__all__ = ["checks_of_local"]
+
+_HTTP_BIND: Final = "127.0.0.1"
+
+
+def checks_of_local(settings: LocalSettings) -> Iterator[Check]:
+    """Yield the checks of what `dicomflow local` is given."""
+    edge = edge_settings(settings).model_copy(update={"http_port": settings.http_port, "http_bind": _HTTP_BIND})
+    yield from checks_of_edge(edge)
+    yield Check("catalog", lambda: _check_catalog(settings), "run `dicomflow migrate` on it")
+
+
+def _check_catalog(settings: LocalSettings) -> str:
+    url = settings.database_url or f"sqlite:///{settings.data.absolute() / 'catalog.db'}"
+    parsed = database_url(url)
+    if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").exists():
+        return "there is none yet; `dicomflow local` makes it"
+    return check_database(url)

@@ -1,0 +1,141 @@
+"""Checks of the pipeline: its settings, its database, its bucket, its queues, and what HealthImaging lets it do."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, Final
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from dicomflow.catalog.engine import create_engine_for, database_url, require_schema, schema_revision
+from dicomflow.catalog.jobs import STAGING_PREFIX
+from dicomflow.doctor.findings import Check, Problem, Skip, Warn
+from dicomflow.doctor.machine import check_clock, check_store
+from dicomflow.edge.settings import DeliverySettings
+from dicomflow.edge.stores import build_store, local_root
+from dicomflow.healthimaging.client import build_client, get_datastore
+from dicomflow.pipeline.handlers import QUEUES
+from dicomflow.pipeline.settings import ImportSettings, PipelineSettings
+
+__all__ = ["check_database", "checks_of_pipeline"]
+
+_SECONDS: Final = 5
+# Service Quotas' name of "concurrent import jobs per data store".
+_QUOTA: Final = {"ServiceCode": "medical-imaging", "QuotaCode": "L-23763099"}
+_STORE_ADVICE: Final = (
+    "the pipeline needs s3:GetObject and s3:ListBucket on the bucket, and s3:PutObject and s3:DeleteObject on staging/"
+)
+_DATABASE_ADVICE: Final = (
+    "look at DICOMFLOW_DATABASE_URL: host, port, name and user; a security group that lets this machine in; for Aurora"
+    " the right rds-db:connect and the bundle of RDS's CAs as sslrootcert"
+)
+_MAX_AHEAD_SECONDS: Final = 30.0
+
+
+def checks_of_pipeline(settings: PipelineSettings) -> Iterator[Check]:
+    """Yield the checks of the settings that `dicomflow worker` and the Lambda functions read."""
+    yield Check("database", lambda: check_database(settings.database_url.get_secret_value()), _DATABASE_ADVICE)
+    probe = f"{STAGING_PREFIX}doctor/probe"
+    delivery = DeliverySettings(store_url=settings.store_url.rstrip("/"))
+    store = build_store(delivery, is_patient=False)
+    yield Check("store", lambda: f"{settings.store_url}: {check_store(store, probe, _STORE_ADVICE)}", _STORE_ADVICE)
+    if local_root(delivery.store_url) is None:
+        yield Check("clock", lambda: check_clock(store, probe), "set the clock")
+    for name in QUEUES:
+        url = settings.queues.urls().get(name)
+        yield Check(f"queue {name}", lambda name=name, url=url: _check_queue(name, url), "repair the queue's URL")  # type: ignore[misc]  # bound now
+    imports = settings.imports
+    if not imports.enabled:
+        return
+    yield Check("HealthImaging", lambda: _check_datastore(imports), "set DICOMFLOW_IMPORTS__DATASTORE_ID")
+    yield Check("HealthImaging jobs", lambda: _check_jobs(imports), "repair the role of the pipeline")
+    yield Check("HealthImaging quota", lambda: _check_quota(imports), "ask for the quota in Service Quotas")
+
+
+def check_database(url: str) -> str:
+    """Connect once, ask for the schema, and write to a table of this connection's own."""
+    parsed = database_url(url)
+    where = parsed.host or parsed.database or "the database"
+    is_sqlite = parsed.get_backend_name() == "sqlite"
+    engine = create_engine_for(url) if is_sqlite else create_engine(parsed, connect_args={"connect_timeout": _SECONDS})
+    try:
+        started_at = datetime.now(UTC)
+        with engine.begin() as connection:
+            connection.execute(text("SELECT 1"))
+            seconds = (datetime.now(UTC) - started_at).total_seconds()
+            connection.execute(text("CREATE TEMPORARY TABLE dicomflow_doctor (n INTEGER)"))
+            connection.execute(text("DROP TABLE dicomflow_doctor"))
+        require_schema(engine)
+        return f"{where} answers in {seconds * 1000:.0f} ms, schema {schema_revision(engine)}"
+    except SQLAlchemyError as error:
+        lines = str(getattr(error, "orig", None) or error).strip().splitlines() or [type(error).__name__]
+        raise Problem(f"{where} cannot be used: {lines[0]}", _DATABASE_ADVICE) from error
+    finally:
+        engine.dispose()
+
+
+def _check_queue(name: str, url: str | None) -> str:
+    variable = f"DICOMFLOW_QUEUES__{name.upper()}"
+    if url is None:
+        raise Skip(f"{variable} is not set", "set it where this queue is worked on; every function needs DRIVE")
+    client = boto3.client("sqs", config=_config())
+    try:
+        found = client.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
+    except (ClientError, BotoCoreError) as error:
+        advice = f"correct {variable}; the role needs sqs:GetQueueAttributes, ReceiveMessage and DeleteMessage on it"
+        raise Problem(_say(error), advice) from error
+    waiting = found.get("ApproximateNumberOfMessages", "?")
+    if "RedrivePolicy" not in found:
+        raise Warn(f"{waiting} messages wait; it has no dead-letter queue", "give it one, with 5 receives")
+    return f"{waiting} messages wait"
+
+
+def _check_datastore(imports: ImportSettings) -> str:
+    client = build_client()
+    found = get_datastore(client, imports.datastore_id)
+    if found.status != "ACTIVE":
+        raise Problem(f"data store {found.name} is {found.status}", "wait until it is ACTIVE, or name another one")
+    answer: Any = client.get_datastore(datastoreId=imports.datastore_id)
+    headers = answer["ResponseMetadata"]["HTTPHeaders"]
+    if "date" in headers:
+        off = abs((parsedate_to_datetime(headers["date"]) - datetime.now(UTC)).total_seconds())
+        if off > _MAX_AHEAD_SECONDS:
+            raise Warn(f"this clock and the service's are {off:.0f} s apart", "set the clock with NTP")
+    return f"data store {found.name} is ACTIVE"
+
+
+def _check_jobs(imports: ImportSettings) -> str:
+    client = build_client()
+    try:
+        answer = client.list_dicom_import_jobs(datastoreId=imports.datastore_id, jobStatus="IN_PROGRESS", maxResults=50)
+    except (ClientError, BotoCoreError) as error:
+        advice = "allow medical-imaging:ListDICOMImportJobs, GetDICOMImportJob, StartDICOMImportJob and iam:PassRole"
+        raise Problem(_say(error), advice) from error
+    return f"{len(answer['jobSummaries'])} jobs run; {imports.concurrent} at once are used"
+
+
+def _check_quota(imports: ImportSettings) -> str:
+    try:
+        found = boto3.client("service-quotas", config=_config()).get_service_quota(**_QUOTA)["Quota"]
+        quota = int(found["Value"])
+    except (ClientError, BotoCoreError) as error:
+        advice = "allow servicequotas:GetServiceQuota to have it checked; by default 100 jobs run at once"
+        raise Skip(f"the quota is not known: {_say(error)}", advice) from error
+    text_ = f"{quota} import jobs at once; DICOMFLOW_IMPORTS__CONCURRENT is {imports.concurrent}"
+    if imports.concurrent > quota:
+        raise Warn(text_, "set DICOMFLOW_IMPORTS__CONCURRENT to the quota, or ask for more in Service Quotas")
+    return text_
+
+
+def _config() -> Config:
+    return Config(connect_timeout=_SECONDS, read_timeout=_SECONDS, retries={"total_max_attempts": 1})
+
+
+def _say(error: Exception) -> str:
+    if isinstance(error, ClientError):
+        return str(error.response.get("Error", {}).get("Code", type(error).__name__))
+    return str(error)

@@ -1,0 +1,251 @@
+"""`dicomflow doctor` on set-ups that are healthy and on others that are broken, each in its own way."""
+
+import json
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import boto3
+import pytest
+
+from dicomflow.doctor import machine
+from dicomflow.doctor.findings import Check, Problem, State, run_checks
+from dicomflow.healthimaging.client import build_client, create_datastore
+from dicomflow.healthimaging.simulator import SimulatorSettings, create_app, serve
+
+WRONG = {"failed", "warning"}
+
+
+def _states(findings: dict[str, Any], *wanted: str) -> dict[str, str]:
+    return {name: each["state"] for name, each in findings.items() if not wanted or each["state"] in wanted}
+
+
+def test_edge_that_is_healthy_exits_0(doctor: Any, edge_toml: Any, certificate: Any, tmp_path: Path):
+    """Every part of an edge with TLS is looked at, everything is well, and nothing is left behind."""
+    paths = certificate(365)
+    tls = f'[dimse.tls]\nport = 0\ncertificate = "{paths[0]}"\nkey = "{paths[1]}"'
+    code, findings = doctor("--config", edge_toml(tls))
+    assert {} == _states(findings, "failed"), findings
+    assert 0 == code
+    assert {
+        "spool folder",
+        "spool space",
+        "spool sync",
+        "DIMSE port",
+        "HTTP port",
+        "TLS port",
+        "TLS certificate",
+        "store",
+        "DIMSE self-test",
+    } == findings.keys()
+    assert "C-ECHO and C-STORE are answered 0000" in findings["DIMSE self-test"]["text"]
+    assert [] == [path for path in tmp_path.rglob("*") if "doctor" in path.name or "probe" in path.name]
+
+
+def test_local_that_runs_is_recognised_by_its_ports(doctor: Any, local_daemon: Any):
+    """Ports that are taken by what is looked at are no problem."""
+    ports = ("--port", local_daemon.port, "--http-port", _http_port(local_daemon))
+    code, findings = doctor("--data", local_daemon.data, *ports)
+    assert (0, {}) == (code, _states(findings, "failed")), findings
+    assert "in use by dicomflow: C-ECHO is answered 0000" in findings["DIMSE port"]["text"]
+    assert "in use by dicomflow: it is healthy" in findings["HTTP port"]["text"]
+    assert "schema" in findings["catalog"]["text"]
+
+
+def _http_port(local_daemon: Any) -> int:
+    line = next(line for line in local_daemon.log.read_text().splitlines() if line.startswith("ready: "))
+    port: int = json.loads(line[line.index("{") :])["http_port"]
+    return port
+
+
+def test_port_that_another_program_has_fails(doctor: Any, edge_toml: Any):
+    """What has the port is no DICOM receiver, and the advice says how to find it."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        code, findings = doctor("--config", edge_toml(dimse=f'bind = "127.0.0.1"\nport = {port}'))
+    assert (1, {"DIMSE port": "failed"}) == (code, _states(findings, "failed"))
+    assert f"ss -ltnp | grep :{port}" in findings["DIMSE port"]["advice"]
+
+
+def test_spool_that_cannot_be_made_fails_once(doctor: Any, edge_toml: Any, tmp_path: Path):
+    """One finding says it; what needs the folder is passed over."""
+    (tmp_path / "file").write_text("")
+    code, findings = doctor("--config", edge_toml(spool=f'dir = "{tmp_path / "file" / "spool"}"'))
+    assert (1, {"spool folder": "failed"}) == (code, _states(findings, "failed"))
+    assert {"spool space", "spool sync", "DIMSE self-test"} == _states(findings, "skipped").keys()
+
+
+def test_volume_that_is_nearly_full_fails_the_self_test_too(doctor: Any, edge_toml: Any, tmp_path: Path):
+    """Below the watermark an edge with these settings refuses images, and both findings say so."""
+    huge = f"slow_below_bytes = {1 << 60}\nrefuse_below_bytes = {1 << 60}"
+    code, findings = doctor("--config", edge_toml(spool=f'dir = "{tmp_path / "spool"}"\n{huge}'))
+    assert (1, {"spool space", "DIMSE self-test"}) == (code, _states(findings, "failed").keys())
+    assert "images are refused" in findings["spool space"]["text"]
+
+
+@pytest.mark.parametrize(("days", "state"), [(-1, "failed"), (5, "warning")])
+def test_certificate_that_ends_is_told(doctor: Any, edge_toml: Any, certificate: Any, days: float, state: str):
+    """One that is over fails, one that is nearly over is a warning."""
+    paths = certificate(days)
+    tls = f'[dimse.tls]\nport = 0\ncertificate = "{paths[0]}"\nkey = "{paths[1]}"'
+    code, findings = doctor("--config", edge_toml(tls))
+    assert (int(state == "failed"), state) == (code, findings["TLS certificate"]["state"])
+
+
+def test_key_of_another_certificate_fails(doctor: Any, edge_toml: Any, certificate: Any, tmp_path: Path):
+    """Files that do not belong together are found before a device finds out."""
+    paths = certificate(365)
+    (tmp_path / "old.pem").write_bytes(paths[0].read_bytes())
+    certificate(365)
+    tls = f'[dimse.tls]\nport = 0\ncertificate = "{tmp_path / "old.pem"}"\nkey = "{paths[1]}"'
+    code, findings = doctor("--config", edge_toml(tls))
+    assert (1, "failed") == (code, findings["TLS certificate"]["state"])
+
+
+def test_bucket_is_tried_with_the_key(
+    doctor: Any, edge_toml: Any, s3_endpoint: str, bucket: str, aws_environment: Any, s3_client: Any
+):
+    """A bucket that is there takes an object, with the KMS key too, and keeps none."""
+    delivery = f'store_url = "s3://{bucket}"\nendpoint = "{s3_endpoint}"\nkms_key_id = "alias/images"'
+    code, findings = doctor("--config", edge_toml(delivery=delivery))
+    assert (0, {}) == (code, _states(findings, "failed")), findings
+    assert {"store", "KMS key", "clock"} < findings.keys()
+    assert "got it back, deleted it" in findings["store"]["text"]
+    assert 0 == s3_client.list_objects_v2(Bucket=bucket)["KeyCount"]
+
+
+def test_bucket_that_is_missing_fails(doctor: Any, edge_toml: Any, s3_endpoint: str, aws_environment: Any):
+    """S3's answer is shown with what to do."""
+    delivery = f'store_url = "s3://no-such-bucket-{uuid4().hex}"\nendpoint = "{s3_endpoint}"'
+    code, findings = doctor("--config", edge_toml(delivery=delivery))
+    assert (1, {"store": "failed"}) == (code, _states(findings, "failed"))
+    assert "NoSuchBucket" in findings["store"]["text"]
+    assert "skipped" == findings["clock"]["state"]
+
+
+@pytest.fixture
+def worker_environment(
+    s3_endpoint: str, bucket: str, aws_environment: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[pytest.MonkeyPatch]:
+    """Set the environment of a worker: a catalog, a bucket, queues with dead letters, and HealthImaging."""
+    from dicomflow import cli
+
+    build_client.cache_clear()
+    aws_environment.setenv("AWS_ENDPOINT_URL", s3_endpoint)
+    sqs = boto3.client("sqs")
+    dead = sqs.create_queue(QueueName=f"dead-{uuid4().hex}")["QueueUrl"]
+    arn = sqs.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    policy = json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": "5"})
+    for name in ("index", "plan", "drive", "collect"):
+        url = sqs.create_queue(QueueName=f"{name}-{uuid4().hex}", Attributes={"RedrivePolicy": policy})["QueueUrl"]
+        aws_environment.setenv(f"DICOMFLOW_QUEUES__{name.upper()}", url)
+    server = serve(create_app(SimulatorSettings(state_path=tmp_path / "simulator.db"), {}, lambda _event: None))
+    aws_environment.setenv("AWS_ENDPOINT_URL_MEDICAL_IMAGING", server.url)
+    datastore = create_datastore(build_client(), "images", "images")
+    aws_environment.setenv("DICOMFLOW_DATABASE_URL", f"sqlite:///{tmp_path / 'catalog.db'}")
+    aws_environment.setenv("DICOMFLOW_STORE_URL", f"s3://{bucket}")
+    aws_environment.setenv("DICOMFLOW_IMPORTS__DATASTORE_ID", datastore.datastore_id)
+    aws_environment.setenv("DICOMFLOW_IMPORTS__DATA_ACCESS_ROLE_ARN", "arn:aws:iam::123456789012:role/import")
+    assert 0 == cli.run(["migrate"])
+    yield aws_environment
+    server.close()
+    build_client.cache_clear()
+
+
+def test_worker_that_is_healthy_exits_0(doctor: Any, worker_environment: Any, capsys: pytest.CaptureFixture[str]):
+    """Database, bucket, clock, queues and HealthImaging are looked at; a quota that cannot be asked is no failure."""
+    capsys.readouterr()
+    code, findings = doctor("--worker")
+    assert (0, {}) == (code, _states(findings, "failed")), findings
+    assert {
+        "database",
+        "store",
+        "clock",
+        "HealthImaging",
+        "HealthImaging jobs",
+        "HealthImaging quota",
+    } < findings.keys()
+    assert ["ok"] * 4 == [findings[f"queue {name}"]["state"] for name in ("index", "plan", "drive", "collect")]
+    assert "is ACTIVE" in findings["HealthImaging"]["text"]
+
+
+def test_worker_that_is_broken_says_each_cause(
+    doctor: Any, worker_environment: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    """A database without a schema, a missing queue, a missing bucket and an unknown data store are four findings."""
+    capsys.readouterr()
+    worker_environment.setenv("DICOMFLOW_DATABASE_URL", f"sqlite:///{tmp_path / 'other.db'}")
+    worker_environment.setenv("DICOMFLOW_QUEUES__INDEX", "http://127.0.0.1:9/none")
+    worker_environment.delenv("DICOMFLOW_QUEUES__PLAN")
+    worker_environment.setenv("DICOMFLOW_STORE_URL", "s3://no-such-bucket")
+    worker_environment.setenv("DICOMFLOW_IMPORTS__DATASTORE_ID", "0" * 32)
+    code, findings = doctor("--worker")
+    assert 1 == code
+    assert {"database", "store", "queue index", "HealthImaging", "HealthImaging jobs"} == _states(
+        findings, "failed"
+    ).keys()
+    assert "skipped" == findings["queue plan"]["state"]
+    assert "dicomflow migrate" in findings["database"]["text"]
+
+
+def test_database_that_is_away_is_told_with_what_to_do(doctor: Any, worker_environment: Any, capsys: Any):
+    """Where nothing listens the finding names the host, and no password."""
+    capsys.readouterr()
+    worker_environment.setenv("DICOMFLOW_DATABASE_URL", "postgresql://me:secret@127.0.0.1:9/images")
+    code, findings = doctor("--worker")
+    assert (1, "failed") == (code, findings["database"]["state"])
+    assert findings["database"]["text"].startswith("127.0.0.1 cannot be used: ")
+    assert "secret" not in json.dumps(findings)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "advice"), [(0.1, "put the spool on an SSD"), (0.000001, "this is memory"), (0.002, "")]
+)
+def test_check_sync_judges_what_it_measures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, advice: str
+):
+    """A slow disk and one that cannot be true are warnings."""
+    ticks = iter(range(1000))
+    monkeypatch.setattr(machine.time, "perf_counter", lambda: next(ticks) * seconds)
+    (finding,) = run_checks([Check("sync", lambda: machine.check_sync(tmp_path), "look")])
+    assert bool(advice) == (finding.state is State.WARNING)
+    assert advice in finding.advice + finding.text
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_check_that_breaks_stops_no_other():
+    """Whatever a check raises is a finding, and the next one runs."""
+
+    def broken() -> str:
+        raise ZeroDivisionError("by nothing")
+
+    def refused() -> str:
+        raise Problem("no", "do this")
+
+    found = list(run_checks([Check("a", broken, "see"), Check("b", refused, "see"), Check("c", lambda: "well", "see")]))
+    assert [State.FAILED, State.FAILED, State.OK] == [each.state for each in found]
+    assert ["see", "do this", ""] == [each.advice for each in found]
+
+
+def test_doctor_without_a_set_up_is_called_wrongly(capsys: pytest.CaptureFixture[str]):
+    """One of the three set-ups must be named."""
+    from dicomflow import cli
+
+    assert 2 == cli.run(["doctor"])
+    assert 2 == cli.run(["doctor", "--worker", "--data", "x"])
+
+
+def test_output_for_people_says_what_to_do(edge_toml: Callable[..., Path], capsys: pytest.CaptureFixture[str]):
+    """Each line has its state, and what is wrong is followed by what to do."""
+    from dicomflow import cli
+
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        assert 1 == cli.run(["doctor", "--config", str(edge_toml(dimse=f'bind = "127.0.0.1"\nport = {port}'))])
+    lines = capsys.readouterr().out.splitlines()
+    number = next(n for n, line in enumerate(lines) if line.startswith("failed "))
+    assert "DIMSE port" in lines[number]
+    assert lines[number + 1].strip().startswith("do: find what has it")
+    assert " 1 failed" in lines[-1]
