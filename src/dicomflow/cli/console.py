@@ -72,7 +72,8 @@ def console(
     """Serve the operators' pages over any catalog.
 
     Studies with their images, imports, edges, problems and audit. On a loopback address nobody is asked who it is. On
-    any other a login is needed: a file of users, or a proxy that has asked. `dicomflow local` has the same pages on its HTTP port.
+    any other a login is needed: a file of users, or a proxy that has asked. `dicomflow local` has the
+    same pages on its HTTP port.
 
     For example: dicomflow console --data DIR --port 8044
     """
