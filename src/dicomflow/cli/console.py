@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 from urllib.parse import urlsplit
 
 import typer
@@ -26,48 +26,53 @@ from dicomflow.pipeline.wakeups import DRIVE_QUEUE
 
 __all__ = ["console"]
 
-_PANEL: Final = "Who may see it"
+StoreUrl = Annotated[
+    str | None,
+    typer.Option(envvar="DICOMFLOW_STORE_URL", help="Where the objects lie; DIR/objects if --data is given."),
+]
+Bind = Annotated[str, typer.Option(help="The address to serve on.")]
+Port = Annotated[int, typer.Option(help="The port; 0 takes a free one.", min=0, max=65535)]
+UsersFile = Annotated[
+    Path | None,
+    typer.Option(envvar="DICOMFLOW_CONSOLE_USERS_FILE", help="File of name:salt:hash lines to log in with."),
+]
+Certificate = Annotated[Path | None, typer.Option(help="The certificate and its chain, PEM; with it, TLS.")]
+Key = Annotated[Path | None, typer.Option(help="The certificate's private key, PEM.")]
+TrustedProxy = Annotated[
+    list[str] | None, typer.Option(help="Address or network of a proxy that has asked who it is (OIDC).")
+]
+UserHeader = Annotated[str, typer.Option(help="The header in which the trusted proxy names the user.")]
+Host = Annotated[list[str] | None, typer.Option(help="A name under which it is reached; others are refused.")]
+PlainHttp = Annotated[
+    bool, typer.Option("--plain-http", help="Serve passcodes and patients' data unencrypted to other machines.")
+]
+EdgeMetrics = Annotated[list[str] | None, typer.Option(help="NAME=URL of an edge's /metrics, for what it has refused.")]
+DriveQueueUrl = Annotated[
+    str | None,
+    typer.Option(
+        envvar="DICOMFLOW_QUEUES__DRIVE",
+        help="The SQS queue that wakes the pipeline; without one it is the catalog's own queue.",
+        show_default=False,
+    ),
+]
 
 
 def console(
     data: DataFolder = None,
     database_url: DatabaseUrl = None,
     *,
-    store_url: Annotated[
-        str | None,
-        typer.Option(envvar="DICOMFLOW_STORE_URL", help="Where the objects lie; DIR/objects if --data is given."),
-    ] = None,
-    bind: Annotated[str, typer.Option(help="The address to serve on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="The port; 0 takes a free one.", min=0, max=65535)] = 8044,
-    users_file: Annotated[
-        Path | None,
-        typer.Option(envvar="DICOMFLOW_CONSOLE_USERS_FILE", help="File of name:salt:hash lines to log in with."),
-    ] = None,
-    certificate: Annotated[Path | None, typer.Option(help="The certificate and its chain, PEM; with it, TLS.")] = None,
-    key: Annotated[Path | None, typer.Option(help="The certificate's private key, PEM.")] = None,
-    trusted_proxy: Annotated[
-        list[str] | None, typer.Option(help="Address or network of a proxy that has asked who it is (OIDC).")
-    ] = None,
-    user_header: Annotated[
-        str, typer.Option(help="The header in which the trusted proxy names the user.")
-    ] = "X-Forwarded-User",
-    host: Annotated[
-        list[str] | None, typer.Option(help="A name under which it is reached; others are refused.")
-    ] = None,
-    plain_http: Annotated[
-        bool, typer.Option("--plain-http", help="Serve passcodes and patients' data unencrypted to other machines.")
-    ] = False,
-    edge_metrics: Annotated[
-        list[str] | None, typer.Option(help="NAME=URL of an edge's /metrics, for what it has refused.")
-    ] = None,
-    drive_queue_url: Annotated[
-        str | None,
-        typer.Option(
-            envvar="DICOMFLOW_QUEUES__DRIVE",
-            help="The SQS queue that wakes the pipeline; without one it is the catalog's own queue.",
-            show_default=False,
-        ),
-    ] = None,
+    store_url: StoreUrl = None,
+    bind: Bind = "127.0.0.1",
+    port: Port = 8044,
+    users_file: UsersFile = None,
+    certificate: Certificate = None,
+    key: Key = None,
+    trusted_proxy: TrustedProxy = None,
+    user_header: UserHeader = "X-Forwarded-User",
+    host: Host = None,
+    plain_http: PlainHttp = False,
+    edge_metrics: EdgeMetrics = None,
+    drive_queue_url: DriveQueueUrl = None,
 ) -> None:
     """Serve the operators' pages over any catalog.
 
