@@ -16,6 +16,7 @@ from obstore.store import LocalStore, ObjectStore, S3Store
 
 from dicomflow.catalog.engine import create_engine_for, require_schema
 from dicomflow.healthimaging.client import build_client
+from dicomflow.pipeline.database import create_iam_engine
 from dicomflow.pipeline.dependencies import Dependencies
 from dicomflow.pipeline.settings import PipelineSettings
 from dicomflow.pipeline.worker import LONG_POLL_SECONDS, SqsQueues
@@ -42,7 +43,8 @@ def build_dependencies(settings: PipelineSettings) -> Dependencies:
     Raises:
         PermanentError: the catalog has no schema, or one older than this program's.
     """
-    engine = create_engine_for(settings.database_url.get_secret_value())
+    url = settings.database_url.get_secret_value()
+    engine = create_iam_engine(url) if settings.database_iam else create_engine_for(url)
     require_schema(engine)
     bucket, store = build_store(settings.store_url)
     return Dependencies(

@@ -8,6 +8,7 @@ are not logged.
 
 import logging
 import os
+from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -26,7 +27,7 @@ from dicomflow.pipeline.settings import load_settings
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
 
-__all__ = ["collect", "drive", "index", "plan", "watch"]
+__all__ = ["collect", "drive", "index", "migrate", "plan", "watch"]
 
 _request_id: Final[ContextVar[str | None]] = ContextVar("request_id", default=None)
 
@@ -61,6 +62,16 @@ def watch(_event: Any = None, context: "LambdaContext | None" = None) -> dict[st
     found = silences(build_store(store_url)[1], datetime.now(UTC))
     _metrics().write_silences(found)
     return found
+
+
+def migrate(event: Mapping[str, Any], context: "LambdaContext | None" = None) -> dict[str, Any]:
+    """Bring the catalog's schema to this version's; called by CloudFormation, by way of the CDK's provider."""
+    # The other functions need neither Alembic nor the owner's secret.
+    from dicomflow.pipeline.migration import get_secret, load_migration_settings, migrate_on_deploy  # noqa: PLC0415
+
+    _configure_logging()
+    _request_id.set(context.aws_request_id if context else None)
+    return migrate_on_deploy(event, load_migration_settings(), get_secret)
 
 
 def _handle(queue: str, event: SqsEvent, context: "LambdaContext | None") -> dict[str, Any]:
