@@ -64,6 +64,7 @@ class PipelineSettings(BaseSettings):
     )
 
     database_url: SecretStr
+    database_iam: bool = False
     store_url: str = Field(pattern=r"^(s3://[a-z0-9][a-z0-9.-]+/?|file:///.*)$")
     queues: QueueSettings = QueueSettings()
     imports: ImportSettings = ImportSettings()
