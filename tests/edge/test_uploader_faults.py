@@ -145,3 +145,10 @@ def test_failures_name_the_cause_and_no_more_than_a_line(
     (line,) = [record.getMessage() for record in caplog.records if "put_failed" in record.getMessage()]
     assert "403" in line
     assert "\n" not in line
+
+
+def test_fetch_of_an_object_that_may_not_be_listed_finds_nothing(uploader: Uploader, fault_proxy: FaultProxy):
+    """S3 answers 403 for what is not there to an edge that may not list the bucket; anything else is a failure."""
+    fault_proxy.faults.append(FaultProxy.status(403, "AccessDenied"))
+    assert asyncio.run(uploader.fetch("feedback/edge/delivery.json")) is None
+    assert asyncio.run(uploader.fetch("feedback/edge/delivery.json")) is None  # 404, with the right to list

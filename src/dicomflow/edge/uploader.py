@@ -1,28 +1,27 @@
 """Put instances and manifests into the object store, with the digest that was computed as they arrived.
 
-`retry` repeats what failed for ever, with growing, jittered pauses; a file is never removed here.
+Each put is one try: who repeats it asks `backoff_seconds` how long to wait. A file is never removed here.
 """
 
 import asyncio
 import hashlib
-import logging
 import os
 import random
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from io import BufferedReader
 from pathlib import Path
 from typing import Final
 
 import obstore
-from obstore.exceptions import BaseError
+from obstore.exceptions import BaseError, PermissionDeniedError
 from obstore.store import ObjectStore
 
 from dicomflow.edge.delivery import ReceivedInstance
 from dicomflow.edge.spool import sync_directory
 from dicomflow.errors import PermanentError
 
-__all__ = ["DamagedFileError", "RefusedObjectError", "Uploader", "backoff_seconds", "describe", "retry"]
+__all__ = ["DamagedFileError", "RefusedObjectError", "Uploader", "backoff_seconds", "describe"]
 
 # Above this an object is streamed in parts instead of being held in memory.
 _MULTIPART_ABOVE_BYTES: Final = 64 << 20
@@ -34,8 +33,6 @@ _LONGEST_PAUSE_SECONDS: Final = 60.0
 # S3's codes for an object that cannot be stored; all others may be gone at the next try.
 _ERROR_CODE: Final = re.compile(r"<Code>(\w+)</Code>")
 _REFUSALS: Final = frozenset({"EntityTooLarge", "KeyTooLongError", "MetadataTooLarge"})
-
-_logger = logging.getLogger(__name__)
 
 
 class DamagedFileError(PermanentError):
@@ -77,10 +74,13 @@ class Uploader:
         return found["size"] == size_bytes
 
     async def fetch(self, key: str) -> bytes | None:
-        """Return an object's content, or None when there is no such object; raises whatever the store raises."""
+        """Return an object's content, or None when there is no such object; raises whatever the store raises.
+
+        S3 calls an object that is not there forbidden, to whom may not list its bucket: an edge may not.
+        """
         try:
             result = await obstore.get_async(self._store, key)
-        except FileNotFoundError:
+        except (FileNotFoundError, PermissionDeniedError):
             return None
         return bytes(await result.bytes_async())
 
@@ -123,23 +123,6 @@ class Uploader:
         """A folder does not check what it is given, nor sync it; S3 has compared the checksum of the request."""
         if self._local_root is not None:
             await asyncio.to_thread(_sync_object, self._local_root / key, size_bytes)
-
-
-async def retry(what: str, call: Callable[[], Awaitable[None]]) -> None:
-    """Call until it succeeds, with growing, jittered pauses; only a `PermanentError` ends it otherwise."""
-    attempt = 0
-    while True:
-        try:
-            await call()
-        except PermanentError:
-            raise
-        except Exception as error:  # noqa: BLE001  # whatever it was, the file is still here: try again
-            attempt += 1
-            pause = backoff_seconds(attempt)
-            _logger.warning("%s_failed attempt=%d pause_seconds=%.1f error=%s", what, attempt, pause, describe(error))
-            await asyncio.sleep(pause)
-        else:
-            return
 
 
 def backoff_seconds(attempt: int) -> float:
