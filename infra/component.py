@@ -1,58 +1,20 @@
-"""The edge as a Greengrass component: its artifacts, its recipe, and the deployment that keeps devices up to date."""
+"""The edge as a Greengrass component: its recipe, and the deployment that keeps devices up to date."""
 
-from pathlib import Path
 from typing import Any, Final
 
 from aws_cdk import Stack
 from aws_cdk import aws_greengrassv2 as greengrass
-from aws_cdk import aws_s3_assets as assets
 from constructs import Construct
 
+from infra.artifacts import EdgeArtifacts
 from infra.edges import ThingGroup
-from infra.functions import skips_bundles
-from infra.greengrass import COMPONENT, PLATFORMS, Artifact, build_artifact, component_version, render_recipe
+from infra.greengrass import COMPONENT
 from infra.landing import LandingBucket
 from infra.settings import DeploymentSettings
 
-__all__ = ["EdgeArtifacts", "EdgeComponent"]
+__all__ = ["EdgeComponent"]
 
-_OUTPUT: Final = Path(__file__).resolve().parent.parent / "build" / "edge"
-_NOTHING: Final = Path(__file__).resolve()
 _STOP_SECONDS: Final = 60
-
-
-class EdgeArtifacts(Construct):
-    """The edge's zips, one a platform, in CDK's own bucket; with `--context bundles=skip` nothing of worth."""
-
-    def __init__(self, scope: Construct, construct_id: str) -> None:
-        super().__init__(scope, construct_id)
-        is_skipped = skips_bundles(self)
-        paths = {platform: _NOTHING if is_skipped else build_artifact(platform, _OUTPUT) for platform in PLATFORMS}
-        self._assets = {platform: assets.Asset(self, platform, path=str(path)) for platform, path in paths.items()}
-        self.version = component_version(paths.values())
-
-    def url_of(self, platform: str) -> str:
-        """Return where a platform's zip lies: `s3://…`."""
-        return self._assets[platform].s3_object_url
-
-    def arn_of(self, platform: str) -> str:
-        """Return the ARN of a platform's zip."""
-        asset = self._assets[platform]
-        return asset.bucket.arn_for_objects(asset.s3_object_key)
-
-    @property
-    def arns(self) -> list[str]:
-        """The ARNs of all."""
-        return [self.arn_of(platform) for platform in PLATFORMS]
-
-    @property
-    def recipe(self) -> str:
-        """The component's recipe. An asset is stored under its hash, and unpacked to a folder of that name."""
-        found = {
-            platform: Artifact(uri=asset.s3_object_url, folder=asset.asset_hash)
-            for platform, asset in self._assets.items()
-        }
-        return render_recipe(self.version, found, component=COMPONENT)
 
 
 class EdgeComponent(Construct):

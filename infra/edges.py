@@ -4,15 +4,20 @@ An edge writes under its own prefixes and reads the pipeline's answers to its ow
 not even one that it wrote itself.
 """
 
-from aws_cdk import Arn, ArnComponents, Aws, Stack
+import hashlib
+from collections.abc import Sequence
+
+from aws_cdk import Arn, ArnComponents, Aws, NestedStack, Stack
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_iot as iot
 from constructs import Construct
 
+from infra.alarms import Alarms
+from infra.artifacts import EdgeArtifacts
 from infra.landing import FEEDBACK, MANIFESTS, STATUS, LandingBucket
 from infra.settings import DeploymentSettings, EdgeDevice
 
-__all__ = ["EdgeDevices", "ThingGroup", "edge_statements"]
+__all__ = ["EdgeDevices", "ThingGroup", "add_devices", "edge_group", "edge_statements"]
 
 
 def edge_statements(landing: LandingBucket, device: str) -> list[iam.PolicyStatement]:
@@ -51,6 +56,11 @@ class ThingGroup(Construct):
         return self.group.attr_arn
 
 
+def edge_group(name: str) -> str:
+    """Return the nested stack that an edge is in: by its name alone, so that it never moves to another."""
+    return f"Edges-{hashlib.sha256(name.encode()).hexdigest()[0]}"
+
+
 class EdgeDevices(Construct):
     """A role, its alias and its policy for each LOCAL edge: its device gets credentials with its certificate."""
 
@@ -60,19 +70,19 @@ class EdgeDevices(Construct):
         construct_id: str,
         *,
         settings: DeploymentSettings,
+        edges: Sequence[EdgeDevice],
         landing: LandingBucket,
-        artifact_arns: list[str],
+        artifacts: EdgeArtifacts,
+        alarms: Alarms,
     ) -> None:
         super().__init__(scope, construct_id)
-        self.roles = {
-            edge.name: self._add(edge, settings, landing, artifact_arns)
-            for edge in settings.edges
-            if edge.device_type == "LOCAL"
-        }
+        for edge in edges:
+            self._add(edge, settings, landing, artifacts)
+            alarms.add_silence(self, edge.name)
 
     def _add(
-        self, edge: EdgeDevice, settings: DeploymentSettings, landing: LandingBucket, artifact_arns: list[str]
-    ) -> iam.Role:
+        self, edge: EdgeDevice, settings: DeploymentSettings, landing: LandingBucket, artifacts: EdgeArtifacts
+    ) -> None:
         device = settings.device_name(edge.name)
         name = f"{device}-GG-Role"
         policy = iam.ManagedPolicy(
@@ -82,10 +92,15 @@ class EdgeDevices(Construct):
             managed_policy_name=f"{name}Access",
             statements=[
                 *edge_statements(landing, device),
-                iam.PolicyStatement(sid="Artifacts", actions=["s3:GetObject"], resources=artifact_arns),
+                *artifacts.read_statements(),
                 iam.PolicyStatement(
                     sid="Logs",
-                    actions=["logs:CreateLogGroup", "logs:CreateLogStream", "logs:PutLogEvents"],
+                    actions=[
+                        "logs:CreateLogGroup",
+                        "logs:CreateLogStream",
+                        "logs:DescribeLogStreams",
+                        "logs:PutLogEvents",
+                    ],
                     resources=[
                         f"arn:{Aws.PARTITION}:logs:{Aws.REGION}:{Aws.ACCOUNT_ID}:log-group:/aws/greengrass/*",
                     ],
@@ -102,7 +117,31 @@ class EdgeDevices(Construct):
         )
         iot.CfnRoleAlias(self, f"{edge.name}-alias", role_arn=role.role_arn, role_alias=f"{name}-Alias")
         _thing_policy(self, edge, device)
-        return role
+
+
+def add_devices(
+    scope: Construct,
+    *,
+    settings: DeploymentSettings,
+    landing: LandingBucket,
+    artifacts: EdgeArtifacts,
+    alarms: Alarms,
+) -> None:
+    """Add the LOCAL edges in up to sixteen nested stacks: a stack has 500 resources at most, and an edge five."""
+    groups: dict[str, list[EdgeDevice]] = {}
+    for edge in settings.edges:
+        if edge.device_type == "LOCAL":
+            groups.setdefault(edge_group(edge.name), []).append(edge)
+    for name, edges in sorted(groups.items()):
+        EdgeDevices(
+            NestedStack(scope, name),
+            "Edges",
+            settings=settings,
+            edges=edges,
+            landing=landing,
+            artifacts=artifacts,
+            alarms=alarms,
+        )
 
 
 def _thing_policy(scope: Construct, edge: EdgeDevice, device: str) -> iot.CfnPolicy:

@@ -13,7 +13,7 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
 from constructs import Construct
 
-from infra.component import EdgeArtifacts
+from infra.artifacts import EdgeArtifacts
 from infra.edges import edge_statements
 from infra.landing import LandingBucket
 from infra.network import Network

@@ -42,10 +42,7 @@ def data_key(scope: Construct, settings: DeploymentSettings) -> kms.IKey:
     key.add_to_resource_policy(
         iam.PolicyStatement(
             sid="Alarms",
-            principals=[
-                iam.ServicePrincipal("budgets.amazonaws.com"),
-                iam.ServicePrincipal("cloudwatch.amazonaws.com"),
-            ],
+            principals=[iam.ServicePrincipal("cloudwatch.amazonaws.com")],
             actions=["kms:Decrypt", "kms:GenerateDataKey*"],
             resources=["*"],
             conditions={"StringEquals": {"aws:SourceAccount": Aws.ACCOUNT_ID}},

@@ -3,7 +3,6 @@
 import ipaddress
 import re
 from collections.abc import Mapping
-from types import ModuleType
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
@@ -43,6 +42,7 @@ _SECTIONS: Final = {
     "MONITORING_CONFIG": "monitoring",
     "SITE_ISSUERS": "issuers",
 }
+_KEY_ARN: Final = r"(arn:aws[\w-]*:kms:[\w-]+:\d{12}:key/([\da-f]{8}(-[\da-f]{4}){3}-[\da-f]{12}|mrk-[\da-f]{32}))?"
 _NEEDED: Final = ("CDK_APP_NAME", "VPC_CIDR", "EDGE_CONFIG")
 
 
@@ -143,7 +143,7 @@ class StorageConfig(_Section):
     """STORAGE_CONFIG."""
 
     transfer_acceleration: bool = False
-    kms_key_arn: Annotated[str, _text(r"(arn:aws[\w-]*:kms:[\w-]+:\d{12}:key/[\w-]+)?", "nothing, or a key's ARN")] = ""
+    kms_key_arn: Annotated[str, _text(_KEY_ARN, "nothing, or a key's ARN")] = ""
     retention_days: int = Field(0, ge=0)
 
 
@@ -226,17 +226,16 @@ class DeploymentSettings(_Section):
         return {self.device_name(key): issuer for key, issuer in self.issuers.items()}
 
 
-def load_deployment(config: ModuleType | Mapping[str, Any]) -> DeploymentSettings:
+def load_deployment(config: Mapping[str, Any]) -> DeploymentSettings:
     """Check a config.py.
 
     Args:
-        config: the module, or its names and values.
+        config: its names and their values.
 
     Raises:
         ConfigError: a name is unknown or missing, or a value is wrong; the text names each.
     """
-    values = vars(config) if isinstance(config, ModuleType) else config
-    found = {name: value for name, value in values.items() if name.isupper()}
+    found = {name: value for name, value in config.items() if name.isupper()}
     problems = [f"{name}: no such parameter" for name in sorted(found.keys() - _SECTIONS.keys())]
     problems += [f"{name}: is missing" for name in _NEEDED if name not in found]
     try:

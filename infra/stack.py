@@ -3,9 +3,11 @@
 from aws_cdk import CfnOutput, CfnRule, CfnRuleAssertion, Fn, Stack, Tags
 from constructs import Construct
 
+from infra.alarms import Alarms
+from infra.artifacts import EdgeArtifacts
 from infra.catalog import Catalog
-from infra.component import EdgeArtifacts, EdgeComponent
-from infra.edges import EdgeDevices, ThingGroup
+from infra.component import EdgeComponent
+from infra.edges import ThingGroup, add_devices
 from infra.importing import HealthImagingStore, Imports, Planning, grant_wake_ups
 from infra.indexing import Indexing
 from infra.instances import EdgeInstance
@@ -47,10 +49,10 @@ class DicomflowStack(Stack):
             functions |= {"drive": imports.drive, "collect": imports.collect}
             CfnOutput(self, "DatastoreId", value=store.datastore_id)
         self.bucket, self.migrate = landing.bucket, catalog.migrate_function.function
-        self._add_edges(foundation)
-        edges = [settings.device_name(edge.name) for edge in settings.edges]
-        watched = Watched(queues, functions, catalog.cluster, edges)
-        Monitoring(self, "Monitoring", foundation=foundation, watched=watched)
+        alarms = Alarms(self, "Alarms", settings=settings, key=key)
+        self._add_edges(foundation, alarms)
+        watched = Watched(queues, functions, catalog.cluster)
+        Monitoring(self, "Monitoring", foundation=foundation, alarms=alarms, watched=watched)
         CfnOutput(self, "Bucket", value=landing.bucket.bucket_name)
         CfnOutput(self, "DatabaseSecret", value=catalog.secret_arn)
         self._check_region()
@@ -62,11 +64,11 @@ class DicomflowStack(Stack):
     def _imports(self) -> bool:
         return self._settings.imports.ahli_enabled
 
-    def _add_edges(self, foundation: Foundation) -> None:
+    def _add_edges(self, foundation: Foundation, alarms: Alarms) -> None:
         settings, landing = self._settings, foundation.landing
         artifacts = EdgeArtifacts(self, "EdgeArtifacts")
         things = ThingGroup(self, "IEPDevices", settings=settings)
-        EdgeDevices(self, "Edges", settings=settings, landing=landing, artifact_arns=artifacts.arns)
+        add_devices(self, settings=settings, landing=landing, artifacts=artifacts, alarms=alarms)
         EdgeComponent(self, "EdgeComponent", settings=settings, landing=landing, artifacts=artifacts, things=things)
         for edge in settings.edges:
             if edge.device_type == "EC2":
@@ -79,6 +81,7 @@ class DicomflowStack(Stack):
                     key=foundation.key,
                     artifacts=artifacts,
                 )
+                alarms.add_silence(instance, edge.name)
                 CfnOutput(self, f"{edge.name}Address", value=instance.interface.attr_primary_private_ip_address)
 
     def _check_region(self) -> None:

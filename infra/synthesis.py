@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,7 +13,7 @@ from infra.acknowledgements import acknowledge
 from infra.settings import DeploymentSettings
 from infra.stack import DicomflowStack
 
-__all__ = ["build_app", "synthesise", "violations"]
+__all__ = ["add_rules", "build_stack", "synthesise", "violations"]
 
 _FLAGS: Final = {
     "@aws-cdk/aws-s3:serverAccessLogsUseBucketPolicy": True,  # access logs by a bucket policy, without ACLs
@@ -21,19 +22,26 @@ _FLAGS: Final = {
 """The CDK's feature flags, set here so that they hold with and without its command line."""
 
 
-def build_app(settings: DeploymentSettings, output: Path, context: dict[str, Any] | None = None) -> App:
-    """Return the app with its stack, the rules it is held to, and what of them is acknowledged."""
+def build_stack(
+    settings: DeploymentSettings, output: Path, context: Mapping[str, Any] | None = None
+) -> tuple[App, DicomflowStack]:
+    """Return an app with the stack, and the stack."""
     app = App(outdir=str(output), context={**_FLAGS, **(context or {})})
-    stack = DicomflowStack(app, settings)
+    return app, DicomflowStack(app, settings)
+
+
+def add_rules(app: App) -> None:
+    """Hold an app to cdk-nag's rules: a synthesis that breaks one fails."""
     Validations.of(app).add_plugins(AwsSolutionsChecks(app), HIPAASecurityChecks(app))
-    acknowledge(stack, settings, bucket=stack.bucket, migrate=stack.migrate)
-    return app
 
 
-def synthesise(settings: DeploymentSettings, output: Path, context: dict[str, Any] | None = None) -> int:
+def synthesise(settings: DeploymentSettings, output: Path, context: Mapping[str, Any] | None = None) -> int:
     """Write the cloud assembly; return 1 where a rule is broken, and say which on standard error."""
+    app, stack = build_stack(settings, output, context)
+    add_rules(app)
+    acknowledge(stack, settings, bucket=stack.bucket, migrate=stack.migrate)
     try:
-        build_app(settings, output, context).synth()
+        app.synth()
     except RuntimeError as error:
         if "ValidationFailed" not in str(error):
             raise

@@ -1,0 +1,133 @@
+"""Templates of two deployments, each synthesised once a session by the command that an operator runs."""
+
+import json
+import os
+import re
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Template:
+    """A synthesised template, with those nested in it: the files, the resources of all, and what the command said."""
+
+    paths: list[Path]
+    document: dict[str, Any]
+    nested: list[dict[str, Any]]
+    said: str
+
+    @property
+    def all_resources(self) -> dict[str, dict[str, Any]]:
+        """Give the resources of the stack and of its nested stacks, by logical id."""
+        return {
+            name: resource
+            for document in [self.document, *self.nested]
+            for name, resource in document["Resources"].items()
+        }
+
+    def resources(self, kind: str) -> dict[str, dict[str, Any]]:
+        """Give the properties of all resources of a type, by logical id."""
+        return {
+            name: resource.get("Properties", {})
+            for name, resource in self.all_resources.items()
+            if resource["Type"] == kind
+        }
+
+    def one(self, kind: str, **values: Any) -> dict[str, Any]:
+        """Give the properties of the one resource of a type that has these values."""
+        found = [
+            properties
+            for properties in self.resources(kind).values()
+            if all(properties.get(key) == value for key, value in values.items())
+        ]
+        assert 1 == len(found), f"{len(found)} resources of type {kind} with {values}"
+        return found[0]
+
+    def resource(self, name: str) -> dict[str, Any]:
+        """Give the resource of a name; CDK appends the hash of its path."""
+        pattern = re.compile(rf"{name}[0-9A-F]{{8}}")
+        (found,) = [value for key, value in self.all_resources.items() if pattern.fullmatch(key)]
+        return found
+
+    def statements(self, role: str) -> dict[str, dict[str, Any]]:
+        """Give the statements of a role's own policy, or of a managed one, by Sid."""
+        for kind in ("AWS::IAM::Policy", "AWS::IAM::ManagedPolicy"):
+            for name, properties in self.resources(kind).items():
+                if name.startswith(role):
+                    return {each["Sid"]: each for each in properties["PolicyDocument"]["Statement"]}
+        raise AssertionError(f"no policy begins with {role}")
+
+
+def synthesise(folder: Path, **changes: Any) -> tuple[subprocess.CompletedProcess[str], Path]:
+    """Run the command on config.py with some values changed; without bundles, which take a minute."""
+    values = {name: value for name, value in runpy.run_path(str(ROOT / "config.py")).items() if name.isupper()}
+    config = folder / "changed.py"
+    config.write_text("".join(f"{name} = {value!r}\n" for name, value in {**values, **changes}.items()))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "CDK_"))}
+    environment |= {"CDK_CONTEXT_JSON": json.dumps({"bundles": "skip"}), "CDK_OUTDIR": str(folder / "cdk.out")}
+    # So that the synthesis cannot lean on what this machine happens to have.
+    environment["PATH"] = "/usr/bin:/bin"
+    done = subprocess.run(
+        [sys.executable, "-m", "infra.app", "--config", str(config)],
+        cwd=ROOT,
+        env=environment,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    return done, folder / "cdk.out"
+
+
+def read(folder: Path, **changes: Any) -> Template:
+    """Give the template of a deployment, which must synthesise."""
+    done, output = synthesise(folder, **changes)
+    assert 0 == done.returncode, done.stderr
+    nested = sorted(output.glob("*.nested.template.json"))
+    (path,) = set(output.glob("*.template.json")) - set(nested)
+    documents = [json.loads(each.read_text()) for each in (path, *nested)]
+    return Template([path, *nested], documents[0], documents[1:], done.stderr)
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Template:
+    """Give config.py's own deployment, with an edge on EC2 beside the one it has."""
+    edges = [{"Name": "edge-1", "device_type": "LOCAL"}, {"Name": "edge-2", "device_type": "EC2"}]
+    return read(
+        tmp_path_factory.mktemp("template"),
+        EDGE_CONFIG=edges,
+        SITE_ISSUERS={"edge-1": "HOSPITAL", "edge-2/CT1": "CLINIC"},
+        MONITORING_CONFIG={"email": "it@example.org", "monthly_budget_usd": 500},
+    )
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Template:
+    """Give a deployment that differs in all that can be switched: no imports, no internet, a key of the customer's."""
+    return read(
+        tmp_path_factory.mktemp("small"),
+        CDK_APP_NAME="Other-1",
+        AHLI_CONFIG={"ahli_enabled": False},
+        DB_CONFIG={"db_engine_pause": 0, "min_acu_capacity": 0.5, "max_acu_capacity": 4, "deletion_protection": False},
+        NETWORK_CONFIG={"private_endpoints": True},
+        STORAGE_CONFIG={
+            "transfer_acceleration": True,
+            "retention_days": 90,
+            "kms_key_arn": "arn:aws:kms:eu-west-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab",
+        },
+    )
+
+
+@pytest.fixture
+def synthesised(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the command on a changed config.py; give what it said."""
+    return lambda **changes: synthesise(tmp_path, **changes)[0]

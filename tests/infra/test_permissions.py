@@ -1,0 +1,235 @@
+"""IAM against the code: each function may do what it calls and nothing more, and an edge sees no image."""
+
+import ast
+import json
+from pathlib import Path
+from typing import Any
+
+import botocore.session
+import pytest
+
+SOURCE = Path(__file__).resolve().parents[2] / "src" / "dicomflow"
+PIPELINE = SOURCE / "pipeline"
+ROLES = {
+    "index": "IndexingIndexRole",
+    "plan": "PlanningPlanRole",
+    "drive": "ImportsDriveRole",
+    "collect": "ImportsCollectRole",
+    "watch": "MonitoringWatchRole",
+    "migrate": "IEPAuroraMigrateRole",
+}
+MODULES = {
+    "index": ("pipeline/index.py",),
+    "plan": ("pipeline/plan.py",),
+    "collect": (
+        "pipeline/collect.py",
+        "pipeline/settle.py",
+        "pipeline/feedback.py",
+        "healthimaging/results.py",
+        "healthimaging/primary.py",
+    ),
+    "watch": ("pipeline/heartbeats.py",),
+    "migrate": (),
+}
+MODULES["drive"] = (*MODULES["collect"], "pipeline/drive.py", "pipeline/staging.py")
+"""The modules whose calls of the store and of HealthImaging a function makes."""
+STORE_CALLS = {
+    "get": {"s3:GetObject"},
+    "get_async": {"s3:GetObject"},
+    "get_range": {"s3:GetObject"},
+    "head_async": {"s3:GetObject"},
+    "list": {"s3:ListBucket"},
+    "put": {"s3:PutObject"},
+    "copy": {"s3:GetObject", "s3:PutObject"},
+    "delete": {"s3:DeleteObject"},
+}
+"""What S3 asks for when obstore's functions and methods are called."""
+ALWAYS = {
+    "ec2:AssignPrivateIpAddresses",
+    "ec2:CreateNetworkInterface",
+    "ec2:DeleteNetworkInterface",
+    "ec2:DescribeNetworkInterfaces",
+    "ec2:DescribeSubnets",
+    "ec2:UnassignPrivateIpAddresses",
+    "logs:CreateLogStream",
+    "logs:PutLogEvents",
+}
+RECEIVES = {"sqs:ChangeMessageVisibility", "sqs:DeleteMessage", "sqs:GetQueueAttributes", "sqs:ReceiveMessage"}
+
+
+def calls(modules: tuple[str, ...]) -> set[tuple[str, str]]:
+    """Give the calls in some modules as pairs: on what, and which function."""
+    found = set()
+    for module in modules:
+        for node in ast.walk(ast.parse((SOURCE / module).read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                found.add((ast.unparse(node.func.value), node.func.attr))
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                found.add(("", node.func.id))
+    return found
+
+
+def store_actions(modules: tuple[str, ...]) -> set[str]:
+    """Give the actions of S3 that some modules need."""
+    targets = {"store", "self.store", "deps.store", "obstore"}
+    needed = set()
+    for target, name in calls(modules):
+        if target in targets:
+            needed |= STORE_CALLS[name]
+    return needed
+
+
+def service_actions(modules: tuple[str, ...]) -> set[str]:
+    """Give the actions of HealthImaging that some modules need, by way of `healthimaging.client`."""
+    client = SOURCE / "healthimaging" / "client.py"
+    model = botocore.session.get_session().get_service_model("medical-imaging")
+    operations = {botocore.xform_name(name): name for name in model.operation_names}
+    by_function: dict[str, set[str]] = {}
+    for node in ast.parse(client.read_text()).body:
+        if isinstance(node, ast.FunctionDef):
+            texts = [each.value for each in ast.walk(node) if isinstance(each, ast.Constant)]
+            attributes = [each.attr for each in ast.walk(node) if isinstance(each, ast.Attribute)]
+            used = {operations[name] for name in (*texts, *attributes) if name in operations}
+            by_function[node.name] = used
+    called = {name for target, name in calls(modules) if target in {"", "healthimaging"}}
+    return {f"medical-imaging:{operation}" for name in called for operation in by_function.get(name, ())}
+
+
+def granted(template: Any, name: str) -> dict[str, dict[str, Any]]:
+    """Give a function's statements by Sid."""
+    statements: dict[str, dict[str, Any]] = template.statements(ROLES[name])
+    return statements
+
+
+def actions(statement: dict[str, Any]) -> set[str]:
+    """Give a statement's actions."""
+    found = statement["Action"]
+    return {found} if isinstance(found, str) else set(found)
+
+
+@pytest.mark.parametrize("name", ROLES)
+def test_function_may_do_what_its_code_calls_and_nothing_more(template: Any, name: str):
+    """The actions of its role are those of its calls, of its queue, and of being a function; not one more."""
+    expected = ALWAYS | store_actions(MODULES[name]) | service_actions(MODULES[name])
+    if name in {"index", "plan", "drive", "collect"}:
+        expected |= RECEIVES | {"rds-db:connect"}
+    if name in {"plan", "drive", "collect"}:
+        expected |= {"sqs:SendMessage"}
+    if name != "migrate":
+        expected |= {"kms:Decrypt", "s3:ListBucket"}  # without the right to list, what is missing looks forbidden
+    if name == "drive":
+        expected |= {"iam:PassRole"}
+    if name in {"drive", "collect"}:
+        expected |= {"kms:GenerateDataKey", "s3:DeleteObject"}
+    if name == "migrate":
+        expected |= {"secretsmanager:GetSecretValue", "kms:Decrypt"}
+    found = set().union(*(actions(each) for each in granted(template, name).values()))
+    assert expected == found
+
+
+def test_store_calls_are_all_known():
+    """A new kind of call of the store fails here, before it fails in the cloud."""
+    for modules in MODULES.values():
+        assert store_actions(modules) <= {"s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:ListBucket"}
+    assert {"s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:ListBucket"} == store_actions(MODULES["drive"])
+
+
+def test_service_calls_are_found_in_the_code():
+    """The comparison sees the driver's calls: were it blind, every role would pass."""
+    assert {
+        "medical-imaging:GetDICOMImportJob",
+        "medical-imaging:GetImageSet",
+        "medical-imaging:SearchImageSets",
+        "medical-imaging:StartDICOMImportJob",
+    } == service_actions(MODULES["drive"])
+
+
+def test_actions_are_those_that_the_services_know(template: Any):
+    """Each action of a service that botocore has a model of is an operation of that model, or known to differ."""
+    models = {"kms": "kms", "medical-imaging": "medical-imaging", "sqs": "sqs", "secretsmanager": "secretsmanager"}
+    models |= {"iot": "iot", "logs": "logs", "ec2": "ec2"}
+    wire = {"iot:Connect", "iot:Publish", "iot:Receive", "iot:Subscribe"}  # of MQTT, not of the API
+    session = botocore.session.get_session()
+    known = {prefix: set(session.get_service_model(name).operation_names) for prefix, name in models.items()}
+    for kind in ("AWS::IAM::Policy", "AWS::IAM::ManagedPolicy"):
+        for properties in template.resources(kind).values():
+            for statement in properties["PolicyDocument"]["Statement"]:
+                for action in actions(statement) - wire:
+                    prefix, _, operation = action.partition(":")
+                    if prefix in known and not operation.endswith("*"):
+                        assert operation in known[prefix], action
+
+
+def test_no_statement_allows_everything(template: Any):
+    """No action is a wildcard, and none but those that know no resource is allowed on all."""
+    allowed_on_all = ALWAYS | {
+        "greengrass:GetComponentVersionArtifact",
+        "iot:AttachPolicy",
+        "iot:AttachThingPrincipal",
+        "iot:CreateKeysAndCertificate",
+        "iot:DescribeEndpoint",
+        "sts:GetCallerIdentity",
+    }
+    for kind in ("AWS::IAM::Policy", "AWS::IAM::ManagedPolicy"):
+        for properties in template.resources(kind).values():
+            for statement in properties["PolicyDocument"]["Statement"]:
+                assert not any(action.endswith(":*") or action == "*" for action in actions(statement))
+                if statement["Resource"] == "*":
+                    assert actions(statement) <= allowed_on_all
+
+
+def test_driver_passes_one_role_to_one_service(template: Any):
+    """iam:PassRole is for the data access role and HealthImaging alone."""
+    statement = granted(template, "drive")["PassRole"]
+    assert "HealthImagingDataAccess" in json.dumps(statement["Resource"])
+    assert {"StringEquals": {"iam:PassedToService": "medical-imaging.amazonaws.com"}} == statement["Condition"]
+
+
+def test_healthimaging_reads_what_was_received_and_writes_results(template: Any):
+    """The data access role is HealthImaging's for this account, and reaches no manifest and no feedback."""
+    statements = template.statements("HealthImagingDataAccess")
+    assert ["iep-*", "staging/*"] == suffixes(statements["Read"])
+    assert ["imports/*"] == suffixes(statements["Write"])
+    (role,) = [each for name, each in template.resources("AWS::IAM::Role").items() if "DataAccess" in name]
+    (trust,) = role["AssumeRolePolicyDocument"]["Statement"]
+    assert {"Service": "medical-imaging.amazonaws.com"} == trust["Principal"]
+    assert {"aws:SourceAccount"} == trust["Condition"]["StringEquals"].keys()
+
+
+@pytest.mark.parametrize(("policy", "device"), [("Edgesedge1access", "iep-edge-1"), ("Edgeedge2Role", "iep-edge-2")])
+def test_edge_writes_its_own_keys_and_reads_no_image(template: Any, policy: str, device: str):
+    """An edge that is stolen shows nothing of what was sent, and touches no other edge's."""
+    statements = template.statements(policy)
+    assert {"s3:AbortMultipartUpload", "s3:PutObject"} == actions(statements["Deliver"])
+    assert [f"{device}/*", f"manifests/{device}/*", f"status/{device}.json"] == suffixes(statements["Deliver"])
+    assert {"s3:GetObject"} == actions(statements["Hear"])
+    assert [f"feedback/{device}/*"] == suffixes(statements["Hear"])
+    on_bucket = [each for each in statements.values() if "iepdicombucket" in json.dumps(each["Resource"])]
+    assert [statements["Deliver"], statements["Hear"]] == on_bucket
+
+
+def test_edge_keys_are_those_that_its_program_writes():
+    """The prefixes in the policies are the program's own, whatever an edge is called."""
+    from dicomflow.feedback import feedback_key
+    from dicomflow.heartbeat import heartbeat_key
+    from dicomflow.manifest import MANIFEST_PREFIX
+
+    assert "manifests/" == MANIFEST_PREFIX
+    assert "feedback/iep-edge-1/d.json" == feedback_key("iep-edge-1", "d")
+    assert "status/iep-edge-1.json" == heartbeat_key("iep-edge-1")
+
+
+def test_installer_can_make_no_role_and_widen_none(template: Any):
+    """Who installs an edge gets no right that the stack did not give to edges."""
+    statements = template.statements("IEPDevicesInstaller")
+    found = set().union(*(actions(each) for each in statements.values()))
+    assert not {"iam:CreateRole", "iam:CreatePolicy", "iam:PutRolePolicy", "iam:PassRole"} & found
+    attach = statements["Attach"]
+    assert "iep-*-GG-RoleAccess" in json.dumps(attach["Condition"]["ArnLike"]["iam:PolicyARN"])
+
+
+def suffixes(statement: dict[str, Any]) -> list[str]:
+    """Give the key patterns of a statement's resources in the bucket."""
+    found = statement["Resource"]
+    resources = found if isinstance(found, list) else [found]
+    return [each["Fn::Join"][1][-1].removeprefix("/") for each in resources]

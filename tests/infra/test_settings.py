@@ -1,0 +1,106 @@
+"""config.py: its defaults work, and each wrong value is told with what would be right."""
+
+import re
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.errors import ConfigError
+from infra.regions import HEALTHIMAGING_REGIONS, check_region
+from infra.settings import load_deployment
+
+CONFIG = Path(__file__).resolve().parents[2] / "config.py"
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "unknown": ({"AHLI": 1}, "AHLI: no such parameter"),
+    "name": ({"CDK_APP_NAME": "1iep"}, "CDK_APP_NAME: '1iep'; it must have up to 32 letters"),
+    "name with two hyphens": ({"CDK_APP_NAME": "a--b"}, "CDK_APP_NAME: 'a--b'"),
+    "network": ({"VPC_CIDR": "10.0.0"}, "VPC_CIDR: "),
+    "small network": ({"VPC_CIDR": "10.0.0.0/28"}, "VPC_CIDR: /28; a VPC with six subnets needs /16 to /24"),
+    "tags": (
+        {"RESOURCE_TAGS": {"tag_list": {str(number): "x" for number in range(51)}}},
+        "RESOURCE_TAGS.tag_list: 51 tags; a resource can have 50",
+    ),
+    "tag of AWS": ({"RESOURCE_TAGS": {"tag_list": {"aws:x": "y"}}}, "names that begin with aws: are AWS's own"),
+    "edge": ({"EDGE_CONFIG": [{"Name": "a/b", "device_type": "LOCAL"}]}, "EDGE_CONFIG[0].Name: 'a/b'; it must have"),
+    "edge without a name": ({"EDGE_CONFIG": [{"device_type": "LOCAL"}]}, "EDGE_CONFIG[0].Name: Field required"),
+    "edges of one name": (
+        {"EDGE_CONFIG": [{"Name": "a", "device_type": "LOCAL"}] * 2},
+        "EDGE_CONFIG: Name 'a' is there 2 times; names are unique",
+    ),
+    "edge of a long name": (
+        {"EDGE_CONFIG": [{"Name": "a" * 60, "device_type": "LOCAL"}]},
+        "would have 72 characters, 64 at most",
+    ),
+    "device": (
+        {"EDGE_CONFIG": [{"Name": "a", "device_type": "VM"}]},
+        "EDGE_CONFIG[0].device_type: Input should be 'LOCAL' or 'EC2'",
+    ),
+    "instance": (
+        {"EDGE_CONFIG": [{"Name": "a", "device_type": "EC2", "instance_type": "m5.large"}]},
+        "'m5.large'; it must have a Graviton type",
+    ),
+    "imports at once": ({"AHLI_CONFIG": {"ahli_concurrent_imports": 0}}, "AHLI_CONFIG.ahli_concurrent_imports: "),
+    "misspelt": ({"AHLI_CONFIG": {"ahli_enable": True}}, "AHLI_CONFIG.ahli_enable: Extra inputs are not permitted"),
+    "database": ({"DB_CONFIG": {"db_name": "my-db"}}, "DB_CONFIG.db_name: 'my-db'; it must have up to 63 letters"),
+    "pause": ({"DB_CONFIG": {"db_engine_pause": 2}}, "DB_CONFIG.db_engine_pause: 2 minutes; Aurora pauses after 5"),
+    "capacity": ({"DB_CONFIG": {"max_acu_capacity": "ACU_512"}}, "DB_CONFIG.max_acu_capacity: "),
+    "capacities": (
+        {"DB_CONFIG": {"min_acu_capacity": "ACU_8", "max_acu_capacity": "ACU_4"}},
+        "min_acu_capacity 8 is above max_acu_capacity 4",
+    ),
+    "key": ({"STORAGE_CONFIG": {"kms_key_arn": "alias/x"}}, "STORAGE_CONFIG.kms_key_arn: 'alias/x'; it must have"),
+    "log": ({"MONITORING_CONFIG": {"log_days": 100}}, "MONITORING_CONFIG.log_days: 100 days; CloudWatch keeps logs"),
+    "mail": ({"MONITORING_CONFIG": {"email": "nobody"}}, "MONITORING_CONFIG.email: 'nobody'; it must have"),
+    "budget": ({"MONITORING_CONFIG": {"monthly_budget_usd": 5}}, "monthly_budget_usd needs an email to be told of"),
+    "issuer": ({"SITE_ISSUERS": {"edge-9/CT": "H"}}, "SITE_ISSUERS: 'edge-9' is no Name of EDGE_CONFIG"),
+}
+
+
+@pytest.fixture
+def config() -> dict[str, Any]:
+    """Give the values of config.py."""
+    return {name: value for name, value in runpy.run_path(str(CONFIG)).items() if name.isupper()}
+
+
+def test_config_as_it_is_deploys_what_the_seed_describes(config: dict[str, Any]):
+    """The defaults are the seed's: database iep, a pause after 20 minutes, 8 to 64 ACU, imports on."""
+    deployment = load_deployment(config)
+    assert ("iep", 20) == (deployment.database.db_name, deployment.database.db_engine_pause)
+    assert (8, 64) == (deployment.database.min_acu_capacity, deployment.database.max_acu_capacity)
+    assert deployment.imports.ahli_enabled
+    assert "" == deployment.imports.ahli_endpoint
+
+
+def test_config_with_the_needed_alone_has_the_defaults(config: dict[str, Any]):
+    """Name, network and edges are enough."""
+    needed = {name: config[name] for name in ("CDK_APP_NAME", "VPC_CIDR", "EDGE_CONFIG")}
+    assert load_deployment(config).database == load_deployment(needed).database
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_config_with_a_wrong_value_says_what_would_be_right(config: dict[str, Any], case: str):
+    """Each message begins with the parameter as it is written in config.py."""
+    changes, message = WRONG[case]
+    with pytest.raises(ConfigError, match=re.escape(message)) as raised:
+        load_deployment(config | changes)
+    assert str(raised.value).startswith("config.py: ")
+
+
+def test_config_without_the_needed_names_all_at_once():
+    """Nobody mends a file one message at a time."""
+    with pytest.raises(ConfigError) as raised:
+        load_deployment({})
+    for name in ("CDK_APP_NAME", "VPC_CIDR", "EDGE_CONFIG"):
+        assert f"{name}: is missing" in str(raised.value)
+
+
+def test_region_without_healthimaging_names_those_that_have_it():
+    """The seed's four regions pass and Frankfurt does not, unless nothing is imported."""
+    for region in ("us-east-1", "us-west-2", "eu-west-1", "ap-southeast-2", None):
+        check_region(region, with_imports=True)
+    check_region("eu-central-1", with_imports=False)
+    with pytest.raises(ConfigError, match="not in region eu-central-1") as raised:
+        check_region("eu-central-1", with_imports=True)
+    assert all(region in str(raised.value) for region in HEALTHIMAGING_REGIONS)

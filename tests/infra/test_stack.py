@@ -1,0 +1,318 @@
+"""The template: what would lose an image, open a door or cost money if it changed unseen."""
+
+import json
+from collections import Counter
+from typing import Any
+
+import pytest
+
+FUNCTIONS = ("index", "plan", "drive", "collect", "migrate", "watch")
+QUEUES = ("index", "plan", "drive", "collect")
+RETAINED = {"AWS::HealthImaging::Datastore", "AWS::KMS::Key"}
+
+
+def function(template: Any, name: str) -> dict[str, Any]:
+    """Give a function's properties."""
+    properties: dict[str, Any] = template.one("AWS::Lambda::Function", FunctionName=f"iep-{name}")
+    return properties
+
+
+def test_bucket_is_private_encrypted_and_keeps_versions(template: Any):
+    """The landing bucket is closed to the world, encrypted with the stack's key, and loses no overwritten object."""
+    bucket = template.resource("iepbucketsiepdicombucket")
+    properties = bucket["Properties"]
+    assert {True} == set(properties["PublicAccessBlockConfiguration"].values())
+    rule = properties["BucketEncryption"]["ServerSideEncryptionConfiguration"][0]
+    assert rule["BucketKeyEnabled"]
+    assert "aws:kms" == rule["ServerSideEncryptionByDefault"]["SSEAlgorithm"]
+    assert {"Status": "Enabled"} == properties["VersioningConfiguration"]
+    assert "LoggingConfiguration" in properties
+    assert "Delete" == bucket["DeletionPolicy"]  # which fails while it holds anything
+    assert "Custom::S3AutoDeleteObjects" not in json.dumps(template.document)
+
+
+def test_bucket_refuses_what_is_not_tls(template: Any):
+    """Its policy denies every call without TLS, and with one older than 1.2."""
+    policies = template.resources("AWS::S3::BucketPolicy")
+    (policy,) = [each for name, each in policies.items() if name.startswith("iepbucketsiepdicombucket")]
+    denied = [each["Condition"] for each in policy["PolicyDocument"]["Statement"] if each["Effect"] == "Deny"]
+    assert {"Bool": {"aws:SecureTransport": "false"}} in denied
+    assert {"NumericLessThan": {"s3:TlsVersion": 1.2}} in denied
+
+
+def test_bucket_tells_of_instances_and_manifests_and_of_nothing_else(template: Any):
+    """Only keys that edges write reach a queue: what the pipeline puts itself begins otherwise."""
+    configuration = template.resource("iepbucketsiepdicombucket")["Properties"]["NotificationConfiguration"]
+    told = {
+        tuple(rule["Value"] for rule in each["Filter"]["S3Key"]["Rules"]): each["Queue"]["Fn::GetAtt"][0]
+        for each in configuration["QueueConfigurations"]
+    }
+    assert {("iep-", ".dcm"), ("manifests/", ".json")} == told.keys()
+    assert told["iep-", ".dcm"].startswith("IndexingIndexQueue")
+    assert told["manifests/", ".json"].startswith("PlanningPlanQueue")
+    assert not any(prefix.startswith("iep-") for prefix in ("staging/", "feedback/", "imports/", "status/"))
+
+
+def test_bucket_forgets_what_nobody_needs_any_more(template: Any):
+    """Copies for jobs go after a week, aborted uploads too; received objects stay unless a retention is set."""
+    rules = template.resource("iepbucketsiepdicombucket")["Properties"]["LifecycleConfiguration"]["Rules"]
+    days = {rule.get("Prefix", ""): rule.get("ExpirationInDays") for rule in rules}
+    assert {"": None, "staging/": 7, "imports/": 90, "feedback/": 400} == days
+    (general,) = [rule for rule in rules if "Prefix" not in rule]
+    assert {"DaysAfterInitiation": 7} == general["AbortIncompleteMultipartUpload"]
+
+
+def test_bucket_with_a_retention_expires_what_was_received(small: Any):
+    """With retention_days received objects and their manifests go together."""
+    rules = small.resource("iepbucketsiepdicombucket")["Properties"]["LifecycleConfiguration"]["Rules"]
+    days = {rule.get("Prefix", ""): rule.get("ExpirationInDays") for rule in rules}
+    assert 90 == days["Other-1-"] == days["manifests/"]
+
+
+@pytest.mark.parametrize("name", QUEUES)
+def test_queue_keeps_messages_through_an_outage(template: Any, name: str):
+    """Two weeks, hidden for six times the function's timeout, and set aside after five failures."""
+    queue = template.one("AWS::SQS::Queue", QueueName=f"iep-{name}")
+    assert 14 * 86_400 == queue["MessageRetentionPeriod"]
+    assert 6 * function(template, name)["Timeout"] == queue["VisibilityTimeout"]
+    assert 5 == queue["RedrivePolicy"]["maxReceiveCount"]
+    assert queue["SqsManagedSseEnabled"]
+    assert 14 * 86_400 == template.one("AWS::SQS::Queue", QueueName=f"iep-{name}-dead")["MessageRetentionPeriod"]
+
+
+@pytest.mark.parametrize("name", QUEUES)
+def test_function_reports_failures_message_by_message(template: Any, name: str):
+    """One bad object does not bring the other ninety-nine of its batch back."""
+    mappings = template.resources("AWS::Lambda::EventSourceMapping").values()
+    (mapping,) = [each for each in mappings if f"{name.capitalize()}Function" in json.dumps(each["FunctionName"])]
+    assert ["ReportBatchItemFailures"] == mapping["FunctionResponseTypes"]
+    assert mapping["ScalingConfig"]["MaximumConcurrency"] >= 2
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_function_runs_on_arm_in_the_vpc_with_a_role_of_its_own(template: Any, name: str):
+    """Python 3.13 on Graviton, in subnets of ours, with a role that no other has and a log that is encrypted."""
+    properties = function(template, name)
+    assert ("python3.13", ["arm64"]) == (properties["Runtime"], properties["Architectures"])
+    assert f"dicomflow.pipeline.lambdas.{name}" == properties["Handler"]
+    assert 2 == len(properties["VpcConfig"]["SubnetIds"])
+    roles = [json.dumps(each["Role"]) for each in template.resources("AWS::Lambda::Function").values()]
+    assert 1 == roles.count(json.dumps(properties["Role"]))
+    log = template.one("AWS::Logs::LogGroup", LogGroupName=f"/aws/lambda/iep-{name}")
+    assert 365 == log["RetentionInDays"]
+    assert "KmsKeyId" in log
+
+
+@pytest.mark.parametrize("name", ["index", "plan", "drive", "collect"])
+def test_function_waits_for_the_migration(template: Any, name: str):
+    """No function of a release runs on the schema of the one before."""
+    (resource,) = [
+        each
+        for each in template.all_resources.values()
+        if each.get("Properties", {}).get("FunctionName") == f"iep-{name}"
+    ]
+    assert any(each.startswith("IEPAuroraSchema") for each in resource["DependsOn"])
+
+
+@pytest.mark.parametrize("name", ["index", "plan", "drive", "collect"])
+def test_function_environment_is_one_that_the_program_takes(template: Any, name: str, monkeypatch: pytest.MonkeyPatch):
+    """The settings of each function are read by the program itself, which refuses names it does not know."""
+    from dicomflow.pipeline.settings import load_settings
+
+    told = function(template, name)["Environment"]["Variables"]
+    for variable, value in told.items():
+        if variable.startswith("DICOMFLOW_"):
+            monkeypatch.setenv(variable, resolved(value))
+    settings = load_settings()
+    assert settings.database_iam
+    assert {"iep-edge-1": "HOSPITAL", "iep-edge-2/CT1": "CLINIC"} == settings.issuers
+    assert settings.imports.enabled
+    assert "imports/" == settings.imports.output_prefix
+    assert 20 == settings.imports.concurrent
+    assert (name == "index") == (settings.queues.drive is None)
+    assert "/opt/rds.pem" == told["PGSSLROOTCERT"]
+
+
+def test_migration_environment_is_one_that_the_program_takes(template: Any, monkeypatch: pytest.MonkeyPatch):
+    """The migration's own settings are complete."""
+    from dicomflow.pipeline.migration import load_migration_settings
+
+    for variable, value in function(template, "migrate")["Environment"]["Variables"].items():
+        monkeypatch.setenv(variable, resolved(value))
+    settings = load_migration_settings()
+    assert "dicomflow" == settings.user
+    assert settings.database_url.startswith("postgresql://dicomflow_admin@")
+
+
+def resolved(value: Any) -> str:
+    """Give a text that stands for a value of the template's."""
+    if isinstance(value, str):
+        return value
+    ((operator, arguments),) = value.items()
+    if operator == "Fn::Join":
+        return str(arguments[0]).join(resolved(part) for part in arguments[1])
+    if operator == "Fn::GetAtt" and arguments[1] == "DatastoreId":
+        return "0123456789abcdef0123456789abcdef"
+    if operator == "Fn::GetAtt" and arguments[1] == "Endpoint.Address":
+        return "cluster.example"
+    return "bucket-or-name"
+
+
+def test_catalog_pauses_and_is_kept(template: Any):
+    """Nothing to do for twenty minutes costs nothing, and a deleted stack leaves a snapshot."""
+    cluster = template.one("AWS::RDS::DBCluster")
+    expected = {"MinCapacity": 0, "MaxCapacity": 64, "SecondsUntilAutoPause": 1200}
+    assert expected == cluster["ServerlessV2ScalingConfiguration"]
+    for property_name in ("DeletionProtection", "StorageEncrypted", "EnableHttpEndpoint"):
+        assert cluster[property_name]
+    assert cluster["EnableIAMDatabaseAuthentication"]
+    assert 35 == cluster["BackupRetentionPeriod"]
+    assert ("iep", "iep-iepauroradb") == (cluster["DatabaseName"], cluster["DBClusterIdentifier"])
+    (kept,) = [each for each in template.all_resources.values() if each["Type"] == "AWS::RDS::DBCluster"]
+    assert "Snapshot" == kept["DeletionPolicy"]
+    assert {} == template.resources("AWS::RDS::DBProxy")  # which would keep it awake
+
+
+def test_catalog_does_not_stay_awake_for_a_frozen_function(template: Any):
+    """An idle connection is closed after a minute, and no log line has a patient's name in it."""
+    parameters = template.one("AWS::RDS::DBClusterParameterGroup")["Parameters"]
+    assert 60_000 == int(parameters["idle_session_timeout"])
+    assert "1" == parameters["rds.force_ssl"]
+    assert ("none", "panic") == (parameters["log_statement"], parameters["log_min_error_statement"])
+
+
+def test_catalog_without_a_pause_has_the_least_capacity(small: Any):
+    """db_engine_pause 0 keeps it awake at min_acu_capacity."""
+    cluster = small.one("AWS::RDS::DBCluster")
+    assert {"MinCapacity": 0.5, "MaxCapacity": 4} == cluster["ServerlessV2ScalingConfiguration"]
+    assert not cluster["DeletionProtection"]
+
+
+def test_catalog_takes_connections_from_functions_only(template: Any):
+    """Neither an address nor a network reaches the database."""
+    (rule,) = template.resources("AWS::EC2::SecurityGroupIngress").values()
+    assert (5432, 5432) == (rule["FromPort"], rule["ToPort"])
+    assert "FunctionGroup" in json.dumps(rule["SourceSecurityGroupId"])
+
+
+def test_images_stay_when_the_stack_goes(template: Any):
+    """The data store and the key that opens it and every backup are kept."""
+    for resource in template.all_resources.values():
+        if resource["Type"] in RETAINED:
+            assert "Retain" == resource["DeletionPolicy"]
+
+
+def test_nothing_polls_the_catalog(template: Any):
+    """The only schedule is that of the function that reads heartbeats, which knows no database."""
+    rules = template.resources("AWS::Events::Rule").values()
+    (scheduled,) = [rule for rule in rules if "ScheduleExpression" in rule]
+    assert "MonitoringWatch" in json.dumps(scheduled["Targets"])
+    assert "DICOMFLOW_DATABASE_URL" not in function(template, "watch")["Environment"]["Variables"]
+
+
+def test_job_events_are_those_of_this_data_store(template: Any):
+    """Another data store's jobs of the same account wake nobody."""
+    (rule,) = [rule for rule in template.resources("AWS::Events::Rule").values() if "EventPattern" in rule]
+    pattern = rule["EventPattern"]
+    assert ["aws.medical-imaging"] == pattern["source"]
+    assert {"Import Job In Progress", "Import Job Completed", "Import Job Failed"} == set(pattern["detail-type"])
+    assert "DatastoreId" in json.dumps(pattern["detail"])
+
+
+def test_deployment_without_imports_has_nothing_of_healthimaging(small: Any):
+    """ahli_enabled False leaves indexing and planning, and needs no region of HealthImaging's."""
+    text = json.dumps(small.document)
+    assert "medical-imaging" not in text
+    assert "HealthImagingRegion" not in small.document["Rules"]
+    assert {"Other-1-index", "Other-1-index-dead", "Other-1-plan", "Other-1-plan-dead"} == {
+        queue["QueueName"] for queue in small.resources("AWS::SQS::Queue").values()
+    }
+    variables = small.one("AWS::Lambda::Function", FunctionName="Other-1-plan")["Environment"]["Variables"]
+    assert "false" == variables["DICOMFLOW_IMPORTS__ENABLED"]
+
+
+def test_region_is_checked_when_it_is_deployed(template: Any):
+    """A synthesis may not know the region; CloudFormation then refuses the wrong one, in words."""
+    (assertion,) = template.document["Rules"]["HealthImagingRegion"]["Assertions"]
+    assert "us-east-1" in json.dumps(assertion["Assert"])
+    assert "set ahli_enabled" in assertion["AssertDescription"]
+
+
+def test_private_network_has_endpoints_in_the_place_of_the_internet(small: Any):
+    """private_endpoints: no gateway to the internet at all, and the services that functions call inside the VPC."""
+    assert {} == small.resources("AWS::EC2::NatGateway") == small.resources("AWS::EC2::InternetGateway")
+    services = json.dumps([each["ServiceName"] for each in small.resources("AWS::EC2::VPCEndpoint").values()])
+    assert all(name in services for name in (".s3", ".sqs", ".secretsmanager"))
+
+
+def test_network_has_one_way_out_and_s3_beside_it(template: Any):
+    """Images do not pass through the NAT gateway, which charges by the byte."""
+    assert 1 == len(template.resources("AWS::EC2::NatGateway"))
+    endpoint = template.one("AWS::EC2::VPCEndpoint", VpcEndpointType="Gateway")
+    assert len(endpoint["RouteTableIds"]) >= 2
+
+
+def test_resources_are_tagged(template: Any):
+    """Everything that can have a tag has the customer's and the stack's."""
+    untagged = []
+    for name, resource in template.all_resources.items():
+        tags = resource.get("Properties", {}).get("Tags")
+        if isinstance(tags, list) and not {"purpose", "application"} <= {each["Key"] for each in tags}:
+            untagged.append(name)
+        if isinstance(tags, dict) and not {"purpose", "application"} <= tags.keys():
+            untagged.append(name)
+        if tags is None and resource["Type"] in {"AWS::S3::Bucket", "AWS::SQS::Queue", "AWS::Lambda::Function"}:
+            untagged.append(name)
+    assert [] == untagged
+
+
+def test_alarm_for_each_way_to_lose_sight_of_an_image(template: Any):
+    """Dead letters, failing functions, failed imports, unreadable objects, a full catalog, and silent edges."""
+    alarms = {each["AlarmName"]: each for each in template.resources("AWS::CloudWatch::Alarm").values()}
+    expected = {f"iep-{name}-dead-letters" for name in QUEUES} | {f"iep-{name}-errors" for name in FUNCTIONS}
+    expected |= {"iep-imports-failed", "iep-import-backlog", "iep-objects-unreadable", "iep-catalog-capacity"}
+    expected |= {"iep-edge-1-silent", "iep-edge-2-silent", "iep-index-oldest-message"}
+    assert expected <= alarms.keys()
+    assert all(alarm["AlarmActions"] and alarm["OKActions"] for alarm in alarms.values())
+    assert {"notBreaching"} == {alarm["TreatMissingData"] for alarm in alarms.values()}
+
+
+def test_metrics_are_those_that_the_pipeline_writes(template: Any):
+    """An alarm on a metric that nobody writes never goes off."""
+    from dicomflow.pipeline.metrics import NAMESPACE, Name
+
+    written = {name.cloudwatch for name in Name}
+    ours = [each for each in template.resources("AWS::CloudWatch::Alarm").values() if each["Namespace"] == NAMESPACE]
+    assert ours
+    assert {alarm["MetricName"] for alarm in ours} <= written
+    for alarm in ours:
+        assert {"Name": "service", "Value": "iep"} in alarm["Dimensions"]
+    services = {
+        each["Environment"]["Variables"].get("POWERTOOLS_SERVICE_NAME")
+        for each in template.resources("AWS::Lambda::Function").values()
+        if each.get("FunctionName", "").startswith("iep-")
+    }
+    assert {"iep"} == services
+
+
+def test_alarms_and_budget_are_mailed(template: Any):
+    """The address of config.py is told of alarms and of the money."""
+    assert "it@example.org" == template.one("AWS::SNS::Subscription")["Endpoint"]
+    budget = template.one("AWS::Budgets::Budget")
+    assert {"Amount": 500, "Unit": "USD"} == budget["Budget"]["BudgetLimit"]
+
+
+def test_templates_fit_into_stacks(template: Any):
+    """CloudFormation takes 500 resources and 1 MB, and the stack's own do not grow by five with each edge."""
+    assert len(template.document["Resources"]) < 200
+    assert [5] == [len(each["Resources"]) for each in template.nested]
+    assert all(path.stat().st_size < 500_000 for path in template.paths)
+
+
+def test_a_thousand_edges_fit_into_sixteen_nested_stacks():
+    """Names spread evenly, and an edge never moves to another stack when the list changes."""
+    from infra.edges import edge_group
+
+    groups = Counter(edge_group(f"edge-{number}") for number in range(1000))
+    assert 16 == len(groups)
+    assert 5 * max(groups.values()) < 500

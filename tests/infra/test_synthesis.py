@@ -1,0 +1,217 @@
+"""The command: what it needs, what it refuses, and what cdk-nag and cfn-lint say of what it makes."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+
+from infra.acknowledgements import acknowledgements
+from infra.regions import HEALTHIMAGING_REGIONS
+from infra.settings import load_deployment
+from infra.userdata import user_data_lines
+
+ROOT = Path(__file__).resolve().parents[2]
+CERTIFICATES = ROOT / "infra" / "certificates" / "rds.pem"
+WITHOUT_ACKNOWLEDGEMENTS = """
+import json, runpy, sys
+from pathlib import Path
+from infra.app import use_packaged_node
+use_packaged_node()
+from aws_cdk import Validations
+from infra.settings import load_deployment
+from infra import synthesis
+settings = load_deployment(runpy.run_path(sys.argv[1]))
+output = Path(sys.argv[2])
+app, _ = synthesis.build_stack(settings, output, {"bundles": "skip"})
+synthesis.add_rules(app)
+try:
+    app.synth()
+except RuntimeError as error:
+    assert "ValidationFailed" in str(error), error
+print(json.dumps(synthesis.violations(output)))
+"""
+
+
+def test_synthesis_needs_no_docker_node_or_credentials(template: Any):
+    """The fixture's environment has none of them, and the command's own Node is a wheel's."""
+    assert template.all_resources
+    assert "docker" not in template.said.lower()
+
+
+def test_synthesis_in_a_region_without_healthimaging_is_refused(tmp_path: Path):
+    """Before anything is synthesised, with the regions that serve."""
+    environment = {**os.environ, "CDK_DEFAULT_REGION": "eu-central-1", "CDK_OUTDIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-m", "infra.app"],
+        cwd=ROOT,
+        env=environment,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert 2 == done.returncode
+    assert done.stderr.startswith("AWS HealthImaging is not in region eu-central-1: deploy to one of")
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_synthesis_of_a_wrong_config_is_refused_in_one_line(synthesised: Callable[..., Any]):
+    """No traceback, exit 2, and the parameter's name."""
+    done = synthesised(CDK_APP_NAME="no name")
+    assert 2 == done.returncode
+    assert done.stderr.startswith("config.py: CDK_APP_NAME: 'no name'; it must have")
+    assert 1 == len(done.stderr.splitlines())
+
+
+def test_rules_are_broken_where_it_is_acknowledged_and_nowhere_else(tmp_path: Path):
+    """Without the acknowledgements cdk-nag finds exactly what they name: none covers what is not there."""
+    edges = [{"Name": "edge-1", "device_type": "LOCAL"}, {"Name": "edge-2", "device_type": "EC2"}]
+    config = {"CDK_APP_NAME": "iep", "VPC_CIDR": "10.10.0.0/22", "EDGE_CONFIG": edges}
+    (tmp_path / "config.py").write_text("".join(f"{name} = {value!r}\n" for name, value in config.items()))
+    arguments = [str(tmp_path / "config.py"), str(tmp_path / "cdk.out")]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_ACKNOWLEDGEMENTS, *arguments],
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    assert 0 == done.returncode, done.stderr
+    found = {tuple(line.split(" iep/")) for line in json.loads(done.stdout.splitlines()[-1])}
+    expected = {(entry.rule, entry.path) for entry in acknowledgements(load_deployment(config))}
+    assert set() == {(rule, path) for rule, path in found if not is_covered(rule, path, expected)}
+    assert set() == {(rule, path) for rule, path in expected if not is_used(rule, path, found)}
+
+
+def is_covered(rule: str, path: str, expected: set[tuple[str, str]]) -> bool:
+    """Tell whether a finding is acknowledged; names in braces stand for any resource."""
+    return any(matches(name, rule) and is_below(path, place) for name, place in expected)
+
+
+def is_used(rule: str, path: str, found: set[tuple[str, ...]]) -> bool:
+    """Tell whether an acknowledgement has a finding."""
+    return any(matches(rule, name) and is_below(place, path) for name, place in found)
+
+
+def matches(pattern: str, rule: str) -> bool:
+    """Tell whether a rule is the one that an acknowledgement names."""
+    pattern = pattern.replace("{stack}", "iep")
+    return re.fullmatch(re.sub(r"\\\{\w+\\\}", r"<[\\w.]+>", re.escape(pattern)), rule) is not None
+
+
+def is_below(path: str, place: str) -> bool:
+    """Tell whether a path is a construct or one in it."""
+    return f"{path}/".startswith(f"{place}/")
+
+
+def test_acknowledgements_have_reasons():
+    """Each is one sentence or two, and none says only that it is so."""
+    config = {"CDK_APP_NAME": "iep", "VPC_CIDR": "10.10.0.0/22", "EDGE_CONFIG": []}
+    for entry in acknowledgements(load_deployment(config)):
+        assert len(entry.reason) > 20 or entry.reason.startswith(("As ", "It runs ")), entry
+
+
+def test_templates_are_clean_to_cfn_lint(template: Any, small: Any):
+    """In each region that serves; W3005 is CDK's habit of naming a dependency twice."""
+    regions = [argument for region in HEALTHIMAGING_REGIONS for argument in ("--regions", region)]
+    done = subprocess.run(
+        [
+            *(str(Path(sys.executable).with_name("cfn-lint")), "--ignore-checks", "W3005", *regions, "--"),
+            *map(str, [*template.paths, *small.paths]),
+        ],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    assert (0, "") == (done.returncode, done.stdout)
+
+
+def test_certificates_are_amazons_roots_for_every_region():
+    """Aurora's server is verified against these: each signs itself, is good for a year yet, and names its region."""
+    roots = x509.load_pem_x509_certificates(CERTIFICATES.read_bytes())
+    names = set()
+    for root in roots:
+        root.verify_directly_issued_by(root)
+        assert root.not_valid_after_utc > datetime.now(UTC) + timedelta(days=365)
+        names.add(root.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)[0].value)
+    for region in HEALTHIMAGING_REGIONS:
+        assert {f"Amazon RDS {region} Root CA {kind} G1" for kind in ("RSA2048", "RSA4096", "ECC384")} <= names
+
+
+@pytest.fixture
+def script() -> str:
+    """Give the script with which an EC2 edge starts."""
+    return "\n".join(
+        user_data_lines(
+            device="iep-edge-2",
+            region="eu-west-1",
+            volume_id="vol-1",
+            artifact_url="s3://assets/artifact.zip",
+            store_url="s3://bucket",
+            kms_key_id="arn:key",
+            accelerate=False,
+            port=11112,
+        )
+    )
+
+
+def test_user_data_is_a_script_that_a_shell_takes(script: str):
+    """The shell reads it whole without a complaint."""
+    subprocess.run(["bash", "-n"], input=script, check=True, text=True, timeout=10)
+
+
+def test_user_data_formats_no_volume_that_holds_a_spool(script: str):
+    """A replaced instance finds what was received: the volume is formatted only when it holds nothing."""
+    lines = script.splitlines()
+    assert ["blkid $disk || mkfs.xfs $disk"] == [line for line in lines if "mkfs" in line]
+
+
+def test_user_data_writes_settings_that_the_edge_takes(script: str, tmp_path: Path):
+    """The edge's own program reads the file that the script writes."""
+    from dicomflow.edge.settings import load_settings
+
+    toml = script.split("<<'TOML'\n")[1].split("\nTOML", maxsplit=1)[0]
+    (tmp_path / "edge.toml").write_text(toml)
+    settings = load_settings(tmp_path / "edge.toml")
+    assert ("iep-edge-2", "s3://bucket", 11112) == (settings.name, settings.delivery.store_url, settings.dimse.port)
+    assert Path("/var/lib/dicomflow/spool") == settings.spool.dir
+
+
+def test_edge_instance_finds_its_spool_and_address_again(template: Any):
+    """A group of one, in the zone of its volume, with an interface that outlives it."""
+    group = template.one("AWS::AutoScaling::AutoScalingGroup")
+    assert ("1", "0") == (group["MaxSize"], group["MinSize"])
+    data = template.one("AWS::EC2::LaunchTemplate")["LaunchTemplateData"]
+    assert [0] == [each["DeviceIndex"] for each in data["NetworkInterfaces"]]
+    assert "SecurityGroupIds" not in data
+    assert "required" == data["MetadataOptions"]["HttpTokens"]
+    volume = template.one("AWS::EC2::Volume")
+    assert volume["Encrypted"]
+    assert group["AvailabilityZones"] == [volume["AvailabilityZone"]]
+
+
+def test_component_is_deployed_to_the_group_of_the_seed(template: Any):
+    """A device joins `{stack}-IEP-devices` and gets the component, with the bucket and the key to deliver to."""
+    assert "iep-IEP-devices" == template.one("AWS::IoT::ThingGroup")["ThingGroupName"]
+    deployment = template.one("AWS::GreengrassV2::Deployment")
+    (component,) = deployment["Components"].values()
+    told = json.dumps(component["ConfigurationUpdate"]["Merge"])
+    assert "store_url" in told
+    assert "kms_key_id" in told
+    assert "ROLLBACK" == deployment["DeploymentPolicies"]["FailureHandlingPolicy"]
+    names = {each["RoleAlias"] for each in template.resources("AWS::IoT::RoleAlias").values()}
+    assert {"iep-edge-1-GG-Role-Alias"} == names
+    roles = {each.get("RoleName") for each in template.resources("AWS::IAM::Role").values()}
+    assert {"iep-edge-1-GG-Role", "iep-GGInstallerRole"} <= roles
+    policies = {each["ManagedPolicyName"] for each in template.resources("AWS::IAM::ManagedPolicy").values()}
+    assert {"iep-edge-1-GG-RoleAccess"} == policies
