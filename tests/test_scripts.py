@@ -1,5 +1,6 @@
 """The scripts a newcomer runs: what they say when called wrongly, and that they are plain POSIX sh."""
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -60,3 +61,19 @@ def test_demo_with_files_that_are_no_dicom_exits_1(tmp_path: Path):
     result = _run(sys.executable, ROOT / "scripts" / "demo.py", tmp_path)
     assert 1 == result.returncode
     assert "no DICOM file found" in result.stdout
+
+
+def test_pictures_are_drawn_from_their_texts():
+    """Each picture of the documents is what `scripts/pictures.py` makes of the text beside it."""
+    specification = importlib.util.spec_from_file_location("pictures", ROOT / "scripts" / "pictures.py")
+    assert specification is not None
+    assert specification.loader is not None
+    pictures = importlib.util.module_from_spec(specification)
+    sys.modules["pictures"] = pictures  # its dataclass looks itself up
+    specification.loader.exec_module(pictures)
+    texts = sorted((ROOT / "docs" / "pictures").glob("*.txt"))
+    assert texts
+    for text in texts:
+        assert pictures.draw(text.read_text(encoding="utf-8")) == text.with_suffix(".svg").read_text(encoding="utf-8")
+    with pytest.raises(ValueError, match="is no title"):
+        pictures.draw("circle a 0 0 x")
