@@ -16,7 +16,8 @@ from media import write_medium
 
 from dicomflow import samples
 from dicomflow.edge.admission import Admission
-from dicomflow.edge.association import Association, Receiver
+from dicomflow.edge.association import Association
+from dicomflow.edge.services import Receiver
 from dicomflow.edge.settings import DimseSettings, SpoolSettings
 from dicomflow.edge.spool import Spool
 from dicomflow.edge.watermark import Watermark

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from dicomflow.edge.admission import Admission
-from dicomflow.edge.association import Receiver
 from dicomflow.edge.server import _Worker
+from dicomflow.edge.services import Receiver
 from dicomflow.edge.settings import DimseSettings, SpoolSettings
 from dicomflow.edge.spool import Spool
 from dicomflow.edge.supervisor import bind

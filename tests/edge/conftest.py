@@ -1,59 +1,35 @@
-"""A receiver in this process, a requestor that can misbehave, an edge as a process of its own, and small data sets."""
+"""A receiver in this process, requestors, edges as processes of their own, and small data sets."""
 
-import contextlib
-import json
 import logging
-import os
-import re
-import select
-import signal
 import socket
 import struct
-import subprocess
-import sys
 import threading
-import time
-import urllib.error
-import urllib.request
-from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from edge_daemon import EdgeDaemon, wait_for
+from scu import CT, WAIT_SECONDS, Scu
 
 from dicomflow.dicom.part10 import encode_file_meta
-from dicomflow.dicom.uids import EXPLICIT_VR_LITTLE_ENDIAN, VERIFICATION
-from dicomflow.dimse.command import Command, CommandField, encode_command
-from dicomflow.dimse.events import CommandReceived, ConnectionLost, Event
-from dicomflow.dimse.pdu import AssociateRequest, ProposedContext
-from dicomflow.dimse.requestor import Requestor
+from dicomflow.dicom.uids import EXPLICIT_VR_LITTLE_ENDIAN
 from dicomflow.edge.admission import Admission
-from dicomflow.edge.association import Receiver
+from dicomflow.edge.commitment import Commitments
 from dicomflow.edge.server import _Worker
-from dicomflow.edge.settings import DeliverySettings, DimseSettings, EdgeSettings, SpoolSettings
+from dicomflow.edge.services import Receiver
+from dicomflow.edge.settings import CommitmentSettings, DeliverySettings, DimseSettings, EdgeSettings, SpoolSettings
 from dicomflow.edge.spool import Spool
 from dicomflow.edge.supervisor import bind
 from dicomflow.edge.tls import TlsContexts
 from dicomflow.edge.users import Users
 from dicomflow.edge.watermark import Watermark
 
-CT = "1.2.840.10008.5.1.4.1.1.2"
-WAIT_SECONDS = 60
-
-
-def _until(ask: Callable[[], Any], seconds: float = WAIT_SECONDS, explain: Callable[[], str] = lambda: "") -> Any:
-    deadline = time.monotonic() + seconds
-    while not (answer := ask()):
-        assert time.monotonic() < deadline, f"not within {seconds} s {explain()}"
-        time.sleep(0.01)
-    return answer
-
 
 @pytest.fixture(scope="session")
 def until() -> Callable[..., Any]:
     """Ask until the answer is true and give it; fail when the time is over."""
-    return _until
+    return wait_for
 
 
 @pytest.fixture(scope="session")
@@ -106,7 +82,15 @@ def spool(tmp_path: Path) -> Spool:
 class InProcessReceiver:
     """The server's own accept loop and associations, in this process, so that tests can reach their system calls."""
 
-    def __init__(self, spool: Spool, *, refuse_below_bytes: int = 1, slow_below_bytes: int = 0, **dimse: Any) -> None:
+    def __init__(
+        self,
+        spool: Spool,
+        *,
+        refuse_below_bytes: int = 1,
+        slow_below_bytes: int = 0,
+        commitment: CommitmentSettings | None = None,
+        **dimse: Any,
+    ) -> None:
         self.spool = spool
         self.draining = threading.Event()
         settings = EdgeSettings(
@@ -124,7 +108,16 @@ class InProcessReceiver:
         limit = settings.dimse.max_associations
         admission = Admission([0] * limit, 0, limit, settings.dimse.max_associations_per_ae_title)
         users = Users(settings.dimse.users_file) if settings.dimse.users_file else None
-        receiver = Receiver(settings.dimse, spool, Watermark(spool, settings.spool), self.draining, admission, users)
+        receiver = Receiver(
+            settings.dimse,
+            spool,
+            Watermark(spool, settings.spool),
+            self.draining,
+            admission,
+            users,
+            commitments=Commitments(spool) if commitment else None,
+            commitment=commitment or CommitmentSettings(),
+        )
         tls = TlsContexts(settings.dimse.tls) if settings.dimse.tls else None
         self._worker = _Worker(receiver)
         self._thread = threading.Thread(target=self._worker.accept_from, args=(self._listener, tls), daemon=True)
@@ -166,93 +159,6 @@ def receiver_with(spool: Spool) -> Iterator[Callable[..., InProcessReceiver]]:
 def receiver(receiver_with: Callable[..., InProcessReceiver]) -> InProcessReceiver:
     """Give a receiver with default settings."""
     return receiver_with()
-
-
-class Scu:
-    """A requestor on a blocking socket that sends whatever a test wants to see refused."""
-
-    def __init__(self, port: int, contexts: Any = None, **request: Any) -> None:
-        proposed = contexts or ((CT, (EXPLICIT_VR_LITTLE_ENDIAN,)), (VERIFICATION, (EXPLICIT_VR_LITTLE_ENDIAN,)))
-        fields = {
-            "called_ae_title": "DICOMFLOW",
-            "calling_ae_title": "CT1",
-            "contexts": tuple(ProposedContext(2 * i + 1, *each) for i, each in enumerate(proposed)),
-            "max_length": 16384,
-        }
-        self.requestor = Requestor(AssociateRequest(**(fields | request)))
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=WAIT_SECONDS)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._events: deque[Event] = deque()
-        self._message_id = 0
-
-    def associate(self) -> Event:
-        """Ask for the association and return the peer's answer."""
-        self.flush()
-        return self.next_event()
-
-    def flush(self) -> None:
-        """Send what the protocol core has to send."""
-        self.socket.sendall(b"".join(self.requestor.parts_to_send()))
-
-    def next_event(self) -> Event:
-        """Return the next event; the end of the connection is one."""
-        while not self._events:
-            received = self.socket.recv(1 << 16)
-            events = self.requestor.receive(memoryview(received)) if received else self.requestor.receive_eof()
-            self._events.extend(events)
-            if not received and not self._events:
-                self._events.append(ConnectionLost())
-        return self._events.popleft()
-
-    def has_answer(self, seconds: float) -> bool:
-        """Tell whether anything arrives within a time."""
-        return bool(self._events or select.select([self.socket], [], [], seconds)[0])
-
-    def begin_store(self, data_set: bytes | None, **fields: Any) -> None:
-        """Send a C-STORE-RQ and its data set; UIDs are those of `data_set` unless given."""
-        self._message_id += 1
-        command = {
-            "message_id": self._message_id,
-            "affected_sop_class_uid": CT.encode(),
-            "affected_sop_instance_uid": b"1.2.3.4",
-            "priority": 0,
-            "data_set_type": 1,
-        }
-        context_id = fields.pop("context_id", 1)
-        encoded = encode_command(Command(CommandField.C_STORE_RQ, **(command | fields)))
-        self.requestor.send(context_id, encoded, data_set)
-        self.flush()
-
-    def store(self, data_set: bytes | None, **fields: Any) -> Command:
-        """Store and return the response."""
-        self.begin_store(data_set, **fields)
-        return self.response()
-
-    def echo(self, context_id: int = 3) -> Command:
-        """Send a C-ECHO and return the response."""
-        command = Command(CommandField.C_ECHO_RQ, message_id=9, affected_sop_class_uid=VERIFICATION.encode())
-        self.requestor.send(context_id, encode_command(command))
-        self.flush()
-        return self.response()
-
-    def response(self) -> Command:
-        """Return the next response."""
-        event = self.next_event()
-        assert isinstance(event, CommandReceived), event
-        return event.command
-
-    def release(self) -> Event:
-        """Release and return the peer's answer."""
-        self.requestor.release()
-        self.flush()
-        return self.next_event()
-
-    def rest(self) -> bytes:
-        """Read raw bytes until the peer closes; a reset fails the test."""
-        received = b""
-        while data := self.socket.recv(1 << 16):
-            received += data
-        return received
 
 
 @pytest.fixture
@@ -311,86 +217,6 @@ def ended_lines(caplog: pytest.LogCaptureFixture, until: Callable[..., Any]) -> 
         return ended()
 
     return _ended_lines
-
-
-class EdgeDaemon:
-    """`dicomflow edge` as a process of its own; its log tells the ports."""
-
-    def __init__(self, folder: Path, **sections: dict[str, Any]) -> None:
-        self.folder = folder
-        self.log = folder / "edge.log"
-        self.spool = Spool(folder / "spool")
-        self.objects = folder / "objects"
-        settings: dict[str, dict[str, Any]] = {
-            "dimse": {"port": 0, "bind": "127.0.0.1"},
-            "spool": {"dir": str(folder / "spool"), "workers": 2, "slow_below_bytes": 0, "refuse_below_bytes": 0},
-            "delivery": {"store_url": self.objects.as_uri(), "quiet_seconds": 0.2},
-        }
-        lines = ['name = "site-1"', "http_port = 0"]
-        for name, section in settings.items():
-            values = (section | sections.get(name, {})).items()
-            lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in values)]
-        self.config = folder / "edge.toml"
-        self.config.write_text("\n".join(lines) + "\n")
-        self.process: subprocess.Popen[bytes]
-
-    def start(self) -> "EdgeDaemon":
-        """Start it and wait until it is ready."""
-        self.launch()
-        _until(lambda: self.http_port and self.get("/readyz")[0] == 200, explain=self.tail)
-        return self
-
-    def launch(self) -> None:
-        """Start it."""
-        self.log.write_bytes(b"")
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("DICOMFLOW_")}
-        command = [sys.executable, "-m", "dicomflow", "edge", "--config", str(self.config)]
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
-            )
-
-    @property
-    def port(self) -> int:
-        """The DIMSE port."""
-        return int(re.findall(r"edge_started .*port=(\d+)", self.log.read_text())[0])
-
-    @property
-    def http_port(self) -> int:
-        """The HTTP port; 0 before it is known."""
-        return int((re.findall(r"http_started .*port=(\d+)", self.log.read_text()) or [0])[0])
-
-    def get(self, path: str) -> tuple[int, str]:
-        """Ask its HTTP port."""
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}{path}", timeout=5) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, error.read().decode()
-
-    def children(self) -> list[int]:
-        """Return the ids of the processes it started that run now, the oldest first."""
-        threads = Path(f"/proc/{self.process.pid}/task").glob("*/children")
-        listed = sorted(int(pid) for each in threads for pid in each.read_text().split())
-        return [pid for pid in listed if b"spawn_main" in _command_line(pid)]
-
-    def tail(self) -> str:
-        """Return the end of its log."""
-        return self.log.read_text()[-4000:]
-
-    def close(self) -> None:
-        """Kill whatever is left of it."""
-        if hasattr(self, "process"):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait(10)
-
-
-def _command_line(pid: int) -> bytes:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    return b""
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Storage commitment: what is kept, what is reported, and that nothing more is claimed than is true."""
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -10,20 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydicom.dataset import Dataset
-from pydicom.filebase import DicomBytesIO
+from modality import ACTION, Modality, action_information
 from pydicom.filereader import read_dataset
-from pydicom.filewriter import write_dataset
-from pynetdicom import AE, evt
-from pynetdicom.sop_class import StorageCommitmentPushModel
 
 from dicomflow.dicom.uids import (
     EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,
     STORAGE_COMMITMENT,
-    STORAGE_COMMITMENT_INSTANCE,
 )
-from dicomflow.dimse.command import Command, CommandField
+from dicomflow.dimse.command import Command
 from dicomflow.dimse.status import Status
 from dicomflow.edge.commitment import (
     CommitmentRequest,
@@ -44,14 +38,6 @@ from dicomflow.errors import PermanentError
 CT = "1.2.840.10008.5.1.4.1.1.2"
 NOW = 1_000_000.0
 REQUEST = CommitmentRequest("1.2.9", "CT1", "EDGE", (Reference(CT, "1.2.1"), Reference(CT, "1.2.2")), NOW)
-ACTION = Command(
-    CommandField.N_ACTION_RQ,
-    message_id=1,
-    requested_sop_class_uid=STORAGE_COMMITMENT.encode(),
-    requested_sop_instance_uid=STORAGE_COMMITMENT_INSTANCE.encode(),
-    data_set_type=1,
-    action_type_id=1,
-)
 
 
 @pytest.fixture
@@ -97,32 +83,14 @@ def receive(ledger: Ledger) -> Callable[..., None]:
     return _receive
 
 
-def _information(transaction: str | None = "1.2.9", *sops: str, syntax: str = IMPLICIT_VR_LITTLE_ENDIAN) -> bytes:
-    information = Dataset()
-    if transaction is not None:
-        information.TransactionUID = transaction
-    items = []
-    for sop in sops:
-        item = Dataset()
-        item.ReferencedSOPClassUID = CT
-        item.ReferencedSOPInstanceUID = sop
-        items.append(item)
-    if items:
-        information.ReferencedSOPSequence = items
-    buffer = DicomBytesIO()
-    buffer.is_little_endian, buffer.is_implicit_VR = True, syntax == IMPLICIT_VR_LITTLE_ENDIAN
-    write_dataset(buffer, information)
-    return bytes(buffer.getvalue())
-
-
 def _accept(commitments: Commitments, command: Command, information: bytes, syntax: str) -> Status:
-    return accept_action(commitments, command, information, syntax, calling_ae_title="CT1", called_ae_title="EDGE")
+    return accept_action(commitments, command, information, syntax, calling_ae_title="CT1", called_ae_title="EDGE")[0]
 
 
 @pytest.mark.parametrize("syntax", [IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN])
 def test_action_is_kept_before_it_is_answered(commitments: Commitments, spool: Spool, syntax: str):
     """A request survives: another process finds it with all its references."""
-    information = _information("1.2.9", "1.2.1", "1.2.2", syntax=syntax)
+    information = action_information("1.2.9", "1.2.1", "1.2.2", syntax=syntax)
     assert Status.SUCCESS == _accept(commitments, ACTION, information, syntax)
     (kept,) = Commitments(spool).open_requests()
     assert replace(REQUEST, requested_at=kept.requested_at) == kept
@@ -131,12 +99,12 @@ def test_action_is_kept_before_it_is_answered(commitments: Commitments, spool: S
 @pytest.mark.parametrize(
     ("change", "information", "status"),
     [
-        ({"requested_sop_class_uid": CT.encode()}, _information("1.2.9", "1.2.1"), 0x0118),
-        ({"requested_sop_instance_uid": b"1.2.3"}, _information("1.2.9", "1.2.1"), 0x0112),
-        ({"action_type_id": 2}, _information("1.2.9", "1.2.1"), 0x0123),
-        ({}, _information(None, "1.2.1"), 0x0115),
-        ({}, _information("1.2.9"), 0x0115),
-        ({}, _information("1.2.9", "1.2.1", "1.2.1"), 0x0115),
+        ({"requested_sop_class_uid": CT.encode()}, action_information("1.2.9", "1.2.1"), 0x0118),
+        ({"requested_sop_instance_uid": b"1.2.3"}, action_information("1.2.9", "1.2.1"), 0x0112),
+        ({"action_type_id": 2}, action_information("1.2.9", "1.2.1"), 0x0123),
+        ({}, action_information(None, "1.2.1"), 0x0115),
+        ({}, action_information("1.2.9"), 0x0115),
+        ({}, action_information("1.2.9", "1.2.1", "1.2.1"), 0x0115),
         ({}, b"\xff" * 11, 0x0115),
         ({}, b"", 0x0115),
     ],
@@ -153,7 +121,7 @@ def test_action_that_cannot_be_served_is_refused(
 def test_path_in_a_transaction_uid_is_refused(commitments: Commitments, spool: Spool):
     """A UID becomes a file's name only after its check."""
     before = sorted(spool.root.rglob("*"))
-    information = _information("1.2.9", "1.2.1").replace(b"1.2.9\0", b"../x\0\0")
+    information = action_information("1.2.9", "1.2.1").replace(b"1.2.9\0", b"../x\0\0")
     assert Status.INVALID_ARGUMENT_VALUE == _accept(commitments, ACTION, information, IMPLICIT_VR_LITTLE_ENDIAN)
     assert before == sorted(spool.root.rglob("*"))
 
@@ -226,32 +194,6 @@ def test_report_is_encoded_as_the_standard_says(syntax: str):
     assert "ReferencedSOPSequence" not in found
     (item,) = found.FailedSOPSequence
     assert (CT, "1.2.1", 0x0112) == (item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID, item.FailureReason)
-
-
-class Modality:
-    """pynetdicom as the SCU of commitment that takes reports, with the role item or without."""
-
-    def __init__(self, *, grants_role: bool = True, status: int = 0x0000) -> None:
-        self.reports: list[tuple[int, Dataset]] = []
-        self._status = status
-        application = AE("CT1")
-        roles = {"scu_role": False, "scp_role": True} if grants_role else {}
-        application.add_supported_context(StorageCommitmentPushModel, **roles)
-        self._server = application.start_server(
-            ("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_N_EVENT_REPORT, self._take)]
-        )
-        self.port = self._server.socket.getsockname()[1]
-
-    def _take(self, event: Any) -> tuple[int, None]:
-        self.reports.append((event.event_type, event.event_information))
-        return self._status, None
-
-    def close(self) -> None:
-        """Stop listening."""
-        self._server.shutdown()
-        for thread in threading.enumerate():
-            if thread.name.startswith(("AcceptorThread", "Thread-")) and thread is not threading.current_thread():
-                thread.join(5)
 
 
 def _settings(port: int, **peer: Any) -> CommitmentSettings:
@@ -341,7 +283,7 @@ def ask() -> Callable[..., int]:
         ) as association:
             command = replace(ACTION, message_id=None)
             return association.request(
-                STORAGE_COMMITMENT, command, lambda syntax: _information("1.2.9", *sops, syntax=syntax)
+                STORAGE_COMMITMENT, command, lambda syntax: action_information("1.2.9", *sops, syntax=syntax)
             )
 
     return _ask

@@ -7,15 +7,11 @@ aborted (PS3.8 9.1.5). What one association does cannot reach another.
 import contextlib
 import logging
 import socket
-import threading
 import time
 import uuid
-from dataclasses import dataclass
 from typing import Final
 
-from dicomflow.dicom.uids import STORAGE_COMMITMENT, VERIFICATION
 from dicomflow.dimse.acceptor import Acceptor, State
-from dicomflow.dimse.command import CommandField, encode_response
 from dicomflow.dimse.events import (
     AssociationAborted,
     AssociationReleased,
@@ -27,19 +23,13 @@ from dicomflow.dimse.events import (
 )
 from dicomflow.dimse.negotiation import negotiate, proposes_storage
 from dicomflow.dimse.pdu import AbortSource, AssociateReject, AssociateRequest
-from dicomflow.dimse.status import AbortReason, Rejection, Status
+from dicomflow.dimse.status import AbortReason, Rejection
 from dicomflow.edge.access import check_request
-from dicomflow.edge.admission import Admission
-from dicomflow.edge.commitment import MAX_ACTION_BYTES, Commitments, accept_action
-from dicomflow.edge.metrics import Metrics
-from dicomflow.edge.settings import DimseSettings
-from dicomflow.edge.spool import Spool
-from dicomflow.edge.storage import REFUSALS, StoreReception
+from dicomflow.edge.promptreport import LOOK_SECONDS
+from dicomflow.edge.services import Receiver, Services
 from dicomflow.edge.tls import TlsContexts
-from dicomflow.edge.users import Users
-from dicomflow.edge.watermark import Watermark
 
-__all__ = ["Association", "Receiver"]
+__all__ = ["Association"]
 
 _RECEIVE_BUFFER_BYTES: Final = 256 << 10
 # Set again before each receive, since the kernel clears it: a sender that leaves Nagle's algorithm on waits for
@@ -48,22 +38,6 @@ _QUICKACK: Final[int | None] = getattr(socket, "TCP_QUICKACK", None)
 _LINGER_AFTER_ABORT_SECONDS: Final = 0.5
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Receiver:
-    """What all associations of a process share."""
-
-    settings: DimseSettings
-    spool: Spool
-    watermark: Watermark
-    draining: threading.Event
-    admission: Admission
-    users: Users | None = None
-    metrics: Metrics | None = None
-    # None where no peer may ask for commitment.
-    commitments: Commitments | None = None
-    commitment_peers: frozenset[str] = frozenset()
 
 
 class Association:
@@ -86,12 +60,7 @@ class Association:
         self._tls = tls
         self._place: int | None = None
         self._acceptor = Acceptor()
-        self._reception: StoreReception | None = None
-        self._unperformed: CommandReceived | None = None
-        self._action: bytearray | None = None  # the data set of an N-ACTION as it comes
-        self._calling = self._called = ""
-        self._is_marked = False
-        self._stored = self._stored_bytes = self._refused = 0
+        self._services = Services(receiver, self._acceptor, self.association_id, peer)
         self._started_at = self._artim_started_at = time.monotonic()
         self._is_ending = self._is_logged = self._is_idle_timed = False
 
@@ -141,6 +110,7 @@ class Association:
                 received = self._connection.recv_into(buffer)
             except TimeoutError:
                 self._expired()
+                self._send()
                 continue
             events = acceptor.receive(view[:received]) if received else acceptor.receive_eof()
             if not received and self._receiver.draining.is_set() and acceptor.state is not State.STA13:
@@ -159,7 +129,10 @@ class Association:
             if self._receiver.draining.is_set() and acceptor.is_between_messages:
                 self._abort("the receiver is stopping")
                 return False
-            if not self._is_idle_timed:
+            if self._services.has_report:
+                self._is_idle_timed = False
+                self._connection.settimeout(LOOK_SECONDS)
+            elif not self._is_idle_timed:
                 self._is_idle_timed = True
                 self._connection.settimeout(settings.idle_seconds)
             return True
@@ -178,6 +151,9 @@ class Association:
         return True
 
     def _expired(self) -> None:
+        if self._acceptor.state is State.STA6 and not self._is_idle_timed:
+            self._services.report()
+            return
         if self._acceptor.state is State.STA6:
             self._abort(f"no PDU for {self._receiver.settings.idle_seconds:g} s")
             return
@@ -207,9 +183,11 @@ class Association:
     def _act(self, event: Event) -> None:
         match event:
             case DataSetReceived():
-                self._take_data_set(event)
+                self._services.take_data_set(event)
             case CommandReceived():
-                self._take_command(event)
+                aborted = self._services.take_command(event)
+                if aborted is not None:
+                    self._act(aborted)
             case AssociationRequested():
                 self._take_request(event.request)
             case AssociationReleased():
@@ -223,7 +201,7 @@ class Association:
                 self._log_end("lost", "connection lost")
 
     def _take_request(self, request: AssociateRequest) -> None:
-        self._calling, self._called = request.calling_ae_title, request.called_ae_title
+        self._services.calling, self._services.called = request.calling_ae_title, request.called_ae_title
         rejection = self._rejection(request)
         if rejection is not None:
             self._acceptor.reject(rejection[0])
@@ -259,161 +237,31 @@ class Association:
         self._place = place
         return None
 
-    def _take_command(self, event: CommandReceived) -> None:
-        command = event.command
-        if command.is_response:
-            self._act(
-                self._acceptor.abort(AbortSource.USER, AbortReason.NOT_SPECIFIED, "a response to no request of ours")
-            )
-            return
-        if command.command_field == CommandField.C_CANCEL_RQ:
-            return
-        is_verification = event.context.abstract_syntax == VERIFICATION
-        if command.command_field == CommandField.C_STORE_RQ and not is_verification:
-            self._begin_store(event)
-        else:
-            self._unperformed = event
-            is_action = command.command_field == CommandField.N_ACTION_RQ
-            self._action = bytearray() if is_action and command.has_data_set else None
-        if not command.has_data_set:
-            self._answer()
-
-    def _begin_store(self, event: CommandReceived) -> None:
-        self._reception = StoreReception(event.context, event.command)
-        try:
-            if not self._is_marked:
-                self._receiver.spool.mark_open(self.association_id)
-                self._is_marked = True
-            self._reception.begin(
-                self._receiver.spool,
-                self._receiver.watermark,
-                association_id=self.association_id,
-                number=self._stored + self._refused,
-                calling_ae_title=self._calling,
-                called_ae_title=self._called,
-                is_draining=self._receiver.draining.is_set(),
-            )
-        except OSError as error:
-            self._reception.fail(error)
-        except Exception as error:
-            _logger.exception("store_failed association=%s", self.association_id)
-            self._reception.fail(error)
-
-    def _take_data_set(self, event: DataSetReceived) -> None:
-        if self._reception is not None:
-            try:
-                self._reception.take(event.fragments, is_last=event.is_last)
-                self._slow_down(sum(map(len, event.fragments)))
-            except Exception as error:
-                _logger.exception("store_failed association=%s", self.association_id)
-                self._reception.fail(error)
-        elif self._action is not None:
-            for fragment in event.fragments:
-                self._action += fragment[: MAX_ACTION_BYTES - len(self._action)]
-        if event.is_last:
-            self._answer()
-
-    def _slow_down(self, received_bytes: int) -> None:
-        """Read more slowly as the volume fills up, so that the sender feels it and nobody times out."""
-        pause = self._receiver.watermark.pause_seconds(received_bytes)
-        if pause:
-            self._receiver.draining.wait(pause)
-
-    def _answer(self) -> None:
-        """Answer the request whose last byte has come, once."""
-        if self._reception is None:
-            assert self._unperformed is not None
-            event, self._unperformed = self._unperformed, None
-            status = self._perform(event)
-            self._acceptor.send(event.context.context_id, encode_response(event.command, status))
-            return
-        reception, metrics = self._reception, self._receiver.metrics
-        ended_at = time.perf_counter()
-        try:
-            received = reception.finish(self._peer)
-        except Exception as error:
-            _logger.exception("store_failed association=%s", self.association_id)
-            reception.fail(error)
-            received = None
-        self._reception = None
-        if received is not None:
-            self._stored += 1
-            self._stored_bytes += reception.size_bytes
-            response = encode_response(reception.command, Status.SUCCESS)
-            if metrics is not None:
-                seconds = time.perf_counter() - ended_at
-                metrics.stored(reception.context.abstract_syntax, self._calling, reception.size_bytes, seconds)
-        else:
-            self._refused += 1
-            refusal = reception.refusal or REFUSALS["internal"]
-            if metrics is not None:
-                metrics.refused(refusal.status)
-            _logger.info(
-                "store_refused association=%s status=%04X comment=%s",
-                self.association_id,
-                refusal.status,
-                refusal.comment,
-            )
-            response = encode_response(reception.command, refusal.status, refusal.comment, refusal.offending_elements)
-        self._acceptor.send(reception.context.context_id, response)
-
-    def _perform(self, event: CommandReceived) -> Status:
-        """Perform a request that is no C-STORE."""
-        action, self._action = self._action, None
-        commitments = self._receiver.commitments
-        is_commitment = event.context.abstract_syntax == STORAGE_COMMITMENT and commitments is not None
-        if event.command.command_field == CommandField.C_ECHO_RQ and not is_commitment:
-            return Status.SUCCESS
-        if event.command.command_field != CommandField.N_ACTION_RQ or not is_commitment:
-            return Status.UNRECOGNIZED_OPERATION
-        if self._calling not in self._receiver.commitment_peers:
-            # There is no address to report to, and a request without a report would be a promise not kept.
-            return Status.NOT_AUTHORIZED
-        assert commitments is not None
-        try:
-            return accept_action(
-                commitments,
-                event.command,
-                bytes(action or b""),
-                event.context.transfer_syntax,
-                calling_ae_title=self._calling,
-                called_ae_title=self._called,
-            )
-        except Exception:
-            _logger.exception("commitment_failed association=%s", self.association_id)
-            return Status.PROCESSING_FAILURE
-
     def _end(self, how: str) -> None:
-        """Drop what is half received, leave, note the end; at once, since a peer may keep the transport open."""
+        """Leave, and note the end; at once, since a peer may keep the transport open."""
         place, self._place = self._place, None
         if place is not None:
             self._receiver.admission.leave(place)
-        reception, self._reception = self._reception, None
-        if reception is not None:
-            with contextlib.suppress(OSError):
-                reception.discard()
-        if self._is_marked:
-            self._is_marked = False
-            with contextlib.suppress(OSError):
-                self._receiver.spool.mark_ended(self.association_id, how)
+        self._services.end(how)
 
     def _log_end(self, result: str, how: str) -> None:
         """Log the one line of an association, and count it; what is said first is the cause."""
         if self._is_logged:
             return
         self._is_logged = True
+        services = self._services
         if self._receiver.metrics is not None:
-            self._receiver.metrics.ended(result, self._calling)
+            self._receiver.metrics.ended(result, services.calling)
         _logger.info(
             "association_ended association=%s peer=%s calling=%s called=%s stored=%d bytes=%d refused=%d"
             " seconds=%.3f how=%s",
             self.association_id,
             self._peer,
-            self._calling or "-",
-            self._called or "-",
-            self._stored,
-            self._stored_bytes,
-            self._refused,
+            services.calling or "-",
+            services.called or "-",
+            services.stored,
+            services.stored_bytes,
+            services.refused,
             time.monotonic() - self._started_at,
             how,
         )

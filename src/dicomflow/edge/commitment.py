@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from dicomflow.dicom.uids import IMPLICIT_VR_LITTLE_ENDIAN, STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE, is_usable
-from dicomflow.dimse.command import Command
+from dicomflow.dimse.command import Command, CommandField
 from dicomflow.dimse.status import Status
 from dicomflow.edge.ledger import Ledger, LedgerEntry
 from dicomflow.edge.settings import CommitmentSettings
@@ -30,6 +30,7 @@ __all__ = [
     "accept_action",
     "encode_report",
     "make_report",
+    "report_command",
 ]
 
 # A reference takes about 200 bytes: room for 100,000 of them.
@@ -79,21 +80,31 @@ class Report:
 
 
 class Commitments:
-    """The requests of one spool. Any process may add one; the reporter alone changes and removes them."""
+    """The requests of one spool.
+
+    Any process may add one. Until a request's `next_at` only the worker that added it changes or removes it, from then
+    on only the reporter.
+    """
 
     def __init__(self, spool: Spool) -> None:
+        self.root = spool.root
         self._spool = spool
         self._folder = spool.root / "commitments"
         self._folder.mkdir(mode=0o750, exist_ok=True)
 
-    def add(self, request: CommitmentRequest) -> None:
-        """Keep a request. Durable: on return it is on disk. A repeat of an open one is that one; raises `OSError`."""
+    def add(self, request: CommitmentRequest) -> bool:
+        """Keep a request, and tell whether it is a new one. Durable: on return it is on disk. Raises `OSError`.
+
+        A repeat of an open request is that one, and its report is sent once.
+        """
         known = self._read(self._path(request))
         if known is None:
             self._write(request)
-        elif set(known.references) != set(request.references):
+            return True
+        if set(known.references) != set(request.references):
             # The Transaction UID is in use: the report says so of every item (PS3.3 C.14.1.1, 0131H).
-            self._write(replace(request, is_duplicate=True))
+            self._write(replace(request, is_duplicate=True, next_at=0.0))
+        return False
 
     def open_requests(self) -> Iterator[CommitmentRequest]:
         """Yield the requests whose report is not taken yet."""
@@ -134,26 +145,36 @@ def accept_action(
     *,
     calling_ae_title: str,
     called_ae_title: str,
-) -> Status:
+    hold_seconds: float = 0.0,
+) -> tuple[Status, CommitmentRequest | None]:
     """Check an N-ACTION, keep its request, and return the status of the response (PS3.4 J.3.2).
+
+    Returns:
+        The status; and a new request, of which the reporter keeps its hands off for `hold_seconds`.
 
     Raises:
         OSError: the request could not be kept.
     """
     if (command.requested_sop_class_uid or b"").rstrip(b"\0 ") != STORAGE_COMMITMENT.encode():
-        return Status.NO_SUCH_SOP_CLASS
+        return Status.NO_SUCH_SOP_CLASS, None
     if (command.requested_sop_instance_uid or b"").rstrip(b"\0 ") != STORAGE_COMMITMENT_INSTANCE.encode():
-        return Status.NO_SUCH_SOP_INSTANCE
+        return Status.NO_SUCH_SOP_INSTANCE, None
     if command.action_type_id != _REQUEST_STORAGE_COMMITMENT:
-        return Status.NO_SUCH_ACTION
+        return Status.NO_SUCH_ACTION, None
     try:
         transaction_uid, references = _decode_action(action_information, transfer_syntax_uid)
     except PeerError:
-        return Status.INVALID_ARGUMENT_VALUE
-    commitments.add(
-        CommitmentRequest(transaction_uid, calling_ae_title, called_ae_title, references, requested_at=time.time())
+        return Status.INVALID_ARGUMENT_VALUE, None
+    now = time.time()
+    request = CommitmentRequest(
+        transaction_uid,
+        calling_ae_title,
+        called_ae_title,
+        references,
+        requested_at=now,
+        next_at=now + hold_seconds if hold_seconds else 0.0,
     )
-    return Status.SUCCESS
+    return Status.SUCCESS, request if commitments.add(request) else None
 
 
 def make_report(request: CommitmentRequest, ledger: Ledger, settings: CommitmentSettings, now: float) -> Report | None:
@@ -173,6 +194,18 @@ def make_report(request: CommitmentRequest, ledger: Ledger, settings: Commitment
         else:
             failed.append((reference, reason))
     return Report(request.transaction_uid, tuple(committed), tuple(failed))
+
+
+def report_command(report: Report, message_id: int | None = None) -> Command:
+    """Return the N-EVENT-REPORT-RQ of a report (PS3.7 10.3.1)."""
+    return Command(
+        CommandField.N_EVENT_REPORT_RQ,
+        message_id=message_id,
+        affected_sop_class_uid=STORAGE_COMMITMENT.encode("ascii"),
+        affected_sop_instance_uid=STORAGE_COMMITMENT_INSTANCE.encode("ascii"),
+        data_set_type=1,
+        event_type_id=report.event_type_id,
+    )
 
 
 def encode_report(report: Report, transfer_syntax_uid: str) -> bytes:

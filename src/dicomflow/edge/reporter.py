@@ -11,12 +11,10 @@ from dicomflow.dicom.uids import (
     EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,
     STORAGE_COMMITMENT,
-    STORAGE_COMMITMENT_INSTANCE,
 )
-from dicomflow.dimse.command import Command, CommandField
 from dicomflow.dimse.items import Role
 from dicomflow.dimse.status import Status
-from dicomflow.edge.commitment import CommitmentRequest, Commitments, Report, encode_report, make_report
+from dicomflow.edge.commitment import CommitmentRequest, Commitments, Report, encode_report, make_report, report_command
 from dicomflow.edge.ledger import LEDGER_FILE, Ledger
 from dicomflow.edge.sender import SendAssociation
 from dicomflow.edge.settings import CommitmentPeer, CommitmentSettings, EdgeSettings
@@ -64,11 +62,12 @@ class Reporter:
             return False
         self._commitments.remove(request)
         _logger.info(
-            "commitment_reported transaction=%s ae_title=%s committed=%d failed=%d",
+            "commitment_reported transaction=%s ae_title=%s committed=%d failed=%d attempt=%d",
             request.transaction_uid,
             request.calling_ae_title,
             len(report.committed),
             len(report.failed),
+            request.attempts + 1,
         )
         return True
 
@@ -122,13 +121,8 @@ def _send(peer: CommitmentPeer, request: CommitmentRequest, report: Report) -> N
     ) as association:
         if not association.is_scp_of(STORAGE_COMMITMENT) and not peer.without_role:
             raise PermanentError("the peer does not grant us the role of SCP")
-        command = Command(
-            CommandField.N_EVENT_REPORT_RQ,
-            affected_sop_class_uid=STORAGE_COMMITMENT.encode("ascii"),
-            affected_sop_instance_uid=STORAGE_COMMITMENT_INSTANCE.encode("ascii"),
-            data_set_type=1,
-            event_type_id=report.event_type_id,
+        status = association.request(
+            STORAGE_COMMITMENT, report_command(report), lambda syntax: encode_report(report, syntax)
         )
-        status = association.request(STORAGE_COMMITMENT, command, lambda syntax: encode_report(report, syntax))
     if status != Status.SUCCESS:
         raise PermanentError(f"the peer answered the report with status {status:04X}H")

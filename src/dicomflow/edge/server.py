@@ -20,9 +20,10 @@ from typing import Final
 
 from dicomflow import logs
 from dicomflow.edge.admission import Admission
-from dicomflow.edge.association import Association, Receiver
+from dicomflow.edge.association import Association
 from dicomflow.edge.commitment import Commitments
 from dicomflow.edge.metrics import Metrics
+from dicomflow.edge.services import Receiver
 from dicomflow.edge.settings import EdgeSettings
 from dicomflow.edge.spool import Spool
 from dicomflow.edge.tls import TlsContexts
@@ -80,7 +81,7 @@ def run_worker(start: WorkerStart) -> None:
         Users(dimse.users_file) if dimse.users_file is not None else None,
         Metrics(spool.root),
         Commitments(spool) if start.settings.commitment.peers else None,
-        frozenset(start.settings.commitment.peers),
+        start.settings.commitment,
     )
     # What is made so far stays, so the collector need not walk it again and again.
     gc.freeze()

@@ -161,11 +161,16 @@ class DeliverySettings(_Section):
 
 
 class CommitmentPeer(_Section):
-    """Where reports to an AE title go; `without_role` is for peers that accept without answering the role item."""
+    """Where reports to an AE title go; `without_role` is for peers that accept without answering the role item.
+
+    A peer that stays on the association of its request gets the report there, if its objects reach the level within
+    `same_association_seconds`; with 0 always on a new association.
+    """
 
     host: str = Field(min_length=1)
     port: int = Field(ge=1, le=65535)
     without_role: bool = False
+    same_association_seconds: float = Field(2.0, ge=0, le=60)
 
 
 class CommitmentSettings(_Section):

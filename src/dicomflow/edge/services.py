@@ -1,0 +1,265 @@
+"""The services of one association: its messages are taken, performed and answered here (PS3.7 9 and 10).
+
+Storage, Verification and Storage Commitment. Sockets, time limits and threads are `association`'s.
+"""
+
+import contextlib
+import logging
+import threading
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from dicomflow.dicom.uids import STORAGE_COMMITMENT, VERIFICATION
+from dicomflow.dimse.acceptor import Acceptor
+from dicomflow.dimse.command import CommandField, encode_response
+from dicomflow.dimse.events import AssociationAborted, CommandReceived, DataSetReceived
+from dicomflow.dimse.pdu import AbortSource
+from dicomflow.dimse.status import AbortReason, Status
+from dicomflow.edge.admission import Admission
+from dicomflow.edge.commitment import MAX_ACTION_BYTES, Commitments, accept_action
+from dicomflow.edge.metrics import Metrics
+from dicomflow.edge.promptreport import PromptReport, hold_seconds
+from dicomflow.edge.settings import CommitmentSettings, DimseSettings
+from dicomflow.edge.spool import Spool
+from dicomflow.edge.storage import REFUSALS, StoreReception
+from dicomflow.edge.users import Users
+from dicomflow.edge.watermark import Watermark
+
+__all__ = ["Receiver", "Services"]
+
+_NO_COMMITMENT: Final = CommitmentSettings()
+_N_EVENT_REPORT_RSP: Final = CommandField.N_EVENT_REPORT_RQ | 0x8000  # PS3.7 E.1
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Receiver:
+    """What all associations of a process share."""
+
+    settings: DimseSettings
+    spool: Spool
+    watermark: Watermark
+    draining: threading.Event
+    admission: Admission
+    users: Users | None = None
+    metrics: Metrics | None = None
+    # None where no peer may ask for commitment.
+    commitments: Commitments | None = None
+    commitment: CommitmentSettings = _NO_COMMITMENT
+
+
+class Services:
+    """Performs the messages of one association. Thread: the association's.
+
+    Args:
+        receiver: what it shares with the others.
+        acceptor: the association's protocol core, which takes the answers.
+        association_id: the association's.
+        peer: the requestor's address, without port.
+    """
+
+    def __init__(self, receiver: Receiver, acceptor: Acceptor, association_id: str, peer: str) -> None:
+        self.calling = self.called = ""
+        self.stored = self.stored_bytes = self.refused = 0
+        self._receiver = receiver
+        self._acceptor = acceptor
+        self._association_id = association_id
+        self._peer = peer
+        self._reception: StoreReception | None = None
+        self._unperformed: CommandReceived | None = None
+        self._action: bytearray | None = None  # the data set of an N-ACTION as it comes
+        self._report: PromptReport | None = None
+        self._reports = 0  # how many were begun here; their numbers are the message IDs
+        self._is_marked = False
+
+    @property
+    def has_report(self) -> bool:
+        """Whether `report` is to be called whenever the peer is silent for a moment."""
+        return self._report is not None
+
+    def report(self) -> None:
+        """Go on with a report of ours: the peer is silent."""
+        if self._report is not None and self._acceptor.is_between_messages:
+            self._report.go_on()
+            self._forget_report()
+
+    def take_command(self, event: CommandReceived) -> AssociationAborted | None:
+        """Take a command set; perform and answer it when no data set follows. Returns our abort, if it led to one."""
+        command = event.command
+        if command.is_response:
+            return self._take_response(event)
+        if command.command_field == CommandField.C_CANCEL_RQ:
+            return None
+        if self._report is not None:
+            self._report.leave_unsent()
+            self._forget_report()
+        is_verification = event.context.abstract_syntax == VERIFICATION
+        if command.command_field == CommandField.C_STORE_RQ and not is_verification:
+            self._begin_store(event)
+        else:
+            self._unperformed = event
+            is_action = command.command_field == CommandField.N_ACTION_RQ
+            self._action = bytearray() if is_action and command.has_data_set else None
+        if not command.has_data_set:
+            self._answer()
+        return None
+
+    def take_data_set(self, event: DataSetReceived) -> None:
+        """Take the next bytes of a data set; perform and answer its command after the last."""
+        if self._reception is not None:
+            try:
+                self._reception.take(event.fragments, is_last=event.is_last)
+                self._slow_down(sum(map(len, event.fragments)))
+            except Exception as error:
+                _logger.exception("store_failed association=%s", self._association_id)
+                self._reception.fail(error)
+        elif self._action is not None:
+            for fragment in event.fragments:
+                self._action += fragment[: MAX_ACTION_BYTES - len(self._action)]
+        if event.is_last:
+            self._answer()
+
+    def end(self, how: str) -> None:
+        """Drop what is half received, and note the end: released, aborted or lost."""
+        reception, self._reception = self._reception, None
+        if reception is not None:
+            with contextlib.suppress(OSError):
+                reception.discard()
+        if self._is_marked:
+            self._is_marked = False
+            with contextlib.suppress(OSError):
+                self._receiver.spool.mark_ended(self._association_id, how)
+        report, self._report = self._report, None
+        if report is not None:
+            report.leave(f"the association is {how}")
+
+    def _begin_store(self, event: CommandReceived) -> None:
+        self._reception = StoreReception(event.context, event.command)
+        try:
+            if not self._is_marked:
+                self._receiver.spool.mark_open(self._association_id)
+                self._is_marked = True
+            self._reception.begin(
+                self._receiver.spool,
+                self._receiver.watermark,
+                association_id=self._association_id,
+                number=self.stored + self.refused,
+                calling_ae_title=self.calling,
+                called_ae_title=self.called,
+                is_draining=self._receiver.draining.is_set(),
+            )
+        except OSError as error:
+            self._reception.fail(error)
+        except Exception as error:
+            _logger.exception("store_failed association=%s", self._association_id)
+            self._reception.fail(error)
+
+    def _slow_down(self, received_bytes: int) -> None:
+        """Read more slowly as the volume fills up, so that the sender feels it and nobody times out."""
+        pause = self._receiver.watermark.pause_seconds(received_bytes)
+        if pause:
+            self._receiver.draining.wait(pause)
+
+    def _answer(self) -> None:
+        """Answer the request whose last byte has come, once."""
+        if self._reception is None:
+            event, self._unperformed = self._unperformed, None
+            if event is None:  # the data set of a response, of which nothing is wanted
+                return
+            status = self._perform(event)
+            self._acceptor.send(event.context.context_id, encode_response(event.command, status))
+            return
+        reception, metrics = self._reception, self._receiver.metrics
+        ended_at = time.perf_counter()
+        try:
+            received = reception.finish(self._peer)
+        except Exception as error:
+            _logger.exception("store_failed association=%s", self._association_id)
+            reception.fail(error)
+            received = None
+        self._reception = None
+        if received is not None:
+            self.stored += 1
+            self.stored_bytes += reception.size_bytes
+            response = encode_response(reception.command, Status.SUCCESS)
+            if metrics is not None:
+                seconds = time.perf_counter() - ended_at
+                metrics.stored(reception.context.abstract_syntax, self.calling, reception.size_bytes, seconds)
+        else:
+            self.refused += 1
+            refusal = reception.refusal or REFUSALS["internal"]
+            if metrics is not None:
+                metrics.refused(refusal.status)
+            _logger.info(
+                "store_refused association=%s status=%04X comment=%s",
+                self._association_id,
+                refusal.status,
+                refusal.comment,
+            )
+            response = encode_response(reception.command, refusal.status, refusal.comment, refusal.offending_elements)
+        self._acceptor.send(reception.context.context_id, response)
+
+    def _perform(self, event: CommandReceived) -> Status:
+        """Perform a request that is no C-STORE."""
+        is_commitment = event.context.abstract_syntax == STORAGE_COMMITMENT and self._receiver.commitments is not None
+        if event.command.command_field == CommandField.C_ECHO_RQ and not is_commitment:
+            return Status.SUCCESS
+        if event.command.command_field != CommandField.N_ACTION_RQ or not is_commitment:
+            return Status.UNRECOGNIZED_OPERATION
+        peer = self._receiver.commitment.peers.get(self.calling)
+        if peer is None:
+            # There is no address to report to, and a request without a report would be a promise not kept.
+            return Status.NOT_AUTHORIZED
+        try:
+            return self._perform_action(event, peer.same_association_seconds)
+        except Exception:
+            _logger.exception("commitment_failed association=%s", self._association_id)
+            return Status.PROCESSING_FAILURE
+
+    def _perform_action(self, event: CommandReceived, seconds: float) -> Status:
+        """Keep a request for commitment; its report may go out here within `seconds` after the response."""
+        action, self._action = self._action, None
+        commitments = self._receiver.commitments
+        assert commitments is not None
+        began_at = time.monotonic()
+        status, request = accept_action(
+            commitments,
+            event.command,
+            bytes(action or b""),
+            event.context.transfer_syntax,
+            calling_ae_title=self.calling,
+            called_ae_title=self.called,
+            hold_seconds=hold_seconds(seconds),
+        )
+        if request is not None and seconds:
+            self._reports += 1
+            self._report = PromptReport(
+                request,
+                commitments,
+                self._receiver.commitment,
+                self._acceptor,
+                event.context,
+                message_id=self._reports,
+                began_at=began_at,
+                seconds=seconds,
+            )
+        return status
+
+    def _take_response(self, event: CommandReceived) -> AssociationAborted | None:
+        """Take the answer to a report; any other response is to no request of ours."""
+        command = event.command
+        number = command.message_id_responded_to or 0
+        if command.command_field != _N_EVENT_REPORT_RSP or not 0 < number <= self._reports:
+            return self._acceptor.abort(AbortSource.USER, AbortReason.NOT_SPECIFIED, "a response to no request of ours")
+        if self._report is not None and self._report.message_id == number:
+            self._report.take_status(command.status)
+            self._forget_report()
+        else:
+            _logger.warning("commitment_answered_late association=%s", self._association_id)
+        return None
+
+    def _forget_report(self) -> None:
+        if self._report is not None and self._report.is_over:
+            self._report = None
