@@ -47,7 +47,7 @@ def test_edge_that_is_healthy_exits_0(doctor: Any, edge_toml: Any, certificate: 
 def test_local_that_runs_is_recognised_by_its_ports(doctor: Any, local_daemon: Any):
     """Ports that are taken by what is looked at are no problem."""
     ports = ("--port", local_daemon.port, "--http-port", _http_port(local_daemon))
-    code, findings = doctor("--data", local_daemon.data, *ports)
+    code, findings = doctor("--quick", "--data", local_daemon.data, *ports)
     assert (0, {}) == (code, _states(findings, "failed")), findings
     assert "in use by dicomflow: C-ECHO is answered 0000" in findings["DIMSE port"]["text"]
     assert "in use by dicomflow: it is healthy" in findings["HTTP port"]["text"]
@@ -64,7 +64,7 @@ def test_port_that_another_program_has_fails(doctor: Any, edge_toml: Any):
     """What has the port is no DICOM receiver, and the advice says how to find it."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        code, findings = doctor("--config", edge_toml(dimse=f'bind = "127.0.0.1"\nport = {port}'))
+        code, findings = doctor("--quick", "--config", edge_toml(dimse=f'bind = "127.0.0.1"\nport = {port}'))
     assert (1, {"DIMSE port": "failed"}) == (code, _states(findings, "failed"))
     assert f"ss -ltnp | grep :{port}" in findings["DIMSE port"]["advice"]
 
@@ -90,7 +90,7 @@ def test_certificate_that_ends_is_told(doctor: Any, edge_toml: Any, certificate:
     """One that is over fails, one that is nearly over is a warning."""
     paths = certificate(days)
     tls = f'[dimse.tls]\nport = 0\ncertificate = "{paths[0]}"\nkey = "{paths[1]}"'
-    code, findings = doctor("--config", edge_toml(tls))
+    code, findings = doctor("--quick", "--config", edge_toml(tls))
     assert (int(state == "failed"), state) == (code, findings["TLS certificate"]["state"])
 
 
@@ -100,7 +100,7 @@ def test_key_of_another_certificate_fails(doctor: Any, edge_toml: Any, certifica
     (tmp_path / "old.pem").write_bytes(paths[0].read_bytes())
     certificate(365)
     tls = f'[dimse.tls]\nport = 0\ncertificate = "{tmp_path / "old.pem"}"\nkey = "{paths[1]}"'
-    code, findings = doctor("--config", edge_toml(tls))
+    code, findings = doctor("--quick", "--config", edge_toml(tls))
     assert (1, "failed") == (code, findings["TLS certificate"]["state"])
 
 
@@ -109,7 +109,7 @@ def test_bucket_is_tried_with_the_key(
 ):
     """A bucket that is there takes an object, with the KMS key too, and keeps none."""
     delivery = f'store_url = "s3://{bucket}"\nendpoint = "{s3_endpoint}"\nkms_key_id = "alias/images"'
-    code, findings = doctor("--config", edge_toml(delivery=delivery))
+    code, findings = doctor("--quick", "--config", edge_toml(delivery=delivery))
     assert (0, {}) == (code, _states(findings, "failed")), findings
     assert {"store", "KMS key", "clock"} < findings.keys()
     assert "got it back, deleted it" in findings["store"]["text"]
@@ -119,7 +119,7 @@ def test_bucket_is_tried_with_the_key(
 def test_bucket_that_is_missing_fails(doctor: Any, edge_toml: Any, s3_endpoint: str, aws_environment: Any):
     """S3's answer is shown with what to do."""
     delivery = f'store_url = "s3://no-such-bucket-{uuid4().hex}"\nendpoint = "{s3_endpoint}"'
-    code, findings = doctor("--config", edge_toml(delivery=delivery))
+    code, findings = doctor("--quick", "--config", edge_toml(delivery=delivery))
     assert (1, {"store": "failed"}) == (code, _states(findings, "failed"))
     assert "NoSuchBucket" in findings["store"]["text"]
     assert "skipped" == findings["clock"]["state"]
@@ -243,7 +243,9 @@ def test_output_for_people_says_what_to_do(edge_toml: Callable[..., Path], capsy
 
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        assert 1 == cli.run(["doctor", "--config", str(edge_toml(dimse=f'bind = "127.0.0.1"\nport = {port}'))])
+        assert 1 == cli.run(
+            ["doctor", "--quick", "--config", str(edge_toml(dimse=f'bind = "127.0.0.1"\nport = {port}'))]
+        )
     lines = capsys.readouterr().out.splitlines()
     number = next(n for n, line in enumerate(lines) if line.startswith("failed "))
     assert "DIMSE port" in lines[number]

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from dicomflow.doctor.findings import Check, Finding, State, run_checks
+from dicomflow.doctor.findings import SELF_TEST, Check, Finding, State, run_checks
 
 __all__ = ["doctor"]
 
@@ -30,6 +30,7 @@ def doctor(
     worker: Annotated[
         bool, typer.Option("--worker", help="Check the pipeline: the environment of `dicomflow worker`.")
     ] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Leave out the self-test, which starts an edge.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print a JSON array with one object a finding.")] = False,
 ) -> None:
     """Check a set-up and say what to do.
@@ -46,7 +47,8 @@ def doctor(
     found = []
     console = Console(soft_wrap=True)
     with _quiet():
-        for finding in run_checks(_checks(config, data, port, http_port)):
+        checks = _checks(config, data, port, http_port)
+        for finding in run_checks(each for each in checks if not (quick and each.name == SELF_TEST)):
             found.append(finding)
             if not json:
                 _print(console, finding)

@@ -15,7 +15,7 @@ from obstore.store import ObjectStore
 
 from dicomflow import samples
 from dicomflow.dicom.uids import EXPLICIT_VR_LITTLE_ENDIAN, VERIFICATION
-from dicomflow.doctor.findings import Check, Problem, Skip, Warn
+from dicomflow.doctor.findings import SELF_TEST, Check, Problem, Skip, Warn
 from dicomflow.doctor.machine import (
     check_clock,
     check_folder,
@@ -37,7 +37,8 @@ from dicomflow.manifest import MANIFEST_PREFIX
 
 __all__ = ["checks_of_edge"]
 
-_ANSWER_SECONDS: Final = 5.0
+# What has our port is on this machine, and answers at once or is none of ours.
+_ANSWER_SECONDS: Final = 2.0
 _WARN_DAYS: Final = 30
 _STORE_ADVICE: Final = "the edge needs s3:PutObject on the bucket, and kms:GenerateDataKey where a key is set"
 _SELF_ADVICE: Final = "run it again with --log-level DEBUG: an edge that is started with these settings must receive"
@@ -70,7 +71,7 @@ def checks_of_edge(settings: EdgeSettings) -> Iterator[Check]:
         yield Check("KMS key", lambda: _check_key(delivery, settings.name), "repair delivery.kms_key_id")
     if local_root(delivery.store_url) is None:
         yield Check("clock", lambda: check_clock(_store(delivery), _probe(settings.name)), "set the clock")
-    yield Check("DIMSE self-test", lambda: _check_reception(settings), _SELF_ADVICE)
+    yield Check(SELF_TEST, lambda: _check_reception(settings), _SELF_ADVICE)
 
 
 def _store(delivery: DeliverySettings) -> ObjectStore:

@@ -3,10 +3,15 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
+from typing import Final
 
 from dicomflow.errors import DicomflowError
 
-__all__ = ["Check", "Finding", "Problem", "Skip", "State", "Warn", "run_checks"]
+__all__ = ["SELF_TEST", "Check", "Finding", "Problem", "Skip", "State", "Warn", "run_checks"]
+
+
+SELF_TEST: Final = "DIMSE self-test"
+"""The check that starts an edge, which takes seconds; an operator may leave it out."""
 
 
 class State(Enum):
