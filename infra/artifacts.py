@@ -10,9 +10,9 @@ from constructs import Construct
 from infra.functions import skips_bundles
 from infra.greengrass import COMPONENT, PLATFORMS, Artifact, build_artifact, component_version, render_recipe
 
-__all__ = ["EdgeArtifacts"]
+__all__ = ["ARTIFACTS", "EdgeArtifacts"]
 
-_OUTPUT: Final = Path(__file__).resolve().parent.parent / "build" / "edge"
+ARTIFACTS: Final = Path(__file__).resolve().parent.parent / "build" / "edge"
 _NOTHING: Final = Path(__file__).resolve()
 
 
@@ -22,7 +22,7 @@ class EdgeArtifacts(Construct):
     def __init__(self, scope: Construct, construct_id: str) -> None:
         super().__init__(scope, construct_id)
         is_skipped = skips_bundles(self)
-        paths = {platform: _NOTHING if is_skipped else build_artifact(platform, _OUTPUT) for platform in PLATFORMS}
+        paths = {platform: _NOTHING if is_skipped else build_artifact(platform, ARTIFACTS) for platform in PLATFORMS}
         self._assets = {platform: assets.Asset(self, platform, path=str(path)) for platform, path in paths.items()}
         self.version = component_version(paths.values())
 

@@ -16,9 +16,9 @@ from constructs import Construct
 from infra.bundles import build_bundle, handler_of
 from infra.settings import DeploymentSettings
 
-__all__ = ["PipelineFunction", "WorkQueue", "function_code", "log_retention", "skips_bundles"]
+__all__ = ["BUNDLES", "PipelineFunction", "WorkQueue", "function_code", "log_retention", "skips_bundles"]
 
-_BUNDLES: Final = Path(__file__).resolve().parent.parent / "build" / "bundles"
+BUNDLES: Final = Path(__file__).resolve().parent.parent / "build" / "bundles"
 _RETENTION: Final = {
     days: logs.RetentionDays[name]
     for days, name in {
@@ -64,7 +64,7 @@ def function_code(scope: Construct, name: str) -> tuple[lambda_.Code, str]:
     """Return a function's bundle and what changes when it does; nothing of worth with `--context bundles=skip`."""
     if skips_bundles(scope):
         return lambda_.Code.from_inline("raise SystemExit('synthesised without bundles')"), "skipped"
-    bundle = build_bundle(name, _BUNDLES)
+    bundle = build_bundle(name, BUNDLES)
     return lambda_.Code.from_asset(str(bundle)), bundle.name
 
 

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,10 +11,14 @@ from aws_cdk import App, Validations
 from cdk_nag import AwsSolutionsChecks, HIPAASecurityChecks
 
 from infra.acknowledgements import acknowledge
+from infra.artifacts import ARTIFACTS
+from infra.bundles import FUNCTIONS, build_bundle
+from infra.functions import BUNDLES, skips_bundles
+from infra.greengrass import PLATFORMS, build_artifact
 from infra.settings import DeploymentSettings
 from infra.stack import DicomflowStack
 
-__all__ = ["add_rules", "build_stack", "synthesise", "violations"]
+__all__ = ["add_rules", "build_stack", "prebuild", "synthesise", "violations"]
 
 _FLAGS: Final = {
     "@aws-cdk/aws-s3:serverAccessLogsUseBucketPolicy": True,  # access logs by a bucket policy, without ACLs
@@ -27,7 +32,19 @@ def build_stack(
 ) -> tuple[App, DicomflowStack]:
     """Return an app with the stack, and the stack."""
     app = App(outdir=str(output), context={**_FLAGS, **(context or {})})
+    if not skips_bundles(app):
+        prebuild()
     return app, DicomflowStack(app, settings)
+
+
+def prebuild() -> None:
+    """Build bundles and artifacts side by side, since each mostly waits for pip; the stack then finds them built."""
+    with ThreadPoolExecutor() as pool:
+        jobs = [pool.submit(build_artifact, platform, ARTIFACTS) for platform in PLATFORMS]
+        for name in FUNCTIONS:  # which share their packages
+            build_bundle(name, BUNDLES)
+        for job in jobs:
+            job.result()
 
 
 def add_rules(app: App) -> None:
