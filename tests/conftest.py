@@ -12,7 +12,7 @@ import tempfile
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -153,12 +153,13 @@ def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
 class LocalDaemon:
     """`dicomflow local` as a process of its own, with data that survives its restarts. One owner: the test."""
 
-    def __init__(self, folder: Path, database_url: str | None = None) -> None:
+    def __init__(self, folder: Path, database_url: str | None = None, global_options: Sequence[str] = ()) -> None:
         self.data = folder / "data"
         self.log = folder / "local.log"
-        self.port = 0
+        self.port = self.http_port = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._database_url = database_url
+        self._global_options = global_options
         url = database_url or f"sqlite:///{self.data / 'catalog.db'}"
         self._engine = create_read_only_engine(url)
 
@@ -169,7 +170,17 @@ class LocalDaemon:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("DICOMFLOW_")}
         if self._database_url:
             environment["DICOMFLOW_DATABASE_URL"] = self._database_url
-        command = [sys.executable, "-m", "dicomflow", "local", "--data", self.data, "--port", "0"]
+        command = [
+            sys.executable,
+            "-m",
+            "dicomflow",
+            *self._global_options,
+            "local",
+            "--data",
+            self.data,
+            "--port",
+            "0",
+        ]
         command += ["--http-port", http_port, "--quiet-seconds", quiet_seconds]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -180,6 +191,7 @@ class LocalDaemon:
                 env=environment,
                 start_new_session=True,
             )
+        self.http_port = http_port
         wait_until(lambda: self._is_ready(http_port), 60, self.log_tail)
 
     def stop(self) -> None:

@@ -22,7 +22,7 @@ SOURCES = [
 CALL = re.compile(r"(?:`|bin/)dicomflow ([a-z][a-z-]*)((?: [^`\n#]*)?)")
 SETTING = re.compile(r"\bDICOMFLOW_[A-Z0-9_]+")
 LINK = re.compile(r"\]\(([^)#]+)[^)]*\)")
-SCRIPT = re.compile(r"(?<![\w/.])(?:scripts|\.ci)/[a-z]+\b")
+SCRIPT = re.compile(r"(?<![\w/.])(?:scripts|\.ci)/[a-z]+\b(?:\.py)?")
 MODULE = re.compile(r"`((?:src|tests|bench|[a-z]+)/[a-z_/]+\.py)`")
 
 

@@ -1,0 +1,161 @@
+"""Every command that a document shows runs, or is named here with the reason why not."""
+
+import io
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dicomflow import cli
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
+BLOCK = re.compile(r"^```(sh|console|sql)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+INLINE = re.compile(r"`dicomflow ([a-z][^`\n]*)`")
+
+# What begins like this is run by another test, or cannot be run on one machine without AWS, root or Docker.
+ELSEWHERE = {
+    "scripts/": "tests/test_scripts.py, and CI itself",
+    ".venv/bin/python -m infra": "tests/infra",
+    ".venv/bin/dicomflow local": "it is what these tests run against",
+    ".venv/bin/dicomflow edge-install": "tests/cli and tests/infra: it asks AWS for credentials",
+    "git clone": "it is how the reader came to the document",
+    "docker ": "needs Docker",
+    "sudo ": "needs root, on a device",
+    "export ": "a setting",
+    "cd ": "a folder",
+    "aws ": "needs an AWS account",
+    "curl http://127.0.0.1:8080": "tests/edge/test_http.py asks the same of an edge",
+}
+# Programs that run until they are stopped: tests/test_docs.py checks their options, and they have tests of their own.
+DAEMONS = {"local", "edge", "worker", "simulator", "console", "edge-install"}
+# Placeholders of inline commands: a document may write what it likes there.
+WORDS = {
+    "HOST": "127.0.0.1",
+    "NUMBER": "1",
+    "NAME": "ct1",
+    "WORDS": "nobody",
+    "SQL": "SELECT 1",
+    "COMMAND": "status",
+    "VALUE": "x",
+    "…": "",
+    "...": "",
+}
+
+
+def _lines(document: Path) -> list[tuple[str, str]]:
+    """Return language and command of each line of a document's blocks; a line that ends in a backslash goes on."""
+    found = []
+    for language, block in BLOCK.findall(document.read_text(encoding="utf-8")):
+        for line in block.replace("\\\n", " ").splitlines():
+            command = line.removeprefix("$ ").partition("    #")[0].strip() if language != "sql" else line.strip()
+            if command and not command.startswith("#"):
+                found.append((language, command))
+    return found
+
+
+COMMANDS = [
+    pytest.param(language, command, id=f"{document.relative_to(ROOT)}: {command}")
+    for document in DOCUMENTS
+    for language, command in _lines(document)
+    if not any(command.startswith(start) for start in ELSEWHERE)
+]
+INLINES = sorted({call for document in DOCUMENTS for call in INLINE.findall(document.read_text(encoding="utf-8"))})
+
+
+@pytest.mark.parametrize(("language", "command"), COMMANDS)
+def test_command_of_a_block_runs(language: str, command: str, site: Any, tmp_path: Path):
+    """A command line, with this machine's ports and folders in the places of the document's, ends with 0."""
+    if language == "sql":
+        assert 0 == cli.run(["query", command.partition("--")[0].rstrip("; "), "--data", str(site.daemon.data)])
+        return
+    for theirs, ours in {
+        "~/images/*.dcm": " ".join(map(str, sorted(site.images.glob("*.dcm")))),
+        "~/images": str(site.images),
+        "/var/lib/dicomflow": str(site.daemon.data),
+        "127.0.0.1 11112": f"127.0.0.1 {site.daemon.port}",
+        "EDGE_IP_ADDRESS 11112": f"127.0.0.1 {site.daemon.port}",
+        "127.0.0.1:8042": f"127.0.0.1:{site.daemon.http_port}",
+        " FOLDER": f" {site.images}",
+        " *.dcm": " " + " ".join(map(str, sorted(site.images.glob("*.dcm")))),
+        ".venv/bin/": f"{Path(sys.executable).parent}/",
+    }.items():
+        command = command.replace(theirs, ours)
+    for program in ("storescu", "curl"):
+        if program in command and shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("DICOMFLOW_")}
+    result = subprocess.run(
+        command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert 0 == result.returncode, result.stderr
+
+
+@pytest.mark.parametrize("call", INLINES)
+def test_command_in_a_text_is_called_rightly(call: str, site: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """What a text calls is a command with these arguments; placeholders are filled in."""
+    for name in ("DICOMFLOW_DATABASE_URL", "DICOMFLOW_STORE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("a passcode\n"))
+    arguments = _fill_in(call, site)
+    name = arguments[0]
+    if name in DAEMONS or name.isupper() or "retry" in arguments or _is_only_named(call):
+        cli.load_command(WORDS.get(name, name))
+        return
+    assert 2 != cli.run(arguments) or "delete-study" in arguments, arguments
+
+
+def _is_only_named(call: str) -> bool:
+    """Tell whether a text speaks of a command that needs arguments, or of a group, and does not call it."""
+    words = call.split()
+    group = getattr(cli.load_command(words[0]), "commands", {}) if words[0] in cli.COMMANDS else {}
+    is_path = len(words) == 1 or (len(words) == 2 and words[1] in group)
+    needs = [parameter for parameter in _parameters(words) if parameter.required]
+    return is_path and (bool(needs) or (len(words) == 1 and bool(group)))
+
+
+def _fill_in(call: str, site: Any) -> list[str]:
+    """Return the arguments of a call, with something in each placeholder's place, and the data folder where due."""
+    uid = site.daemon.query("SELECT sop_instance_uid FROM instance")[0][0]
+    study = site.daemon.query("SELECT study_instance_uid FROM study")[0][0]
+    if "delete-study" in call:
+        study = "1.2.3"  # another test wants the one that is there
+    values = WORDS | {
+        "UID": study if "delete-study" in call or "imports" in call else uid,
+        "DIR": str(site.daemon.data),
+        "PORT": str(site.daemon.port),
+        "PATH": str(site.images),
+        "PATH…": str(site.images),
+        "FILE": str(site.edge_toml),
+        "edge.toml": str(site.edge_toml),
+        "/etc/dicomflow/edge.toml": str(site.edge_toml),
+        "/var/lib/dicomflow": str(site.daemon.data),
+    }
+    arguments = [values.get(word, word) for word in shlex.split(call)]
+    arguments = [word for word in arguments if word]
+    takes = {option for parameter in _parameters(arguments) for option in parameter.opts}
+    if "--data" in takes and not {"--data", "--config", "--worker", "--database-url"} & set(arguments):
+        arguments += ["--data", str(site.daemon.data)]
+    if arguments[0] == "doctor" and "--data" in arguments:
+        arguments += ["--port", str(site.daemon.port), "--http-port", str(site.daemon.http_port)]
+    if arguments[0] == "doctor":
+        arguments.append("--quick")
+    return arguments
+
+
+def _parameters(arguments: list[str]) -> list[Any]:
+    """Return the parameters of the command that is called."""
+    if arguments[0] not in cli.COMMANDS:
+        return []
+    command = cli.load_command(arguments[0])
+    if len(arguments) > 1:
+        command = getattr(command, "commands", {}).get(arguments[1], command)
+    parameters: list[Any] = command.params
+    return parameters

@@ -1,0 +1,43 @@
+"""One instance can be followed through the logs, from its association to the image set that holds it."""
+
+import json
+from typing import Any
+
+
+def test_logs_of_edge_and_pipeline_join_for_one_instance(site: Any):
+    """Association, delivery and job ids lead from line to line, each a member of its JSON."""
+    lines = [json.loads(line) for line in site.daemon.log.read_text().splitlines() if line.startswith("{")]
+    by_event: dict[str, list[dict[str, Any]]] = {}
+    for line in lines:
+        by_event.setdefault(line["message"].split()[0], []).append(line)
+    key, image_set_id = site.daemon.query(
+        "SELECT instance.object_key, import_outcome.image_set_id FROM instance"
+        " JOIN import_outcome ON import_outcome.object_key = instance.object_key"
+    )[0]
+    delivery = key.split("/")[1]
+
+    (closed,) = [line for line in by_event["delivery_closed"] if line["delivery"] == delivery]
+    associations = closed["associations"].split(",")
+    ended = [line for line in by_event["association_ended"] if line["association"] in associations]
+    assert len(associations) == len(ended)
+    assert all("DICOMFLOW" == line["calling"] for line in ended)
+    assert closed["instances"] <= sum(line["stored"] for line in ended)
+    (stored,) = [line for line in by_event["delivery_stored"] if line["delivery"] == delivery]
+    assert closed["instances"] == stored["instances"]
+
+    (planned,) = [line for line in by_event["delivery_planned"] if line["delivery"] == delivery]
+    assert sorted(associations) == sorted(planned["associations"])
+    started = [line for line in by_event["import_job_started"] if delivery in line["deliveries"]]
+    assert planned["new_series"] == sum(line["series"] for line in started)
+    finished = {line["job_id"]: line["state"] for line in by_event["import_job_ended"]}
+    assert {"completed"} == {finished[line["job_id"]] for line in started}
+    assert any(line["delivery"] == delivery for line in by_event["feedback_sent"])
+    assert image_set_id
+
+
+def test_logs_hold_no_patient_data(site: Any):
+    """Neither a patient's name nor ID of the studies that went through is in any line."""
+    text = site.daemon.log.read_text()
+    values = {value for row in site.daemon.query("SELECT patient_name, patient_id FROM patient") for value in row}
+    assert values
+    assert [] == [value for value in values if value and value in text]
