@@ -3,8 +3,10 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import parse_qs
 from uuid import uuid4
 
+import boto3
 import pytest
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.engine import make_url
@@ -15,7 +17,7 @@ from dicomflow.catalog.engine import create_engine_for, schema_revision
 from dicomflow.catalog.migrations import REVISIONS
 from dicomflow.catalog.tables import metadata
 from dicomflow.errors import PermanentError
-from dicomflow.pipeline.database import connect_with_patience, create_iam_engine
+from dicomflow.pipeline.database import _aws_token, connect_with_patience, create_iam_engine
 from dicomflow.pipeline.migration import MigrationSettings, load_migration_settings, migrate_on_deploy
 
 CREATE = {"RequestType": "Create"}
@@ -164,13 +166,20 @@ def test_connection_to_a_resuming_database_is_tried_three_times(tmp_path: Path):
     assert [2.0, 4.0] == pauses
 
 
-def test_token_of_aws_is_signed_for_the_user(monkeypatch: pytest.MonkeyPatch):
-    """AWS's own token is made without a call, from whatever credentials there are."""
-    for name, value in (("AWS_ACCESS_KEY_ID", "AKIA"), ("AWS_SECRET_ACCESS_KEY", "s"), ("AWS_REGION", "eu-west-1")):
+def test_token_is_the_one_that_boto3_would_make(monkeypatch: pytest.MonkeyPatch):
+    """Made without a call, from whatever credentials there are, and like boto3's in all but the moment."""
+    variables = {"AWS_ACCESS_KEY_ID": "AKIA", "AWS_SECRET_ACCESS_KEY": "s", "AWS_SESSION_TOKEN": "t"}
+    for name, value in (variables | {"AWS_DEFAULT_REGION": "eu-west-1"}).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
-    from dicomflow.pipeline.database import _aws_token
 
-    token = _aws_token()("cluster.example", 5432, "dicomflow")
-    assert token.startswith("cluster.example:5432/?Action=connect&DBUser=dicomflow&")
-    assert "X-Amz-Signature=" in token
+    def parts(token: str) -> tuple[str, dict[str, list[str]]]:
+        host, _, query = token.partition("/?")
+        found = parse_qs(query)
+        moments = [found.pop(name) for name in ("X-Amz-Date", "X-Amz-Signature")]
+        assert all(moments)
+        return host, found
+
+    ours = _aws_token()("cluster.example", 5432, "dicomflow")
+    theirs = boto3.client("rds").generate_db_auth_token("cluster.example", 5432, "dicomflow")
+    assert parts(theirs) == parts(ours)
+    assert "cluster.example:5432" == parts(ours)[0]

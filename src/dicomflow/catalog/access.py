@@ -37,7 +37,8 @@ def grant_user(connection: Connection, user: str) -> None:
     if not _has_role(connection, user):
         statements.insert(0, f"CREATE ROLE {name} LOGIN")
     for statement in statements:
-        connection.execute(DDL(statement.replace("%", "%%")))
+        ddl = DDL(statement.replace("%", "%%"))  # type: ignore[no-untyped-call]  # SQLAlchemy's own has no types
+        connection.execute(ddl)
 
 
 def _has_role(connection: Connection, role: str) -> bool:
