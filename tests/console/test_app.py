@@ -70,7 +70,7 @@ def test_overview_names_what_needs_attention_first(client: httpx.Client):
     """Silent edges and failed imports come before warnings."""
     page = client.get("/overview.json").json()
     titles = [concern["title"] for concern in page["concerns"]]
-    assert "Edge lake is silent for 47 minutes" in titles
+    assert any(re.fullmatch(r"Edge lake is silent for \d+ minutes", title) for title in titles)
     assert "2 series are not in, or not whole" in titles
     assert "Edge hill holds 2 instances it cannot deliver" in titles
     levels = [concern["level"] for concern in page["concerns"]]

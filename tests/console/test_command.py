@@ -17,7 +17,8 @@ import pytest
 from hospital import Hospital
 
 from dicomflow import cli, samples
-from dicomflow.edge.sender import SendAssociation, read_stored_file
+from dicomflow.edge.sender import SendAssociation
+from dicomflow.edge.sendfiles import read_stored_file
 from dicomflow.passcodes import hash_passcode
 
 
