@@ -196,3 +196,26 @@ def test_object_without_a_place_in_the_index_is_refused(keyword: str, value: str
     """What cannot be indexed is refused with its tag, and without its value."""
     with pytest.raises(PermanentError, match=f"^{reason}$"):
         an_object(**{keyword: value})
+
+
+def test_uid_of_256_characters_fits(engine: Engine):
+    """UIDs as long as the service takes them are kept whole at every level; a longer one is refused."""
+    uids = {
+        name: f"1.{number}.{'2' * 252}"
+        for number, name in enumerate(("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"), 1)
+    }
+    write(engine, an_object(**uids))
+    with begin_read(engine) as connection:
+        found = [
+            connection.scalar(select(column))
+            for column in (
+                study.c.study_instance_uid,
+                series.c.series_instance_uid,
+                instance.c.sop_instance_uid,
+                instance.c.sop_class_uid,
+            )
+        ]
+    assert [256] * 4 == [len(uid) for uid in uids.values()]
+    assert list(uids.values()) == found
+    with pytest.raises(PermanentError, match="257 characters exceeds 256"):
+        an_object(SOPInstanceUID=uids["SOPInstanceUID"] + "2")

@@ -95,6 +95,8 @@ class Deployment:
         delivery: str,
         study: str = "1.2",
         calling_ae_title: str = "SENDER",
+        ended: str = "released",
+        change: Callable[[bytes], bytes] = bytes,
         **attributes: Any,
     ) -> str:
         """Put the objects of a delivery and its manifest; return the manifest's key."""
@@ -104,7 +106,7 @@ class Deployment:
             for number in range(size):
                 sop = f"{uid}.{number + 1}"
                 key = instance_key("edge", delivery, study, uid, sop)
-                encoded = encode(study, uid, sop, **attributes)
+                encoded = change(encode(study, uid, sop, **attributes))
                 self.store.put(key, encoded)
                 instances.append(
                     Instance(
@@ -119,7 +121,7 @@ class Deployment:
                     )
                 )
             series.append(Series(uid, tuple(instances)))
-        association = Association("1", calling_ae_title, "DICOMFLOW", "127.0.0.1", "released")
+        association = Association("1", calling_ae_title, "DICOMFLOW", "127.0.0.1", ended)
         manifest = Manifest("edge", delivery, START, START, (association,), (Study(study, tuple(series)),))
         key = manifest_key("edge", delivery)
         self.store.put(key, manifest.to_json())

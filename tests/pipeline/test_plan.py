@@ -1,5 +1,6 @@
 """Planning: a manifest becomes rows, once."""
 
+from datetime import timedelta
 from typing import Any
 
 from dicomflow.pipeline.events import encode_object_event
@@ -63,3 +64,29 @@ def test_other_objects_are_no_manifests(deployment: Any) -> None:
     """An instance's event in the manifests' queue does nothing."""
     assert {"batchItemFailures": []} == deployment.plan("edge/d1/1.2/1.2.1/1.2.1.1.dcm")
     assert [] == deployment.rows("stored_object")
+
+
+def test_series_closes_without_the_end_of_an_association(deployment: Any) -> None:
+    """A manifest is what closes a series: its association may still be open, or be lost (PS3.4 B.4.1)."""
+    for number, ended in enumerate(("open", "lost", "aborted")):
+        series = f"1.2.{number + 1}"
+        assert {"batchItemFailures": []} == deployment.plan(
+            deployment.deliver({series: 1}, delivery=ended, ended=ended)
+        )
+        assert "queued" == deployment.states()[series]
+
+
+def test_late_object_reopens_its_series(deployment: Any) -> None:
+    """An image that comes after its series was imported makes it an open one again, until that is in too."""
+    deployment.plan(deployment.deliver({"1.2.1": 1}, delivery="d1"))
+    deployment.drive()
+    deployment.finish()
+    assert ["completed"] == [row["state"] for row in deployment.rows("series_import")]
+    deployment.plan(deployment.deliver({"1.2.1": 2}, delivery="d2"))
+    assert ["completed", "queued"] == [row["state"] for row in deployment.rows("series_import")]
+    deployment.offset[0] += timedelta(seconds=5)
+    deployment.drive()
+    deployment.finish()
+    assert ["completed", "completed"] == [row["state"] for row in deployment.rows("series_import")]
+    assert {"1.2.1.1", "1.2.1.2"} == {row["sop_instance_uid"] for row in deployment.rows("import_outcome")}
+    assert [2] == [row["version"] for row in deployment.rows("image_set")]

@@ -102,11 +102,15 @@ def lock_instances(connection: Connection, sop_instance_uids: Iterable[str]) -> 
 
 
 def recount_versions(connection: Connection, sop_instance_uids: Collection[str]) -> None:
-    """Count the different digests of instances' objects; the instances must be locked."""
+    """Count the different digests of instances' objects; the instances must be locked.
+
+    Where data sets were compared, their digests count; `versions` tells which are to be.
+    """
     uids = sorted(sop_instance_uids)
     for start in range(0, len(uids), _PAGE_UIDS):
         page = uids[start : start + _PAGE_UIDS]
-        digests = func.count(func.coalesce(stored_object.c.sha256, stored_object.c.object_sha256).distinct())
+        known = (stored_object.c.data_set_sha256, stored_object.c.sha256, stored_object.c.object_sha256)
+        digests = func.count(func.coalesce(*known).distinct())
         counted = (
             select(stored_object.c.sop_instance_uid, digests)
             .where(stored_object.c.sop_instance_uid.in_(page))
@@ -115,8 +119,8 @@ def recount_versions(connection: Connection, sop_instance_uids: Collection[str])
         )
         several = {uid: count for uid, count in connection.execute(counted)}  # noqa: C416  # a row is no tuple to mypy
         # "versions > 1" stands as it does in the index of the few rows that have several.
-        known = select(instance.c.sop_instance_uid).where(text("versions > 1"), instance.c.sop_instance_uid.in_(page))
-        changed = {uid: several.get(uid, 1) for uid in {*several, *connection.scalars(known)}}
+        before = select(instance.c.sop_instance_uid).where(text("versions > 1"), instance.c.sop_instance_uid.in_(page))
+        changed = {uid: several.get(uid, 1) for uid in {*several, *connection.scalars(before)}}
         if changed:
             statement = update(instance).where(instance.c.sop_instance_uid == bindparam("uid"))
             rows = [{"uid": uid, "versions": count} for uid, count in sorted(changed.items())]
@@ -259,7 +263,12 @@ def _level_upsert(
 
 def _stored_changes(excluded: Excluded) -> dict[str, Any]:
     changes: dict[str, Any] = {name: excluded[name] for name in _STORED_COLUMNS if name != "object_key"}
-    return changes | {"indexed_at": func.coalesce(stored_object.c.indexed_at, excluded.indexed_at)}
+    known = stored_object.c
+    is_same = func.coalesce(known.stored_at, excluded.stored_at) == excluded.stored_at
+    return changes | {
+        "indexed_at": func.coalesce(known.indexed_at, excluded.indexed_at),
+        "data_set_sha256": case((is_same, known.data_set_sha256), else_=None),
+    }
 
 
 def _history_changes(excluded: Excluded) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, Result, Row, and_, exists, func, literal, select
+from sqlalchemy import Connection, Result, Row, and_, exists, func, literal, or_, select
 
 from dicomflow.catalog.tables import image_set, import_outcome, series_image_set, series_import, stored_object
 from dicomflow.catalog.upsert import dialect_insert
@@ -72,10 +72,12 @@ def record_outcomes(connection: Connection, import_job_id: int, outcomes: Iterab
 def adopt_outcomes(connection: Connection, row: Row[Any]) -> None:
     """Give each object of a series the outcome of the same bytes, if these are what the service holds of the instance.
 
-    The same: equal SHA-256 and SOP Instance UID, and nothing else of that instance was imported since.
+    The same: equal SHA-256, of the file or of the data set alone, and equal SOP Instance UID, and nothing else of that
+    instance was imported since.
     """
     twin = stored_object.alias("twin")
     later = import_outcome.alias("later")
+    same_bytes = or_(twin.c.sha256 == stored_object.c.sha256, twin.c.data_set_sha256 == stored_object.c.data_set_sha256)
     source = (
         select(
             stored_object.c.object_key,
@@ -94,7 +96,7 @@ def adopt_outcomes(connection: Connection, row: Row[Any]) -> None:
                 import_outcome.c.outcome.in_(_IN),
             ),
         )
-        .join(twin, and_(twin.c.object_key == import_outcome.c.object_key, twin.c.sha256 == stored_object.c.sha256))
+        .join(twin, and_(twin.c.object_key == import_outcome.c.object_key, same_bytes))
         .where(*_of_series(row), ~_is_in())
         .where(
             ~exists().where(

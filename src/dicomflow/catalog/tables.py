@@ -194,7 +194,8 @@ instance: Final = Table(
 
 # Every object that an event or a manifest named, readable or not. `indexed_at` is NULL while only the manifest has
 # spoken, `sha256` (lower-case hex) while only the event has; `object_sha256` is what the store or the object's own
-# bytes say, where they could be asked; `problem` says why an object could not be indexed.
+# bytes say, where they could be asked; `data_set_sha256` is of the data set alone, where objects of an instance had to
+# be compared; `problem` says why an object could not be indexed.
 stored_object: Final = Table(
     "stored_object",
     metadata,
@@ -210,6 +211,7 @@ stored_object: Final = Table(
     Column("stored_at", UtcDateTime),
     Column("indexed_at", UtcDateTime, index=True),
     Column("problem", Text),
+    Column("data_set_sha256", String(64)),
     _partial_index("ix_stored_object_problem", "object_key", "problem IS NOT NULL"),
     _partial_index("ix_stored_object_damaged", "object_key", "sha256 <> object_sha256"),
 )

@@ -30,6 +30,7 @@ from dicomflow.dicom.header import Header, read_header, read_header_from
 from dicomflow.errors import DicomflowError, PeerError, PermanentError, TransientError
 from dicomflow.manifest import MANIFEST_PREFIX
 from dicomflow.pipeline.events import StoredObjectEvent
+from dicomflow.pipeline.versions import compare_versions
 
 __all__ = ["IMPORT_OUTPUT_PREFIX", "IndexResult", "index_objects", "read_objects"]
 
@@ -83,6 +84,11 @@ def index_objects(
         for event in objects
         if isinstance(outcome := outcomes.get(event.key), TransientError)
     }
+    try:
+        compare_versions(engine, store, {each.values["SOPInstanceUID"] for each in indexed})
+    except TransientError as error:
+        found = {each.location.object_key for each in indexed}
+        failed |= {event.message_id: str(error) for event in objects if event.key in found}
     return IndexResult(len(indexed) - refused, len(problems) + refused, failed)
 
 

@@ -12,6 +12,7 @@ from dicomflow.catalog.deliveries import record_delivery
 from dicomflow.dicom.uids import is_usable
 from dicomflow.errors import PermanentError
 from dicomflow.manifest import Manifest
+from dicomflow.pipeline.versions import compare_versions
 
 __all__ = ["STAT_PRIORITY", "plan_delivery"]
 
@@ -43,6 +44,7 @@ def plan_delivery(
 
     Raises:
         PermanentError: there is no such object, or it is no manifest.
+        TransientError: objects that may be versions of one instance could not be compared.
     """
     try:
         encoded = bytes(store.get(key).bytes())
@@ -54,6 +56,7 @@ def plan_delivery(
     state, priority = "queued" if import_enabled else "disabled", STAT_PRIORITY if is_stat else 0
     with engine.begin() as connection:
         new = record_delivery(connection, manifest, key, state, now, priority)
+    compare_versions(engine, store, {instance.sop_instance_uid for instance in manifest.instances()})
     logger.info(
         "delivery_planned",
         extra={
