@@ -10,6 +10,10 @@ import pytest
 
 from dicomflow import samples
 from dicomflow.catalog.engine import create_engine_for
+from dicomflow.catalog.outcomes import StoredImageSet, record_image_sets
+from dicomflow.healthimaging.client import build_client, create_datastore, search_image_sets, start_import_job
+from dicomflow.healthimaging.simulator import SimulatorSettings, create_app, serve
+from dicomflow.pipeline.connect import build_store
 from dicomflow.pipeline.events import StoredObjectEvent
 from dicomflow.pipeline.index import index_objects
 
@@ -80,7 +84,7 @@ def test_conflicts_of_a_clean_catalog_is_empty(run: Run, data: Path, indexed: di
 def test_delete_study_without_yes_deletes_nothing(run: Run, data: Path, indexed: dict[str, Any]):
     """The command says what would go, and that it did not."""
     code, out, _ = run("catalog", "delete-study", indexed["uid"], "--data", data)
-    assert (2, True) == (code, "13 stored objects; nothing is deleted without --yes" in out)
+    assert (2, True) == (code, "13 stored objects and 0 image sets; nothing is deleted without --yes" in out)
     assert 3 == len(json.loads(run("catalog", "studies", "--data", data, "--json")[1]))
 
 
@@ -102,3 +106,83 @@ def test_delete_study_unknown_fails_in_one_line(run: Run, data: Path):
     assert (1, "", "dicomflow: the catalog has no study 9.9\n") == run(
         "catalog", "delete-study", "9.9", "--data", data, "--yes"
     )
+
+
+def test_rebuild_of_a_lost_catalog_finds_everything_again(run: Run, data: Path, indexed: dict[str, Any]):
+    """Without its catalog a data folder is indexed anew; a second call finds it done; the trail tells of both."""
+    before = json.loads(run("catalog", "studies", "--data", data, "--json")[1])
+    for path in data.glob("catalog.db*"):
+        path.unlink()
+    code, out, _ = run("catalog", "rebuild", "--data", data)
+    stored = len(set(indexed["folder"].iterdir()))
+    assert (0, True) == (code, f"{stored - 1} objects indexed, 1 problems" in out), out
+    assert before == json.loads(run("catalog", "studies", "--data", data, "--json")[1])
+    code, out, _ = run("catalog", "rebuild", "--data", data)
+    assert (0, True) == (
+        code,
+        f"0 objects indexed, 0 problems, 0 deliveries, 0 import jobs; {stored} were known" in out,
+    )
+    trail = json.loads(run("catalog", "audit", "--data", data, "--json")[1])
+    assert ["rebuild", "rebuild"] == [event["action"] for event in trail]
+
+
+def test_rebuild_with_issuers_that_are_no_json_fails_in_one_line(run: Run, data: Path, monkeypatch: pytest.MonkeyPatch):
+    """A wrong setting stops it before anything is written."""
+    monkeypatch.setenv("DICOMFLOW_ISSUERS", "site=HOSPITAL")
+    code, out, errors = run("catalog", "rebuild", "--data", data)
+    assert (1, "", True) == (code, out, errors.startswith("dicomflow: DICOMFLOW_ISSUERS: "))
+
+
+def test_delete_study_with_image_sets_removes_them_from_the_service(
+    run: Run, data: Path, indexed: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """Image sets that hold the study's series go, one that was gone before is no error, and the trail names them."""
+    settings = SimulatorSettings(state_path=tmp_path / "simulator.db", submit_seconds=0, run_seconds=0)
+    app = create_app(settings, {"local-bucket": build_store(indexed["folder"].as_uri())[1]})
+    server = serve(app)
+    for name, value in {
+        "AWS_ENDPOINT_URL_MEDICAL_IMAGING": server.url,
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+    }.items():
+        monkeypatch.setenv(name, value)
+    build_client.cache_clear()  # it follows the environment of its first call
+    try:
+        client = build_client()
+        datastore_id = create_datastore(client, "test", "test").datastore_id
+        app.state.runner.run_due()
+        uri = "s3://local-bucket/"
+        role = "arn:aws:iam::123456789012:role/test"
+        start_import_job(
+            client,
+            datastore_id=datastore_id,
+            job_name="test",
+            client_token="test",
+            data_access_role_arn=role,
+            input_s3_uri=uri,
+            output_s3_uri=f"{uri}imports/",
+        )
+        app.state.runner.run_due()
+        found = search_image_sets(client, datastore_id, "DICOMStudyInstanceUID", indexed["uid"])
+        others = client.search_image_sets(datastoreId=datastore_id)["imageSetsMetadataSummaries"]
+        sets = [
+            StoredImageSet(each.tags["DICOMSeriesInstanceUID"], each.image_set_id, each.version, each.is_primary)
+            for each in found
+        ]
+        sets.append(StoredImageSet(sets[0].series_instance_uid, "0" * 32, 1, False))  # gone before
+        engine = create_engine_for(f"sqlite:///{data / 'catalog.db'}")
+        with engine.begin() as connection:
+            record_image_sets(connection, datastore_id, sets, datetime(2026, 2, 1, tzinfo=UTC))
+        engine.dispose()
+        code, out, _ = run("catalog", "delete-study", indexed["uid"], "--data", data, "--yes", "--image-sets")
+        assert (0, True) == (code, f"{len(sets)} image sets" in out), out
+        assert [] == search_image_sets(client, datastore_id, "DICOMStudyInstanceUID", indexed["uid"])
+        left = client.search_image_sets(datastoreId=datastore_id)["imageSetsMetadataSummaries"]
+        assert len(others) - len(found) == len(left) > 0
+        trail = json.loads(run("catalog", "audit", "--data", data, "--uid", indexed["uid"], "--json")[1])
+        assert ["delete_study", "delete_image_sets"] == [event["action"] for event in trail]
+    finally:
+        server.close()
+        build_client.cache_clear()

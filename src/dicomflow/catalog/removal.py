@@ -1,5 +1,6 @@
 """Removing a study: all its rows, in one transaction, with an audit event."""
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any, Final
 
@@ -23,7 +24,7 @@ from dicomflow.catalog.tables import (
 )
 from dicomflow.errors import PermanentError, TransientError
 
-__all__ = ["check_removable", "delete_study", "object_keys_of_study"]
+__all__ = ["check_removable", "delete_study", "image_sets_of_study", "object_keys_of_study"]
 
 UNFINISHED: Final = (1, 2)
 """The status numbers of queued and in progress."""
@@ -51,12 +52,29 @@ def object_keys_of_study(connection: Connection, study_instance_uid: str) -> lis
     return list(connection.scalars(statement.order_by(stored_object.c.object_key)))
 
 
+def image_sets_of_study(connection: Connection, study_instance_uid: str) -> list[tuple[str, str]]:
+    """Return data store and id of the image sets that hold series of a study, in order."""
+    mapped = (
+        select(series_image_set.c.datastore_id, series_image_set.c.image_set_id)
+        .join(series, series.c.series_instance_uid == series_image_set.c.series_instance_uid)
+        .join(study, study.c.study_key == series.c.study_key)
+        .where(study.c.study_instance_uid == study_instance_uid)
+    )
+    return sorted({(datastore_id, image_set_id) for datastore_id, image_set_id in connection.execute(mapped)})
+
+
 def delete_study(
-    connection: Connection, study_instance_uid: str, now: datetime, *, actor: str, objects_deleted: int = 0
+    connection: Connection,
+    study_instance_uid: str,
+    now: datetime,
+    *,
+    actor: str,
+    objects_deleted: int = 0,
+    image_sets_deleted: Collection[str] = (),
 ) -> dict[str, int]:
     """Remove all rows of a study, and its patient when this was the last study; return how many, by table.
 
-    Image sets stay in HealthImaging: their mapping is removed here, their ids go into the audit event.
+    The mapping of image sets is removed here; the ids of those that stay in HealthImaging go into the audit event.
 
     Raises:
         PermanentError: no row of the catalog names the study.
@@ -88,7 +106,12 @@ def delete_study(
     remove(stored_object, stored_object.c.study_instance_uid == study_instance_uid)
     for table in (patient_word, patient_history, patient):
         remove(table, table.c.patient_key.in_(patients) & ~_has_study(table))
-    details = {"rows": removed, "objects_deleted": objects_deleted, "image_sets_left": image_sets}
+    details = {
+        "rows": removed,
+        "objects_deleted": objects_deleted,
+        "image_sets_deleted": len(image_sets_deleted),
+        "image_sets_left": [each for each in image_sets if each not in image_sets_deleted],
+    }
     record_audit_event(connection, now, actor=actor, action="delete_study", uid=study_instance_uid, details=details)
     return removed
 

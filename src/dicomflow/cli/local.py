@@ -11,6 +11,7 @@ import typer
 
 from dicomflow.console.local import local_console
 from dicomflow.local import Local, LocalSettings
+from dicomflow.pipeline.settings import load_issuers
 
 __all__ = ["local"]
 
@@ -26,15 +27,17 @@ def local(
     """Run everything on this machine, with a simulated import.
 
     Receives over DIMSE, stores in DIR/objects, indexes in DIR/catalog.db (or in DICOMFLOW_DATABASE_URL) and imports
-    into a simulated HealthImaging. The console is at / of the HTTP port, for this
-    machine only. Runs until SIGTERM or Ctrl-C; what is not done goes on at the next start.
+    into a simulated HealthImaging. The console is at / of the HTTP port, for this machine only. DICOMFLOW_ISSUERS is
+    read as the pipeline reads it. Runs until SIGTERM or Ctrl-C; what is not done goes on at the next start.
+
+    For example: dicomflow local --data ~/dicomflow --quiet-seconds 5
     """
     stopping = threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda _number, _frame: stopping.set())
-    system = Local(
-        LocalSettings(data, port, http_port, quiet_seconds, os.environ.get("DICOMFLOW_DATABASE_URL")), local_console
-    )
+    database_url = os.environ.get("DICOMFLOW_DATABASE_URL")
+    settings = LocalSettings(data, port, http_port, quiet_seconds, database_url, load_issuers())
+    system = Local(settings, local_console)
     try:
         system.start()
         addresses = system.addresses

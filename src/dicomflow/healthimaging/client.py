@@ -30,6 +30,7 @@ __all__ = [
     "ThrottledError",
     "build_client",
     "create_datastore",
+    "delete_image_set",
     "get_datastore",
     "get_image_set",
     "get_image_set_metadata",
@@ -276,6 +277,21 @@ def get_image_set_metadata(
 
     document: dict[str, Any] = json.loads(gzip.decompress(_call(call)))
     return document
+
+
+def delete_image_set(client: "HealthImagingClient", datastore_id: str, image_set_id: str) -> bool:
+    """Delete an image set; False when there is none, as after an earlier call.
+
+    Raises:
+        TransientError: too many calls, or it is locked by another change.
+    """
+    try:
+        _call(lambda: client.delete_image_set(datastoreId=datastore_id, imageSetId=image_set_id))
+    except PermanentError as error:
+        if _cause_code(error) == "ResourceNotFoundException":
+            return False
+        raise
+    return True
 
 
 def search_image_sets(

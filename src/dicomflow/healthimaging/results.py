@@ -14,7 +14,15 @@ from obstore.store import ObjectStore
 
 from dicomflow.errors import TransientError
 
-__all__ = ["FileResult", "ImageSetResult", "JobResults", "Manifest", "read_results", "results_prefix"]
+__all__ = [
+    "MANIFEST_NAME",
+    "FileResult",
+    "ImageSetResult",
+    "JobResults",
+    "Manifest",
+    "read_results",
+    "results_prefix",
+]
 
 MANIFEST_NAME: Final = "job-output-manifest.json"
 # 45328 to 45330 and 47513: frames cannot be retrieved; 45312 and 45344: one blob in its stored syntax.
@@ -39,6 +47,7 @@ class Manifest:
     customer_errors: int | None = None
     server_errors: int | None = None
     image_sets: tuple[ImageSetResult, ...] = ()
+    input_s3_uri: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +78,15 @@ class JobResults:
         yield from self._parsed("WARNING/warning.ndjson", _warned)
         yield from self._parsed("FAILURE/failure.ndjson", _failed)
         yield from self._parsed("SUCCESS/success.ndjson", _imported)
+
+    def by_key(self) -> dict[str, FileResult]:
+        """Return one result per file: a warning says more than the success it comes with."""
+        files: dict[str, FileResult] = {}
+        for result in self.files():
+            known = files.setdefault(result.object_key, result)
+            if known.image_set is None and result.image_set is not None:
+                files[result.object_key] = FileResult(known.object_key, known.outcome, result.image_set, known.reason)
+        return files
 
     def _parsed(self, name: str, parse: Parse) -> Iterator[FileResult]:
         for line in _lines(self.store, self.prefix + name):
@@ -117,12 +135,14 @@ def read_results(store: ObjectStore, prefix: str) -> JobResults:
 
 def _manifest(summary: Mapping[str, Any]) -> Manifest:
     listed = summary.get("imageSetsSummary")
+    input_s3_uri = summary.get("inputS3Uri")
     return Manifest(
         scanned=_integer(summary.get("numberOfScannedFiles")),
         imported=_integer(summary.get("numberOfImportedFiles")),
         customer_errors=_integer(summary.get("numberOfFilesWithCustomerError")),
         server_errors=_integer(summary.get("numberOfFilesWithServerError")),
         image_sets=tuple(found for item in (listed if isinstance(listed, list) else ()) if (found := _image_set(item))),
+        input_s3_uri=input_s3_uri if isinstance(input_s3_uri, str) else None,
     )
 
 

@@ -7,12 +7,12 @@ Lists are written as JSON. Unknown and missing names stop the program.
 import os
 from typing import Final
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from dicomflow.errors import PermanentError
 
-__all__ = ["ImportSettings", "PipelineSettings", "QueueSettings", "load_settings"]
+__all__ = ["ImportSettings", "PipelineSettings", "QueueSettings", "load_issuers", "load_settings"]
 
 ENVIRONMENT_PREFIX: Final = "DICOMFLOW_"
 # Variables that other programs or the command line read.
@@ -94,6 +94,18 @@ def load_settings() -> PipelineSettings:
             " unless DICOMFLOW_IMPORTS__ENABLED is false"
         )
     return settings
+
+
+def load_issuers() -> dict[str, str]:
+    """Read the one setting that programs without the others have too.
+
+    Raises:
+        PermanentError: DICOMFLOW_ISSUERS is no JSON object of texts.
+    """
+    try:
+        return TypeAdapter(dict[str, str]).validate_json(os.environ.get(f"{ENVIRONMENT_PREFIX}ISSUERS") or "{}")
+    except ValidationError as error:
+        raise PermanentError("; ".join(_describe(("issuers",), item["msg"]) for item in error.errors())) from error
 
 
 def _describe(location: tuple[int | str, ...], message: str) -> str:

@@ -51,7 +51,7 @@ def settle_completed(deps: Dependencies, job: Job, told: ImportJob) -> None:
         results = read_results(deps.store, prefix)
     except TransientError as error:
         results, reason = JobResults(deps.store, prefix, None), str(error)
-    files = _by_key(results)
+    files = results.by_key()
     reason = reason or _missing(results, files)
     if reason is not None and job.attempts < MAX_RESULT_ATTEMPTS and job.state in jobs.UNFINISHED:
         _postpone(deps, job, told, reason)
@@ -117,16 +117,6 @@ def _postpone(deps: Dependencies, job: Job, told: ImportJob, reason: str) -> Non
         jobs.record_running(connection, job, told.job_id, "in_progress", due_at, now)
         jobs.postpone_job(connection, job, due_at, reason, now)
     wake_driver(deps, due_at, "results")
-
-
-def _by_key(results: JobResults) -> dict[str, FileResult]:
-    """Return one result per file: a warning says more than the success it comes with."""
-    files: dict[str, FileResult] = {}
-    for result in results.files():
-        known = files.setdefault(result.object_key, result)
-        if known.image_set is None and result.image_set is not None:
-            files[result.object_key] = FileResult(known.object_key, known.outcome, result.image_set, known.reason)
-    return files
 
 
 def _missing(results: JobResults, files: Mapping[str, FileResult]) -> str | None:

@@ -1,0 +1,148 @@
+"""Statements that bring back what import jobs did, from what they left in the bucket, into a catalog that is rebuilt.
+
+Only series that were never queued here are touched. Transactions are the caller's. This module must not know how
+results are read.
+"""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy import Connection, Row, func, or_, select, update
+
+from dicomflow.catalog import outcomes
+from dicomflow.catalog.imports import series_state
+from dicomflow.catalog.tables import delivery, import_job, import_outcome, series_import, stored_object
+from dicomflow.catalog.upsert import dialect_insert
+
+__all__ = [
+    "PastJob",
+    "adopt_unsettled",
+    "known_manifests",
+    "known_objects",
+    "newest_objects",
+    "record_past_job",
+    "series_of_objects",
+    "settle_restored",
+]
+
+UNCHANGED: Final = "unchanged: every instance was in already"
+
+
+@dataclass(frozen=True, slots=True)
+class PastJob:
+    """A job that has ended, as its output tells of it; counters are as `import_job` has them."""
+
+    datastore_id: str
+    job_id: str
+    input_s3_uri: str
+    output_s3_uri: str
+    ended_at: datetime
+    counters: tuple[int | None, int | None, int | None, int | None]
+    is_staged: bool
+
+
+def known_objects(connection: Connection, keys: Collection[str]) -> set[str]:
+    """Return those of the keys whose objects are in the catalog already, indexed or with their problem."""
+    seen = or_(stored_object.c.indexed_at.is_not(None), stored_object.c.problem.is_not(None))
+    return set(connection.scalars(select(stored_object.c.object_key).where(stored_object.c.object_key.in_(keys), seen)))
+
+
+def known_manifests(connection: Connection, keys: Collection[str]) -> set[str]:
+    """Return those of the keys whose manifests are in the catalog already."""
+    return set(connection.scalars(select(delivery.c.manifest_key).where(delivery.c.manifest_key.in_(keys))))
+
+
+def record_past_job(connection: Connection, job: PastJob, now: datetime) -> int | None:
+    """Record a job that has ended; None when the catalog has it already."""
+    known = select(import_job.c.import_job_id).where(import_job.c.job_id == job.job_id)
+    if connection.execute(known.where(import_job.c.datastore_id == job.datastore_id)).first() is not None:
+        return None
+    names = ("scanned", "imported", "customer_errors", "server_errors")
+    return connection.execute(
+        dialect_insert(connection, import_job)
+        .values(
+            client_token=f"restored-{job.datastore_id}-{job.job_id}",
+            job_name=f"restored-{job.job_id}",
+            datastore_id=job.datastore_id,
+            input_s3_uri=job.input_s3_uri,
+            output_s3_uri=job.output_s3_uri,
+            job_id=job.job_id,
+            state="completed",
+            created_at=now,
+            updated_at=now,
+            ended_at=job.ended_at,
+            is_staged=job.is_staged,
+            **dict(zip(names, job.counters, strict=True)),
+        )
+        .on_conflict_do_nothing()
+        .returning(import_job.c.import_job_id)
+    ).scalar_one_or_none()
+
+
+def newest_objects(connection: Connection, sop_instance_uids: Collection[str], before: datetime) -> dict[str, str]:
+    """Return, by SOP Instance UID, the last object that was stored before a time: what a job staged then."""
+    statement = (
+        select(stored_object.c.sop_instance_uid, stored_object.c.object_key)
+        .where(stored_object.c.sop_instance_uid.in_(sop_instance_uids), stored_object.c.stored_at <= before)
+        .order_by(stored_object.c.stored_at, stored_object.c.object_key)
+    )
+    return {row.sop_instance_uid: row.object_key for row in connection.execute(statement)}
+
+
+def series_of_objects(connection: Connection, keys: Collection[str]) -> dict[str, Row[Any]]:
+    """Return the series of a delivery that each of these objects is in, by object key."""
+    of_object = (
+        stored_object.c.delivery_id == series_import.c.delivery_id,
+        stored_object.c.series_instance_uid == series_import.c.series_instance_uid,
+    )
+    statement = select(stored_object.c.object_key.label("key"), series_import).where(
+        *of_object, stored_object.c.object_key.in_(keys)
+    )
+    return {row.key: row for row in connection.execute(statement)}
+
+
+def settle_restored(connection: Connection, rows: Iterable[Row[Any]], import_job_id: int, now: datetime) -> None:
+    """Give series of a past job the state that follows from the outcomes of their objects, and of those like them."""
+    for row in rows:
+        outcomes.adopt_outcomes(connection, row)
+        left = len(outcomes.objects_left(connection, row))
+        imported = row.object_count - left
+        state = "completed" if not left else "partial" if imported else "failed"
+        message = None if not left else f"{imported} of {row.object_count} instances imported"
+        connection.execute(
+            update(series_import)
+            .where(series_import.c.series_import_id == row.series_import_id)
+            .where(series_import.c.state.in_(("disabled", "partial", "failed")))
+            .values(**series_state(state, now), import_job_id=import_job_id, message=message)
+        )
+
+
+def adopt_unsettled(connection: Connection, now: datetime) -> int:
+    """Complete series that had no job of their own since their bytes were in; return how many are left unsettled."""
+    never_queued = series_import.c.state == "disabled"
+    twin = import_outcome.alias("twin")
+    candidates = (
+        select(series_import)
+        .where(never_queued)
+        .where(
+            select(twin.c.object_key)
+            .join(stored_object, stored_object.c.sop_instance_uid == twin.c.sop_instance_uid)
+            .where(
+                stored_object.c.delivery_id == series_import.c.delivery_id,
+                stored_object.c.series_instance_uid == series_import.c.series_instance_uid,
+            )
+            .exists()
+        )
+        .order_by(series_import.c.series_import_id)
+    )
+    for row in connection.execute(candidates).all():
+        outcomes.adopt_outcomes(connection, row)
+        if not outcomes.objects_left(connection, row):
+            connection.execute(
+                update(series_import)
+                .where(series_import.c.series_import_id == row.series_import_id, never_queued)
+                .values(**series_state("completed", now), message=UNCHANGED)
+            )
+    return connection.execute(select(func.count()).select_from(series_import).where(never_queued)).scalar_one()

@@ -1,0 +1,114 @@
+"""`dicomflow catalog delete-study`: a study's rows, and by option its objects and image sets."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Annotated, Final
+
+import obstore
+import typer
+from obstore.exceptions import BaseError
+from obstore.store import ObjectStore
+from sqlalchemy import Engine
+
+from dicomflow.catalog.audit import record_audit_event
+from dicomflow.catalog.engine import begin_read, create_engine_for, require_schema
+from dicomflow.catalog.removal import check_removable, delete_study, image_sets_of_study, object_keys_of_study
+from dicomflow.cli.database import DatabaseUrl, DataFolder, existing_catalog_url
+from dicomflow.cli.stores import StoreUrl, actor, now, store_of
+from dicomflow.errors import TransientError
+from dicomflow.healthimaging.client import build_client, delete_image_set
+
+__all__ = ["delete_image_sets", "delete_study_"]
+
+_DELETES_AT_ONCE: Final = 1000
+_ATTEMPTS: Final = 8
+_FIRST_WAIT_SECONDS: Final = 4.0
+"""DeleteImageSet is allowed once in four seconds."""
+
+
+def delete_study_(
+    uid: Annotated[str, typer.Argument(help="The Study Instance UID.", metavar="UID")],
+    data: DataFolder = None,
+    database_url: DatabaseUrl = None,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; without this, only say what would go.")] = False,
+    objects: Annotated[bool, typer.Option("--objects", help="Delete the stored objects too.")] = False,
+    image_sets: Annotated[bool, typer.Option("--image-sets", help="Delete the image sets too.")] = False,
+    store_url: StoreUrl = None,
+) -> None:
+    """Delete a study from the catalog, with its objects and its image sets in HealthImaging if asked.
+
+    Objects that stay in the store come back into the catalog when their events are sent again. HealthImaging is where
+    AWS's own environment variables say, as AWS_ENDPOINT_URL_MEDICAL_IMAGING for a simulator.
+    """
+    engine = create_engine_for(existing_catalog_url(data, database_url))
+    try:
+        require_schema(engine)
+        with begin_read(engine) as connection:
+            check_removable(connection, uid)
+            keys = object_keys_of_study(connection, uid)
+            sets = image_sets_of_study(connection, uid)
+        if not yes:
+            typer.echo(
+                f"study {uid} has {len(keys)} stored objects and {len(sets)} image sets;"
+                " nothing is deleted without --yes"
+            )
+            raise typer.Exit(2)
+        if image_sets:
+            _audit(engine, uid, "delete_image_sets", {"image_sets": [image_set_id for _, image_set_id in sets]})
+            delete_image_sets(sets)
+        if objects:
+            _audit(engine, uid, "delete_objects", {"objects": len(keys)})
+            _delete_objects(store_of(data, store_url)[1], keys)
+        gone = [image_set_id for _, image_set_id in sets] if image_sets else []
+        deleted = len(keys) if objects else 0
+        with engine.begin() as connection:
+            removed = delete_study(
+                connection, uid, now(), actor=actor(), objects_deleted=deleted, image_sets_deleted=gone
+            )
+    finally:
+        engine.dispose()
+    rows = ", ".join(f"{count} {table}" for table, count in removed.items() if count)
+    typer.echo(f"deleted study {uid}: {rows}; {deleted} objects; {len(gone)} image sets")
+
+
+def delete_image_sets(image_sets: Sequence[tuple[str, str]], wait: Callable[[float], None] = time.sleep) -> None:
+    """Delete image sets, each a data store's id and its own, no faster than the service lets us.
+
+    Raises:
+        TransientError: the service did not do it in all the time it was given; what is deleted stays so.
+    """
+    client = build_client()
+    for datastore_id, image_set_id in image_sets:
+        for attempt in range(_ATTEMPTS):
+            try:
+                delete_image_set(client, datastore_id, image_set_id)
+                break
+            except TransientError:
+                if attempt == _ATTEMPTS - 1:
+                    raise
+                wait(_FIRST_WAIT_SECONDS * (attempt + 1))
+
+
+def _audit(engine: Engine, uid: str, action: str, details: dict[str, object]) -> None:
+    """Say beforehand what is to go: a crash leaves the rows, and the next call goes on."""
+    with engine.begin() as connection:
+        record_audit_event(connection, now(), actor=actor(), action=action, uid=uid, details=details)
+
+
+def _delete_objects(store: ObjectStore, keys: Sequence[str]) -> None:
+    for start in range(0, len(keys), _DELETES_AT_ONCE):
+        try:
+            obstore.delete(store, list(keys[start : start + _DELETES_AT_ONCE]))
+        except FileNotFoundError:
+            _delete_each(store, keys[start : start + _DELETES_AT_ONCE])
+        except (BaseError, OSError) as error:
+            raise TransientError(f"the store did not delete all objects: {type(error).__name__}; try again") from error
+
+
+def _delete_each(store: ObjectStore, keys: Sequence[str]) -> None:
+    for key in keys:
+        try:
+            obstore.delete(store, key)
+        except FileNotFoundError:
+            continue

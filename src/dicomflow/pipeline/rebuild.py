@@ -1,0 +1,239 @@
+"""The catalog from the bucket: objects and manifests are listed and go through the functions that their events go to.
+
+Then the outputs of import jobs say what is in HealthImaging, so that nothing is imported twice. What the catalog has
+already is passed over: a rebuild that was cut off goes on where it stopped.
+"""
+
+import itertools
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+from urllib.parse import unquote
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import ObjectStore
+from sqlalchemy import Connection, Engine
+
+from dicomflow.catalog import outcomes, restoring
+from dicomflow.catalog.deliveries import record_problem
+from dicomflow.catalog.jobs import STAGING_PREFIX
+from dicomflow.catalog.outcomes import Outcome, StoredImageSet
+from dicomflow.catalog.restoring import PastJob
+from dicomflow.errors import PermanentError, TransientError
+from dicomflow.feedback import FEEDBACK_PREFIX
+from dicomflow.healthimaging.results import MANIFEST_NAME, FileResult, JobResults, read_results
+from dicomflow.heartbeat import STATUS_PREFIX
+from dicomflow.manifest import MANIFEST_PREFIX
+from dicomflow.pipeline.events import StoredObjectEvent
+from dicomflow.pipeline.index import IMPORT_OUTPUT_PREFIX, index_objects
+from dicomflow.pipeline.plan import plan_delivery
+
+__all__ = ["Rebuilt", "rebuild_catalog"]
+
+logger = logging.getLogger(__name__)
+
+BATCH: Final = 500
+JOB_FOLDER: Final = "-DicomImport-"
+NO_OBJECTS: Final = (MANIFEST_PREFIX, IMPORT_OUTPUT_PREFIX, STAGING_PREFIX, FEEDBACK_PREFIX, STATUS_PREFIX)
+"""What lies under these was not received."""
+
+
+@dataclass(slots=True)
+class Rebuilt:
+    """How far a rebuild is: what is new in the catalog, and what was there."""
+
+    indexed: int = 0
+    problems: int = 0
+    deliveries: int = 0
+    jobs: int = 0
+    passed_over: int = 0
+    not_read: list[str] = field(default_factory=list)
+    not_imported: int = 0
+
+
+def rebuild_catalog(
+    engine: Engine,
+    store: ObjectStore,
+    bucket: str,
+    *,
+    issuers: Mapping[str, str],
+    tell: Callable[[Rebuilt], None] = lambda _: None,
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> Rebuilt:
+    """Bring everything in the bucket into the catalog; nothing is imported by it.
+
+    Args:
+        engine: the catalog, with its schema.
+        store: the bucket.
+        bucket: its name.
+        issuers: the issuer of Patient IDs that name none, as when the objects came.
+        tell: is called after every batch.
+        clock: tells the time of indexing.
+
+    Raises:
+        TransientError: the store did not answer; what is done stays done, and another call goes on from there.
+    """
+    done = Rebuilt()
+    try:
+        for keys in _batches(store, None, lambda key: not key.startswith(NO_OBJECTS)):
+            _index(engine, store, bucket, keys, issuers, clock, done)
+            tell(done)
+        for keys in _batches(store, MANIFEST_PREFIX, lambda key: key.endswith(".json")):
+            _plan(engine, store, keys, clock, done)
+            tell(done)
+        for prefix, ended_at in _job_folders(store):
+            _restore(engine, store, bucket, prefix, ended_at, clock, done)
+            tell(done)
+    except (BaseError, OSError) as error:
+        raise TransientError(f"the store did not answer: {type(error).__name__}; call again to go on") from error
+    with engine.begin() as connection:
+        done.not_imported = restoring.adopt_unsettled(connection, clock())
+    if done.not_read:
+        raise TransientError(
+            f"{len(done.not_read)} objects could not be read now, the first because {done.not_read[0]}; call again"
+        )
+    return done
+
+
+def _batches(store: ObjectStore, prefix: str | None, is_wanted: Callable[[str], bool]) -> Iterator[Sequence[str]]:
+    keys = (
+        meta["path"]
+        for chunk in obstore.list(store, prefix and prefix.rstrip("/"), chunk_size=1000)
+        for meta in chunk
+        if is_wanted(meta["path"])
+    )
+    while batch := list(itertools.islice(keys, BATCH)):
+        yield batch
+
+
+def _index(
+    engine: Engine,
+    store: ObjectStore,
+    bucket: str,
+    keys: Sequence[str],
+    issuers: Mapping[str, str],
+    clock: Callable[[], datetime],
+    done: Rebuilt,
+) -> None:
+    with engine.begin() as connection:
+        known = restoring.known_objects(connection, keys)
+    events = [StoredObjectEvent(key, bucket, key) for key in keys if key not in known]
+    result = index_objects(engine, store, events, issuers=issuers, clock=clock)
+    done.indexed += result.indexed
+    done.problems += result.problems
+    done.passed_over += len(known)
+    done.not_read += result.failed.values()
+
+
+def _plan(
+    engine: Engine, store: ObjectStore, keys: Sequence[str], clock: Callable[[], datetime], done: Rebuilt
+) -> None:
+    """Record deliveries with series that are not queued: most of them are in HealthImaging already."""
+    with engine.begin() as connection:
+        known = restoring.known_manifests(connection, keys)
+    done.passed_over += len(known)
+    for key in keys:
+        if key in known:
+            continue
+        try:
+            plan_delivery(engine, store, key, import_enabled=False, now=clock())
+        except PermanentError as error:
+            logger.warning("manifest_refused", extra={"key": key, "error": str(error)})
+            with engine.begin() as connection:
+                record_problem(connection, key, str(error))
+            done.problems += 1
+        else:
+            done.deliveries += 1
+
+
+def _job_folders(store: ObjectStore) -> list[tuple[str, datetime]]:
+    """Return the prefixes of jobs' outputs and when their manifests were written, in that order."""
+    found = [
+        (meta["last_modified"], meta["path"].removesuffix(MANIFEST_NAME))
+        for chunk in obstore.list(store, IMPORT_OUTPUT_PREFIX.rstrip("/"))
+        for meta in chunk
+        if meta["path"].endswith(f"/{MANIFEST_NAME}")
+    ]
+    return [(prefix, ended_at) for ended_at, prefix in sorted(found)]
+
+
+def _restore(
+    engine: Engine,
+    store: ObjectStore,
+    bucket: str,
+    prefix: str,
+    ended_at: datetime,
+    clock: Callable[[], datetime],
+    done: Rebuilt,
+) -> None:
+    """Bring back one job from its output: its outcomes, its image sets, and the state of its series."""
+    datastore_id, separator, job_id = prefix.rstrip("/").rpartition("/")[2].partition(JOB_FOLDER)
+    try:
+        results = read_results(store, prefix)
+    except TransientError as error:  # its manifest is broken for good
+        logger.warning("job_output_refused", extra={"key": prefix, "error": str(error)})
+        return
+    manifest = results.manifest
+    if not separator or manifest is None or manifest.input_s3_uri is None:
+        return
+    counters = (manifest.scanned, manifest.imported, manifest.customer_errors, manifest.server_errors)
+    is_staged = manifest.input_s3_uri.removeprefix(f"s3://{bucket}/").startswith(STAGING_PREFIX)
+    uri = f"s3://{bucket}/{prefix}"
+    job = PastJob(datastore_id, job_id, manifest.input_s3_uri, uri, ended_at, counters, is_staged)
+    with engine.begin() as connection:
+        import_job_id = restoring.record_past_job(connection, job, clock())
+        if import_job_id is None:
+            done.passed_over += 1
+            return
+        found = _objects_of(connection, results, job)
+        rows = restoring.series_of_objects(connection, [key for key, _ in found])
+        outcomes.record_outcomes(connection, import_job_id, [_outcome(key, each, rows) for key, each in found])
+        image_sets = _image_sets(results, found, rows)
+        outcomes.record_image_sets(connection, datastore_id, image_sets, clock())
+        series = {row.series_import_id: row for row in rows.values()}
+        restoring.settle_restored(connection, series.values(), import_job_id, clock())
+    done.jobs += 1
+
+
+def _objects_of(connection: Connection, results: JobResults, job: PastJob) -> list[tuple[str, FileResult]]:
+    """Return each result with the key of its object, of which a staged file was a copy."""
+    files = list(results.by_key().values())
+    if not job.is_staged:
+        return [(each.object_key, each) for each in files]
+    uids = {_sop_of(each.object_key): each for each in files}
+    newest = restoring.newest_objects(connection, uids.keys(), job.ended_at)
+    return [(newest[uid], each) for uid, each in uids.items() if uid in newest]
+
+
+def _outcome(key: str, result: FileResult, rows: Mapping[str, Any]) -> Outcome:
+    row = rows.get(key)
+    return Outcome(
+        object_key=key,
+        series_import_id=row.series_import_id if row is not None else None,
+        sop_instance_uid=_sop_of(key),
+        outcome=result.outcome,
+        image_set_id=result.image_set.image_set_id if result.image_set else None,
+        reason=result.reason,
+    )
+
+
+def _image_sets(
+    results: JobResults, found: Sequence[tuple[str, FileResult]], rows: Mapping[str, Any]
+) -> set[StoredImageSet]:
+    listed = {item.image_set_id: item for item in (results.manifest.image_sets if results.manifest else ())}
+    sets = set()
+    for key, result in found:
+        if result.image_set is None or key not in rows:
+            continue
+        told = listed.get(result.image_set.image_set_id, result.image_set)
+        is_primary = told.is_primary if told.is_primary is not None else result.image_set.is_primary
+        version = told.version or result.image_set.version
+        sets.add(StoredImageSet(rows[key].series_instance_uid, told.image_set_id, version, is_primary))
+    return sets
+
+
+def _sop_of(key: str) -> str:
+    return unquote(key.rpartition("/")[2].removesuffix(".dcm"))

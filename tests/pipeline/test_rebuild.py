@@ -1,0 +1,143 @@
+"""A catalog that was lost is built again from the bucket, and knows what HealthImaging holds."""
+
+from typing import Any
+
+import pytest
+from sqlalchemy import delete, select
+
+from dicomflow.catalog import tables
+from dicomflow.errors import PermanentError
+from dicomflow.healthimaging.simulator import FileFault
+from dicomflow.pipeline.rebuild import Rebuilt, rebuild_catalog
+from dicomflow.pipeline.settings import load_issuers
+
+ISSUERS = {"edge": "HOSPITAL"}
+
+
+def fill(deployment: Any) -> None:
+    """Import a study with a file that fails and one that is warned of, again with one more, and again unchanged."""
+    deployment.faults.fail_files(FileFault("d1/1.2/1.2.1/1.2.1.2.dcm", "customer", "simulated"))
+    deployment.faults.fail_files(FileFault("1.2.2.1.dcm", "warning", "simulated"))
+    for delivery, sizes in (("d1", {"1.2.1": 3, "1.2.2": 1}), ("d2", {"1.2.1": 4}), ("d3", {"1.2.2": 1})):
+        key = deployment.deliver(sizes, delivery=delivery)
+        keys = [each for each in deployment.keys(f"edge/{delivery}") if each.endswith(".dcm")]
+        deployment.handle("index", *map(deployment.object_event, keys))
+        deployment.plan(key)
+        deployment.drive()
+        deployment.finish()
+    deployment.store.put("edge/d1/1.2/1.2.9/broken.dcm", b"no DICOM")
+    deployment.handle("index", deployment.object_event("edge/d1/1.2/1.2.9/broken.dcm"))
+
+
+def contents(deployment: Any) -> dict[str, list[str]]:
+    """Return what readers see: rows without the catalog's own numbers and times."""
+    own = {"patient_key", "study_key", "series_key", "instance_key", "indexed_at", "client_token", "attempts"}
+    shown = {}
+    for name in (
+        "patient",
+        "study",
+        "series",
+        "instance",
+        "stored_object",
+        "delivery",
+        "image_set",
+        "series_image_set",
+    ):
+        rows = deployment.rows(name)
+        kept = [
+            {key: value for key, value in row.items() if key not in {*own, "updated_at", "planned_at"}} for row in rows
+        ]
+        for row in kept:
+            row.pop("series_changes", None), row.pop("reported_changes", None)
+        shown[name] = sorted(map(repr, kept))
+    series, outcome = tables.series_import, tables.import_outcome
+    statements = {
+        "imports": select(series.c.delivery_id, series.c.series_instance_uid, series.c.state, series.c.status),
+        "outcomes": select(
+            outcome.c.object_key, outcome.c.outcome, outcome.c.image_set_id, outcome.c.reason
+        ).distinct(),
+        "tree": select(
+            tables.patient.c.issuer_of_patient_id,
+            tables.patient.c.patient_id,
+            tables.study.c.study_instance_uid,
+            tables.series.c.series_instance_uid,
+            tables.instance.c.sop_instance_uid,
+        )
+        .join(tables.study, tables.study.c.patient_key == tables.patient.c.patient_key)
+        .join(tables.series, tables.series.c.study_key == tables.study.c.study_key)
+        .join(tables.instance, tables.instance.c.series_key == tables.series.c.series_key),
+    }
+    with deployment.deps.engine.begin() as connection:
+        for name, statement in statements.items():
+            shown[name] = sorted(repr(tuple(row)) for row in connection.execute(statement))
+    return shown
+
+
+def lose_catalog(deployment: Any) -> None:
+    """Remove every row."""
+    with deployment.deps.engine.begin() as connection:
+        for table in reversed(tables.metadata.sorted_tables):
+            connection.execute(delete(table))
+
+
+def test_catalog_rebuilt_from_the_bucket_is_the_same(deployment: Any) -> None:
+    """Index, deliveries, outcomes and image sets are as they were, also after an interruption; nothing is imported."""
+    deployment = deployment.variant(issuers=ISSUERS)
+    fill(deployment)
+    expected = contents(deployment)
+    assert ["'completed'", "'completed'", "'completed'", "'partial'"] == sorted(
+        row.split(", ")[2] for row in expected["imports"]
+    )
+    lose_catalog(deployment)
+    deps = deployment.deps
+
+    def interrupt(_done: Rebuilt) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        rebuild_catalog(deps.engine, deps.store, deps.bucket, issuers=ISSUERS, tell=interrupt)
+    told: list[int] = []
+    done = rebuild_catalog(
+        deps.engine, deps.store, deps.bucket, issuers=ISSUERS, tell=lambda done: told.append(done.jobs)
+    )
+    assert (0, 0, 3, 3, 10, 0) == (
+        done.indexed,
+        done.problems,
+        done.deliveries,
+        done.jobs,
+        done.passed_over,
+        done.not_imported,
+    )
+    assert told == sorted(told)
+    found = contents(deployment)
+    for name, rows in expected.items():
+        assert rows == found[name], name
+    assert deployment.drive().due_at is None, "something is to be imported again"
+
+    done = rebuild_catalog(deps.engine, deps.store, deps.bucket, issuers=ISSUERS)
+    assert (0, 0, 0, 0) == (done.indexed, done.problems, done.deliveries, done.jobs)
+    assert found == contents(deployment)
+
+
+def test_rebuilt_series_without_a_result_waits_for_the_operator(deployment: Any) -> None:
+    """What no job's output tells of is not queued by itself, and is counted."""
+    deployment.deliver({"1.2.1": 2}, delivery="d1")
+    deps = deployment.deps
+    done = rebuild_catalog(deps.engine, deps.store, deps.bucket, issuers={})
+    assert (2, 1, 1, {"1.2.1": "disabled"}) == (
+        done.indexed,
+        done.deliveries,
+        done.not_imported,
+        deployment.states(),
+    )
+
+
+def test_issuers_that_are_no_json_object_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variable is named; an absent one is no issuers."""
+    monkeypatch.delenv("DICOMFLOW_ISSUERS", raising=False)
+    assert {} == load_issuers()
+    monkeypatch.setenv("DICOMFLOW_ISSUERS", '{"edge": "HOSPITAL"}')
+    assert ISSUERS == load_issuers()
+    monkeypatch.setenv("DICOMFLOW_ISSUERS", "edge=HOSPITAL")
+    with pytest.raises(PermanentError, match="DICOMFLOW_ISSUERS"):
+        load_issuers()
