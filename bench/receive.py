@@ -79,9 +79,13 @@ def _row(load: Load, peers: Sequence[Peer], rates: dict[tuple[str, str], list[fl
     for peer in peers:
         rate = statistics.median(rates[load.name, peer.name])
         ratio = f" ({rate / reference:.2f}x)" if reference and peer.name != REFERENCE else ""
-        cells.append(f"{rate:,.0f}/s{ratio}" if rate else "failed")
-    disk = f"{statistics.median(rates[load.name, DISK]):,.0f}/s"
+        cells.append(f"{_figure(rate)}/s{ratio}" if rate else "failed")
+    disk = f"{_figure(statistics.median(rates[load.name, DISK]))}/s"
     return f"| {load.name} | " + " | ".join([*cells, disk]) + " |"
+
+
+def _figure(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}"
 
 
 def _report(

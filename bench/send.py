@@ -21,9 +21,17 @@ from machine import describe
 from peers import PEERS, Peer, is_installed, running
 from report import replace_section
 
-LOADS: Final = (Load("400 CT of 525 KB", 400, 525_000), Load("2,000 of 10 KB", 2000, 10_000))
-RECEIVERS: Final = ("DCMTK storescp", "dicomflow")
+LOADS: Final = (
+    Load("400 CT of 525 KB", 400, 525_000),
+    Load("2,000 of 10 KB", 2000, 10_000),
+    Load("20,000 of 10 KB", 20_000, 10_000),
+    Load("100 of 10 KB", 100, 10_000),
+)
+RECEIVERS: Final = ("dicomflow", "DCMTK storescp")
+NAGLE: Final = "DCMTK storescp, Nagle's algorithm on"
 REFERENCE: Final = "storescu"
+FEW: Final = 100
+MANY: Final = 2000
 
 
 def _ours(*options: str) -> Callable[[int, Path], list[str] | None]:
@@ -41,7 +49,7 @@ def _installed(name: str, *options: str) -> Callable[[int, Path], list[str] | No
 
 SENDERS: Final = {
     "dicomflow send": _ours(),
-    "dicomflow send --associations 4": _ours("--associations", "4"),
+    "dicomflow send --associations 1": _ours("--associations", "1"),
     "storescu": _installed("storescu", "--scan-directories"),
     "dcmsend": _installed("dcmsend", "--scan-directories"),
 }
@@ -54,24 +62,36 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
     arguments = parser.parse_args()
     receivers = [peer for peer in PEERS if peer.name in RECEIVERS and is_installed(peer)]
+    patient = [Peer(NAGLE, _storescp_as_it_comes)]
     seconds: dict[tuple[str, str, str], list[float]] = {}
     with tempfile.TemporaryDirectory(prefix=".bench-", dir=Path.cwd()) as base:
         for load in LOADS:
-            folder = Path(base) / f"files-{load.size_bytes}"
+            folder = Path(base) / f"files-{load.count}-{load.size_bytes}"
             folder.mkdir()
             for number, encoded in enumerate(encode_files(load)):
                 (folder / f"{number:05}.dcm").write_bytes(encoded)
             for _ in range(arguments.rounds):
-                for receiver in receivers:
+                for receiver in _receivers(load, receivers, patient):
                     for sender in SENDERS:
                         key = (load.name, receiver.name, sender)
                         seconds.setdefault(key, []).append(_measure(sender, receiver, folder, Path(base), load.count))
                         print(*key, f"{seconds[key][-1]:.2f} s", file=sys.stderr, flush=True)
-    text = _report(receivers, seconds, arguments.rounds)
+    text = _report(receivers + patient, seconds, arguments.rounds)
     print(text)
     if arguments.write:
         replace_section(Path("docs/performance.md"), "send", text)
     return 0
+
+
+def _receivers(load: Load, quick: Sequence[Peer], patient: Sequence[Peer]) -> Sequence[Peer]:
+    """Return the receivers that a load is for: where each object waits 40 ms only a few are sent."""
+    return patient if load.count <= FEW else [peer for peer in quick if load.count <= MANY or peer.name != "dicomflow"]
+
+
+def _storescp_as_it_comes(folder: Path, port: int) -> list[str] | None:
+    storescp = shutil.which("storescp")
+    command = ["env", "-u", "TCP_NODELAY", str(storescp), "--fork", "--output-directory", str(folder), str(port)]
+    return command if storescp else None
 
 
 def _measure(sender: str, receiver: Peer, folder: Path, base: Path, count: int) -> float:
@@ -103,6 +123,8 @@ def _report(receivers: Sequence[Peer], seconds: dict[tuple[str, str, str], list[
     ]
     for load in LOADS:
         for receiver in receivers:
+            if (load.name, receiver.name, REFERENCE) not in seconds:
+                continue
             medians = {name: statistics.median(seconds[load.name, receiver.name, name]) for name in SENDERS}
             cells = [
                 f"{load.count / taken:,.0f}/s"

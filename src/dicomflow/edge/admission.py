@@ -38,7 +38,7 @@ class Admission:
         """Take a place and return it for `leave`, or return why there is none."""
         mark = zlib.crc32(calling_ae_title.encode()) | 1 << 32  # never the 0 of a free place
         with self._lock:
-            open_now = [each for each in self._table if each]
+            open_now = [each for each in self._table[:] if each]  # a slice: the table's items are dear one by one
             if len(open_now) >= self._max:
                 return f"{self._max} associations are open already"
             if self._max_per_ae_title and open_now.count(mark) >= self._max_per_ae_title:

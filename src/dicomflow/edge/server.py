@@ -14,6 +14,7 @@ import signal
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import MutableSequence
 from dataclasses import dataclass
 from typing import Final
@@ -34,6 +35,8 @@ __all__ = ["DRAIN_SECONDS", "LogSettings", "WorkerStart", "run_worker"]
 
 # Greengrass kills five seconds after SIGTERM.
 DRAIN_SECONDS: Final = 3.5
+# So many threads of a listener stay to wait for connections; more come with them, and go.
+_IDLE_THREADS: Final = 8
 
 _logger = logging.getLogger(__name__)
 
@@ -86,10 +89,10 @@ def run_worker(start: WorkerStart) -> None:
     # What is made so far stays, so the collector need not walk it again and again.
     gc.freeze()
     worker = _Worker(receiver)
-    threading.Thread(target=worker.accept_from, args=(start.listener, None), daemon=True).start()
+    worker.accept_from(start.listener, None)
     if start.tls_listener is not None and dimse.tls is not None:
         contexts = TlsContexts(dimse.tls)
-        threading.Thread(target=worker.accept_from, args=(start.tls_listener, contexts), daemon=True).start()
+        worker.accept_from(start.tls_listener, contexts)
     _wait_for_stop(stopping)
     worker.drain()
     # Threads still in a system call must not keep the process: what they hold was not acknowledged.
@@ -108,26 +111,19 @@ def _wait_for_stop(stopping: threading.Event) -> None:
 
 
 class _Worker:
-    """The connections of one process; `_lock` guards the set."""
+    """The connections of one process. A thread accepts and serves; `_lock` guards set and counts."""
 
     def __init__(self, receiver: Receiver) -> None:
         self._receiver = receiver
         self._lock = threading.Lock()
         self._associations: set[Association] = set()
+        self._idle: Counter[socket.socket] = Counter()
 
     def accept_from(self, listener: socket.socket, tls: TlsContexts | None) -> None:
-        """Accept until the process ends: while draining, to reject; a failed accept is retried, never fatal."""
-        while True:
-            try:
-                connection, address = listener.accept()
-            except OSError as error:
-                if listener.fileno() < 0:
-                    return
-                _logger.warning("accept_failed errno=%s", error.errno)
-                time.sleep(0.05)
-                continue
-            # The requestor's scope (fe80::1%eth0) is of this host only.
-            self._begin(connection, str(address[0]).partition("%")[0], tls)
+        """Have threads accept and serve until the process ends; there is always one that waits for the next."""
+        with self._lock:
+            self._idle[listener] += 1
+        threading.Thread(target=self._accept_and_serve, args=(listener, tls), daemon=True).start()
 
     def drain(self) -> None:
         """End all associations within `DRAIN_SECONDS`; those that ask meanwhile are rejected."""
@@ -144,23 +140,44 @@ class _Worker:
             association.cut()
         _logger.warning("drain_timed_out associations=%d", len(left))
 
-    def _begin(self, connection: socket.socket, peer: str, tls: TlsContexts | None) -> None:
-        association = Association(self._receiver, connection, peer, tls)
+    def _accept_and_serve(self, listener: socket.socket, tls: TlsContexts | None) -> None:
+        """Serve one association after the other: a thread for each would cost more than a short association does."""
+        while True:
+            try:
+                connection, address = listener.accept()
+            except OSError as error:
+                if listener.fileno() < 0:
+                    return
+                _logger.warning("accept_failed errno=%s", error.errno)
+                time.sleep(0.05)
+                continue
+            # The requestor's scope (fe80::1%eth0) is of this host only.
+            association = Association(self._receiver, connection, str(address[0]).partition("%")[0], tls)
+            if not self._begin(association, listener, tls):
+                connection.close()
+                continue
+            with contextlib.suppress(Exception):  # `run` logs what it could not foresee
+                association.run()
+            with self._lock:
+                self._associations.discard(association)
+                if self._idle[listener] >= _IDLE_THREADS:
+                    return
+                self._idle[listener] += 1
+
+    def _begin(self, association: Association, listener: socket.socket, tls: TlsContexts | None) -> bool:
+        """Take an association on this thread, and see to it that another accepts; False when none can be started."""
         with self._lock:
+            self._idle[listener] -= 1
+            is_last = not self._idle[listener]
             self._associations.add(association)
-        thread = threading.Thread(target=self._serve, args=(association,), daemon=True)
+        if not is_last:
+            return True
         try:
-            thread.start()
+            self.accept_from(listener, tls)
         except RuntimeError:
-            _logger.exception("thread_failed peer=%s", peer)
-            self._end(association)
-            connection.close()
-
-    def _serve(self, association: Association) -> None:
-        with contextlib.suppress(Exception):  # `run` logs what it could not foresee
-            association.run()
-        self._end(association)
-
-    def _end(self, association: Association) -> None:
-        with self._lock:
-            self._associations.discard(association)
+            _logger.exception("thread_failed")
+            with self._lock:
+                # The thread's place was counted already; this one goes back to it.
+                self._associations.discard(association)
+            return False
+        return True
