@@ -101,7 +101,9 @@ def test_retry_all_takes_every_failed_series(run: Run, data: Path, engine: Engin
     """With --all none has to be named; what was not to be imported needs its state."""
     plan(engine, "disabled", "1.2.1", "1.2.2")
     assert "0 series queued again\n" == run("imports", "retry", "--all", "--data", data)[1]
-    assert "2 series queued again\n" == run("imports", "retry", "--all", "--state", "disabled", "--data", data)[1]
+    arguments = ("imports", "retry", "--all", "--state", "disabled", "--data", data)
+    assert "2 series queued again\n" == run(*arguments)[1]
+    assert {"queued": []} == json.loads(run(*arguments, "--json")[1])
 
 
 def test_retry_of_what_has_not_failed_fails(run: Run, data: Path, engine: Engine):

@@ -24,6 +24,7 @@ def test_migrate_new_folder_creates_the_catalog(run: Run, tmp_path: Path):
 def test_migrate_twice_changes_nothing(run: Run, data: Path):
     """A second call succeeds and says the same."""
     assert (0, f"the catalog is at revision {REVISIONS[-1]}\n", "") == run("migrate", "--data", data)
+    assert (0, f'{{"revision": "{REVISIONS[-1]}"}}\n', "") == run("migrate", "--data", data, "--json")
 
 
 def test_migrate_database_of_environment_leaves_the_folder_alone(

@@ -116,6 +116,7 @@ def retry(
             show_default=False,
         ),
     ] = None,
+    json: Json = False,
 ) -> None:
     """Queue failed and partial series again.
 
@@ -135,7 +136,7 @@ def retry(
             queued = catalog.retry_series(connection, now, states, numbers or None)
         if queued:
             _wake(engine, drive_queue_url, now)
-    typer.echo(f"{len(queued)} series queued again")
+    typer.echo(json_.dumps({"queued": queued}) if json else f"{len(queued)} series queued again")
     if numbers and len(queued) < len(set(numbers)):
         left = ", ".join(map(str, sorted(set(numbers) - set(queued))))
         raise PermanentError(f"not {' or '.join(states)}: {left}; see `dicomflow imports show`")

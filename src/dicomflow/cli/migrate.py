@@ -1,5 +1,8 @@
 """`dicomflow migrate`."""
 
+import json as json_
+from typing import Annotated
+
 import typer
 
 from dicomflow.catalog.engine import create_engine_for, schema_revision
@@ -9,7 +12,12 @@ from dicomflow.cli.database import DatabaseUrl, DataFolder, catalog_url
 __all__ = ["migrate"]
 
 
-def migrate(data: DataFolder = None, database_url: DatabaseUrl = None) -> None:
+def migrate(
+    data: DataFolder = None,
+    database_url: DatabaseUrl = None,
+    *,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
     """Bring the catalog's schema to this version's.
 
     Creates the catalog when there is none. Running it again changes nothing.
@@ -22,6 +30,7 @@ def migrate(data: DataFolder = None, database_url: DatabaseUrl = None) -> None:
     engine = create_engine_for(url)
     try:
         migrate_catalog(engine)
-        typer.echo(f"the catalog is at revision {schema_revision(engine)}")
+        revision = schema_revision(engine)
+        typer.echo(json_.dumps({"revision": revision}) if json else f"the catalog is at revision {revision}")
     finally:
         engine.dispose()

@@ -76,20 +76,25 @@ def send(
         todo = [each for each in candidates if noted is None or not noted.has(each)]
         result.already = len(candidates) - len(todo)
         advance = _show_progress(stack, sum(each.bytes for each in todo)) if show else lambda _size: None
-        most = min(associations, -(-len(todo) // _FILES_AN_ASSOCIATION)) or 1
-        sending = Sending(
+        most, batch_files = _share(len(todo), associations)
+        Sending(
             Receiver(host, port, calling_ae_title, called_ae_title, timeout_seconds),
             lambda candidate, became: _take(result, noted, advance, candidate, became),
             associations=most,
             retries=retries,
-            batch_files=max(1, min(_MAX_BATCH_FILES, len(todo) // (most * _BATCHES_AN_ASSOCIATION))),
-        )
-        sending.run(todo)
+            batch_files=batch_files,
+        ).run(todo)
     if not result.asked:
         raise PermanentError("no DICOM Part 10 file among the paths; nothing to send")
     _print(result, as_json=as_json)
     if result.failures:
         raise typer.Exit(1)
+
+
+def _share(files: int, associations: int) -> tuple[int, int]:
+    """Return how many associations so many files are worth, and how many files each takes at a time."""
+    most = min(associations, -(-files // _FILES_AN_ASSOCIATION)) or 1
+    return most, max(1, min(_MAX_BATCH_FILES, files // (most * _BATCHES_AN_ASSOCIATION)))
 
 
 def _take(
