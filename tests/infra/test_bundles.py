@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from infra.bundles import FUNCTIONS, HOST, LAMBDA, build_bundle, folder_hash, handler_of
+from infra.bundles import FUNCTIONS, HOST, LAMBDA, Platform, build_bundle, folder_hash, handler_of
 
 ROOT = Path(__file__).resolve().parents[2]
 PLATFORMS = [HOST, LAMBDA] if os.environ.get("DICOMFLOW_TEST_BUNDLES") == "1" else [HOST]
 MAX_ZIP_BYTES = 50_000_000  # Lambda's limit for a zip that is uploaded in one call
-IMPORT_SECONDS = 1.6
-"""Processor seconds for a cold start's imports; an idle machine takes half of it."""
+IMPORT_SECONDS = 6.0
+"""Processor seconds that a cold start's imports may cost, with compiling, which a bundle leaves to Lambda: 2.2 here."""
 
 
 @pytest.fixture(scope="session")
@@ -27,16 +27,16 @@ def bundles() -> Path:
     return ROOT / "build" / "bundles"
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_bundle_on_its_own_imports_its_handler_quickly(name: str, bundles: Path):
+@pytest.mark.parametrize("name", ["index", "drive", "migrate"])
+def test_bundle_on_its_own_imports_its_handler(name: str, bundles: Path):
     """A Python that has nothing but the bundle finds the handler, and all that the function opens later."""
     bundle = build_bundle(name, bundles, HOST)
     module, _, function = handler_of(name).rpartition(".")
     later = {
         "index": "import psycopg, pydicom.filereader, obstore.store",
-        "migrate": "import psycopg, alembic.command, boto3",
-        "watch": "import obstore.store",
-    }.get(name, "import psycopg, boto3; [boto3.client(each, 'us-east-1') for each in ('sqs', 'medical-imaging')]")
+        "drive": "import psycopg, boto3; [boto3.client(each, 'us-east-1') for each in ('sqs', 'medical-imaging')]",
+        "migrate": "import psycopg, alembic.command, boto3; boto3.client('secretsmanager', 'us-east-1')",
+    }[name]
     code = f"""
 import sys, time
 sys.path.insert(0, {str(bundle)!r})
@@ -45,17 +45,15 @@ seconds = time.process_time()
 assert callable(module.{function})
 {later}
 from dicomflow.catalog.engine import database_url
-outside = [each.__file__ for each in sys.modules.values() if "site-packages" in (getattr(each, "__file__", "") or "")]
-print(outside, seconds)
+print(seconds)
 """
     # The Python under the tests' environment, without its packages.
     python = os.path.realpath(sys.executable)
-    result = subprocess.run([python, "-I", "-B", "-c", code], check=False, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(
+        [python, "-I", "-S", "-B", "-c", code], check=False, capture_output=True, text=True, timeout=60
+    )
     assert 0 == result.returncode, result.stderr
-    outside, seconds = result.stdout.rsplit(maxsplit=1)
-    assert "[]" == outside
-    # Not compiled before, as in Lambda; there it is once for each version of the function.
-    assert float(seconds) < 5 * IMPORT_SECONDS
+    assert float(result.stdout) < IMPORT_SECONDS
 
 
 def test_bundle_built_twice_has_the_same_bytes(bundles: Path, tmp_path: Path):
@@ -77,10 +75,9 @@ def test_bundle_that_is_there_is_not_built_again(bundles: Path):
 
 @pytest.mark.parametrize("platform", PLATFORMS, ids=lambda platform: "lambda" if platform.tags else "host")
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_bundle_holds_what_its_function_needs_and_no_more(name: str, platform: object, bundles: Path, tmp_path: Path):
-    """No other program, no tests, nothing compiled here, few of AWS's services; and small enough for Lambda."""
-    assert platform in {HOST, LAMBDA}
-    bundle = build_bundle(name, bundles, LAMBDA if platform == LAMBDA else HOST)
+def test_bundle_holds_what_its_function_needs_and_no_more(name: str, platform: Platform, bundles: Path):
+    """No other program, no tests, nothing compiled here, and the packages of this function alone."""
+    bundle = build_bundle(name, bundles, platform)
     files = {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()}
     assert "dicomflow/pipeline/lambdas.py" in files
     ours = {path.split("/")[1] for path in files if path.startswith("dicomflow/")}
@@ -91,15 +88,21 @@ def test_bundle_holds_what_its_function_needs_and_no_more(name: str, platform: o
     assert ("pydicom" in tops) == (name == "index")
     assert ("alembic" in tops) == (name == "migrate")
     assert not tops & {"aws_cdk", "imagecodecs", "moto", "numpy", "pytest", "rich", "starlette", "typer"}
-    packed = tmp_path / "bundle.zip"
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        for path in sorted(files):
-            archive.write(bundle / path, path)
-    assert packed.stat().st_size < MAX_ZIP_BYTES
-    if platform == LAMBDA:
+    if platform.tags:
         libraries = {path for path in files if ".so" in path and "-linux-gnu" in path}
         assert libraries
         assert not [path for path in libraries if "aarch64" not in path]
+
+
+@pytest.mark.parametrize("platform", PLATFORMS, ids=lambda platform: "lambda" if platform.tags else "host")
+def test_largest_bundle_is_small_enough_to_upload_at_once(platform: Platform, bundles: Path, tmp_path: Path):
+    """The function that indexes has the most packages, and its zip is less than half of what Lambda takes."""
+    bundle = build_bundle("index", bundles, platform)
+    packed = tmp_path / "bundle.zip"
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for path in sorted(path for path in bundle.rglob("*") if path.is_file()):
+            archive.write(path, path.relative_to(bundle))
+    assert packed.stat().st_size < MAX_ZIP_BYTES / 2
 
 
 def test_bundle_keeps_the_models_of_services_that_are_called(bundles: Path):

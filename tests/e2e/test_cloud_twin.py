@@ -1,0 +1,268 @@
+"""The cloud without AWS: an edge's images become image sets through the deployment's own template and bundles."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from cloud_twin import (
+    ACCOUNT,
+    ENDPOINT_VARIABLES,
+    NOT_MADE,
+    REGION,
+    MiniStack,
+    synthesised_template,
+    twin_template,
+    wait_until,
+    zip_bundle,
+)
+
+from dicomflow import samples
+from dicomflow.catalog.engine import create_engine_for, migrate
+from dicomflow.catalog.report import create_read_only_engine, run_read_only
+from dicomflow.healthimaging.client import build_client, create_datastore
+from infra.bundles import HOST, build_bundle
+
+ROOT = Path(__file__).resolve().parents[2]
+DEVICE = "iep-edge-1"
+QUEUES = ("index", "plan", "drive", "collect")
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_group("cloud_twin")]
+
+
+class Twin:
+    """A deployed stack and an edge that delivers to it. One owner: the fixture."""
+
+    def __init__(self, folder: Path, database_url: str) -> None:
+        self._folder = folder
+        self._processes: list[subprocess.Popen[bytes]] = []
+        ports = _free_ports(3)
+        self.cloud = MiniStack(folder, ports[0])
+        self.dimse_port = ports[1]
+        self.database_url = database_url
+        self.catalog = create_read_only_engine(database_url)
+        self.template = synthesised_template()
+        self.simulator = f"http://127.0.0.1:{ports[2]}"
+        self.bucket = ""
+
+    def client(self, service: str) -> Any:
+        """Return a client of the cloud."""
+        return boto3.client(
+            service,
+            endpoint_url=self.cloud.endpoint,
+            region_name=REGION,
+            aws_access_key_id="test",
+            aws_secret_access_key="test",
+        )
+
+    def deploy(self) -> None:
+        """Start HealthImaging's stand-in, make the stack with the real bundles, and start the edge."""
+        self._start_simulator()
+        datastore = create_datastore(build_client(self.simulator, REGION, "test", "test"), "twin", "twin")
+        environment = {
+            "DICOMFLOW_DATABASE_URL": self.database_url,
+            "DICOMFLOW_DATABASE_IAM": "",
+            "PGSSLROOTCERT": "",
+            "DICOMFLOW_IMPORTS__DATASTORE_ID": datastore.datastore_id,
+            "AWS_ENDPOINT_URL": self.cloud.endpoint,
+            "AWS_ENDPOINT_URL_MEDICAL_IMAGING": self.simulator,
+        }
+        self.client("s3").create_bucket(Bucket="bundles")
+        stack = twin_template(self.template, environment, self._upload_bundle)
+        self.client("s3").put_object(Bucket="bundles", Key="stack.json", Body=json.dumps(stack).encode())
+        formation = self.client("cloudformation")
+        formation.create_stack(
+            StackName="iep",
+            TemplateURL=f"{self.cloud.endpoint}/bundles/stack.json",
+            Capabilities=["CAPABILITY_NAMED_IAM"],
+        )
+
+        def state() -> str:
+            return str(formation.describe_stacks(StackName="iep")["Stacks"][0]["StackStatus"])
+
+        wait_until(lambda: not state().endswith("IN_PROGRESS"), 60, state)
+        events = formation.describe_stack_events(StackName="iep")["StackEvents"]
+        failed = [event for event in events if "FAILED" in event["ResourceStatus"]]
+        assert "CREATE_COMPLETE" == state(), [
+            (each["ResourceType"], each.get("ResourceStatusReason")) for each in failed
+        ]
+        outputs = formation.describe_stacks(StackName="iep")["Stacks"][0]["Outputs"]
+        (self.bucket,) = [output["OutputValue"] for output in outputs if output["OutputKey"] == "Bucket"]
+        self._start_edge()
+
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        """Run a statement on the catalog."""
+        return run_read_only(self.catalog, sql)[1]
+
+    def send(self, paths: tuple[Path, ...]) -> None:
+        """Send files to the edge over DIMSE, as a modality does."""
+        command = [sys.executable, "-m", "dicomflow", "send", "127.0.0.1", str(self.dimse_port), *map(str, paths)]
+        result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+        assert 0 == result.returncode, result.stdout + result.stderr
+
+    def dead_letters(self) -> dict[str, int]:
+        """Return how many messages are in each queue of dead letters."""
+        sqs = self.client("sqs")
+        found = {}
+        for queue in QUEUES:
+            url = sqs.get_queue_url(QueueName=f"iep-{queue}-dead")["QueueUrl"]
+            answer = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["ApproximateNumberOfMessages"])
+            found[queue] = int(answer["Attributes"]["ApproximateNumberOfMessages"])
+        return found
+
+    def explain(self) -> str:
+        """Return what the cloud and the edge said last, for the one who reads a failure."""
+        logs = [path.read_text(errors="replace")[-3000:] for path in self._folder.glob("*.log")]
+        return "\n".join([*logs, self.cloud.log_tail()])
+
+    def close(self) -> None:
+        """Leave nothing behind, whatever the test did."""
+        for process in reversed(self._processes):
+            process.send_signal(signal.SIGTERM)
+        for process in self._processes:
+            process.wait(30)
+        self.catalog.dispose()
+        self.cloud.close()
+
+    def _upload_bundle(self, name: str) -> dict[str, str]:
+        path = self._folder / f"{name}.zip"
+        zip_bundle(build_bundle(name, ROOT / "build" / "bundles-host", HOST), path)
+        self.client("s3").upload_file(str(path), "bundles", path.name)
+        path.unlink()
+        return {"S3Bucket": "bundles", "S3Key": path.name}
+
+    def _start_simulator(self) -> None:
+        command = ["simulator", "--data", self._folder / "simulator", "--port", self.simulator.rpartition(":")[2]]
+        command += ["--events-queue-url", f"{self.cloud.endpoint}/{ACCOUNT}/iep-collect"]
+        command += ["--set", "submit_seconds=0.2", "--set", "run_seconds=0.2"]
+        self._start("simulator", *command, AWS_ENDPOINT_URL=self.cloud.endpoint)
+        port = int(self.simulator.rpartition(":")[2])
+        wait_until(lambda: _answers(port), 30, self.explain)
+
+    def _start_edge(self) -> None:
+        config = self._folder / "edge.toml"
+        config.write_text(f"""
+name = "{DEVICE}"
+http_port = 0
+[dimse]
+port = {self.dimse_port}
+bind = "127.0.0.1"
+[spool]
+dir = "{self._folder / "spool"}"
+workers = 2
+[delivery]
+store_url = "s3://{self.bucket}"
+endpoint = "{self.cloud.endpoint}"
+quiet_seconds = 0.5
+""")
+        self._start("edge", "edge", "--config", config)
+        wait_until(lambda: _answers(self.dimse_port), 30, self.explain)
+
+    def _start(self, name: str, *arguments: object, **variables: str) -> None:
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith(("DICOMFLOW_", "AWS_"))}
+        with (self._folder / f"{name}.log").open("ab") as log:
+            self._processes.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "dicomflow", *map(str, arguments)],
+                    stdout=log,
+                    stderr=log,
+                    env={**inherited, **ENDPOINT_VARIABLES, **variables},
+                )
+            )
+
+
+@pytest.fixture
+def twin(tmp_path: Path, postgres_url: str) -> Iterator[Twin]:
+    """Give a deployed stack on a real PostgreSQL, with an edge."""
+    engine = create_engine_for(postgres_url)
+    migrate(engine)
+    engine.dispose()
+    made = Twin(tmp_path, postgres_url)
+    try:
+        made.deploy()
+        yield made
+    finally:
+        made.close()
+        build_client.cache_clear()
+        shutil.rmtree(tmp_path, ignore_errors=True)
+
+
+def test_study_sent_to_the_edge_becomes_image_sets(twin: Twin, tmp_path: Path):
+    """From DIMSE over S3, SQS and functions to the catalog and HealthImaging: all is there once, no letter is dead."""
+    paths = samples.write(samples.ct_study(3, slices=3), tmp_path / "study")
+    garbage = f"{DEVICE}/no-delivery/1/2/3.dcm"
+    twin.client("s3").put_object(Bucket=twin.bucket, Key=garbage, Body=b"no DICOM")
+    twin.send(paths)
+    wait_until(lambda: {3} == {row[0] for row in twin.query("SELECT status FROM Ahlijob")}, 60, twin.explain)
+    series = {row[0] for row in twin.query("SELECT series_instance_uid FROM Series")}
+    assert {path.stem for path in paths} == {row[0] for row in twin.query("SELECT sop_instance_uid FROM Instance")}
+    assert len(series) == len(twin.query("SELECT * FROM Ahliimageset"))
+    stored = twin.query("SELECT object_key, sha256 FROM stored_object WHERE problem IS NULL")
+    assert len(paths) == len(stored)
+    for key, digest in stored:
+        body = twin.client("s3").get_object(Bucket=twin.bucket, Key=key)["Body"].read()
+        assert key.startswith(f"{DEVICE}/")
+        assert digest == hashlib.sha256(body).hexdigest()
+    wait_until(lambda: bool(_keys(twin, f"feedback/{DEVICE}/")), 30, twin.explain)
+    assert [f"status/{DEVICE}.json"] == _keys(twin, "status/")
+    wait_until(lambda: bool(twin.query("SELECT 1 FROM stored_object WHERE problem IS NOT NULL")), 30, twin.explain)
+    assert [(garbage,)] == twin.query("SELECT object_key FROM stored_object WHERE problem IS NOT NULL")
+    assert dict.fromkeys(QUEUES, 0) == twin.dead_letters()
+    _assert_rule_takes_job_events(twin)
+
+
+def _assert_rule_takes_job_events(twin: Twin) -> None:
+    """The rule that is to bring the service's events takes them; the simulator sends its own past the rule."""
+    rules = [each for each in twin.template["Resources"].values() if each["Type"] == "AWS::Events::Rule"]
+    (rule,) = [each["Properties"] for each in rules if "aws.medical-imaging" in json.dumps(each)]
+    pattern = {**rule["EventPattern"], "detail": {"datastoreId": ["store"]}}
+    event = {
+        "id": "1",
+        "account": ACCOUNT,
+        "time": "2026-01-01T00:00:00Z",
+        "region": REGION,
+        "resources": [],
+        "source": "aws.medical-imaging",
+        "detail-type": "Import Job Completed",
+        "detail": {"datastoreId": "store", "jobId": "1"},
+    }
+    answer = twin.client("events").test_event_pattern(EventPattern=json.dumps(pattern), Event=json.dumps(event))
+    assert answer["Result"]
+
+
+def test_twin_leaves_out_only_what_it_says():
+    """Every type that the twin goes without is in the template, and those of the pipeline itself are all made."""
+    types = {resource["Type"] for resource in synthesised_template()["Resources"].values()}
+    assert NOT_MADE.keys() <= types
+    needed = {"AWS::S3::Bucket", "AWS::SQS::Queue", "AWS::Lambda::Function", "AWS::Lambda::EventSourceMapping"}
+    assert needed <= types - NOT_MADE.keys()
+
+
+def _keys(twin: Twin, prefix: str) -> list[str]:
+    answer = twin.client("s3").list_objects_v2(Bucket=twin.bucket, Prefix=prefix)
+    return [found["Key"] for found in answer.get("Contents", [])]
+
+
+def _answers(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1):
+            return True
+    except OSError:
+        return False
+
+
+def _free_ports(count: int) -> list[int]:
+    servers = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports: list[int] = [server.getsockname()[1] for server in servers]
+    for server in servers:
+        server.close()
+    return ports
