@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -115,6 +116,20 @@ def test_show_flags_other_bytes_under_one_uid(run: Run, delivered: Path):
     _, output, _ = run("ledger", "show", "1.2.1", "--data", delivered)
     assert output.startswith("2 different contents were received under this UID\n")
     assert output.count("sha256 ") == 2
+
+
+def test_show_of_an_instance_delivered_twice_shows_both(run: Run, delivered: Path):
+    """One content in two deliveries is no second content, and why one of them is not imported is shown."""
+    ledger = Ledger(delivered / "spool" / LEDGER_FILE)
+    (first,) = ledger.find("1.2.1")
+    ledger.record_received([replace(first, delivery_id="d2", object_key=_key("1.2.1", "d2"), stored_at=None)])
+    ledger.record_not_imported([(_key("1.2.1", "d2"), "the pixel data is too short")])
+    ledger.close()
+    _, output, _ = run("ledger", "show", "1.2.1", "--data", delivered)
+    assert output.startswith("it is part of 2 deliveries\n")
+    assert ["-", "the pixel data is too short"] == [
+        line.removeprefix("import problem").strip() for line in output.splitlines() if line.startswith("import problem")
+    ]
 
 
 def test_show_of_an_unknown_instance_fails(run: Run, delivered: Path):

@@ -52,6 +52,10 @@ class Place:
         """Return when each instance was imported, as the ledger has it."""
         return {entry.sop_instance_uid: entry.imported_at for entry in self.ledger.entries()}
 
+    def import_problems(self) -> dict[str, str | None]:
+        """Return why each instance is not imported, as the ledger has it."""
+        return {entry.sop_instance_uid: entry.import_problem for entry in self.ledger.entries()}
+
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
@@ -67,6 +71,18 @@ def test_imported_objects_are_recorded_and_failed_ones_are_not(place: Place):
     place.tell("d1", (good,), (FailedObject(bad, "not DICOM"),))
     assert 1 == place.read()
     assert {"1.1": "2026-01-02T03:09:05+00:00", "1.2": None} == place.imported()
+
+
+def test_reason_of_a_failed_import_is_kept_until_it_is_imported(place: Place):
+    """Why an object is in no image set is in the ledger; after a retry that worked it is forgotten."""
+    bad = place.stored("d1", "1.2")
+    foreign = place.stored("d2", "1.3")
+    place.tell("d1", (), (FailedObject(bad, "not DICOM"), FailedObject(foreign, "said of another delivery")))
+    place.read()
+    assert {"1.2": "not DICOM", "1.3": None} == place.import_problems()
+    place.tell("d1", (bad,))
+    assert 1 == place.read()
+    assert {"1.2": None, "1.3": None} == place.import_problems()
 
 
 def test_delivery_without_feedback_is_asked_for_again(place: Place):

@@ -69,13 +69,24 @@ def test_noted_instance_is_found_before_it_is_written(ledger: Ledger):
     assert [_entry()] == ledger.find("1.2.1") == list(ledger.entries())
 
 
-def test_stored_instance_keeps_its_entry_when_it_is_received_again(ledger: Ledger):
-    """The delivery that stored it stays its delivery; one that is not stored follows its file."""
-    ledger.record_received([_entry("1.2.1"), _entry("1.2.2")])
+def test_instance_delivered_again_has_an_entry_for_each_delivery(ledger: Ledger):
+    """The first delivery keeps its entry and its times, stored or not; one that was given up follows its file."""
+    ledger.record_received([_entry("1.2.1"), _entry("1.2.2"), _entry("1.2.3")])
     ledger.record_stored([(_entry("1.2.1").object_key, NOW)])
-    ledger.record_received([_entry("1.2.1", delivery="d2"), _entry("1.2.2", delivery="d2")])
-    assert ["d1"] == [entry.delivery_id for entry in ledger.find("1.2.1")]
-    assert ["d2"] == [entry.delivery_id for entry in ledger.find("1.2.2")]
+    ledger.record_problem("1.2.3", "aa", "damaged", "d1")
+    ledger.record_received([_entry(f"1.2.{number}", delivery="d2") for number in (1, 2, 3)])
+    entries = {uid: ledger.find(uid) for uid in ("1.2.1", "1.2.2", "1.2.3")}
+    assert {"1.2.1": ["d1", "d2"], "1.2.2": ["d1", "d2"], "1.2.3": ["d2"]} == {
+        uid: [entry.delivery_id for entry in found] for uid, found in entries.items()
+    }
+    assert [True, False] == [entry.stored_at is not None for entry in entries["1.2.1"]]
+
+
+def test_problem_of_one_delivery_says_nothing_of_another(ledger: Ledger):
+    """A damaged second copy leaves the entry of the first, which is stored, as it is."""
+    ledger.record_received([_entry(), _entry(delivery="d2")])
+    ledger.record_problem("1.2.1", "aa", "damaged", "d2")
+    assert [None, "damaged"] == [entry.problem for entry in ledger.find("1.2.1")]
 
 
 def test_two_contents_of_one_instance_are_two_entries(ledger: Ledger):
@@ -123,6 +134,34 @@ def test_damaged_ledger_is_put_aside_and_begun_anew(path: Path, content: bytes):
     assert [_entry()] == ledger.find("1.2.1")
     ledger.close()
     assert [content] == [each.read_bytes() for each in path.parent.glob("ledger.db.damaged-*")]
+
+
+def test_ledger_of_the_first_layout_keeps_its_entries(ledger: Ledger, path: Path):
+    """A ledger from before import problems were kept is taken over whole, and works like a new one."""
+    ledger.record_received([_entry("1.2.1"), _entry("1.2.2")])
+    ledger.record_stored([(_entry("1.2.1").object_key, NOW)])
+    expected = list(ledger.entries())
+    ledger.close()
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.executescript(
+            "ALTER TABLE instance RENAME TO later; DROP INDEX instance_delivery; DROP INDEX instance_received;"
+            " DROP INDEX instance_unimported;"
+        )
+        columns = [name for _, name, *_ in connection.execute("PRAGMA table_info(later)") if name != "import_problem"]
+        names = ", ".join(columns)
+        connection.executescript(
+            f"CREATE TABLE instance ({names}, PRIMARY KEY (sop_instance_uid, sha256)) WITHOUT ROWID;"
+            " CREATE INDEX instance_delivery ON instance (delivery_id);"
+            " CREATE INDEX instance_received ON instance (received_at);"
+            " CREATE INDEX instance_unimported ON instance (received_at, delivery_id)"
+            " WHERE stored_at IS NOT NULL AND imported_at IS NULL;"
+            f" INSERT INTO instance SELECT {names} FROM later; DROP TABLE later;"
+        )
+    with contextlib.closing(Ledger(path)) as again:
+        assert expected == list(again.entries())
+        again.record_received([_entry("1.2.1", delivery="d2")])
+        assert 2 == len(again.find("1.2.1"))
+    assert [path] == list(path.parent.glob("*.db*"))
 
 
 def test_locked_ledger_is_not_taken_for_damaged(ledger: Ledger, path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -61,8 +61,11 @@ def show(
         typer.echo(json_.dumps(rows, indent=2))
         return
     console = Console(soft_wrap=True)
-    if len(rows) > 1:
-        console.print(f"{len(rows)} different contents were received under this UID", highlight=False)
+    contents = len({entry.sha256 for entry in entries})
+    if contents > 1:
+        console.print(f"{contents} different contents were received under this UID", highlight=False)
+    if len(rows) > contents:
+        console.print(f"it is part of {len(rows)} deliveries", highlight=False)
     for number, row in enumerate(rows):
         if number or len(rows) > 1:
             console.print()

@@ -63,5 +63,8 @@ class FeedbackReader:
         keys = [key for key in feedback.imported if key.startswith(prefix)]
         self._ledger.record_imported(keys, feedback.settled_at)
         if feedback.failed:
+            self._ledger.record_not_imported(
+                (each.key, each.reason) for each in feedback.failed if each.key.startswith(prefix)
+            )
             _logger.debug("delivery_not_imported delivery=%s failed=%d", delivery, len(feedback.failed))
         return len(keys)

@@ -26,7 +26,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class LedgerEntry:
-    """One instance's chain of custody at this edge; times are UTC in ISO 8601, `sha256` is of the whole file."""
+    """One instance's chain of custody in one delivery; times are UTC in ISO 8601, `sha256` is of the whole file."""
 
     sop_instance_uid: str
     sha256: str
@@ -45,13 +45,17 @@ class LedgerEntry:
     stored_at: str | None = None
     imported_at: str | None = None
     problem: str | None = None
+    # Why the pipeline says that it is not imported, until it says that it is.
+    import_problem: str | None = None
 
 
 _COLUMNS: Final = tuple(field.name for field in fields(LedgerEntry))
+# The first layout knew no import problems, and one delivery for each content.
+_FIRST_COLUMNS: Final = tuple(name for name in _COLUMNS if name != "import_problem")
 _SCHEMA: Final = f"""
 CREATE TABLE IF NOT EXISTS instance (
     {", ".join(name + (" INTEGER" if name == "bytes" else " TEXT") for name in _COLUMNS)},
-    PRIMARY KEY (sop_instance_uid, sha256)
+    PRIMARY KEY (sop_instance_uid, sha256, delivery_id)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS instance_delivery ON instance (delivery_id);
 CREATE INDEX IF NOT EXISTS instance_received ON instance (received_at);
@@ -60,9 +64,7 @@ CREATE INDEX IF NOT EXISTS instance_unimported ON instance (received_at, deliver
 """
 _INSERT: Final = (
     f"INSERT INTO instance ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608  # our names
-    " ON CONFLICT (sop_instance_uid, sha256) DO UPDATE SET"
-    " delivery_id = excluded.delivery_id, object_key = excluded.object_key, problem = NULL"
-    " WHERE instance.stored_at IS NULL"
+    " ON CONFLICT DO UPDATE SET problem = NULL WHERE instance.stored_at IS NULL"
 )
 
 
@@ -91,7 +93,7 @@ class Ledger:
     """
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
-        self._received: dict[tuple[str, str], LedgerEntry] = {}  # noted and not written yet
+        self._received: dict[tuple[str, str, str], LedgerEntry] = {}  # noted and not written yet
         self._stored: list[tuple[str, datetime]] = []
         if read_only:
             self._connection = _open_read_only(path)
@@ -114,7 +116,7 @@ class Ledger:
 
     def note_received(self, entries: Iterable[LedgerEntry]) -> None:
         """Keep instances for the next `write`; `find` knows them already."""
-        self._received |= {(entry.sop_instance_uid, entry.sha256): entry for entry in entries}
+        self._received |= {(entry.sop_instance_uid, entry.sha256, entry.delivery_id): entry for entry in entries}
 
     def note_stored(self, object_key: str, at: datetime) -> None:
         """Keep for the next `write` that an object is in the store, checksum confirmed."""
@@ -133,9 +135,15 @@ class Ledger:
             _logger.warning("ledger_not_written error=%s waiting=%d", error, len(self._received) + len(self._stored))
 
     def record_received(self, entries: Iterable[LedgerEntry]) -> None:
-        """Record instances; one that is stored already keeps its entry."""
+        """Record instances; one that was given up in an earlier delivery follows its file to the new one."""
+        noted = list(entries)
         with self._connection:
-            self._connection.executemany(_INSERT, map(astuple, entries))
+            self._connection.executemany(
+                "DELETE FROM instance WHERE sop_instance_uid = ? AND sha256 = ? AND delivery_id != ?"
+                " AND stored_at IS NULL AND problem IS NOT NULL",
+                [(entry.sop_instance_uid, entry.sha256, entry.delivery_id) for entry in noted],
+            )
+            self._connection.executemany(_INSERT, map(astuple, noted))
 
     def record_stored(self, stored: Iterable[tuple[str, datetime]]) -> None:
         """Record that objects, by their keys, are in the store, checksum confirmed."""
@@ -149,9 +157,18 @@ class Ledger:
         """Record that objects are in an image set."""
         with self._connection:
             self._connection.executemany(
-                "UPDATE instance SET imported_at = ?"
+                "UPDATE instance SET imported_at = ?, import_problem = NULL"
                 " WHERE sop_instance_uid = ? AND object_key = ? AND imported_at IS NULL",
                 [(at.isoformat(), _sop_instance_uid(key), key) for key in object_keys],
+            )
+
+    def record_not_imported(self, reasons: Iterable[tuple[str, str]]) -> None:
+        """Record why objects, by their keys, are in no image set."""
+        with self._connection:
+            self._connection.executemany(
+                "UPDATE instance SET import_problem = :reason"
+                " WHERE sop_instance_uid = :uid AND object_key = :key AND import_problem IS NOT :reason",
+                [{"reason": reason, "uid": _sop_instance_uid(key), "key": key} for key, reason in reasons],
             )
 
     def unimported_deliveries(self, since: datetime) -> list[str]:
@@ -163,20 +180,22 @@ class Ledger:
         )
         return [delivery_id for (delivery_id,) in cursor]
 
-    def record_problem(self, sop_instance_uid: str, sha256: str, problem: str) -> None:
-        """Record why an instance is not delivered."""
+    def record_problem(self, sop_instance_uid: str, sha256: str, problem: str, delivery_id: str | None = None) -> None:
+        """Record why an instance is not delivered, in one delivery or in all."""
         with self._connection:
             self._connection.execute(
-                "UPDATE instance SET problem = ? WHERE sop_instance_uid = ? AND sha256 = ?",
-                (problem, sop_instance_uid, sha256),
+                "UPDATE instance SET problem = :problem"
+                " WHERE sop_instance_uid = :uid AND sha256 = :sha256"
+                " AND (:delivery IS NULL OR delivery_id = :delivery)",
+                {"problem": problem, "uid": sop_instance_uid, "sha256": sha256, "delivery": delivery_id},
             )
 
     def find(self, sop_instance_uid: str) -> list[LedgerEntry]:
-        """Return the entries of an instance, one for each content it was received with, oldest first."""
+        """Return the entries of an instance, one for each content and each delivery of it, oldest first."""
         written = self._select("WHERE sop_instance_uid = ? ORDER BY received_at", (sop_instance_uid,))
-        known = {entry.sha256 for entry in written}
+        known = {(entry.sha256, entry.delivery_id) for entry in written}
         noted = [entry for entry in self._received.values() if entry.sop_instance_uid == sop_instance_uid]
-        return written + [entry for entry in noted if entry.sha256 not in known]
+        return written + [entry for entry in noted if (entry.sha256, entry.delivery_id) not in known]
 
     def of_delivery(self, delivery_id: str) -> list[LedgerEntry]:
         """Return the entries of a delivery."""
@@ -212,6 +231,7 @@ def _open(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_mode = WAL")
         # A memory: after power loss the last entries come again from the spool.
         connection.execute("PRAGMA synchronous = NORMAL")
+        _upgrade(connection)
         connection.executescript(_SCHEMA)
         _check(connection)
     except BaseException:
@@ -234,6 +254,20 @@ def _open_read_only(path: Path) -> sqlite3.Connection:
 
 def _sop_instance_uid(object_key: str) -> str:
     return object_key.rpartition("/")[2].removesuffix(".dcm")
+
+
+def _upgrade(connection: sqlite3.Connection) -> None:
+    """Take over the entries of the first layout; all of them, or none."""
+    found = [name for _, name, *_ in connection.execute("PRAGMA table_info(instance)")]
+    if found != list(_FIRST_COLUMNS):
+        return
+    names = ", ".join(_FIRST_COLUMNS)
+    connection.executescript(
+        "BEGIN IMMEDIATE; ALTER TABLE instance RENAME TO instance_first;"  # noqa: S608  # our names
+        " DROP INDEX instance_delivery; DROP INDEX instance_received; DROP INDEX instance_unimported;"
+        f" {_SCHEMA} INSERT INTO instance ({names}) SELECT {names} FROM instance_first;"
+        " DROP TABLE instance_first; COMMIT;"
+    )
 
 
 def _check(connection: sqlite3.Connection) -> None:
