@@ -1,6 +1,7 @@
 """`dicomflow status` counts what is there."""
 
 import json
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +11,7 @@ from sqlalchemy import insert
 
 from dicomflow.catalog import tables
 from dicomflow.catalog.engine import create_engine_for, migrate
+from dicomflow.edge.progress import PROGRESS_FILE, Progress
 
 EMPTY = {
     "instances": 0,
@@ -98,6 +100,23 @@ def test_status_as_text_names_every_count(run: Run, data: Path):
     assert 0 == code
     for name in EMPTY:
         assert name.replace("_", " ") in output
+
+
+def test_status_shows_the_backlog_and_the_forecast(run: Run, data: Path):
+    """What the deliverer says is there: what waits, when it is level, how the store is, and the last error."""
+    progress = Progress(data / "spool" / PROGRESS_FILE, time.monotonic)
+    (data / "spool").mkdir()
+    progress.queued(5_000_000)
+    progress.failed("GenericError: 503 SlowDown")
+    progress.write(is_store_failing=True)
+    _, output, _ = run("status", "--data", data, "--json")
+    delivery = json.loads(output)["delivery"]
+    assert (1, 5_000_000, None) == tuple(
+        delivery[name] for name in ("waiting_files", "waiting_bytes", "level_in_seconds")
+    )
+    _, output, _ = run("status", "--data", data)
+    for text in ("waiting bytes 5,000,000", "level in seconds -", "store failing", "503 SlowDown"):
+        assert text in " ".join(output.split())
 
 
 def test_status_of_catalog_without_schema_says_what_to_do(run: Run, tmp_path: Path):

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from dicomflow.edge.bandwidth import Bandwidth, limit_at
+from dicomflow.edge.bandwidth import LEAST_IN_FLIGHT_BYTES, Bandwidth, InFlight, limit_at
 from dicomflow.edge.settings import BandwidthRule, DeliverySettings
 
 MONDAY = datetime(2026, 1, 5, tzinfo=UTC)
@@ -105,3 +105,59 @@ def test_first_rule_that_fits_hour_and_weekday_is_in_force():
     moments = [(0, 7), (0, 8), (4, 17), (4, 18), (5, 12), (6, 23)]
     limits = [limit_at(settings, MONDAY + timedelta(days=day, hours=hour, minutes=59)) for day, hour in moments]
     assert [500, 100, 100, 500, 0, 0] == limits
+
+
+def _sent_at_once(sizes: list[int], line: float) -> int:
+    """Return how many of some objects are sent before one of them has left."""
+
+    async def _run() -> int:
+        in_flight = InFlight(lambda: line)
+        entering = [asyncio.create_task(in_flight.enter(size)) for size in sizes]
+        for _ in range(3 * len(sizes)):
+            await asyncio.sleep(0)
+        entered = sum(each.done() for each in entering)
+        for each in entering:
+            each.cancel()
+        await asyncio.wait(entering)
+        return entered
+
+    return asyncio.run(_run())
+
+
+@pytest.mark.parametrize(
+    ("size", "line", "expected"),
+    [
+        pytest.param(525_000, 0, 8, id="images on any line"),
+        pytest.param(50 << 20, 0, 1, id="large on a line not known"),
+        pytest.param(50 << 20, 125_000, 1, id="large on 1 Mbit/s"),
+        pytest.param(30 << 20, 125_000, 2, id="two that fit on 1 Mbit/s"),
+        pytest.param(50 << 20, 12_500_000, 8, id="large on 100 Mbit/s"),
+        pytest.param(10 * LEAST_IN_FLIGHT_BYTES, 0, 1, id="larger than all"),
+    ],
+)
+def test_slow_line_is_shared_by_no_more_than_goes_through_in_time(size: int, line: float, expected: int):
+    """Eight at once, unless their requests would time out for sharing the line."""
+    assert expected == _sent_at_once([size] * 8, line)
+
+
+def test_large_object_has_its_turn_among_small_ones():
+    """Small ones that come after it wait for it, and it for those before it only."""
+
+    async def _run() -> list[str]:
+        in_flight = InFlight(lambda: 0.0)
+        entered: list[str] = []
+
+        async def _enter(name: str, size: int) -> None:
+            await in_flight.enter(size)
+            entered.append(name)
+
+        small, large = 1 << 20, LEAST_IN_FLIGHT_BYTES
+        tasks = [asyncio.create_task(_enter(*each)) for each in [("a", small), ("large", large), ("b", small)]]
+        for size in (small, large, small):
+            for _ in range(9):
+                await asyncio.sleep(0)
+            in_flight.leave(size)
+        await asyncio.wait(tasks, timeout=5)
+        return entered
+
+    assert ["a", "large", "b"] == asyncio.run(_run())

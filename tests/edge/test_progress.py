@@ -94,6 +94,20 @@ def test_forecast_in_an_outage_knows_the_speed_from_before(edge: Edge):
     assert ("failing", "ConnectionError: refused") == (found["store"], found["last_error"])
 
 
+def test_forecast_in_a_pause_counts_the_pause_and_what_arrives_in_it(edge: Edge):
+    """Ten seconds until the next try at 60 a second are ten seconds later, and 600 instances more."""
+    for _ in range(2_000):
+        edge.progress.queued(SIZE)
+        edge.waiting += 1
+    for _ in range(10):
+        edge.second(60, 160)
+    without = edge.second(60, 0)["level_in_seconds"]
+    edge.progress.write(is_store_failing=True, pause_seconds=10.0)
+    found = read_progress(edge.folder)
+    assert found is not None
+    assert without + 10 + 600 / 100 == pytest.approx(found["level_in_seconds"], rel=0.1)
+
+
 def test_forecast_of_a_line_that_is_too_slow_is_unknown(edge: Edge):
     """While more arrives than the line carries there is no time at which the edge is level."""
     assert [edge.second(60, 50) for _ in range(20)][-1]["level_in_seconds"] is None

@@ -123,6 +123,25 @@ def test_pauses_of_a_failing_store_grow_for_the_store_not_for_its_objects(queue:
     asyncio.run(_run())
 
 
+def test_pause_of_a_failing_store_is_told_until_it_is_over(queue: PutQueue, clock: Clock):
+    """The forecast counts it: nothing is put before."""
+
+    async def _run() -> None:
+        for number in range(4):
+            queue.add(_delivery(str(number)), None, 0)
+        assert 0 == queue.pause_seconds
+        pauses = [queue.failed(await _take_put(queue)) for _ in range(3)]
+        clock.now += 4.0
+        assert pauses[-1] - 4.0 == queue.pause_seconds
+        clock.now += 100.0
+        assert 0 == queue.pause_seconds
+        await _take_put(queue)
+        queue.succeeded()
+        assert 0 == queue.pause_seconds
+
+    asyncio.run(_run())
+
+
 def test_slow_object_does_not_hold_back_other_series(queue: PutQueue, clock: Clock):
     """Each try of a failing store is another object's, so an object it never takes hides nothing."""
 

@@ -12,6 +12,7 @@ import pytest
 from fault_proxy import FaultProxy
 from obstore.store import LocalStore, S3Store
 
+from dicomflow.edge.bandwidth import LEAST_IN_FLIGHT_BYTES
 from dicomflow.edge.settings import DeliverySettings
 from dicomflow.edge.stores import build_store, check_store, local_root
 from dicomflow.edge.uploader import _PART_BYTES
@@ -143,6 +144,7 @@ def test_slow_uplink_does_not_time_out_a_part(settings_of: Any, fault_proxy: Fau
     store = build_store(settings_of())
     assert isinstance(store, S3Store)
     assert _PART_BYTES * 8 / 80_000 <= 15 * 60
+    assert LEAST_IN_FLIGHT_BYTES * 8 / 1_000_000 <= 15 * 60  # all that shares a line of 1 Mbit/s
     assert "15m" == store.client_options["timeout"]
     fault_proxy.fault = FaultProxy.slow(64 << 10)
     obstore.put(store, "k", bytes(128 << 10), use_multipart=False)

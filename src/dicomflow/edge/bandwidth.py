@@ -1,4 +1,4 @@
-"""The upload's share of the line: a limit in bytes a second, by hour and weekday, which may change at any time."""
+"""The upload's share of the line: a limit in bytes a second, by hour and weekday, and how much is sent at once."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -7,10 +7,14 @@ from typing import Final
 
 from dicomflow.edge.settings import DeliverySettings
 
-__all__ = ["Bandwidth", "limit_at"]
+__all__ = ["LEAST_IN_FLIGHT_BYTES", "Bandwidth", "InFlight", "limit_at"]
 
 # A change of the limit takes effect within this.
 _SLICE_SECONDS: Final = 0.5
+# What is sent at once shares the line, and all of it must be through before a request times out: so much on any line,
+# which 1 Mbit/s carries in nine minutes, and on a faster one what it carries in five.
+LEAST_IN_FLIGHT_BYTES: Final = 64 << 20
+_IN_FLIGHT_SECONDS: Final = 300.0
 
 
 def limit_at(settings: DeliverySettings, moment: datetime) -> int:
@@ -50,3 +54,32 @@ class Bandwidth:
         elapsed, self._paid_at = (now - self._paid_at).total_seconds(), now
         self._owed_bytes = max(0.0, self._owed_bytes - max(0.0, elapsed) * limit) if limit else 0.0
         return self._owed_bytes
+
+
+class InFlight:
+    """Lets as many bytes be sent at once as the line carries in time. Event loop: one owner.
+
+    `line` gives the speed that the line has shown, in bytes a second; 0 while that is not known.
+    """
+
+    def __init__(self, line: Callable[[], float]) -> None:
+        self._line = line
+        self._bytes = 0
+        self._turn = asyncio.Lock()  # first come, first served: small objects never hold back a large one
+        self._changed = asyncio.Event()
+
+    async def enter(self, size_bytes: int) -> None:
+        """Return when so many bytes may be sent beside the others; one object may always go. `leave` must follow."""
+        async with self._turn:
+            while self._bytes and self._bytes + size_bytes > self._most():
+                self._changed.clear()
+                await self._changed.wait()
+            self._bytes += size_bytes
+
+    def leave(self, size_bytes: int) -> None:
+        """Note that so many bytes are sent, or given up."""
+        self._bytes -= size_bytes
+        self._changed.set()
+
+    def _most(self) -> float:
+        return max(LEAST_IN_FLIGHT_BYTES, self._line() * _IN_FLIGHT_SECONDS)

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from dicomflow.edge.bandwidth import Bandwidth, limit_at
+from dicomflow.edge.bandwidth import Bandwidth, InFlight, limit_at
 from dicomflow.edge.delivery import Deliveries, Delivery, ReceivedInstance
 from dicomflow.edge.feedback_reader import FeedbackReader
 from dicomflow.edge.gather import MANIFEST_FILE, entry_of, has_manifest, has_same_data_set, rank_of, read_instance
@@ -37,6 +37,7 @@ _BATCH: Final = 500
 _LOGGED_ASSOCIATIONS: Final = 20
 _FORGET_EVERY_SECONDS: Final = 3600.0
 _FORGET_AFTER_SECONDS: Final = 60.0
+_FORGET_NOTES_EVERY_SECONDS: Final = 2.0
 # By whether storage commitment waits for it.
 _FEEDBACK_SECONDS: Final = {False: 60.0, True: 10.0}
 
@@ -77,12 +78,13 @@ class Deliverer:
         self._queue = PutQueue(time.monotonic, backoff_seconds)
         self._bandwidth = Bandwidth(lambda: self._settings, lambda: datetime.now().astimezone())
         self._progress = Progress(settings.spool.dir / PROGRESS_FILE, time.monotonic)
+        self._in_flight = InFlight(lambda: self._progress.line_bytes_per_second)
         self._feedback = FeedbackReader(settings.name, uploader.fetch, self._ledger)
         self._heartbeats = Heartbeats(settings, spool, uploader.put_note)
         self._feedback_seconds = _FEEDBACK_SECONDS[settings.commitment.level == "imported"]
         # Stored by an earlier run, as the ledger has it: looked up before they are put again.
         self._perhaps_stored: set[str] = set()
-        self._forgot_at = float("-inf")
+        self._forgot_at = self._forgot_notes_at = float("-inf")
 
     async def run(self) -> None:
         """Deliver until cancelled."""
@@ -138,15 +140,21 @@ class Deliverer:
 
     async def _gather_and_close(self) -> None:
         """Take all that has been received, then close what is complete."""
-        states = self._spool.association_states()
+        is_forgetting = time.monotonic() - self._forgot_notes_at >= _FORGET_NOTES_EVERY_SECONDS
+        # There may be a note for each image of the last minute: they are read only for somebody who asks.
+        states = self._spool.association_states() if is_forgetting or self._deliveries.is_any_open else None
         while self._gather():  # noqa: ASYNC110  # it does not wait: the puts get their turn between batches
             await asyncio.sleep(0)
+        if states is None:
+            return  # what was gathered just now is looked at in the next round
         is_open = {association_id for association_id, state in states.items() if state == "open"}
         for delivery in self._deliveries.take_due(time.monotonic(), is_open):
             self._close(delivery, states)
-        # What ended since `states` was read may have left instances that are not gathered yet.
-        needed = self._deliveries.associations() | is_open
-        self._spool.forget_ended(needed, time.time() - _FORGET_AFTER_SECONDS)
+        if is_forgetting:
+            self._forgot_notes_at = time.monotonic()
+            # What ended since `states` was read may have left instances that are not gathered yet.
+            needed = self._deliveries.associations() | is_open
+            self._spool.forget_ended(needed, time.time() - _FORGET_AFTER_SECONDS)
 
     def _gather(self) -> bool:
         """Move received files into their deliveries, durably before any of them is stored; True if some are left."""
@@ -250,7 +258,12 @@ class Deliverer:
             if await self._uploader.is_stored(key, instance.bytes):
                 return
         await self._bandwidth.admit(instance.bytes)
-        await self._uploader.put_instance(instance, key)
+        sent_at_once = self._uploader.sent_at_once(instance.bytes)
+        await self._in_flight.enter(sent_at_once)
+        try:
+            await self._uploader.put_instance(instance, key)
+        finally:
+            self._in_flight.leave(sent_at_once)
         await self._tell(StoredObject(key, instance.bytes))
         self._ledger.note_stored(key, datetime.now(UTC))
 
@@ -266,7 +279,7 @@ class Deliverer:
             return
         _logger.warning("instance_quarantined file=%s reason=%s", instance.file.path.name, reason)
         self._spool.quarantine(instance.file, reason)
-        self._ledger.record_problem(instance.sop_instance_uid, instance.file.sha256, reason)
+        self._ledger.record_problem(instance.sop_instance_uid, instance.file.sha256, reason, delivery.delivery_id)
         self._progress.given_up(instance.bytes)
         del delivery.instances[instance.sop_instance_uid]
         delivery.unstored -= 1
@@ -330,6 +343,7 @@ class Deliverer:
         self._ledger.write()
         self._progress.write(
             is_store_failing=self._queue.is_store_failing,
+            pause_seconds=self._queue.pause_seconds,
             limit=limit_at(self._settings, datetime.now().astimezone()),
         )
         if time.monotonic() - self._forgot_at >= _FORGET_EVERY_SECONDS:

@@ -114,6 +114,11 @@ class Deliveries:
         self._open: dict[str, Delivery] = {}
         self._full: list[Delivery] = []
 
+    @property
+    def is_any_open(self) -> bool:
+        """Whether there is a delivery that may become complete."""
+        return bool(self._open or self._full)
+
     def associations(self) -> set[str]:
         """Return the associations that carried an open delivery."""
         return {

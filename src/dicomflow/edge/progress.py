@@ -55,6 +55,11 @@ class Progress:
         self._is_measuring = False
         self._last_error = ""
 
+    @property
+    def line_bytes_per_second(self) -> float:
+        """What the line carries when there is enough to send; 0 while that is not known."""
+        return self._capacity
+
     def arrived(self, size_bytes: int) -> None:
         """Count an instance that was received."""
         self._arrivals.add(size_bytes)
@@ -83,8 +88,14 @@ class Progress:
         """Tell whether a second has passed since the last file."""
         return self._clock() - self._written_at >= _WRITE_SECONDS
 
-    def write(self, *, is_store_failing: bool, limit: int = 0) -> None:
-        """Write the file, with the bandwidth's limit in force (0: none); it is news, so nothing is synced."""
+    def write(self, *, is_store_failing: bool, limit: int = 0, pause_seconds: float = 0.0) -> None:
+        """Write the file; it is news, so nothing is synced.
+
+        Args:
+            is_store_failing: whether the last puts all failed.
+            limit: the bandwidth's limit in force, in bytes a second; 0 for none.
+            pause_seconds: until the failing store is tried again.
+        """
         self._written_at = self._clock()
         rate, arriving = self._stores.per_second(), self._arrivals.per_second()
         self._measure()
@@ -94,7 +105,7 @@ class Progress:
             "waiting_bytes": self._bytes,
             "stored_bytes_per_second": round(rate),
             "received_bytes_per_second": round(arriving),
-            "level_in_seconds": self._level_in(arriving, limit),
+            "level_in_seconds": self._level_in(arriving, limit, pause_seconds),
             "store": "failing" if is_store_failing else "ok",
             "last_error": self._last_error,
         }
@@ -120,12 +131,15 @@ class Progress:
         self._measured_at, self._measured_bytes = now, 0
         self._is_measuring = self._files > 0
 
-    def _level_in(self, arriving: float, limit: int) -> float | None:
-        """Return the seconds until nothing waits, at the speed the line has shown; None while that is not known."""
+    def _level_in(self, arriving: float, limit: int, pause: float) -> float | None:
+        """Return the seconds until nothing waits, at the speed the line has shown; None while that is not known.
+
+        A store that fails is taken to be back at the next try.
+        """
         if not self._files:
             return 0.0
         spare = (min(self._capacity, limit) if limit else self._capacity) - arriving
-        return round(self._bytes / spare, 1) if spare > 0 else None
+        return round(pause + (self._bytes + pause * arriving) / spare, 1) if spare > 0 else None
 
 
 def read_progress(spool: Path) -> dict[str, Any] | None:

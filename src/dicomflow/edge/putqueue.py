@@ -53,6 +53,11 @@ class PutQueue:
         """Whether the last puts all failed."""
         return self._failures >= _FAILURES_OF_A_STORE
 
+    @property
+    def pause_seconds(self) -> float:
+        """How long nothing will be put, while the store fails."""
+        return max(0.0, self._closed_until - self._clock())
+
     def add(self, delivery: Delivery, instance: ReceivedInstance | None, rank: int) -> None:
         """Add an object; a manifest is added once its instances are put."""
         heapq.heappush(self._ready, Put(-rank, delivery.oldest_at, next(self._numbers), delivery, instance))

@@ -65,6 +65,10 @@ class Uploader:
             await self._put(key, instance.file.path, use_multipart=True)
         await self._confirm(key, instance.bytes)
 
+    def sent_at_once(self, size_bytes: int) -> int:
+        """Return how many bytes of an object of this size are on the line at one time."""
+        return size_bytes if size_bytes <= _MULTIPART_ABOVE_BYTES else _PARTS_IN_FLIGHT * _PART_BYTES
+
     async def is_stored(self, key: str, size_bytes: int) -> bool:
         """Tell whether an object of this size is in the store; False also when the store does not answer."""
         try:
