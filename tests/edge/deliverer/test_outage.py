@@ -1,10 +1,8 @@
 """Outages, restarts and orders: what comes first, what is not put twice, and what changes while it runs."""
 
 import asyncio
-import json
 import os
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,6 @@ import obstore
 import pytest
 from obstore.store import LocalStore
 
-from dicomflow.edge.progress import PROGRESS_FILE
 from dicomflow.edge.settings import DeliverySettings, EdgeSettings, SettingsFile, SpoolSettings
 from dicomflow.feedback import Feedback, feedback_key
 
@@ -211,39 +208,6 @@ def test_feedback_of_the_pipeline_is_kept_in_the_ledger(site: Site, monkeypatch:
     assert {keys[0]: settled_at.isoformat(), keys[1]: None} == {
         entry.object_key: entry.imported_at for entry in site.entries()
     }
-
-
-def test_edge_that_was_cut_off_is_level_when_the_forecast_said(
-    site: Site, flaky_store: Any, monkeypatch: pytest.MonkeyPatch, part10: Callable[..., bytes]
-):
-    """Receiving goes on at a steady rate; the store is away, then back; the forecast of the way back holds.
-
-    The line is one put at a time through a bandwidth limit, three times what arrives.
-    """
-    size = len(part10("1.2.100", pixels=b"x" * 20_000))
-    state = {"away": True, "sent": 0, "next": 0.0, "forecast": None, "level": None}
-    started = time.monotonic()
-    flaky_store(monkeypatch, lambda _key: bool(state["away"]))
-
-    def _tick() -> bool:
-        now = time.monotonic() - started
-        if now >= state["next"] and state["level"] is None:
-            site.receive(f"1.2.{100 + state['sent']}", pixels=b"x" * 20_000)
-            state["sent"], state["next"] = state["sent"] + 1, state["next"] + 0.1
-        if now > 6:
-            state["away"] = False
-        path = site.spool.root / PROGRESS_FILE
-        if now > 8 and state["forecast"] is None and path.exists():
-            forecast = json.loads(path.read_text())["level_in_seconds"]
-            state["forecast"] = now + forecast if forecast else None
-        if now > 8 and state["level"] is None and len(site.announced) >= state["sent"] - 3:
-            state["level"] = now
-        return state["level"] is not None or now > 30
-
-    site.run(_tick, concurrency=1, max_bytes_per_second=size * 20)
-    assert state["level"] is not None
-    assert state["forecast"] is not None
-    assert state["forecast"] == pytest.approx(state["level"], rel=0.3)
 
 
 def test_start_with_the_store_away_gathers_at_once(site: Site, monkeypatch: pytest.MonkeyPatch):

@@ -1,0 +1,102 @@
+"""An edge that receives at a steady rate loses its store for a while: the forecast of the way back comes true.
+
+`DICOMFLOW_TEST_CUTOFF_SECONDS` sets for how long; 4 by default.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from fault_proxy import FaultProxy
+
+from dicomflow.edge.progress import read_progress
+
+CUTOFF_SECONDS = float(os.environ.get("DICOMFLOW_TEST_CUTOFF_SECONDS", "4"))
+INSTANCES_PER_SECOND = 60
+# What the line carries, against what arrives.
+LINE_PER_ARRIVAL = 2
+PIXELS = b"x" * 8192
+# Sent at once before, so that the deliverer has seen what the line carries.
+BURST = 240
+# What arrives between two looks of the deliverer, and what is in flight: an edge with no more waiting is level.
+LEVEL_INSTANCES = 20
+WAIT_SECONDS = 60 + 3 * CUTOFF_SECONDS
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120 + 4 * CUTOFF_SECONDS)]
+
+
+class Stream:
+    """A modality that sends a burst, then at a steady rate over one association, until it is told to stop."""
+
+    def __init__(self, scu: Any, data_set: Callable[..., bytes]) -> None:
+        self.sent = 0
+        self.refused = 0
+        self._scu = scu
+        self._data_set = data_set
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._send, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Release the association."""
+        self._stopping.set()
+        self._thread.join(30)
+
+    def _send(self) -> None:
+        self._scu.associate()
+        next_at = time.monotonic()
+        while not self._stopping.wait(max(0.0, next_at - time.monotonic())):
+            uid = f"1.2.3.{self.sent}"
+            answer = self._scu.store(self._data_set(uid, pixels=PIXELS), affected_sop_instance_uid=uid.encode())
+            self.refused += answer.status != 0
+            self.sent += 1
+            next_at = max(next_at + 1 / INSTANCES_PER_SECOND, 0) if self.sent > BURST else time.monotonic()
+        self._scu.release()
+
+
+@pytest.fixture(scope="module")
+def s3_endpoint(disk_s3_endpoint: str) -> str:
+    """Use the server that keeps its objects on disk."""
+    return disk_s3_endpoint
+
+
+@pytest.fixture
+def edge(
+    edge_with: Callable[..., Any], aws_environment: Any, fault_proxy: FaultProxy, bucket: str, part10: Any
+) -> Iterator[Any]:
+    """Give a running edge with a bucket behind a proxy and a line that carries twice what arrives."""
+    line = LINE_PER_ARRIVAL * INSTANCES_PER_SECOND * len(part10("1.2.3.100", pixels=PIXELS))
+    delivery = {"store_url": f"s3://{bucket}", "endpoint": fault_proxy.url, "max_bytes_per_second": line}
+    return edge_with(delivery=delivery).start()
+
+
+def test_edge_that_was_cut_off_is_level_when_the_forecast_said(
+    edge: Any, scu_with: Any, data_set: Any, fault_proxy: FaultProxy, until: Callable[..., Any]
+):
+    """At 60 instances a second the store goes and comes back; what `status` says then is when the edge is level."""
+    stream = Stream(scu_with(edge.port), data_set)
+
+    def _progress() -> Any:
+        return read_progress(edge.spool.root) or {"waiting_files": 0, "level_in_seconds": None, "store": ""}
+
+    def _is_level() -> bool:
+        return stream.sent > BURST and _progress()["waiting_files"] <= LEVEL_INSTANCES
+
+    until(_is_level, WAIT_SECONDS, edge.tail)
+    fault_proxy.refuse()
+    until(lambda: _progress()["store"] == "failing", WAIT_SECONDS, edge.tail)
+    time.sleep(CUTOFF_SECONDS)  # the length of the outage is what is tested
+    fault_proxy.accept()
+    back_at = time.monotonic()
+    waiting, forecast = _progress()["waiting_files"], _progress()["level_in_seconds"]
+    assert forecast is not None
+    until(_is_level, WAIT_SECONDS, edge.tail)
+    seen = time.monotonic() - back_at
+    stream.stop()
+    print(f"cut off {CUTOFF_SECONDS:.0f} s: {waiting} waited, level in {seen:.1f} s, forecast {forecast:.1f} s")  # noqa: T201  # the figures
+    assert 0 == stream.refused
+    assert CUTOFF_SECONDS * INSTANCES_PER_SECOND / 2 < waiting
+    assert forecast == pytest.approx(seen, rel=0.3, abs=3)
