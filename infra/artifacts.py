@@ -9,6 +9,7 @@ from constructs import Construct
 
 from infra.functions import skips_bundles
 from infra.greengrass import COMPONENT, PLATFORMS, Artifact, build_artifact, component_version, render_recipe
+from infra.settings import DeploymentSettings
 
 __all__ = ["ARTIFACTS", "EdgeArtifacts"]
 
@@ -19,12 +20,13 @@ _NOTHING: Final = Path(__file__).resolve()
 class EdgeArtifacts(Construct):
     """The edge's zips, one a platform, in CDK's own bucket; with `--context bundles=skip` nothing of worth."""
 
-    def __init__(self, scope: Construct, construct_id: str) -> None:
+    def __init__(self, scope: Construct, construct_id: str, *, settings: DeploymentSettings) -> None:
         super().__init__(scope, construct_id)
         is_skipped = skips_bundles(self)
         paths = {platform: _NOTHING if is_skipped else build_artifact(platform, ARTIFACTS) for platform in PLATFORMS}
         self._assets = {platform: assets.Asset(self, platform, path=str(path)) for platform, path in paths.items()}
-        self.version = component_version(paths.values())
+        # Components are the account's: another stack of the same program needs a version of its own.
+        self.version = f"{component_version(paths.values())}.{settings.name}"
 
     def url_of(self, platform: str) -> str:
         """Return where a platform's zip lies: `s3://…`."""

@@ -179,5 +179,6 @@ class Catalog(Construct):
             resource_type="Custom::CatalogSchema",
             properties={"Program": function.version},
         )
-        migration.node.add_dependency(self.cluster, function)
+        # The secret is read through the gateway or the endpoints, which must be there by then.
+        migration.node.add_dependency(self.cluster, function, self._network)
         return migration

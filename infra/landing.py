@@ -29,6 +29,7 @@ _UPLOAD_DAYS: Final = 7
 _NONCURRENT_DAYS: Final = 30
 _ACCESS_LOG_DAYS: Final = 365
 _TLS: Final = 1.2
+_KEPT_OF_NAME: Final = 8
 
 
 class LandingBucket(Construct):
@@ -80,6 +81,11 @@ class LandingBucket(Construct):
         return f"{self._settings.name}-"
 
     @property
+    def _name_start(self) -> str:
+        """How the bucket's name begins, which CloudFormation makes from the stack's and may shorten."""
+        return self._settings.name.lower()[:_KEPT_OF_NAME]
+
+    @property
     def url(self) -> str:
         """The bucket as edges and functions are told of it."""
         return f"s3://{self.bucket.bucket_name}"
@@ -124,7 +130,7 @@ class LandingBucket(Construct):
                     resources=[queue.queue_arn],
                     conditions={
                         "StringEquals": {"aws:SourceAccount": Aws.ACCOUNT_ID},
-                        "ArnLike": {"aws:SourceArn": f"arn:{Aws.PARTITION}:s3:::{self._settings.name.lower()}-*"},
+                        "ArnLike": {"aws:SourceArn": f"arn:{Aws.PARTITION}:s3:::{self._name_start}*"},
                     },
                 )
             )

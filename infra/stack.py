@@ -66,7 +66,7 @@ class DicomflowStack(Stack):
 
     def _add_edges(self, foundation: Foundation, alarms: Alarms) -> None:
         settings, landing = self._settings, foundation.landing
-        artifacts = EdgeArtifacts(self, "EdgeArtifacts")
+        artifacts = EdgeArtifacts(self, "EdgeArtifacts", settings=settings)
         things = ThingGroup(self, "IEPDevices", settings=settings)
         add_devices(self, settings=settings, landing=landing, artifacts=artifacts, alarms=alarms)
         EdgeComponent(self, "EdgeComponent", settings=settings, landing=landing, artifacts=artifacts, things=things)

@@ -39,7 +39,7 @@ def user_data_lines(
         f'grep -q " {_WORK} " /etc/fstab || echo "$disk {_WORK} xfs defaults,nofail,noatime 0 2" >>/etc/fstab',
         f"mountpoint -q {_WORK} || mount {_WORK}",
         "xfs_growfs -d " + _WORK,
-        f"dnf install -y {_PYTHON} unzip",
+        f"dnf install -y {_PYTHON} {_PYTHON}-pip unzip",
         f"id dicomflow || useradd --system --home-dir {_WORK} --no-create-home --shell /sbin/nologin dicomflow",
         f"mkdir -p {_PROGRAM} {_SETTINGS}",
         f"aws s3 cp {artifact_url} /tmp/artifact.zip",

@@ -202,6 +202,19 @@ def test_images_stay_when_the_stack_goes(template: Any):
             assert "Retain" == resource["DeletionPolicy"]
 
 
+def test_migration_waits_for_the_way_to_its_secret(template: Any):
+    """The first deployment migrates when the catalog is there, and the gateway by which its secret is read."""
+    needed = schema(template)["DependsOn"]
+    for kind in ("AWS::RDS::DBCluster", "AWS::EC2::NatGateway", "AWS::EC2::Route"):
+        assert set(template.resources(kind)) <= set(needed)
+
+
+def schema(template: Any) -> dict[str, Any]:
+    """Give the custom resource of the schema."""
+    (found,) = [each for each in template.all_resources.values() if each["Type"] == "Custom::CatalogSchema"]
+    return dict(found)
+
+
 def test_nothing_polls_the_catalog(template: Any):
     """The only schedule is that of the function that reads heartbeats, which knows no database."""
     rules = template.resources("AWS::Events::Rule").values()
@@ -316,3 +329,16 @@ def test_a_thousand_edges_fit_into_sixteen_nested_stacks():
     groups = Counter(edge_group(f"edge-{number}") for number in range(1000))
     assert 16 == len(groups)
     assert 5 * max(groups.values()) < 500
+
+
+def test_names_are_those_of_the_users_guide(template: Any):
+    """Bucket, secret, cluster, group and installer are found under the names that earlier users know."""
+    kinds = {name: each["Type"] for name, each in template.all_resources.items()}
+    assert any(name.startswith("iepbucketsiepdicombucket") and kinds[name] == "AWS::S3::Bucket" for name in kinds)
+    (secret,) = template.resources("AWS::SecretsManager::Secret")  # CloudFormation names it after its logical id
+    assert secret.startswith("iepIEPAurora")
+    assert "iep-iepauroradb" == template.one("AWS::RDS::DBCluster")["DBClusterIdentifier"]
+    assert "iep" == template.one("AWS::RDS::DBCluster")["DatabaseName"]
+    assert template.one("AWS::IoT::ThingGroup", ThingGroupName="iep-IEP-devices")
+    assert template.one("AWS::IAM::Role", RoleName="iep-GGInstallerRole")
+    assert template.one("AWS::IAM::Role", RoleName="iep-edge-1-GG-Role")
