@@ -3,7 +3,8 @@
 import asyncio
 import hashlib
 import json as json_
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +13,7 @@ import obstore
 import typer
 from obstore.store import ObjectStore
 from rich.console import Console
+from rich.progress import track
 
 from dicomflow.cli.spools import Config, Data, open_spool
 from dicomflow.cli.tables import as_json, print_table
@@ -83,7 +85,9 @@ def verify(config: Config = None, data: Data = None, *, json: Json = False) -> N
     found = _open(config, data)
     entries = [entry for entry in found.entries() if entry.stored_at is not None]
     found.close()
-    wrong = list(_compare(store, entries))
+    is_shown = sys.stderr.isatty() and not json
+    console = Console(stderr=True)
+    wrong = list(_compare(store, track(entries, "reading", console=console, transient=True, disable=not is_shown)))
     columns = ("object_key", "problem")
     if json:
         typer.echo(as_json(columns, wrong))
@@ -124,7 +128,7 @@ def _delivery(config: Path | None, data: Path | None) -> DeliverySettings:
     return DeliverySettings(store_url=((data or Path()).absolute() / "objects").as_uri())
 
 
-def _compare(store: ObjectStore, entries: list[LedgerEntry]) -> Iterator[tuple[str, str]]:
+def _compare(store: ObjectStore, entries: Iterable[LedgerEntry]) -> Iterator[tuple[str, str]]:
     for entry in entries:
         try:
             digest = asyncio.run(_digest(store, entry.object_key))
