@@ -8,8 +8,9 @@ import contextlib
 import logging
 import sqlite3
 from collections.abc import Iterable, Iterator
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 from pathlib import Path
 from typing import Final
 
@@ -50,6 +51,7 @@ class LedgerEntry:
 
 
 _COLUMNS: Final = tuple(field.name for field in fields(LedgerEntry))
+_values: Final = attrgetter(*_COLUMNS)  # `dataclasses.astuple` copies each value
 # The first layout knew no import problems, and one delivery for each content.
 _FIRST_COLUMNS: Final = tuple(name for name in _COLUMNS if name != "import_problem")
 _SCHEMA: Final = f"""
@@ -143,7 +145,7 @@ class Ledger:
                 " AND stored_at IS NULL AND problem IS NOT NULL",
                 [(entry.sop_instance_uid, entry.sha256, entry.delivery_id) for entry in noted],
             )
-            self._connection.executemany(_INSERT, map(astuple, noted))
+            self._connection.executemany(_INSERT, map(_values, noted))
 
     def record_stored(self, stored: Iterable[tuple[str, datetime]]) -> None:
         """Record that objects, by their keys, are in the store, checksum confirmed."""
