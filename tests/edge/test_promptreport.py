@@ -250,6 +250,22 @@ def test_response_to_no_report_is_aborted(scu_of: Any):
     assert isinstance(scu.next_event(), AssociationAborted)
 
 
+def test_second_request_before_the_first_is_answered_is_left_to_a_new_association(
+    scu_of: Any, spool: Spool, until: Any
+):
+    """One report at a time on an association: the first is taken there, the second is the reporter's at once."""
+    scu = scu_of(settings())
+    command, _ = take_report(scu)
+    information = action_information("1.2.10", "1.2.1", syntax=EXPLICIT_VR_LITTLE_ENDIAN)
+    scu.requestor.send(1, encode_command(replace(ACTION, message_id=2)), information)
+    scu.flush()
+    assert Status.SUCCESS == scu.response().status
+    answer(scu, command, Status.SUCCESS)
+    until(lambda: 1 == len(list(Commitments(spool).open_requests())))
+    (kept,) = Commitments(spool).open_requests()
+    assert ("1.2.10", 0, 0) == (kept.transaction_uid, kept.next_at, kept.attempts)
+
+
 def test_answer_that_comes_too_late_changes_nothing(spool: Spool, ledger: Ledger):
     """After its time the request is the reporter's: an answer neither removes nor changes it."""
     del ledger

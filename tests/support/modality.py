@@ -58,9 +58,11 @@ class Modality:
         application = AE("CT1")
         roles = {"scu_role": False, "scp_role": True} if grants_role else {}
         application.add_supported_context(StorageCommitmentPushModel, **roles)
+        before = set(threading.enumerate())
         self._server = application.start_server(
             ("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_N_EVENT_REPORT, self._take)]
         )
+        self._threads = set(threading.enumerate()) - before
         self.port = self._server.socket.getsockname()[1]
 
     def _take(self, event: Any) -> tuple[int, None]:
@@ -70,6 +72,6 @@ class Modality:
     def close(self) -> None:
         """Stop listening."""
         self._server.shutdown()
-        for thread in threading.enumerate():
-            if thread.name.startswith(("AcceptorThread", "Thread-")) and thread is not threading.current_thread():
-                thread.join(5)
+        associations = (each for each in threading.enumerate() if type(each).__module__.startswith("pynetdicom"))
+        for thread in (*self._threads, *associations):
+            thread.join(5)

@@ -99,7 +99,11 @@ class PromptReport:
             self.leave("no answer in time")
         elif status == Status.SUCCESS:
             self.is_over = True
-            self._commitments.remove(self._request)
+            try:
+                self._commitments.remove(self._request)
+            except OSError as error:
+                self.leave(f"the peer has it, and the request cannot be removed: errno {error.errno}")
+                return
             _logger.info(
                 "commitment_reported transaction=%s ae_title=%s committed=%d failed=%d attempt=%d",
                 self._request.transaction_uid,
@@ -140,6 +144,9 @@ class PromptReport:
         if report is None:
             return
         encoded = encode_report(report, self._context.transfer_syntax)
+        if time.monotonic() >= self._owned_until:  # a report of 100,000 references takes its time
+            self.leave_unsent()
+            return
         # Counted before it is sent: whoever reports again knows that it does.
         self._request = replace(self._request, attempts=self._request.attempts + 1)
         self._commitments.update(self._request)

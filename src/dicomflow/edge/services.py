@@ -203,6 +203,7 @@ class Services:
 
     def _perform(self, event: CommandReceived) -> Status:
         """Perform a request that is no C-STORE."""
+        action, self._action = self._action, None
         is_commitment = event.context.abstract_syntax == STORAGE_COMMITMENT and self._receiver.commitments is not None
         if event.command.command_field == CommandField.C_ECHO_RQ and not is_commitment:
             return Status.SUCCESS
@@ -213,14 +214,14 @@ class Services:
             # There is no address to report to, and a request without a report would be a promise not kept.
             return Status.NOT_AUTHORIZED
         try:
-            return self._perform_action(event, peer.same_association_seconds)
+            # One report at a time: of two requests the second is reported on a new association.
+            return self._perform_action(event, action, 0.0 if self._report else peer.same_association_seconds)
         except Exception:
             _logger.exception("commitment_failed association=%s", self._association_id)
             return Status.PROCESSING_FAILURE
 
-    def _perform_action(self, event: CommandReceived, seconds: float) -> Status:
+    def _perform_action(self, event: CommandReceived, action: bytearray | None, seconds: float) -> Status:
         """Keep a request for commitment; its report may go out here within `seconds` after the response."""
-        action, self._action = self._action, None
         commitments = self._receiver.commitments
         assert commitments is not None
         began_at = time.monotonic()
