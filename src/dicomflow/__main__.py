@@ -1,6 +1,17 @@
 """`python -m dicomflow`: the same as the command `dicomflow`."""
 
-from dicomflow.cli import main
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command line.
+
+    Each process that the edge starts imports this module again, and needs nothing of the command line: so the import.
+    """
+    from dicomflow.cli import main as run  # noqa: PLC0415  # as above
+
+    run()
+
 
 if __name__ == "__main__":
     main()

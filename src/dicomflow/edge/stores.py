@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-import botocore.session
 import obstore
 from obstore.store import LocalStore, ObjectStore, S3Store
 
-from dicomflow.edge.credentials import CredentialProvider, load_credentials
 from dicomflow.edge.settings import DeliverySettings
 from dicomflow.errors import PermanentError, TransientError
 from dicomflow.manifest import MANIFEST_PREFIX
@@ -125,6 +123,11 @@ def _build_s3(settings: DeliverySettings, timeout: timedelta, max_retries: int) 
     bucket = urlsplit(settings.store_url).netloc
     if not settings.store_url.startswith("s3://") or not bucket:
         raise PermanentError(f"delivery.store_url {settings.store_url!r} is neither s3://bucket nor file:///folder")
+    # A third of a second, which an edge with a folder for a store need not wait for at its start.
+    import botocore.session  # noqa: PLC0415  # as above
+
+    from dicomflow.edge.credentials import CredentialProvider, load_credentials  # noqa: PLC0415  # imports botocore
+
     session = botocore.session.Session()
     config: dict[str, object] = {"checksum_algorithm": "SHA256"}
     if region := session.get_config_variable("region"):
