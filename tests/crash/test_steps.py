@@ -97,11 +97,12 @@ def test_kill_9_at_every_step_loses_no_acknowledged_object(
     assert deaths >= OBJECTS * 5
 
 
+@pytest.mark.parametrize("is_named_by_fsync", [True, False])
 def test_interrupted_system_calls_lose_nothing(
-    victim: Victim, sender_to: Any, encoded_object: Callable[..., Any], tmp_path: Path
+    victim: Victim, sender_to: Any, encoded_object: Callable[..., Any], tmp_path: Path, *, is_named_by_fsync: bool
 ):
     """A signal every half millisecond (EINTR) neither refuses an object nor changes a byte."""
-    sender = sender_to(victim.serve(tmp_path / "spool", -1, is_named_by_fsync=False))
+    sender = sender_to(victim.serve(tmp_path / "spool", -1, is_named_by_fsync=is_named_by_fsync))
     expected = set()
     for number in range(40):
         data_set, digest = encoded_object(f"1.2.{number + 1}", os.urandom(50_000))
