@@ -112,7 +112,6 @@ def test_silent_connections_do_not_count_as_associations(receiver_with: Any, scu
 @pytest.mark.parametrize(
     ("settings", "request_fields", "expected"),
     [
-        ({"calling_ae_titles": ("MR1",)}, {}, (1, 1, 3)),
         ({"networks": ("192.0.2.0/24",)}, {}, (1, 1, 3)),
         ({"called_ae_titles": ("OTHER",)}, {}, (1, 1, 7)),
         ({}, {"application_context": "1.2.3"}, (1, 1, 2)),
@@ -131,12 +130,19 @@ def test_unacceptable_request_is_rejected_with_its_reason(
     assert "how=rejected {}/{}/{}".format(*expected) in line
 
 
+def test_unknown_caller_is_rejected_1_1_3_not_aborted(receiver_with: Any, scu_with: Any):
+    """A caller outside the list is told so; an abort would hide the reason."""
+    receiver = receiver_with(calling_ae_titles=("MR1",))
+    assert (1, 1, 3) == rejection(scu_with(receiver.port).associate())
+    assert isinstance(scu_with(receiver.port, calling_ae_title="MR1").associate(), AssociationAccepted)
+
+
 def test_protocol_version_tests_bit_zero_only(receiver: Any, scu_with: Any):
     """Other bits of the protocol version are a later version's."""
     assert isinstance(scu_with(receiver.port, protocol_version=0x8003).associate(), AssociationAccepted)
 
 
-def test_full_spool_rejects_storage_and_accepts_verification(receiver_with: Any, scu_with: Any):
+def test_echo_succeeds_while_the_disk_is_full(receiver_with: Any, scu_with: Any):
     """Without space a storage request is rejected as transient; an echo still succeeds."""
     receiver = receiver_with(refuse_below_bytes=1 << 62)
     assert (2, 3, 2) == rejection(scu_with(receiver.port).associate())
@@ -224,7 +230,7 @@ def _send_half(scu: Any, data_set: bytes) -> None:
 
 
 @pytest.mark.parametrize("how", ["aborted", "lost"])
-def test_partial_object_of_an_ended_association_is_discarded(
+def test_partial_object_of_an_aborted_association_is_discarded(
     receiver: Any, scu: Any, data_set: Any, part10: Any, until: Any, how: str
 ):
     """An abort or a lost connection keeps what was acknowledged and drops what was half received."""

@@ -1,15 +1,16 @@
 """C-STORE over real sockets: what is answered, and what the spool then holds."""
 
-import errno
 import hashlib
 import os
+import struct
 import threading
-from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pydicom import dcmread
+from spool_files import leftovers
 
 from dicomflow.dimse.status import Status
 from dicomflow.edge.storage import REFUSALS
@@ -29,18 +30,9 @@ FAULTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "study_missing": ({"study_instance_uid": None}, {}),
     "series_missing": ({"series_instance_uid": None}, {}),
 }
-CALLS = ("open", "write", "writev", "fsync", "fdatasync", "rename", "replace", "link")
 
 
-def leftovers(spool: Any) -> list[str]:
-    """Return the names of all files in the spool that are, or could become, an instance."""
-    folders = (spool.received, spool.delivering, spool.quarantined)
-    return [path.name for folder in folders for path in folder.rglob("*") if path.is_file()]
-
-
-def test_store_answers_success_and_file_is_meta_and_data_set_bit_for_bit(
-    receiver: Any, scu: Any, data_set: Any, part10: Any
-):
+def test_data_set_is_stored_bit_for_bit(receiver: Any, scu: Any, data_set: Any, part10: Any):
     """A stored file is preamble, meta information and the data set as it was sent."""
     answer = scu.store(data_set())
     assert (Status.SUCCESS, 1, b"1.2.3.4\0") == (
@@ -104,6 +96,59 @@ def test_no_refusal_ever_uses_a_warning_code():
     """No refusal's status can be taken for stored, and its comment fits an LO."""
     assert [] == [name for name, refusal in REFUSALS.items() if refusal.status in TAKEN_FOR_STORED]
     assert [] == [name for name, refusal in REFUSALS.items() if not 0 < len(refusal.comment) <= 64]
+
+
+@pytest.mark.parametrize(
+    ("of_data_set", "element"),
+    [({"sop_instance_uid": "1.2.3.5"}, SOP_INSTANCE), ({"sop_instance_uid": "1.2.3.4.0"}, SOP_INSTANCE)],
+)
+def test_uid_mismatch_between_command_and_data_set_answers_a900(
+    receiver: Any, scu: Any, data_set: Any, of_data_set: dict[str, str], element: int
+):
+    """An instance has one UID, or it is refused: no table and no file may ever differ in it."""
+    answer = scu.store(data_set(**of_data_set))
+    assert (0xA900, (element,)) == (answer.status, answer.offending_elements)
+    assert [] == leftovers(receiver.spool)
+
+
+def test_sop_class_mismatch_answers_a900(receiver: Any, scu: Any, data_set: Any):
+    """A data set of another class than the command's is refused."""
+    answer = scu.store(data_set(sop_class_uid=MR))
+    assert (0xA900, (SOP_CLASS,)) == (answer.status, answer.offending_elements)
+    assert [] == leftovers(receiver.spool)
+
+
+@pytest.mark.parametrize("uid", [None, "", "1.2.x", "1..2"])
+@pytest.mark.parametrize(("field", "element"), [("study_instance_uid", STUDY), ("series_instance_uid", SERIES)])
+def test_missing_study_or_series_uid_answers_c000(
+    receiver: Any, scu: Any, data_set: Any, field: str, element: int, uid: str | None
+):
+    """What could not be filed later is refused at once, while its sender is there to be told."""
+    answer = scu.store(data_set(**{field: uid}))
+    assert (0xC000, (element,)) == (answer.status, answer.offending_elements)
+    assert [] == leftovers(receiver.spool)
+
+
+def test_private_and_unknown_attributes_survive(receiver: Any, scu: Any, data_set: Any):
+    """A private block, its unknown VRs, and an attribute of no dictionary are read back with their values."""
+    private = b"".join(
+        struct.pack("<HH2sH", group, element, vr, len(value)) + value
+        for group, element, vr, value in (
+            (0x0009, 0x0010, b"LO", b"MAKER 1 "),
+            (0x0009, 0x1001, b"LO", b"of theirs "),
+            (0x000A, 0x0042, b"LO", b"of nobody "),
+        )
+    )
+    unknown = struct.pack("<HH2s2xI", 0x0009, 0x1002, b"UN", 6) + b"\1\2\3\4\5\6"
+    plain = data_set()
+    place = plain.index(b"\x20\0\x0d\0")
+    assert Status.SUCCESS == scu.store(plain[:place] + private[:34] + unknown + private[34:] + plain[place:]).status
+    (whole,) = receiver.stored()
+    found = dcmread(BytesIO(whole))
+    assert "of theirs" == found.private_block(0x0009, "MAKER 1")[1].value.strip()
+    assert b"\1\2\3\4\5\6" == found.private_block(0x0009, "MAKER 1")[2].value
+    assert whole.endswith(plain[place:])
+    assert private[34:] in whole
 
 
 @pytest.mark.parametrize("uid", ["../../../x", "/etc/passwd", "1.2..3", "1.2.3.", ".1.2", "1.2.a", "", "1" * 65])
@@ -182,155 +227,6 @@ def test_one_malformed_object_does_not_stop_later_ones(receiver: Any, scu: Any, 
         statuses.append(int(scu.store(encoded, affected_sop_instance_uid=uid.encode()).status))
     assert [0xC000, 0, 0xC000, 0, 0xC000, 0] == statuses
     assert [part10(f"1.2.3.{number}") for number in (2, 4, 6)] == receiver.stored()
-
-
-def test_disk_full_answers_a700_not_a_warning(scu: Any, data_set: Any, monkeypatch: pytest.MonkeyPatch, until: Any):
-    """An association that was accepted while there was space is refused its next object when there is none."""
-    assert Status.SUCCESS == scu.store(data_set()).status
-    monkeypatch.setattr(os, "statvfs", lambda _path: SimpleNamespace(f_bavail=0, f_frsize=4096))
-    answer = until(lambda: (found := scu.store(data_set())).status and found)
-    assert (0xA700, REFUSALS["low_space"].comment) == (answer.status, answer.error_comment)
-    assert Status.SUCCESS == scu.echo().status
-
-
-def _count_calls(monkeypatch: pytest.MonkeyPatch, act: Callable[[int, str], None]) -> None:
-    """Call `act` with a running number and the name before each file system call of another thread than this."""
-    numbers = iter(range(10**6))
-    main = threading.current_thread()
-
-    def _wrapped(name: str) -> Any:
-        original = getattr(os, name)
-
-        def _call(*arguments: Any, **keywords: Any) -> Any:
-            if threading.current_thread() is not main:
-                act(next(numbers), name)
-            return original(*arguments, **keywords)
-
-        return _call
-
-    for name in CALLS:
-        monkeypatch.setattr(os, name, _wrapped(name))
-
-
-@pytest.mark.parametrize("is_named_by_fsync", [True, False])
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EINTR])
-def test_failing_call_at_each_step_answers_a700_and_leaves_no_file(
-    receiver: Any, scu_with: Any, data_set: Any, part10: Any, number: int, *, is_named_by_fsync: bool
-):
-    """Whichever call of a store fails, the answer is A700, no file stays, and the association goes on."""
-    receiver.spool.is_named_by_fsync = is_named_by_fsync
-    called: list[str] = []
-
-    def _store(fail_at: int | None) -> Any:
-        scu = scu_with(receiver.port)
-        scu.associate()
-
-        def _act(count: int, name: str) -> None:
-            called.append(name)
-            if count == fail_at:
-                raise OSError(number, os.strerror(number))
-
-        with pytest.MonkeyPatch.context() as patched:
-            _count_calls(patched, _act)
-            answer = scu.store(data_set())
-        if fail_at is not None:
-            assert 0xA700 == answer.status, called
-            assert (
-                REFUSALS["write" if number in {errno.EIO, errno.EINTR} else "no_space"].comment == answer.error_comment
-            )
-            assert [] == leftovers(receiver.spool), called
-            assert Status.SUCCESS == scu.store(data_set()).status
-        scu.release()
-        (file,) = receiver.spool.scan_received()
-        assert part10() == file.path.read_bytes()
-        file.path.unlink()
-        return answer
-
-    assert Status.SUCCESS == _store(None).status
-    assert {"open", "fsync"} <= set(called)
-    for step in range(len(called)):
-        called.clear()
-        _store(step)
-
-
-def test_association_note_that_cannot_be_written_answers_a700(receiver: Any, scu: Any, data_set: Any):
-    """When the note of an open association cannot be kept, nothing is acknowledged."""
-    receiver.spool.associations.rmdir()
-    assert 0xA700 == scu.store(data_set()).status
-    assert [] == leftovers(receiver.spool)
-    receiver.spool.associations.mkdir()
-    assert Status.SUCCESS == scu.store(data_set()).status
-
-
-def test_failed_fsync_is_never_retried_on_the_same_file(
-    receiver: Any, scu: Any, data_set: Any, monkeypatch: pytest.MonkeyPatch
-):
-    """After a failed fsync the kernel may have dropped the pages, so a second one proves nothing."""
-    synced: list[str] = []
-
-    def _fsync(descriptor: int) -> None:
-        synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
-        raise OSError(errno.EIO, "")
-
-    monkeypatch.setattr(os, "fsync", _fsync)
-    assert 0xA700 == scu.store(data_set()).status
-    assert len(set(synced)) == len(synced) >= 1
-
-
-@pytest.mark.parametrize("is_named_by_fsync", [True, False])
-def test_success_is_sent_only_after_file_and_directory_are_synced(
-    receiver: Any, scu: Any, data_set: Any, monkeypatch: pytest.MonkeyPatch, *, is_named_by_fsync: bool
-):
-    """While any sync of the commit is under way there is no answer; then file and name are synced.
-
-    Where an fsync commits a file's name with it the file is synced under its last name, elsewhere its folder is.
-    """
-    receiver.spool.is_named_by_fsync = is_named_by_fsync
-    original, may_go_on, synced = os.fsync, threading.Semaphore(0), []
-    entered = threading.Semaphore(0)
-
-    def _fsync(descriptor: int) -> None:
-        entered.release()
-        assert may_go_on.acquire(timeout=20)
-        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink())
-        original(descriptor)
-
-    monkeypatch.setattr(os, "fsync", _fsync)
-    scu.begin_store(data_set())
-    while entered.acquire(timeout=0.5):
-        assert not scu.has_answer(0.1)
-        may_go_on.release()
-    assert Status.SUCCESS == scu.response().status
-    wanted = {".dcm"} if is_named_by_fsync else {".dcm", ""}
-    assert wanted == {path.suffix for path in synced}
-    assert is_named_by_fsync or receiver.spool.lane in synced
-
-
-def test_short_writes_still_give_the_whole_file(
-    receiver: Any, scu: Any, data_set: Any, part10: Any, monkeypatch: pytest.MonkeyPatch
-):
-    """A write that takes only a part of what it is given loses nothing."""
-    writev, write = os.writev, os.write
-
-    def _short(descriptor: int, buffers: Any) -> int:
-        return write(descriptor, bytes(buffers[0])[:7]) if buffers else writev(descriptor, buffers)
-
-    monkeypatch.setattr(os, "writev", _short)
-    assert Status.SUCCESS == scu.store(data_set()).status
-    assert [part10()] == receiver.stored()
-
-
-def test_unforeseen_exception_answers_0110_and_keeps_the_association(
-    receiver: Any, scu: Any, data_set: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-):
-    """A bug of ours is a processing failure for one object; its traceback is in the log, not in the answer."""
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "fsync", lambda _descriptor: 1 // 0)
-        answer = scu.store(data_set())
-    assert (0x0110, "internal error") == (answer.status, answer.error_comment)
-    assert "ZeroDivisionError" in caplog.text
-    assert [] == leftovers(receiver.spool)
-    assert Status.SUCCESS == scu.store(data_set()).status
 
 
 def test_same_instance_twice_in_one_association_is_not_torn(receiver: Any, scu: Any, data_set: Any, part10: Any):
