@@ -1,9 +1,7 @@
 """A catalog of any earlier revision, with rows in it, becomes today's and keeps them, on both databases."""
 
-import shutil
 import socket
 import ssl
-import subprocess
 import threading
 from collections.abc import Iterator
 from datetime import date
@@ -13,6 +11,7 @@ from typing import Any
 import pytest
 from alembic import command
 from alembic.config import Config
+from certificates import Authority
 from sqlalchemy import Connection, Engine, MetaData, Table, func, insert, inspect, select, text
 from sqlalchemy.exc import OperationalError
 
@@ -137,14 +136,11 @@ def test_program_works_with_a_newer_schema(engine: Engine, an_object: Any, write
 
 @pytest.fixture
 def impostor(tmp_path: Path) -> Iterator[tuple[int, Path]]:
-    """Answer PostgreSQL's request for TLS with a certificate that nobody vouches for; give port and certificate."""
-    certificate, key = tmp_path / "server.crt", tmp_path / "server.key"
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed, so there is no certificate to present")
-    request = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=db.example"
-    subprocess.run([*request.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    """Answer PostgreSQL's request for TLS; give the port, and the certificate of the CA that vouches for the answer."""
+    authority = Authority(tmp_path)
+    identity = authority.issue("db.example")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
+    context.load_cert_chain(identity.certificate, identity.key)
     server = socket.create_server(("127.0.0.1", 0))
 
     def answer() -> None:
@@ -165,7 +161,7 @@ def impostor(tmp_path: Path) -> Iterator[tuple[int, Path]]:
 
     thread = threading.Thread(target=answer)
     thread.start()
-    yield server.getsockname()[1], certificate
+    yield server.getsockname()[1], authority.certificate
     server.shutdown(socket.SHUT_RDWR)
     server.close()
     thread.join()

@@ -1,6 +1,5 @@
 """The TLS listener: versions, client certificates, certificates that change, and DCMTK as a witness."""
 
-import datetime as dt
 import os
 import shutil
 import socket
@@ -8,16 +7,17 @@ import ssl
 import subprocess
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from certificates import Authority, Identity
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from cryptography.hazmat.primitives import serialization
+from pydicom import dcmread
 
+from dicomflow import samples
 from dicomflow.dicom.uids import IMPLICIT_VR_LITTLE_ENDIAN, VERIFICATION
 from dicomflow.dimse.pdu import AssociateRequest, ProposedContext, encode_associate_request
 from dicomflow.edge.settings import TlsSettings
@@ -28,55 +28,6 @@ WAIT_SECONDS = 30
 REQUEST = encode_associate_request(
     AssociateRequest("ANY", "CT1", (ProposedContext(1, VERIFICATION, (IMPLICIT_VR_LITTLE_ENDIAN,)),), 16384)
 )
-
-
-class Authority:
-    """A certificate authority that lives for one test run."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"authority {folder.name}")])
-        self.certificate = folder / "ca.pem"
-        signed = self._sign(self._name, self._key.public_key(), is_authority=True)
-        self.certificate.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
-
-    def issue(self, name: str) -> "Identity":
-        """Issue a certificate for localhost."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        identity = Identity(self._folder / f"{name}.pem", self._folder / f"{name}.key")
-        signed = self._sign(subject, key.public_key(), is_authority=False)
-        identity.certificate.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
-        identity.key.write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-        )
-        return identity
-
-    def _sign(self, subject: x509.Name, key: ec.EllipticCurvePublicKey, *, is_authority: bool) -> x509.Certificate:
-        now = dt.datetime.now(dt.UTC)
-        return (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(self._name)
-            .public_key(key)
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - dt.timedelta(hours=1))
-            .not_valid_after(now + dt.timedelta(hours=1))
-            .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-            .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
-            .sign(self._key, hashes.SHA256())
-        )
-
-
-@dataclass(frozen=True)
-class Identity:
-    """A certificate and its key."""
-
-    certificate: Path
-    key: Path
 
 
 @pytest.fixture(scope="module")
@@ -207,16 +158,15 @@ def test_key_of_another_certificate_is_refused_at_start(authority: Authority, se
         TlsContexts(TlsSettings(port=0, certificate=server.certificate, key=other.key))
 
 
-@pytest.mark.interop
-def test_echoscu_over_tls_succeeds(tls_port: Any, authority: Authority):
-    """DCMTK's echoscu verifies the edge, shows its certificate, and is answered."""
-    program = shutil.which("echoscu")
-    if program is None:
-        pytest.skip("DCMTK's echoscu is not installed (package dcmtk)")
+def dcmtk(authority: Authority, program: str, port: int, *files: Path) -> str:
+    """Run one of DCMTK's programs: it verifies the edge and shows its certificate. Returns what it says."""
+    found = shutil.which(program)
+    if found is None:
+        pytest.skip(f"DCMTK's {program} is not installed (package dcmtk)")
     modality = authority.issue("dcmtk")
-    command = [program, "-v", "+tls", modality.key, modality.certificate, "+cf", authority.certificate]
+    command = [found, "-v", "+tls", modality.key, modality.certificate, "+cf", authority.certificate]
     result = subprocess.run(
-        [*map(str, command), "127.0.0.1", str(tls_port(demand=True))],
+        [*map(str, command), "127.0.0.1", str(port), *map(str, files)],
         check=False,
         capture_output=True,
         text=True,
@@ -224,7 +174,24 @@ def test_echoscu_over_tls_succeeds(tls_port: Any, authority: Authority):
         env={**os.environ, "TCP_NODELAY": "1"},
     )
     assert 0 == result.returncode, result.stderr
-    assert "Received Echo Response (Success)" in result.stdout + result.stderr
+    return result.stdout + result.stderr
+
+
+@pytest.mark.interop
+def test_echoscu_over_tls_succeeds(tls_port: Any, authority: Authority):
+    """DCMTK's echoscu is answered."""
+    assert "Received Echo Response (Success)" in dcmtk(authority, "echoscu", tls_port(demand=True))
+
+
+@pytest.mark.interop
+def test_storescu_over_tls_is_stored(receiver_with: Any, server: Identity, authority: Authority, tmp_path: Path):
+    """DCMTK's storescu has a study stored, of which nothing went over the line in the clear."""
+    files = samples.write(samples.ct_study(51, series=1, slices=4), tmp_path / "study")
+    settings = TlsSettings(port=0, certificate=server.certificate, key=server.key, client_ca=authority.certificate)
+    receiver = receiver_with(tls=settings)
+    said = dcmtk(authority, "storescu", receiver.port, *files)
+    assert 4 == said.count("Received Store Response (Success)")
+    assert {path.stem for path in files} == {dcmread(BytesIO(stored)).SOPInstanceUID for stored in receiver.stored()}
 
 
 def _replace(files: Identity, by: Identity) -> None:
