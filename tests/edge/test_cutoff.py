@@ -57,6 +57,14 @@ class Stream:
         self._scu.release()
 
 
+@pytest.fixture
+def stream(edge: Any, scu_with: Callable[..., Any], data_set: Callable[..., bytes]) -> Iterator[Stream]:
+    """Give a modality that sends to the edge."""
+    started = Stream(scu_with(edge.port), data_set)
+    yield started
+    started.stop()
+
+
 @pytest.fixture(scope="module")
 def s3_endpoint(disk_s3_endpoint: str) -> str:
     """Use the server that keeps its objects on disk."""
@@ -64,9 +72,7 @@ def s3_endpoint(disk_s3_endpoint: str) -> str:
 
 
 @pytest.fixture
-def edge(
-    edge_with: Callable[..., Any], aws_environment: Any, fault_proxy: FaultProxy, bucket: str, part10: Any
-) -> Iterator[Any]:
+def edge(edge_with: Callable[..., Any], aws_environment: Any, fault_proxy: FaultProxy, bucket: str, part10: Any) -> Any:
     """Give a running edge with a bucket behind a proxy and a line that carries twice what arrives."""
     line = LINE_PER_ARRIVAL * INSTANCES_PER_SECOND * len(part10("1.2.3.100", pixels=PIXELS))
     delivery = {"store_url": f"s3://{bucket}", "endpoint": fault_proxy.url, "max_bytes_per_second": line}
@@ -74,10 +80,9 @@ def edge(
 
 
 def test_edge_that_was_cut_off_is_level_when_the_forecast_said(
-    edge: Any, scu_with: Any, data_set: Any, fault_proxy: FaultProxy, until: Callable[..., Any]
+    edge: Any, stream: Stream, fault_proxy: FaultProxy, until: Callable[..., Any]
 ):
     """At 60 instances a second the store goes and comes back; what `status` says then is when the edge is level."""
-    stream = Stream(scu_with(edge.port), data_set)
 
     def _progress() -> Any:
         return read_progress(edge.spool.root) or {"waiting_files": 0, "level_in_seconds": None, "store": ""}

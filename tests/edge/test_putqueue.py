@@ -123,6 +123,21 @@ def test_pauses_of_a_failing_store_grow_for_the_store_not_for_its_objects(queue:
     asyncio.run(_run())
 
 
+def test_puts_in_flight_when_the_store_goes_make_one_pause(queue: PutQueue, clock: Clock):
+    """However many fail together, the store is tried again after the first pause, and only tries make it longer."""
+
+    async def _run() -> None:
+        for number in range(10):
+            queue.add(_delivery(str(number)), None, 0)
+        puts = [await _take_put(queue) for _ in range(8)]
+        assert [10.0, 10.0] == [queue.failed(put) for put in puts][-2:]
+        assert 10.0 == queue.pause_seconds
+        clock.now += 10.0
+        assert 20.0 == queue.failed(await _take_put(queue))
+
+    asyncio.run(_run())
+
+
 def test_pause_of_a_failing_store_is_told_until_it_is_over(queue: PutQueue, clock: Clock):
     """The forecast counts it: nothing is put before."""
 

@@ -32,6 +32,7 @@ class Put:
     instance: ReceivedInstance | None = field(compare=False)
     attempts: int = field(compare=False, default=0)
     probes: int = field(compare=False, default=0)  # of a failing store
+    is_probe: bool = field(compare=False, default=False)  # whether this try is one
 
 
 class PutQueue:
@@ -45,6 +46,7 @@ class PutQueue:
         self._numbers = itertools.count()
         self._changed = asyncio.Event()
         self._failures = 0
+        self._probes = 0  # of the store since it fails
         self._closed_until = 0.0
         self._in_flight = 0
 
@@ -72,13 +74,15 @@ class PutQueue:
             may_try = now >= self._closed_until and not (self.is_store_failing and self._in_flight)
             if self._ready and may_try:
                 self._in_flight += 1
-                return self._pop()
+                put = self._pop()
+                put.is_probe = self.is_store_failing
+                return put
             await self._sleep(self._next_at(now) - now)
 
     def succeeded(self) -> None:
         """Note a put that is done: the store works."""
         self._in_flight -= 1
-        self._failures, self._closed_until = 0, 0.0
+        self._failures, self._probes, self._closed_until = 0, 0, 0.0
         self._changed.set()
 
     def failed(self, put: Put) -> float:
@@ -89,8 +93,11 @@ class PutQueue:
         if self.is_store_failing:
             # The object may not be to blame: it keeps its place, and the store gets the pause.
             put.probes += 1
-            pause = self._pause(self._failures - _FAILURES_OF_A_STORE + 1)
-            self._closed_until = now + pause
+            if put.is_probe or not self._probes:
+                # What was in flight when it began to fail tells nothing new, and makes no pause longer.
+                self._probes += 1
+                self._closed_until = now + self._pause(self._probes)
+            pause = self.pause_seconds
             heapq.heappush(self._ready, put)
         else:
             put.attempts += 1
