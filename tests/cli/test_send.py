@@ -75,7 +75,7 @@ def send() -> Callable[..., tuple[int, dict[str, Any], str]]:
 
 
 @pytest.mark.parametrize("associations", [1, 4])
-def test_send_folder_reports_counts_asked_and_stored(receiver_with: Any, send: Any, tmp_path: Path, associations: int):
+def test_send_reports_counts_asked_sent_and_confirmed(receiver_with: Any, send: Any, tmp_path: Path, associations: int):
     """All files of a folder are asked for and stored, others are skipped; the exit code is 0."""
     samples.write(samples.demo_studies(), tmp_path / "study")
     (tmp_path / "study" / "notes.txt").write_text("no DICOM")

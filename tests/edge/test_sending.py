@@ -4,10 +4,12 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydicom import dcmread
 
 from dicomflow import samples
 from dicomflow.edge import sending as sending_module
@@ -135,3 +137,24 @@ def test_sending_to_nobody_fails_each_file_at_once(send_to: Any):
     ((reason, count),) = ends.items()
     assert 20 == count
     assert reason.startswith(f"cannot connect to 127.0.0.1 port {port}")
+
+
+def test_send_proposes_the_stored_transfer_syntax(receiver: Any, tmp_path: Path):
+    """A file is sent in the transfer syntax it has: JPEG, and little endian with implicit and explicit VRs."""
+    paths = samples.write(samples.demo_studies(), tmp_path / "studies")
+    sending = Sending(
+        Receiver("127.0.0.1", receiver.port, "CT1", "DICOMFLOW", 10), lambda *_: None, associations=1, retries=0
+    )
+    sending.run(find_candidates([tmp_path / "studies"]))
+    sent = Counter(dcmread(path).file_meta.TransferSyntaxUID for path in paths)
+    stored = Counter(dcmread(BytesIO(whole)).file_meta.TransferSyntaxUID for whole in receiver.stored())
+    assert sent == stored
+    assert len(sent) > 1
+
+
+def test_send_failure_neither_kills_the_worker_nor_leaks_its_slot(receiver_with: Any, relay_to: Any, send_to: Any):
+    """After associations that broke, as many can be had as before, and every file is stored."""
+    receiver = receiver_with(max_associations=2)
+    relay = relay_to(receiver.port, breaks=3, after_bytes=20_000)
+    assert {"stored": 20, "skipped": 1} == send_to(relay.port, associations=2, retries=9)
+    assert {"stored": 20, "skipped": 1} == send_to(receiver.port, associations=2, retries=0)
