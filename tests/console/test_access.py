@@ -64,7 +64,7 @@ def log_in(token_of: Any) -> Callable[..., Any]:
     return send
 
 
-@pytest.mark.parametrize("path", ["/overview", "/studies?name=x", "/audit", "/instances/1.2/frames/0.png"])
+@pytest.mark.parametrize("path", ["/overview", "/studies?name=x", "/audit", "/instances/1.2"])
 def test_stranger_sees_the_login_and_nothing_else(stranger: httpx.Client, path: str):
     """Every page sends to the login, which leads back; JSON is refused."""
     answer = stranger.get(path)
@@ -72,6 +72,7 @@ def test_stranger_sees_the_login_and_nothing_else(stranger: httpx.Client, path: 
     assert answer.headers["location"].startswith("/login?next=%2F")
     assert 401 == stranger.get(path, headers={"accept": "application/json"}).status_code
     assert 401 == stranger.post("/imports/retry").status_code
+    assert 401 == stranger.get("/instances/1.2/frames/0.png").status_code
     page = stranger.get("/login")
     assert 200 == page.status_code
     assert "/studies" not in page.text

@@ -1,5 +1,7 @@
 """Every page has its twin, says what is so, and does nothing that was not asked from a page of its own."""
 
+import base64
+import json
 import re
 from collections.abc import Callable
 from html import unescape
@@ -125,6 +127,36 @@ def test_wrong_address_is_answered_with_what_is_wrong(client: httpx.Client, path
     assert status == page.status_code
     assert text in unescape(page.text)
     assert status == client.get(path, headers={"accept": "application/json"}).status_code
+
+
+@pytest.mark.parametrize("path", ["/studies", "/associations", "/imports", "/problems", "/audit"])
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [10**30],
+        [True],
+        ["\ud800"],
+        ["\0"],
+        ["x", 10**30],
+        ["2026-01-01T00:00:00", "x"],
+        ["2026-01-01T00:00:00", 1.5],
+        ["2026-01-01T00:00:00+00:00", None],
+        [],
+        {},
+        None,
+        1,
+    ],
+)
+def test_page_key_that_is_none_of_ours_is_refused(client: httpx.Client, path: str, parts: Any):
+    """Whatever an address says is behind it, it is a mistake of who asks, and no error of ours."""
+    key = base64.urlsafe_b64encode(json.dumps(parts).encode()).decode()
+    assert 400 == client.get(path, params={"after": key}).status_code
+
+
+@pytest.mark.parametrize("path", ["/studies?name=%00", "/audit?uid=%00", "/studies/%00", "/series/1%002"])
+def test_nul_in_an_address_is_refused(client: httpx.Client, path: str):
+    """PostgreSQL has no text with a NUL."""
+    assert 400 == client.get(path).status_code
 
 
 def test_values_are_escaped(client: httpx.Client):

@@ -77,12 +77,15 @@ class Guard:
     def _refusal(self, connection: HTTPConnection) -> Response | None:
         if not is_own_host(connection, self._access.hosts):
             return PlainTextResponse("not a host of this console\n", status_code=421)
+        if "\0" in connection.scope["path"] or b"%00" in connection.scope["query_string"]:
+            return PlainTextResponse("no text has a NUL\n", status_code=400)
         user = self._access.user_of(connection)
         connection.state.user = user
         path = connection.url.path
         if user is not None or path.startswith(_PUBLIC):
             return None
-        if wants_json(connection) or connection.scope["method"] != "GET" or self._access.users is None:
+        is_page = connection.scope["method"] == "GET" and not path.endswith(".png") and not wants_json(connection)
+        if not is_page or self._access.users is None:
             return JSONResponse({"error": "log in first"}, status_code=401)
         after = path + (f"?{connection.url.query}" if connection.url.query else "")
         return RedirectResponse(f"/login?next={quote(after, safe='')}", status_code=303)

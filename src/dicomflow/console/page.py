@@ -133,14 +133,10 @@ def decode_key(text: str | None, *kinds: type) -> tuple[Any, ...] | None:
         if len(text) > _MAX_KEY_CHARACTERS:
             raise ValueError("too long")  # noqa: TRY301  # wrapped like all others
         parts = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-        found = [
-            datetime.fromisoformat(part) if kind is datetime else part for part, kind in zip(parts, kinds, strict=True)
-        ]
-        if not all(isinstance(part, kind) for part, kind in zip(found, kinds, strict=True)):
-            raise TypeError("of other kinds")  # noqa: TRY301  # as above
+        found = tuple(_key_part(part, kind) for part, kind in zip(parts, kinds, strict=True))
     except (ValueError, TypeError, binascii.Error, RecursionError) as error:
         raise HTTPException(400, "this is no page; start from the first") from error
-    return tuple(found)
+    return found
 
 
 def positive(text: str, name: str) -> int:
@@ -152,3 +148,21 @@ def positive(text: str, name: str) -> int:
     if not text.isdecimal() or len(text) > 18 or not text.isascii():
         raise HTTPException(404, f"there is no {name} {text[:40]!r}")
     return int(text)
+
+
+def _key_part(part: Any, kind: type) -> Any:
+    """Return a part of a key that a statement can take.
+
+    Raises:
+        ValueError: it is of another kind, or nothing that a row could have.
+    """
+    if kind is datetime:
+        moment = datetime.fromisoformat(part)
+        if moment.tzinfo is None:
+            raise ValueError("a time without a time zone")
+        return moment
+    if type(part) is not kind or (kind is int and abs(part) >= 1 << 63) or (kind is str and "\0" in part):
+        raise ValueError(f"{type(part).__name__} in the place of {kind.__name__}")
+    if kind is str:
+        part.encode()  # half of a surrogate pair is no text
+    return part
