@@ -187,8 +187,6 @@ def _installer_role(scope: Construct, settings: DeploymentSettings) -> iam.Role:
     or change a role or its permissions.
     """
     prefix = f"{settings.name}-"
-    roles = _arn(scope, "iam", "role", f"{prefix}*-GG-Role")
-    policies = _arn(scope, "iam", "policy", f"{prefix}*-GG-RoleAccess")
     role = iam.Role(
         scope,
         "Installer",
@@ -196,9 +194,26 @@ def _installer_role(scope: Construct, settings: DeploymentSettings) -> iam.Role:
         description="Installs Greengrass on an edge's device: assumed for an hour by whoever installs it",
         assumed_by=iam.AccountRootPrincipal(),
     )
+    for sid, (actions, resources) in _installer_rights(scope, prefix).items():
+        role.add_to_policy(iam.PolicyStatement(sid=sid, actions=actions, resources=resources))
+    role.add_to_policy(
+        iam.PolicyStatement(
+            sid="Attach",
+            actions=["iam:AttachRolePolicy"],
+            resources=[_arn(scope, "iam", "role", f"{prefix}*-GG-Role")],
+            conditions={"ArnLike": {"iam:PolicyARN": _arn(scope, "iam", "policy", f"{prefix}*-GG-RoleAccess")}},
+        )
+    )
+    return role
+
+
+def _installer_rights(scope: Construct, prefix: str) -> dict[str, tuple[list[str], list[str]]]:
+    """Return by Sid the actions of an installation and what they are for: names that begin with the stack's."""
+    roles = _arn(scope, "iam", "role", f"{prefix}*-GG-Role")
+    policies = _arn(scope, "iam", "policy", f"{prefix}*-GG-RoleAccess")
     things = [
         _arn(scope, "iot", "thing", f"{prefix}*"),
-        _arn(scope, "iot", "thinggroup", f"{settings.name}-IEP-devices"),
+        _arn(scope, "iot", "thinggroup", f"{prefix}IEP-devices"),
     ]
     thing_policies = [
         _arn(scope, "iot", "policy", name)
@@ -208,7 +223,7 @@ def _installer_role(scope: Construct, settings: DeploymentSettings) -> iam.Role:
             "GreengrassV2IoTThingPolicy",  # the installer's own, where it is called without --thing-policy-name
         )
     ]
-    statements: dict[str, tuple[list[str], list[str]]] = {
+    return {
         "Read": (["iam:GetPolicy", "iam:GetRole"], [roles, policies, _arn(scope, "iam", "policy", "*", account="aws")]),
         "Things": (
             ["iot:AddThingToThingGroup", "iot:CreateThing", "iot:DescribeThing", "iot:DescribeThingGroup"],
@@ -227,17 +242,6 @@ def _installer_role(scope: Construct, settings: DeploymentSettings) -> iam.Role:
             ["*"],
         ),
     }
-    for sid, (actions, resources) in statements.items():
-        role.add_to_policy(iam.PolicyStatement(sid=sid, actions=actions, resources=resources))
-    role.add_to_policy(
-        iam.PolicyStatement(
-            sid="Attach",
-            actions=["iam:AttachRolePolicy"],
-            resources=[roles],
-            conditions={"ArnLike": {"iam:PolicyARN": policies}},
-        )
-    )
-    return role
 
 
 def _arn(scope: Construct, service: str, resource: str, name: str, account: str | None = None) -> str:

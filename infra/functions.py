@@ -45,6 +45,14 @@ _RETENTION: Final = {
         3653: "TEN_YEARS",
     }.items()
 }
+_INTERFACE_ACTIONS: Final = (
+    "ec2:AssignPrivateIpAddresses",
+    "ec2:CreateNetworkInterface",
+    "ec2:DeleteNetworkInterface",
+    "ec2:DescribeNetworkInterfaces",
+    "ec2:DescribeSubnets",
+    "ec2:UnassignPrivateIpAddresses",
+)
 _MAX_RECEIVES: Final = 5
 _VISIBILITY: Final = 6
 """A message is hidden for so many times the function's timeout, as Lambda's guide asks: throttled batches come back."""
@@ -98,25 +106,8 @@ class PipelineFunction(Construct):
             removal_policy=RemovalPolicy.DESTROY,
         )
         self.role = iam.Role(self, "Role", assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"))
-        self.role.add_to_policy(
-            iam.PolicyStatement(
-                sid="Log", actions=["logs:CreateLogStream", "logs:PutLogEvents"], resources=[log.log_group_arn]
-            )
-        )
-        self.role.add_to_policy(
-            iam.PolicyStatement(
-                sid="Interfaces",
-                actions=[
-                    "ec2:AssignPrivateIpAddresses",
-                    "ec2:CreateNetworkInterface",
-                    "ec2:DeleteNetworkInterface",
-                    "ec2:DescribeNetworkInterfaces",
-                    "ec2:DescribeSubnets",
-                    "ec2:UnassignPrivateIpAddresses",
-                ],
-                resources=["*"],
-            )
-        )
+        self.grant("Log", ["logs:CreateLogStream", "logs:PutLogEvents"], [log.log_group_arn])
+        self.grant("Interfaces", list(_INTERFACE_ACTIONS), ["*"])
         self.function = lambda_.Function(
             self,
             "Function",

@@ -123,6 +123,7 @@ class EdgeInstance(Construct):
                 port=DIMSE_PORT,
             )
         )
+        root = ec2.BlockDeviceVolume.ebs(_ROOT_GIB, encrypted=True, volume_type=ec2.EbsDeviceVolumeType.GP3)
         template = ec2.LaunchTemplate(
             self,
             "Template",
@@ -134,14 +135,7 @@ class EdgeInstance(Construct):
             http_put_response_hop_limit=1,
             ebs_optimized=True,
             detailed_monitoring=True,
-            block_devices=[
-                ec2.BlockDevice(
-                    device_name="/dev/xvda",
-                    volume=ec2.BlockDeviceVolume.ebs(
-                        _ROOT_GIB, encrypted=True, volume_type=ec2.EbsDeviceVolumeType.GP3
-                    ),
-                )
-            ],
+            block_devices=[ec2.BlockDevice(device_name="/dev/xvda", volume=root)],
         )
         resource = template.node.default_child
         assert isinstance(resource, ec2.CfnLaunchTemplate)  # CDK made it

@@ -8,6 +8,7 @@ __all__ = ["user_data_lines"]
 _PROGRAM: Final = "/opt/dicomflow"
 _SETTINGS: Final = "/etc/dicomflow"
 _WORK: Final = "/var/lib/dicomflow"
+_SERVICE: Final = "dicomflow-edge"
 _PYTHON: Final = "python3.13"
 _METADATA: Final = "http://169.254.169.254/latest"
 
@@ -24,9 +25,35 @@ def user_data_lines(
     port: int,
 ) -> list[str]:
     """Return the script's lines. It may run again: nothing is formatted that holds a file system."""
+    settings = [
+        f'name = "{device}"',
+        "[dimse]",
+        f"port = {port}",
+        "[spool]",
+        f'dir = "{_WORK}/spool"',
+        "[delivery]",
+        f'store_url = "{store_url}"',
+        f'kms_key_id = "{kms_key_id}"',
+        f"accelerate = {'true' if accelerate else 'false'}",
+    ]
     return [
         "set -eux",
         f"export AWS_REGION={region} AWS_DEFAULT_REGION={region}",
+        *_take_spool(volume_id),
+        *_install(artifact_url),
+        f"echo AWS_REGION={region} >{_SETTINGS}/environment",
+        f"chmod 600 {_SETTINGS}/environment",
+        f"cat >{_SETTINGS}/edge.toml <<'TOML'",
+        *settings,
+        "TOML",
+        "systemctl daemon-reload",
+        f"systemctl enable --now {_SERVICE}",
+    ]
+
+
+def _take_spool(volume_id: str) -> list[str]:
+    """Attach and mount the edge's volume, whichever instance had it before."""
+    return [
         f"token=$(curl -sf -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 300' {_METADATA}/api/token)",
         f'instance=$(curl -sf -H "X-aws-ec2-metadata-token: $token" {_METADATA}/meta-data/instance-id)',
         "# The volume may still be leaving the instance that was here before.",
@@ -38,28 +65,22 @@ def user_data_lines(
         f"mkdir -p {_WORK}",
         f'grep -q " {_WORK} " /etc/fstab || echo "$disk {_WORK} xfs defaults,nofail,noatime 0 2" >>/etc/fstab',
         f"mountpoint -q {_WORK} || mount {_WORK}",
-        "xfs_growfs -d " + _WORK,
+        f"xfs_growfs -d {_WORK}",
+    ]
+
+
+def _install(artifact_url: str) -> list[str]:
+    """Install the edge's program from its artifact, as the user that runs it."""
+    return [
         f"dnf install -y {_PYTHON} {_PYTHON}-pip unzip",
         f"id dicomflow || useradd --system --home-dir {_WORK} --no-create-home --shell /sbin/nologin dicomflow",
-        f"mkdir -p {_PROGRAM} {_SETTINGS}",
+        f"mkdir -p {_PROGRAM} {_SETTINGS} /etc/systemd/system/{_SERVICE}.service.d",
         f"aws s3 cp {artifact_url} /tmp/artifact.zip",
         f"unzip -qo /tmp/artifact.zip -d {_PROGRAM}",
-        f"chown dicomflow: {_WORK}",
+        "# The user may have had another number on the instance before.",
+        f"chown -R dicomflow: {_WORK}",
         f"runuser -u dicomflow -- sh {_PROGRAM}/python.sh install {_WORK}",
-        f"echo AWS_REGION={region} >{_SETTINGS}/environment",
-        f"chmod 600 {_SETTINGS}/environment",
-        f"cat >{_SETTINGS}/edge.toml <<'TOML'",
-        f'name = "{device}"',
-        "[dimse]",
-        f"port = {port}",
-        "[spool]",
-        f'dir = "{_WORK}/spool"',
-        "[delivery]",
-        f'store_url = "{store_url}"',
-        f'kms_key_id = "{kms_key_id}"',
-        f"accelerate = {'true' if accelerate else 'false'}",
-        "TOML",
-        f"cp {_PROGRAM}/dicomflow-edge.service /etc/systemd/system/",
-        "systemctl daemon-reload",
-        "systemctl enable --now dicomflow-edge",
+        f"cp {_PROGRAM}/{_SERVICE}.service /etc/systemd/system/",
+        "# Without its volume the edge must not receive: it would spool to the instance's own disk.",
+        f"printf '[Unit]\\nRequiresMountsFor={_WORK}\\n' >/etc/systemd/system/{_SERVICE}.service.d/spool.conf",
     ]

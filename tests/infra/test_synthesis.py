@@ -176,6 +176,13 @@ def test_user_data_formats_no_volume_that_holds_a_spool(script: str):
     assert ["blkid $disk || mkfs.xfs $disk"] == [line for line in lines if "mkfs" in line]
 
 
+def test_user_data_gives_an_old_spool_to_the_new_user(script: str):
+    """A user's number may differ from instance to instance, and an edge without its volume must not receive."""
+    assert "chown -R dicomflow: /var/lib/dicomflow" in script
+    assert "RequiresMountsFor=/var/lib/dicomflow" in script
+    assert script.index("mount /var/lib") < script.index("chown -R") < script.index("systemctl enable --now")
+
+
 def test_user_data_writes_settings_that_the_edge_takes(script: str, tmp_path: Path):
     """The edge's own program reads the file that the script writes."""
     from dicomflow.edge.settings import load_settings
