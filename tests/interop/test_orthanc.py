@@ -1,0 +1,138 @@
+"""Orthanc as the sender: what its REST API stores to a modality, and the storage commitment it asks for."""
+
+import json
+import shutil
+import socket
+import subprocess
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from edge_daemon import EdgeDaemon, wait_for
+from pydicom import dcmread
+
+from dicomflow import samples
+
+pytestmark = [pytest.mark.interop, pytest.mark.timeout(180)]
+
+
+class Orthanc:
+    """An Orthanc of its own, with one modality. One owner: the test."""
+
+    def __init__(self, folder: Path, modality: dict[str, Any]) -> None:
+        program = shutil.which("Orthanc", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
+        if program is None:
+            pytest.skip("Orthanc is not installed (package orthanc)")
+        self.http_port, self.dicom_port = _free_port(), _free_port()
+        self._log = folder / "orthanc.log"
+        folder.mkdir()
+        settings = {
+            "Name": "interop",
+            "StorageDirectory": str(folder / "storage"),
+            "IndexDirectory": str(folder / "index"),
+            "HttpPort": self.http_port,
+            "DicomPort": self.dicom_port,
+            "DicomAet": "ORTHANC",
+            "RemoteAccessAllowed": False,
+            "AuthenticationEnabled": False,
+            "DicomModalities": {"dicomflow": modality | {"Host": "127.0.0.1"}},
+        }
+        (folder / "orthanc.json").write_text(json.dumps(settings))
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [program, str(folder / "orthanc.json")], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        wait_for(self._is_ready, explain=self.tail)
+
+    def post(self, path: str, body: bytes) -> Any:
+        """Post to its REST API and return the answer."""
+        url = f"http://127.0.0.1:{self.http_port}{path}"
+        with urllib.request.urlopen(urllib.request.Request(url, body), timeout=60) as answer:
+            return json.load(answer)
+
+    def get(self, path: str) -> Any:
+        """Ask its REST API."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}{path}", timeout=60) as answer:
+            return json.load(answer)
+
+    def upload(self, paths: tuple[Path, ...]) -> list[str]:
+        """Give it files, and return its own names for them."""
+        return [self.post("/instances", path.read_bytes())["ID"] for path in paths]
+
+    def tail(self) -> str:
+        """Return the end of its log."""
+        return self._log.read_text(errors="replace")[-3000:]
+
+    def close(self) -> None:
+        """Kill it: an orderly end takes seconds, and nothing of it is kept."""
+        self._process.kill()
+        self._process.wait(60)
+
+    def _is_ready(self) -> bool:
+        assert self._process.poll() is None, self.tail()
+        try:
+            return bool(self.get("/system"))
+        except OSError:
+            return False
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+    return port
+
+
+@pytest.fixture
+def orthanc_to(tmp_path: Path) -> Iterator[Callable[..., Orthanc]]:
+    """Start an Orthanc whose modality `dicomflow` is at a port; fields are the modality's."""
+    started: list[Orthanc] = []
+
+    def _orthanc_to(port: int, **fields: Any) -> Orthanc:
+        started.append(Orthanc(tmp_path / f"orthanc-{len(started)}", {"AET": "DICOMFLOW", "Port": port} | fields))
+        return started[-1]
+
+    yield _orthanc_to
+    for each in started:
+        each.close()
+
+
+def test_orthanc_stores_a_study_that_is_mapped(receiver: Any, orthanc_to: Any, tmp_path: Path):
+    """CT, MR, JPEG and a private class, sent by Orthanc's REST API, arrive with their pixels and transfer syntaxes."""
+    paths = samples.write(samples.demo_studies(seed=79), tmp_path / "study")
+    orthanc = orthanc_to(receiver.port)
+    names = orthanc.upload(paths)
+    answer = orthanc.post("/modalities/dicomflow/store", json.dumps(names).encode())
+    assert (len(paths), 0) == (answer["InstancesCount"], answer["FailedInstancesCount"])
+    receiver.wait_until_mapped(path.stem for path in paths)
+    objects = receiver.objects()
+    for path in paths:
+        (stored,) = objects[path.stem]
+        sent, found = dcmread(path), dcmread(stored)
+        assert sent.file_meta.TransferSyntaxUID == found.file_meta.TransferSyntaxUID
+        assert sent == found
+
+
+def test_orthanc_gets_its_storage_commitment(orthanc_to: Any, study: tuple[Path, ...], tmp_path: Path):
+    """Orthanc asks for commitment of what it sent, and has every instance reported as committed."""
+    (tmp_path / "edge").mkdir()
+    port = _free_port()
+    edge = EdgeDaemon(tmp_path / "edge", dimse={"port": port})
+    try:
+        orthanc = orthanc_to(port)
+        with edge.config.open("a") as config:
+            config.write('[commitment]\nlevel = "stored"\n[commitment.peers.ORTHANC]\nhost = "127.0.0.1"\n')
+            config.write(f"port = {orthanc.dicom_port}\n")
+        edge.start()
+        names = orthanc.upload(study)
+        body = {"Resources": names, "StorageCommitment": True, "Synchronous": True}
+        answer = orthanc.post("/modalities/dicomflow/store", json.dumps(body).encode())
+        assert 0 == answer["FailedInstancesCount"]
+        report = f"/storage-commitment/{answer['StorageCommitmentTransactionUID']}"
+        wait_for(lambda: orthanc.get(report)["Status"] != "Pending", explain=lambda: edge.tail() + orthanc.tail())
+        found = orthanc.get(report)
+        assert "Success" == found["Status"], found
+        assert {path.stem for path in study} == {item["SOPInstanceUID"] for item in found["Success"]}
+    finally:
+        edge.close()
