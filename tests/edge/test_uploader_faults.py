@@ -84,20 +84,6 @@ def test_object_over_one_gigabyte_uploads_in_parts(
     assert "Uploads" not in s3_client.list_multipart_uploads(Bucket=bucket)
 
 
-def test_bytes_changed_on_the_line_are_refused(
-    uploader: Uploader, instance_of: Any, fault_proxy: FaultProxy, s3_client: Any, bucket: str
-):
-    """S3 compares what arrives with the digest that came with it: no object, and the next put makes it whole."""
-    instance = instance_of(1000)
-    fault_proxy.faults.append(FaultProxy.corrupt)
-    with pytest.raises(BaseError):
-        _put(uploader, instance)
-    assert "Contents" not in s3_client.list_objects_v2(Bucket=bucket)
-    _put(uploader, instance)
-    stored = s3_client.get_object(Bucket=bucket, Key=KEY)["Body"].read()
-    assert instance.file.sha256 == hashlib.sha256(stored).hexdigest()
-
-
 def test_large_object_that_fails_leaves_no_parts(
     uploader: Uploader, instance_of: Any, fault_proxy: FaultProxy, s3_client: Any, bucket: str
 ):

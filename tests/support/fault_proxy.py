@@ -124,12 +124,6 @@ class FaultProxy:
         return True
 
     @staticmethod
-    def corrupt(handler: Any) -> bool:
-        """Pass the request on with the last byte of its body changed."""
-        handler.corrupt()
-        return False
-
-    @staticmethod
     def slow(bytes_per_second: int) -> Callable[[Any], bool]:
         """Take the body no faster than this, then pass it on."""
         return lambda handler: handler.read_slowly(bytes_per_second)
@@ -183,10 +177,6 @@ class _Handler(BaseHTTPRequestHandler):
             left -= len(parts[-1])
         self._body = b"".join(parts)
         return False
-
-    def corrupt(self) -> None:
-        body = self.body()
-        self._body = body[:-1] + bytes([body[-1] ^ 1])
 
     def reset(self) -> bool:
         # Closed with data to linger for no time, a socket sends a reset.
