@@ -3,6 +3,7 @@
 A function of the request and the policy; whether the caller may associate at all is the edge's decision.
 """
 
+import functools
 from dataclasses import dataclass
 from typing import Final
 
@@ -58,12 +59,24 @@ def negotiate(
 ) -> AssociateAccept:
     """Answer every proposed context, in the request's order, with its own ID.
 
+    A request without a user identity that was answered before costs a look-up.
+
     Args:
         request: a decoded A-ASSOCIATE-RQ.
         max_length: the maximum length to announce, in bytes; 0 means no limit (PS3.8 D.1).
         user_identity_response: content of item 59H, or None for no item.
         storage_commitment: whether Storage Commitment is served here.
     """
+    answer = _negotiate if request.user_identity is not None else _negotiate_once
+    return answer(request, max_length, user_identity_response, storage_commitment)
+
+
+def _negotiate(
+    request: AssociateRequest,
+    max_length: int,
+    user_identity_response: bytes | None,
+    storage_commitment: bool,  # noqa: FBT001  # the cache wants positions
+) -> AssociateAccept:
     roles = {role.sop_class_uid: role for role in request.roles}
     general_classes = {uid: (service, related) for uid, service, related in request.common_extended}
     answers = tuple(
@@ -84,6 +97,9 @@ def negotiate(
         roles=tuple(_answer_role(role) for uid, role in roles.items() if uid in accepted),
         user_identity_response=user_identity_response,
     )
+
+
+_negotiate_once: Final = functools.lru_cache(maxsize=64)(_negotiate)
 
 
 def accepted_contexts(request: AssociateRequest, accept: AssociateAccept) -> dict[int, AcceptedContext]:

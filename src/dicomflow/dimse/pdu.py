@@ -5,6 +5,7 @@ All fields are big endian. Decoders take one complete PDU body (the bytes after 
 `acceptor` streams it.
 """
 
+import functools
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
@@ -142,14 +143,31 @@ class AssociateReject:
     reason: int
 
 
+# A device proposes the same in each of its associations, and some open one for each image. 128 contexts take 14 KB.
+_MAX_KNOWN: Final = 64
+_MAX_KNOWN_BYTES: Final = 32 << 10
+_known_requests: Final[dict[bytes, AssociateRequest]] = {}
+
+
 def decode_associate_request(body: bytes) -> AssociateRequest:
-    """Decode the body of an A-ASSOCIATE-RQ.
+    """Decode the body of an A-ASSOCIATE-RQ; one that came before costs a look-up, unless it holds a user identity.
 
     AE titles padded with NULs are understood; one that is not of the default repertoire, or empty, decodes to "".
 
     Raises:
         PduError: an item runs past its container, or a required item or value is missing or illegal.
     """
+    request = _known_requests.get(body)
+    if request is None:
+        request = _decode_associate_request(body)
+        if request.user_identity is None and len(body) <= _MAX_KNOWN_BYTES:
+            if len(_known_requests) >= _MAX_KNOWN:
+                _known_requests.clear()
+            _known_requests[body] = request
+    return request
+
+
+def _decode_associate_request(body: bytes) -> AssociateRequest:
     version, called, calling, _ = _fixed(body)
     contexts: list[ProposedContext] = []
     application_context = ""
@@ -245,8 +263,9 @@ def encode_associate_request(request: AssociateRequest) -> bytes:
     return _pdu(PduType.ASSOCIATE_RQ, b"".join(parts))
 
 
+@functools.lru_cache(maxsize=_MAX_KNOWN)
 def encode_associate_accept(accept: AssociateAccept) -> bytes:
-    """Encode an A-ASSOCIATE-AC whole, header included."""
+    """Encode an A-ASSOCIATE-AC whole, header included; one that was encoded before costs a look-up."""
     parts = [
         b"\0\1\0\0",  # protocol version 1
         accept.echoed,
