@@ -14,11 +14,11 @@ SIZE = 1_000
 class Edge:
     """An edge whose seconds the test plays: so many instances arrive and are stored in each."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, busy_files: int = 1) -> None:
         self.folder = folder
         self.now = 0.0
         self.waiting = 0
-        self.progress = Progress(folder / PROGRESS_FILE, lambda: self.now)
+        self.progress = Progress(folder / PROGRESS_FILE, lambda: self.now, busy_files)
 
     def second(self, arriving: int, storing: int, *, limit: int = 0, failing: bool = False) -> dict[str, Any]:
         """Play a second, each instance at its time; return the progress at its end."""
@@ -106,6 +106,22 @@ def test_forecast_in_a_pause_counts_the_pause_and_what_arrives_in_it(edge: Edge)
     found = read_progress(edge.folder)
     assert found is not None
     assert without + 10 + 600 / 100 == pytest.approx(found["level_in_seconds"], rel=0.1)
+
+
+def test_speed_of_the_line_is_not_learnt_from_an_edge_that_is_level(tmp_path: Path):
+    """With a few on their way at all times and none behind them, what was seen of the line before holds."""
+    edge = Edge(tmp_path, busy_files=9)
+    for _ in range(900):
+        edge.progress.queued(SIZE)
+        edge.waiting += 1
+    while edge.waiting > 5:
+        edge.second(60, min(180, 60 + edge.waiting - 5))
+    for _ in range(60):
+        edge.second(60, 60)
+    assert 5 == edge.waiting
+    for _ in range(10):
+        found = edge.second(60, 0, failing=True)
+    assert (5 + 600) / (180 - 60) == pytest.approx(found["level_in_seconds"], rel=0.15)
 
 
 def test_forecast_of_a_line_that_is_too_slow_is_unknown(edge: Edge):

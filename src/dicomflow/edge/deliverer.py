@@ -77,7 +77,9 @@ class Deliverer:
         self._deliveries = Deliveries(settings.delivery, new_id=lambda: str(uuid.uuid4()))
         self._queue = PutQueue(time.monotonic, backoff_seconds)
         self._bandwidth = Bandwidth(lambda: self._settings, lambda: datetime.now().astimezone())
-        self._progress = Progress(settings.spool.dir / PROGRESS_FILE, time.monotonic)
+        # When every put is under way and one more waits.
+        busy_files = settings.delivery.concurrency + 1
+        self._progress = Progress(settings.spool.dir / PROGRESS_FILE, time.monotonic, busy_files)
         self._in_flight = InFlight(lambda: self._progress.line_bytes_per_second)
         self._feedback = FeedbackReader(settings.name, uploader.fetch, self._ledger)
         self._heartbeats = Heartbeats(settings, spool, uploader.put_note)

@@ -38,17 +38,18 @@ class _Rate:
 
 
 class Progress:
-    """Counts what the deliverer does. Event loop: one owner."""
+    """Counts what the deliverer does; with `busy_files` waiting the line is full. Event loop: one owner."""
 
-    def __init__(self, path: Path, clock: Callable[[], float]) -> None:
+    def __init__(self, path: Path, clock: Callable[[], float], busy_files: int = 1) -> None:
         self._path = path
         self._clock = clock
+        self._busy_files = busy_files
         self._written_at = float("-inf")
         self._arrivals = _Rate(clock)
         self._stores = _Rate(clock)
         self._files = self._bytes = 0
         # What the line carries when there is enough to send, in bytes a second: the forecast's speed. It is measured
-        # only while something waits and puts succeed, since an edge that is level stores no faster than it receives.
+        # only while the line is full and puts succeed, since an edge that is level stores no faster than it receives.
         self._capacity = 0.0
         self._measured_at = clock()
         self._measured_bytes = 0
@@ -117,11 +118,11 @@ class Progress:
     def _leave(self, size_bytes: int) -> None:
         self._files -= 1
         self._bytes -= size_bytes
-        if not self._files:
+        if self._files < self._busy_files:
             self._is_measuring = False
 
     def _measure(self) -> None:
-        """Take the time since the last measure into the speed, if something waited all the while and none failed."""
+        """Take the time since the last measure into the speed, if the line was full all the while and none failed."""
         now = self._clock()
         if self._is_measuring and not self._measured_bytes:
             return  # a large object is on its way
@@ -129,7 +130,7 @@ class Progress:
             measured = self._measured_bytes / (now - self._measured_at)
             self._capacity += (measured - self._capacity) * (_NEWS_WEIGHT if self._capacity else 1.0)
         self._measured_at, self._measured_bytes = now, 0
-        self._is_measuring = self._files > 0
+        self._is_measuring = self._files >= self._busy_files
 
     def _level_in(self, arriving: float, limit: int, pause: float) -> float | None:
         """Return the seconds until nothing waits, at the speed the line has shown; None while that is not known.
