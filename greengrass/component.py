@@ -168,7 +168,7 @@ def _toml_value(value: object) -> str:
 
 
 def _toml_text(text: str) -> str:
-    """Quote a key or a value: TOML's basic strings are JSON's, less the pairs for what is not in 16 bits; DEL is escaped."""
+    """Quote a key or a value: a basic string of TOML is one of JSON, with DEL and no pairs of escapes."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 

@@ -178,7 +178,7 @@ def _assume_installer(stack: str, region: str) -> _Credentials:
 
     role = f"{stack}-GGInstallerRole"
     try:
-        client = botocore.session.Session().create_client("sts", region_name=region)
+        client: Any = botocore.session.Session().create_client("sts", region_name=region)
         caller = client.get_caller_identity()
         partition = caller["Arn"].split(":")[1]
         answer = client.assume_role(

@@ -161,8 +161,9 @@ def _key_part(part: Any, kind: type) -> Any:
         if moment.tzinfo is None:
             raise ValueError("a time without a time zone")
         return moment
-    if type(part) is not kind or (kind is int and abs(part) >= 1 << 63) or (kind is str and "\0" in part):
+    is_huge = isinstance(part, int) and abs(part) >= 1 << 63
+    if type(part) is not kind or is_huge or (isinstance(part, str) and "\0" in part):
         raise ValueError(f"{type(part).__name__} in the place of {kind.__name__}")
-    if kind is str:
+    if isinstance(part, str):
         part.encode()  # half of a surrogate pair is no text
     return part

@@ -42,7 +42,7 @@ def studies(context: Context, request: Request) -> Page:
     wanted, mistakes = _filter(asked)
     after = decode_key(request.query_params.get("after"), str, int)
     if mistakes:
-        empty = {"asked": asked, "mistakes": mistakes, "studies": [], "next": None, "first": None}
+        empty: dict[str, object] = {"asked": asked, "mistakes": mistakes, "studies": [], "next": None, "first": None}
         return Page("studies.html", empty, 400)
     with context.reading() as connection:
         found = search_studies(connection, wanted, after=after, limit=PAGE_ROWS)
