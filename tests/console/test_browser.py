@@ -173,7 +173,7 @@ def _fill(context: Context, hospital: Hospital, clock: Clock) -> None:
     for minute in range(60):
         clock.offset = timedelta(minutes=minute - 60)
         for name, beat in last.items():
-            count = 400 + int(minute * 23 + 180 * math.sin(minute / 5 + len(name)))
+            count = sum(peer.instances for peer in beat.peers) - 3 * (60 - minute)
             waiting = max(0, int(220 * math.sin(minute / 9 + len(name))))
             peers = (SeenPeer("ANY", "10.0.0.1", count, clock()),)
             hospital.store.put(
