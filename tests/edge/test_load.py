@@ -41,6 +41,7 @@ def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EdgeDaemon]:
     daemon = EdgeDaemon(tmp_path_factory.mktemp("durable"), delivery={"quiet_seconds": 600})
     yield daemon.start()
     daemon.close()
+    shutil.rmtree(daemon.folder)  # hundreds of megabytes
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,7 @@ def fast_edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EdgeDaemon]:
     daemon = EdgeDaemon(folder, delivery={"quiet_seconds": 600}, spool={"fsync": False})
     yield daemon.start()
     daemon.close()
+    shutil.rmtree(daemon.folder)  # hundreds of megabytes
 
 
 def send(scu: Any, head: bytes, pixels: memoryview) -> None:
