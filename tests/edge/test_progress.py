@@ -140,6 +140,15 @@ def test_forecast_respects_the_limit_in_force(edge: Edge):
     assert 440 == pytest.approx(after, rel=0.1)
 
 
+def test_forecast_before_the_line_was_full_takes_the_limit(edge: Edge):
+    """Of a store that goes before anything had to wait the limit tells the speed; without one none is known."""
+    for _ in range(600):
+        edge.progress.queued(SIZE)
+        edge.waiting += 1
+    assert 10 == edge.second(0, 0, limit=60 * SIZE, failing=True)["level_in_seconds"]
+    assert edge.second(0, 0, failing=True)["level_in_seconds"] is None
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe"])
 def test_progress_that_cannot_be_read_is_none(tmp_path: Path, content: bytes):
     """A torn file and a missing one say nothing."""

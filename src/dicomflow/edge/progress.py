@@ -139,7 +139,8 @@ class Progress:
         """
         if not self._files:
             return 0.0
-        spare = (min(self._capacity, limit) if limit else self._capacity) - arriving
+        # A line whose speed was not seen yet is taken to carry what the limit allows.
+        spare = (min(self._capacity or limit, limit) if limit else self._capacity) - arriving
         return round(pause + (self._bytes + pause * arriving) / spare, 1) if spare > 0 else None
 
 
