@@ -14,6 +14,14 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+_TEMPLATES = frozenset({"template", "small"})
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of templates in one process, so that each template is synthesised once."""
+    for item in items:
+        if _TEMPLATES & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.xdist_group("templates"))
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,11 @@ from infra import greengrass
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the scratch nucleus runs Linux's scripts")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="the scratch nucleus runs Linux's scripts"),
+    pytest.mark.timeout(300),  # the first to ask for the artifact fetches its packages
+    pytest.mark.xdist_group("greengrass"),  # one artifact for all
+]
 
 
 @pytest.fixture(scope="session")
