@@ -7,9 +7,11 @@ from typing import Any
 import httpx
 import pytest
 from hospital import Hospital
+from sqlalchemy import select
 
 from dicomflow.catalog.audit import list_audit_events
 from dicomflow.catalog.engine import begin_read
+from dicomflow.catalog.tables import patient
 from dicomflow.console.access import Access, Attempts, Proxy, Sessions
 from dicomflow.passcodes import PasscodeFile, hash_passcode
 
@@ -62,6 +64,16 @@ def log_in(token_of: Any) -> Callable[..., Any]:
         return client.post("/login", data=data)
 
     return send
+
+
+def test_stranger_reads_the_metrics_which_name_nobody(stranger: httpx.Client, hospital: Hospital):
+    """Prometheus has no login: it gets counts, and no name or Patient ID with them."""
+    answer = stranger.get("/metrics")
+    assert 200 == answer.status_code
+    with begin_read(hospital.engine) as connection:
+        names = connection.execute(select(patient.c.patient_name, patient.c.patient_id)).all()
+    assert names
+    assert not [text for row in names for text in row if text and text in answer.text and not text.isdecimal()]
 
 
 @pytest.mark.parametrize("path", ["/overview", "/studies?name=x", "/audit", "/instances/1.2"])

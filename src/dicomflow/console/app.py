@@ -11,6 +11,7 @@ from typing import Any, Final
 from urllib.parse import parse_qs
 
 from obstore.store import ObjectStore
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy import Engine
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -25,6 +26,7 @@ from starlette.staticfiles import StaticFiles
 from dicomflow.console.access import Access, check_form, form_token
 from dicomflow.console.guard import Guard, Headers, wants_json
 from dicomflow.console.history import History
+from dicomflow.console.metrics import METRICS_PATH, build_registry
 from dicomflow.console.page import Context, Page, Views, positive
 from dicomflow.console.pages import images, overview, studies, work
 from dicomflow.console.pictures import Pictures
@@ -116,6 +118,7 @@ def create_console(context: Context, access: Access) -> Starlette:
         *shows("/problems", work.problems),
         *shows("/audit", work.audit),
         *_login(context, access, templates),
+        _metrics(context),
         Mount("/static", StaticFiles(directory=_STATIC)),
     ]
     cookie = "__Host-dicomflow" if access.is_https else "dicomflow"
@@ -137,6 +140,15 @@ def create_console(context: Context, access: Access) -> Starlette:
         Exception: _broken,
     }
     return Starlette(routes=routes, middleware=middleware, exception_handlers=handlers, lifespan=lifespan)
+
+
+def _metrics(context: Context) -> Route:
+    registry = build_registry(context.totals, context.store)
+
+    def metrics(_request: Request) -> Response:
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+    return Route(METRICS_PATH, metrics)
 
 
 def _retry(context: Context) -> Callable[[Request], Awaitable[Response]]:

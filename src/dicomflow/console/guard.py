@@ -9,10 +9,11 @@ from starlette.responses import JSONResponse, PlainTextResponse, RedirectRespons
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dicomflow.console.access import Access, is_own_host
+from dicomflow.console.metrics import METRICS_PATH
 
 __all__ = ["Guard", "Headers", "wants_json"]
 
-_PUBLIC: Final = ("/login", "/static/")
+_PUBLIC: Final = ("/login", "/static/", METRICS_PATH)
 _POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self';"
     " base-uri 'none'; frame-ancestors 'none'"
