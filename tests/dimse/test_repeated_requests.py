@@ -44,3 +44,13 @@ def test_many_requests_keep_memory_small() -> None:
     padded = _body("LONG") + b"\x59\0" + (40_000).to_bytes(2, "big") + bytes(40_000)  # an item that is skipped
     decode_associate_request(padded)
     assert padded not in pdu._known_requests
+
+
+def test_request_that_is_not_kept_is_answered_anew_each_time() -> None:
+    """Neither a passcode nor a long request stays behind in the memory of answers."""
+    identity = UserIdentity(2, response_requested=False, primary=b"user", secondary=b"passcode")
+    for body in (_body(identity=identity), _body("LONG") + b"\x59\0" + (40_000).to_bytes(2, "big") + bytes(40_000)):
+        request = decode_associate_request(body)
+        first, second = negotiate(request, max_length=0), negotiate(request, max_length=0)
+        assert first == second
+        assert first is not second

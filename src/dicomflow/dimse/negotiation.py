@@ -59,7 +59,7 @@ def negotiate(
 ) -> AssociateAccept:
     """Answer every proposed context, in the request's order, with its own ID.
 
-    A request without a user identity that was answered before costs a look-up.
+    A request that decoding keeps costs a look-up once it was answered.
 
     Args:
         request: a decoded A-ASSOCIATE-RQ.
@@ -67,7 +67,7 @@ def negotiate(
         user_identity_response: content of item 59H, or None for no item.
         storage_commitment: whether Storage Commitment is served here.
     """
-    answer = _negotiate if request.user_identity is not None else _negotiate_once
+    answer = _negotiate_once if request.is_kept else _negotiate
     return answer(request, max_length, user_identity_response, storage_commitment)
 
 

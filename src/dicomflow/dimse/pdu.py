@@ -7,7 +7,7 @@ All fields are big endian. Decoders take one complete PDU body (the bytes after 
 
 import functools
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final
 
@@ -117,6 +117,8 @@ class AssociateRequest:
     common_extended: tuple[tuple[str, str, tuple[str, ...]], ...] = ()
     user_identity: UserIdentity | None = None
     echoed: bytes = b""
+    # Whether it is decoded once and kept, so that what is made of it may be kept too.
+    is_kept: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +162,7 @@ def decode_associate_request(body: bytes) -> AssociateRequest:
     request = _known_requests.get(body)
     if request is None:
         request = _decode_associate_request(body)
-        if request.user_identity is None and len(body) <= _MAX_KNOWN_BYTES:
+        if request.is_kept:
             if len(_known_requests) >= _MAX_KNOWN:
                 _known_requests.clear()
             _known_requests[body] = request
@@ -200,6 +202,7 @@ def _decode_associate_request(body: bytes) -> AssociateRequest:
         common_extended=tuple(decode_common_extended(each) for each in user_items.get(ItemType.COMMON_EXTENDED, [])),
         user_identity=None if identities is None else decode_user_identity(identities[0]),
         echoed=body[_ECHOED],
+        is_kept=identities is None and len(body) <= _MAX_KNOWN_BYTES,
     )
 
 
