@@ -5,6 +5,7 @@ A report is tried again with growing pauses for days; then its request is kept a
 
 import logging
 import time
+from dataclasses import replace
 from typing import Final
 
 from dicomflow.dicom.uids import (
@@ -82,17 +83,7 @@ class Reporter:
             reason,
         )
         self._commitments.update(
-            CommitmentRequest(
-                request.transaction_uid,
-                request.calling_ae_title,
-                request.called_ae_title,
-                request.references,
-                request.requested_at,
-                is_duplicate=request.is_duplicate,
-                attempts=request.attempts + 1,
-                next_at=now + pause,
-                undelivered=reason if is_over else "",
-            )
+            replace(request, attempts=request.attempts + 1, next_at=now + pause, undelivered=reason if is_over else "")
         )
 
 
