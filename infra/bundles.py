@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from infra.packages import CONSTRAINTS, ROOT, installed_closure, publish, requirements_of
+from infra.packages import CONSTRAINTS, ROOT, content_hash, installed_closure, publish, requirements_of
 
 __all__ = ["FUNCTIONS", "HOST", "LAMBDA", "Platform", "build_bundle", "folder_hash", "handler_of"]
 
@@ -94,7 +94,7 @@ def build_bundle(name: str, output: Path, platform: Platform = LAMBDA) -> Path:
         raise ValueError(f"there is no function {name!r}; there are {', '.join(FUNCTIONS)}")
     output.mkdir(parents=True, exist_ok=True)
     packages = _install(output, platform)
-    key = _hash([packages.name, repr(platform)], [CONSTRAINTS, Path(__file__), *_own_sources()])
+    key = content_hash([packages.name, repr(platform)], [CONSTRAINTS, Path(__file__), *_own_sources()])
     bundle = output / f"{name}-{key[:16]}"
     if bundle.exists():
         return bundle
@@ -124,7 +124,7 @@ def _install(output: Path, platform: Platform) -> Path:
     if not platform.tags:
         return Path(sysconfig.get_path("purelib"))
     requirements = _requirements(sorted(set().union(*_PACKAGES.values())))
-    folder = output / f"packages-{_hash([*requirements, repr(platform)], [CONSTRAINTS])[:16]}"
+    folder = output / f"packages-{content_hash([*requirements, repr(platform)], [CONSTRAINTS])[:16]}"
     if folder.exists():
         return folder
     with tempfile.TemporaryDirectory(dir=output) as temporary:
@@ -182,12 +182,3 @@ def _copy(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
     target.chmod(_LIBRARY_MODE if ".so" in target.suffixes else _FILE_MODE)
     os.utime(target, (_TIME, _TIME))
-
-
-def _hash(texts: Iterable[str], files: Iterable[Path]) -> str:
-    digest = hashlib.sha256()
-    for text in texts:
-        digest.update(f"{text}\0".encode())
-    for path in files:
-        digest.update(f"{path.name}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()

@@ -20,7 +20,7 @@ from typing import Final
 
 from packaging.utils import canonicalize_name
 
-from infra.packages import CONSTRAINTS, ROOT, installed_closure, pinned, publish, requirements_of
+from infra.packages import CONSTRAINTS, ROOT, content_hash, installed_closure, pinned, publish, requirements_of
 
 __all__ = [
     "COMPONENT",
@@ -74,7 +74,7 @@ def build_artifact(platform: str, output: Path, pythons: Sequence[str] = PYTHONS
     if platform not in PLATFORMS:
         raise ValueError(f"there is no platform {platform!r}; there are {', '.join(PLATFORMS)}")
     sources = [*_own_sources(), CONSTRAINTS, Path(__file__), *(_FOLDER / name for name in _SCRIPTS)]
-    key = _hash([platform, *pythons], sources)
+    key = content_hash([platform, *pythons], sources)
     target = output / f"dicomflow-edge-{platform}-{key[:12]}.zip"
     if target.exists():
         return target
@@ -113,7 +113,7 @@ def component_version(zips: Iterable[Path]) -> str:
     """Return the version of a component with these zips: a component's artifacts can never change."""
     from dicomflow import __version__  # noqa: PLC0415  # the only thing of ours that a deployment needs
 
-    return f"{__version__}-b{_hash([], sorted(zips))[:12]}"
+    return f"{__version__}-b{content_hash([], sorted(zips))[:12]}"
 
 
 def render_recipe(version: str, artifacts: Mapping[str, Artifact], component: str = COMPONENT) -> str:
@@ -160,7 +160,7 @@ def _download(platform: str, pythons: Sequence[str], output: Path) -> Path:
     pins = pinned()
     names = installed_closure(wanted, {**markers, "python_version": first}, installed)
     wanted_pins = [pins[name] for name in names]
-    wheels = output / f"wheels-{platform}-{_hash([*PLATFORMS[platform], *pythons, *wanted_pins], [])[:12]}"
+    wheels = output / f"wheels-{platform}-{content_hash([*PLATFORMS[platform], *pythons, *wanted_pins], [])[:12]}"
     if wheels.exists():
         return wheels
     with tempfile.TemporaryDirectory(dir=output) as temporary:
@@ -190,15 +190,6 @@ def _has_one_python(wheel: str) -> bool:
 def _own_sources() -> list[Path]:
     sources = (path for path in (ROOT / "src").rglob("*") if path.is_file() and "__pycache__" not in path.parts)
     return [ROOT / "pyproject.toml", ROOT / "README.md", *sorted(sources)]
-
-
-def _hash(texts: Iterable[str], files: Iterable[Path]) -> str:
-    digest = hashlib.sha256()
-    for text in texts:
-        digest.update(f"{text}\0".encode())
-    for path in files:
-        digest.update(f"{path.name}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
 
 
 if __name__ == "__main__":

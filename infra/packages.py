@@ -1,5 +1,6 @@
 """What packages require of each other, read from those that are installed; versions are those of constraints.txt."""
 
+import hashlib
 import tomllib
 from collections.abc import Iterable, Mapping
 from importlib import metadata
@@ -9,7 +10,7 @@ from typing import Final
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-__all__ = ["CONSTRAINTS", "ROOT", "installed_closure", "pinned", "publish", "requirements_of"]
+__all__ = ["CONSTRAINTS", "ROOT", "content_hash", "installed_closure", "pinned", "publish", "requirements_of"]
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 CONSTRAINTS: Final = ROOT / "constraints.txt"
@@ -65,3 +66,13 @@ def publish(folder: Path, target: Path) -> None:
     except OSError:
         if not target.exists():
             raise
+
+
+def content_hash(texts: Iterable[str], files: Iterable[Path]) -> str:
+    """Return one digest in hex of some texts, and of the names and contents of files, in their order."""
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(f"{text}\0".encode())
+    for path in files:
+        digest.update(f"{path.name}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,6 +18,7 @@ from uuid import uuid4
 
 import pytest
 from sqlalchemy import Engine, create_engine, make_url, text
+from waiting import wait_for
 
 from dicomflow.catalog.engine import create_engine_for, migrate
 from dicomflow.catalog.report import create_read_only_engine, run_read_only
@@ -192,7 +192,7 @@ class LocalDaemon:
                 start_new_session=True,
             )
         self.http_port = http_port
-        wait_until(lambda: self._is_ready(http_port), 60, self.log_tail)
+        wait_for(lambda: self._is_ready(http_port), 60, self.log_tail)
 
     def stop(self) -> None:
         """Stop it as an operator does; it must end by itself, and with 0."""
@@ -234,7 +234,7 @@ class LocalDaemon:
     def wait_until_mapped(self, sop_instance_uids: Iterable[str], seconds: float = 60) -> None:
         """Wait until each of these instances is stored, indexed and mapped to an image set."""
         wanted = set(sop_instance_uids)
-        wait_until(
+        wait_for(
             lambda: wanted <= self.mapped().keys(),
             seconds,
             lambda: f"{len(wanted - self.mapped().keys())} of {len(wanted)} not mapped\n{self.log_tail()}",
@@ -242,7 +242,7 @@ class LocalDaemon:
 
     def wait_until_idle(self, seconds: float = 60) -> None:
         """Wait until nothing is in the spool, every stored object has its outcome and every message is worked on."""
-        wait_until(self._is_idle, seconds, self.log_tail)
+        wait_for(self._is_idle, seconds, self.log_tail)
 
     def objects(self) -> dict[str, list[Path]]:
         """Return the stored files of each SOP Instance UID."""
@@ -275,14 +275,6 @@ class LocalDaemon:
         except OSError:
             return False
         return True
-
-
-def wait_until(is_true: Callable[[], bool], seconds: float, explain: Callable[[], str]) -> None:
-    """Ask until the answer is yes; fail with the explanation when the time is over."""
-    deadline = time.monotonic() + seconds
-    while not is_true():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {explain()}"
-        time.sleep(0.1)
 
 
 @pytest.fixture(scope="session")

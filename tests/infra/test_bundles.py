@@ -17,8 +17,6 @@ from infra.bundles import FUNCTIONS, HOST, LAMBDA, Platform, build_bundle, folde
 ROOT = Path(__file__).resolve().parents[2]
 PLATFORMS = [HOST, LAMBDA] if os.environ.get("DICOMFLOW_TEST_BUNDLES") == "1" else [HOST]
 MAX_ZIP_BYTES = 50_000_000  # Lambda's limit for a zip that is uploaded in one call
-IMPORT_SECONDS = 6.0
-"""Processor seconds that a cold start's imports may cost, with compiling, which a bundle leaves to Lambda: 2.2 here."""
 
 
 @pytest.fixture(scope="session")
@@ -38,14 +36,12 @@ def test_bundle_on_its_own_imports_its_handler(name: str, bundles: Path):
         "migrate": "import psycopg, alembic.command, boto3; boto3.client('secretsmanager', 'us-east-1')",
     }[name]
     code = f"""
-import sys, time
+import sys
 sys.path.insert(0, {str(bundle)!r})
 import {module} as module
-seconds = time.process_time()
 assert callable(module.{function})
 {later}
 from dicomflow.catalog.engine import database_url
-print(seconds)
 """
     # The Python under the tests' environment, without its packages.
     python = os.path.realpath(sys.executable)
@@ -53,7 +49,6 @@ print(seconds)
         [python, "-I", "-S", "-B", "-c", code], check=False, capture_output=True, text=True, timeout=60
     )
     assert 0 == result.returncode, result.stderr
-    assert float(result.stdout) < IMPORT_SECONDS
 
 
 def test_bundle_built_twice_has_the_same_bytes(bundles: Path, tmp_path: Path):

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import socket
 import subprocess
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -10,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edge_daemon import EdgeDaemon, wait_for
+from edge_daemon import EdgeDaemon
 from pydicom import dcmread
+from waiting import free_ports, wait_for
 
 from dicomflow import samples
 
@@ -25,7 +25,7 @@ class Orthanc:
         program = shutil.which("Orthanc", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
         if program is None:
             pytest.skip("Orthanc is not installed (package orthanc)")
-        self.http_port, self.dicom_port = _free_port(), _free_port()
+        self.http_port, self.dicom_port = free_ports(2)
         self._log = folder / "orthanc.log"
         folder.mkdir()
         settings = {
@@ -78,12 +78,6 @@ class Orthanc:
             return False
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-    return port
-
-
 @pytest.fixture
 def orthanc_to(tmp_path: Path) -> Iterator[Callable[..., Orthanc]]:
     """Start an Orthanc whose modality `dicomflow` is at a port; fields are the modality's."""
@@ -117,7 +111,7 @@ def test_orthanc_stores_a_study_that_is_mapped(receiver: Any, orthanc_to: Any, t
 def test_orthanc_gets_its_storage_commitment(orthanc_to: Any, study: tuple[Path, ...], tmp_path: Path):
     """Orthanc asks for commitment of what it sent, and has every instance reported as committed."""
     (tmp_path / "edge").mkdir()
-    port = _free_port()
+    (port,) = free_ports(1)
     edge = EdgeDaemon(tmp_path / "edge", dimse={"port": port})
     try:
         orthanc = orthanc_to(port)

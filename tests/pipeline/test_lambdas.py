@@ -15,9 +15,6 @@ from dicomflow.manifest import Manifest
 from dicomflow.pipeline import lambdas
 from dicomflow.pipeline.events import encode_object_event
 
-IMPORT_SECONDS = 1.4
-"""CPU seconds that importing the functions may cost; an idle machine takes 0.7, one with other tests twice as long."""
-
 
 @pytest.fixture(autouse=True)
 def _fresh(restore_logging: None) -> Iterator[None]:
@@ -99,14 +96,12 @@ def test_catalog_without_a_schema_is_refused(
         lambdas.plan({"Records": []}, None)
 
 
-def test_functions_import_quickly(python: Callable[[str], str]) -> None:
-    """Importing costs no more than a cold start can bear, and nothing that some functions never use."""
+def test_functions_import_nothing_that_some_never_use(python: Callable[[str], str]) -> None:
+    """What a cold start imports holds none of the packages that only some functions, or none, need."""
     code = """
-import sys, time
+import sys
 import dicomflow.pipeline.lambdas
 unwanted = "alembic boto3 botocore.session dicomflow.edge numpy psycopg pydicom pynetdicom rich starlette typer".split()
-print([name for name in unwanted if name in sys.modules], time.process_time())
+print([name for name in unwanted if name in sys.modules])
 """
-    answers = [python(code).rsplit(maxsplit=1) for _ in range(3)]
-    assert ["[]"] * 3 == [unwanted for unwanted, _ in answers]
-    assert min(float(seconds) for _, seconds in answers) < IMPORT_SECONDS
+    assert "[]" == python(code).strip()

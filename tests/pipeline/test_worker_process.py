@@ -5,13 +5,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
+from waiting import wait_for
 
 from dicomflow.pipeline.handlers import QUEUES
 
@@ -34,14 +34,6 @@ def worker(environment: dict[str, str], tmp_path: Path) -> Iterator[subprocess.P
         process.kill()
     process.wait(10)
     process.stdout.close()
-
-
-def wait_until(is_true: Callable[[], Any]) -> None:
-    """Ask until the answer is yes."""
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not is_true():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 @pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
@@ -70,11 +62,11 @@ def test_worker_process_on_sqs_imports_a_series_and_stops_when_told(
             send("collect", json.dumps(deployment.events.pop(0)))
         return {"1.2.1": "completed"} == deployment.states()
 
-    wait_until(pass_time)
-    wait_until(lambda: 3 == len(deployment.rows("instance")))
+    wait_for(pass_time, WAIT_SECONDS)
+    wait_for(lambda: 3 == len(deployment.rows("instance")), WAIT_SECONDS)
     assert ["imported"] * 3 == [row["outcome"] for row in deployment.rows("import_outcome")]
     assert 1 == len(deployment.rows("series_image_set"))
-    wait_until(lambda: any(row["problem"] for row in deployment.rows("stored_object")))
+    wait_for(lambda: any(row["problem"] for row in deployment.rows("stored_object")), WAIT_SECONDS)
 
     def is_empty() -> bool:
         names = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible")
@@ -86,7 +78,7 @@ def test_worker_process_on_sqs_imports_a_series_and_stops_when_told(
         ]
         return not any(int(answer[name]) for answer in answers for name in names)
 
-    wait_until(is_empty)
+    wait_for(is_empty, WAIT_SECONDS)
     worker.send_signal(signal.SIGTERM)
     for queue in QUEUES:
         send(queue, '{"Event":"s3:TestEvent"}')  # ends the wait for messages; each batch at hand is finished

@@ -12,12 +12,13 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.request
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from waiting import wait_for
 
 from infra.packages import publish
 
@@ -75,7 +76,7 @@ class MiniStack:
             self._process = subprocess.Popen(
                 [python, "-s", "-W", "ignore", "-m", "ministack"], stdout=log, stderr=log, env=environment, cwd=folder
             )
-        wait_until(self._answers, 60, self.log_tail)
+        wait_for(self._answers, 60, self.log_tail)
 
     def log_tail(self) -> str:
         """Return the last lines of its log, in which those of the functions are."""
@@ -191,11 +192,3 @@ def _without(value: Any, dropped: set[str]) -> Any:
     if value.keys() == {"Fn::GetAtt"} and value["Fn::GetAtt"][0] in dropped:
         return f"arn:aws:not-made:{REGION}:{ACCOUNT}:{value['Fn::GetAtt'][0]}"
     return {name: _without(item, dropped) for name, item in value.items()}
-
-
-def wait_until(is_true: Callable[[], bool], seconds: float, explain: Callable[[], str]) -> None:
-    """Ask until the answer is yes; fail with the explanation when the time is over."""
-    deadline = time.monotonic() + seconds
-    while not is_true():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {explain()}"
-        time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""An edge as a process of its own, and waiting for what it does."""
+"""An edge as a process of its own."""
 
 import contextlib
 import json
@@ -7,27 +7,16 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from waiting import wait_for
+
 from dicomflow.edge.spool import Spool
 
-__all__ = ["EdgeDaemon", "wait_for"]
-
-WAIT_SECONDS = 60
-
-
-def wait_for(ask: Callable[[], Any], seconds: float = WAIT_SECONDS, explain: Callable[[], str] = lambda: "") -> Any:
-    """Ask until the answer is true and give it; fail when the time is over."""
-    deadline = time.monotonic() + seconds
-    while not (answer := ask()):
-        assert time.monotonic() < deadline, f"not within {seconds} s {explain()}"
-        time.sleep(0.01)
-    return answer
+__all__ = ["EdgeDaemon"]
 
 
 class EdgeDaemon:

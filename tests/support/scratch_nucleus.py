@@ -7,18 +7,17 @@ import platform
 import re
 import subprocess
 import sys
-import time
 import urllib.request
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import yaml
+from waiting import wait_for
 
 from infra import greengrass
 
-__all__ = ["MACHINE", "VARIABLE", "Nucleus", "digest", "wait_until"]
+__all__ = ["MACHINE", "VARIABLE", "Nucleus", "digest"]
 
 MACHINE = {"x86_64": "amd64", "AMD64": "amd64", "aarch64": "aarch64", "arm64": "aarch64"}[platform.machine()]
 DEAD_PROXY = "http://127.0.0.1:9"  # whoever asks a network fails at once
@@ -79,7 +78,7 @@ class Nucleus:
                 ["sh", "-c", script], cwd=self.work, env=self._environment(), stdout=log, stderr=log
             )
         url = f"http://127.0.0.1:{int(self.configuration['edge']['http_port'])}/readyz"
-        wait_until(lambda: self._running_answers(url), self.log)
+        wait_for(lambda: self._running_answers(url), 30, self.log)
 
     def stop(self) -> None:
         """Stop as a nucleus does: the shutdown step, where there is one; SIGTERM; and then five seconds."""
@@ -152,11 +151,3 @@ class Nucleus:
 def digest(path: Path) -> str:
     """Return the SHA-256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def wait_until(is_true: Callable[[], bool], explain: Callable[[], str], seconds: float = 30) -> None:
-    """Ask until the answer is yes; fail with the explanation when the time is over."""
-    deadline = time.monotonic() + seconds
-    while not is_true():
-        assert time.monotonic() < deadline, explain()
-        time.sleep(0.05)

@@ -130,12 +130,12 @@ def test_objects_that_the_store_always_fails_hold_back_no_other_study(
 
 
 def test_cancelled_deliverer_leaves_promptly_and_keeps_what_it_stored(site: Site):
-    """Told to end while its workers wait, it ends within two seconds, and its ledger knows what is stored."""
+    """Told to end while its workers wait, it ends within seconds, and its ledger knows what is stored."""
     site.receive("1.2.1")
     site.run(lambda: site.announced)
     started = time.monotonic()
     site.run(lambda: True)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 5
     assert [True] == [entry.stored_at is not None for entry in site.entries()]
 
 
