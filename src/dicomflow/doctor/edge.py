@@ -38,7 +38,7 @@ from dicomflow.manifest import MANIFEST_PREFIX
 __all__ = ["checks_of_edge"]
 
 # What has our port is on this machine, and answers at once or is none of ours.
-_ANSWER_SECONDS: Final = 2.0
+_ANSWER_SECONDS: Final = 5.0
 _WARN_DAYS: Final = 30
 _STORE_ADVICE: Final = "the edge needs s3:PutObject on the bucket, and kms:GenerateDataKey where a key is set"
 _SELF_ADVICE: Final = "run it again with --log-level DEBUG: an edge that is started with these settings must receive"

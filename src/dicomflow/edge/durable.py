@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, cast
 
-__all__ = ["FolderSync", "is_named_by_fsync", "start_writeback", "sync_directory"]
+__all__ = ["FolderSync", "is_journalled", "is_named_by_fsync", "start_writeback", "sync_directory"]
 
-# fsync of a renamed file commits the rename with it: one journal or log (ext4, xfs), or the name is logged (btrfs).
+# fsync of a renamed file writes the name with it: in one journal or log (ext4, xfs, btrfs), or, ext4 without a journal,
+# by writing the folder that the name is new in.
 _NAMED_BY_FSYNC: Final = frozenset({"ext4", "xfs", "btrfs"})
 
 
@@ -84,10 +85,15 @@ def start_writeback(descriptor: int, offset: int, length: int) -> None:
 
 def is_named_by_fsync(path: Path) -> bool:
     """Tell whether an fsync of a renamed file makes its new name durable too."""
+    return _mount_of(path)[0] in _NAMED_BY_FSYNC
+
+
+def is_journalled(path: Path) -> bool:
+    """Tell whether power loss leaves both names of a rename or one of them, but never none."""
     kind, device = _mount_of(path)
     if kind != "ext4":
         return kind in _NAMED_BY_FSYNC
-    # ext4 can be made without a journal; then a file's fsync does not reach the folder.
+    # ext4 can be made without a journal; then the two folders of a rename are written apart.
     try:
         journal = Path(f"/sys/fs/ext4/{Path(device).resolve().name}/journal_task").read_text(encoding="ascii")
     except OSError:

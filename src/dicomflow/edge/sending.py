@@ -208,8 +208,8 @@ class Sending:
     def _put_back(self, batch: _Batch, error: Exception, *, is_open: bool) -> bool:
         """Decide what becomes of a batch whose association broke or was not had; False ends the worker."""
         with self._changed:
-            if not is_open and self._has_established and self._workers > 1:
-                # The receiver takes no more associations at once: the others go on without this one.
+            if not is_open and self._workers > 1:
+                # The receiver takes no more associations at once, or none: the others find out, without this one.
                 self._workers -= 1
                 self._waiting.appendleft(batch)
                 return False

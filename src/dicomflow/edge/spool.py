@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from dicomflow.edge.durable import FolderSync, is_named_by_fsync, start_writeback, sync_directory
+from dicomflow.edge.durable import FolderSync, is_journalled, is_named_by_fsync, start_writeback, sync_directory
 from dicomflow.errors import PermanentError
 
 __all__ = ["IncomingFile", "ReceivedFile", "Spool", "count_files", "oldest_seconds", "sync_directory"]
@@ -72,6 +72,7 @@ class Spool:
         for folder in (self.lane.parent, root):
             sync_directory(folder)
         self.is_named_by_fsync = is_named_by_fsync(root)
+        self.is_journalled = is_journalled(root)
         self.names = FolderSync(self.lane)
         self._twice_named: list[Path] = []  # the first names of files that were assigned
 
@@ -221,7 +222,7 @@ class Spool:
 
         Without a journal power loss can take both names from a renamed file, so it gets the second one first.
         """
-        if self.is_named_by_fsync or not self.fsync or os.name == "nt":
+        if self.is_journalled or not self.fsync or os.name == "nt":
             path.rename(target)
             return False
         with contextlib.suppress(FileExistsError):  # a crash came between the two names

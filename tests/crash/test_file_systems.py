@@ -1,0 +1,127 @@
+"""Power loss on real file systems: an image is copied under a mounted spool, and the copy is mounted and read.
+
+The copy holds what the file system has written and nothing that is only in memory. Needs root and a loop device, so it
+runs where `DICOMFLOW_TEST_FILE_SYSTEMS=1`.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dicomflow.edge.spool import ReceivedFile, Spool
+
+IMAGE_BYTES = 400 << 20  # btrfs and xfs make nothing smaller than 300 MB
+COMMANDS = {
+    "ext4": ["mkfs.ext4", "-q"],
+    "ext4 without a journal": ["mkfs.ext4", "-q", "-O", "^has_journal"],
+    "xfs": ["mkfs.xfs", "-q"],
+    "btrfs": ["mkfs.btrfs", "-q"],
+}
+IS_WANTED = os.environ.get("DICOMFLOW_TEST_FILE_SYSTEMS") == "1"
+THREADS = 4
+INSTANCES = 400
+
+pytestmark = pytest.mark.slow
+
+
+class Disk:
+    """An image with a file system, mounted in `root`; `cut` goes back to what is on it, as a power cut does."""
+
+    def __init__(self, kind: str, folder: Path) -> None:
+        self._image, self.root = folder / "disk", folder / "mounted"
+        self.root.mkdir()
+        with self._image.open("wb") as file:
+            file.truncate(IMAGE_BYTES)
+        run([*COMMANDS[kind], str(self._image)])
+        run(["mount", "-o", "loop", str(self._image), str(self.root)])
+
+    def cut(self) -> None:
+        """Copy the image under the mounted file system, and mount the copy in its place, repaired as at a boot."""
+        copy = self._image.with_name("copy")
+        # It holds the pages that were written, and none that the kernel still keeps for the mounted one.
+        shutil.copyfile(self._image, copy)
+        self.close()
+        subprocess.run(
+            ["e2fsck", "-fy", str(copy)], check=False, capture_output=True
+        )  # other kinds repair when mounted
+        run(["mount", "-o", "loop", str(copy), str(self.root)])
+
+    def close(self) -> None:
+        """Unmount it."""
+        run(["umount", str(self.root)])
+
+
+def run(command: list[str]) -> str:
+    """Run a command that must succeed, and return what it printed."""
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture(params=list(COMMANDS) if IS_WANTED else [])
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
+    """Give a disk of each kind."""
+    made = Disk(request.param, tmp_path)
+    yield made
+    made.close()
+
+
+def receive(spool: Spool, numbers: range, acknowledged: list[ReceivedFile]) -> None:
+    """Receive instances of some kilobytes."""
+    for number in numbers:
+        file = spool.create(f"{number % 7:032}", number)
+        file.write([f"instance {number}".encode() * 700])
+        acknowledged.append(file.commit("10.0.0.1"))
+
+
+def surviving(disk: Disk) -> set[str]:
+    """Cut the power, and return the digests of the instances that a start finds whole."""
+    disk.cut()
+    spool = Spool(disk.root / "spool")
+    spool.discard_incoming()
+    spool.discard_stored()
+    files = [*spool.scan_received(), *(file for file, _ in spool.scan_quarantined())]
+    for folder in spool.delivering.iterdir():
+        files += spool.scan_delivery(folder.name)
+    return {file.sha256 for file in files if file.sha256 == hashlib.sha256(file.path.read_bytes()).hexdigest()}
+
+
+def test_power_loss_after_the_answer_keeps_bytes_and_name(disk: Disk) -> None:
+    """Four associations have their answers, nothing else was synced, and the power goes: every instance is there."""
+    spool = Spool(disk.root / "spool")
+    acknowledged: list[ReceivedFile] = []
+    threads = [
+        threading.Thread(target=receive, args=(spool, range(each, INSTANCES, THREADS), acknowledged))
+        for each in range(THREADS)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert INSTANCES == len(acknowledged)
+    assert {file.sha256 for file in acknowledged} <= surviving(disk)
+
+
+def test_power_loss_while_a_delivery_is_gathered_keeps_every_instance(disk: Disk) -> None:
+    """Some have moved to their delivery, one to the quarantine, some nowhere yet."""
+    spool = Spool(disk.root / "spool")
+    acknowledged: list[ReceivedFile] = []
+    receive(spool, range(60), acknowledged)
+    for file in acknowledged[:40]:
+        spool.assign(file, f"d{file.number % 3}")
+    spool.sync_deliveries(["d0", "d1", "d2"])
+    for file in acknowledged[40:50]:
+        spool.assign(file, "d0")
+    spool.quarantine(acknowledged[50], "refused")
+    assert {file.sha256 for file in acknowledged} <= surviving(disk)
+
+
+def test_power_loss_takes_what_was_not_synced(disk: Disk) -> None:
+    """The test itself: without fsync the instances are gone, so that the other tests can fail."""
+    acknowledged: list[ReceivedFile] = []
+    receive(Spool(disk.root / "spool", fsync=False), range(10), acknowledged)
+    assert set() == surviving(disk)
