@@ -21,6 +21,7 @@ from dicomflow.dicom.part10 import encode_file_meta
 from dicomflow.dicom.uids import EXPLICIT_VR_LITTLE_ENDIAN
 from dicomflow.edge.spool import Spool
 from machine import describe
+from peers import warm_memory
 from report import replace_section
 
 sys.path.append(str(Path(__file__).parent.parent / "tests" / "support"))
@@ -134,6 +135,7 @@ def _upload(folder: Path, count: int, sink: TlsSink, authority: Path) -> float:
 
 def _run(command: Sequence[str], is_done: Callable[[], bool], *, is_idle: bool) -> float:
     """Run a command until it is done, one without objects for some seconds; return its CPU seconds."""
+    warm_memory()
     started = time.perf_counter()
     process = subprocess.Popen(command, env=os.environ | ENVIRONMENT)
     try:

@@ -7,8 +7,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import obstore
 import pytest
-from obstore.store import LocalStore
+from obstore.store import LocalStore, MemoryStore
 
 from dicomflow.edge import uploader as uploader_module
 from dicomflow.edge.delivery import ReceivedInstance
@@ -63,13 +64,13 @@ def test_retry_gives_the_same_key(uploader: Uploader, objects: Path, instance_of
 
 
 @pytest.mark.parametrize("damage", [b"conten", b"contenT", b"", b"content "])
-@pytest.mark.parametrize("is_large", [True, False])
+@pytest.mark.parametrize("limits", [(), ("_BUFFER_BYTES",), ("_BUFFER_BYTES", "_MULTIPART_ABOVE_BYTES")])
 def test_truncated_local_file_is_never_uploaded(
-    uploader: Uploader, objects: Path, instance_of: Any, monkeypatch: pytest.MonkeyPatch, damage: bytes, is_large: Any
+    uploader: Uploader, objects: Path, instance_of: Any, monkeypatch: pytest.MonkeyPatch, damage: bytes, limits: Any
 ):
-    """A spooled file whose bytes are not those of its digest is not stored, small or large."""
-    if is_large:
-        monkeypatch.setattr(uploader_module, "_MULTIPART_ABOVE_BYTES", 0)
+    """A spooled file whose bytes are not those of its digest is not stored, small, larger or large."""
+    for limit in limits:
+        monkeypatch.setattr(uploader_module, limit, 0)
     instance = instance_of(b"content")
     instance.file.path.write_bytes(damage)
     with pytest.raises(DamagedFileError, match="SHA-256"):
@@ -81,10 +82,33 @@ def test_large_object_is_streamed_and_stored_whole(
     uploader: Uploader, objects: Path, instance_of: Any, monkeypatch: pytest.MonkeyPatch
 ):
     """Above the threshold an object goes in parts and arrives whole."""
-    monkeypatch.setattr(uploader_module, "_MULTIPART_ABOVE_BYTES", 1 << 20)
+    monkeypatch.setattr(uploader_module, "_MULTIPART_ABOVE_BYTES", 2 << 20)
     content = os.urandom(20 << 20)
     asyncio.run(uploader.put_instance(instance_of(content), KEY))
     assert content == (objects / KEY).read_bytes()
+
+
+def test_buffer_that_the_store_still_reads_is_not_used_again(instance_of: Any):
+    """A store that keeps what it was given, as one in memory does, keeps it unchanged."""
+    store = MemoryStore()
+    uploader = Uploader(store, None)
+    contents = [bytes([each]) * 5000 for each in range(5)]
+    for number, content in enumerate(contents):
+        asyncio.run(uploader.put_instance(instance_of(content), str(number)))
+    assert contents == [bytes(obstore.get(store, str(number)).bytes()) for number in range(5)]
+
+
+def test_buffers_are_as_many_as_puts_at_once(uploader: Uploader, objects: Path, instance_of: Any):
+    """One after the other, puts share one buffer, those that failed included."""
+    damaged = instance_of(b"content")
+    damaged.file.path.write_bytes(b"other")
+    with pytest.raises(DamagedFileError):
+        asyncio.run(uploader.put_instance(damaged, KEY))
+    for _ in range(5):
+        content = os.urandom(5000)
+        asyncio.run(uploader.put_instance(instance_of(content), KEY))
+        assert content == (objects / KEY).read_bytes()
+    assert 1 == len(uploader._buffers)
 
 
 def test_manifest_is_stored_and_put_again_the_same(uploader: Uploader, objects: Path, instance_of: Any):
