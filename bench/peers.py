@@ -15,10 +15,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+from dicomflow.edge.settings import SpoolSettings
+from load import Load
+
 __all__ = ["PEERS", "Peer", "is_installed", "running", "warm_memory"]
 
 _START_SECONDS: Final = 30
 _WARM_BYTES: Final = 1000 << 20
+_META_BYTES: Final = 500  # preamble and file meta information, about
 _NO_STORE: Final = {
     "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
     "AWS_ACCESS_KEY_ID": "none",
@@ -28,11 +32,14 @@ _NO_STORE: Final = {
 
 
 class Peer:
-    """A receiver: its name, how to start it in a folder, and whether it is installed."""
+    """A receiver: its name, how to start it in a folder, and whether it finds files of stored instances there."""
 
-    def __init__(self, name: str, command: Callable[[Path, int], list[str] | None]) -> None:
+    def __init__(
+        self, name: str, command: Callable[[Path, int], list[str] | None], *, has_spares: bool = False
+    ) -> None:
         self.name = name
         self.command = command
+        self.has_spares = has_spares
 
 
 def _dicomflow(folder: Path, port: int, *, fsync: bool) -> list[str]:
@@ -87,8 +94,9 @@ def _orthanc(folder: Path, port: int) -> list[str] | None:
 
 
 PEERS: Final = (
-    Peer("dicomflow", lambda folder, port: _dicomflow(folder, port, fsync=True)),
-    Peer("dicomflow, fsync = false", lambda folder, port: _dicomflow(folder, port, fsync=False)),
+    Peer("dicomflow", lambda folder, port: _dicomflow(folder, port, fsync=True), has_spares=True),
+    Peer("dicomflow, new files", lambda folder, port: _dicomflow(folder, port, fsync=True)),
+    Peer("dicomflow, fsync = false", lambda folder, port: _dicomflow(folder, port, fsync=False), has_spares=True),
     Peer("DCMTK storescp", _storescp),
     Peer("Orthanc", _orthanc),
     Peer("pynetdicom storescp", _pynetdicom),
@@ -102,8 +110,10 @@ def is_installed(peer: Peer) -> bool:
 
 
 @contextlib.contextmanager
-def running(peer: Peer, base: Path) -> Iterator[tuple[int, int]]:
+def running(peer: Peer, base: Path, load: Load | None = None) -> Iterator[tuple[int, int]]:
     """Start a receiver and yield its port and process id.
+
+    With a load, one that keeps spares finds those that this load would leave once it was stored.
 
     Its folder is left for the caller: files deleted here would slow down the next receiver's (ext4 steps over inodes
     that were deleted seconds ago). What earlier receivers wrote is on disk before this one starts, and as much memory
@@ -112,6 +122,8 @@ def running(peer: Peer, base: Path) -> Iterator[tuple[int, int]]:
     """
     os.sync()
     folder = Path(tempfile.mkdtemp(prefix="receiver-", dir=base))
+    if peer.has_spares and load is not None:
+        _leave_spares(folder / "spool", load)
     port = _free_port()
     command = peer.command(folder, port)
     assert command is not None
@@ -140,6 +152,16 @@ def warm_memory() -> None:
     """Use as much memory as a run fills, and give it back."""
     with mmap.mmap(-1, _WARM_BYTES) as memory:
         memory[:: mmap.PAGESIZE] = bytes([1]) * (_WARM_BYTES // mmap.PAGESIZE)
+
+
+def _leave_spares(spool: Path, load: Load) -> None:
+    """Leave as many files as an edge that stored this load would, up to its limit."""
+    limit = SpoolSettings(dir=spool).spare_bytes
+    content = bytes(load.size_bytes + _META_BYTES)
+    (spool / "spares").mkdir(parents=True)
+    for number in range(min(load.count, limit // len(content))):
+        (spool / "spares" / f"{number:020}_{len(content)}.spare").write_bytes(content)
+    os.sync()
 
 
 def _free_port() -> int:

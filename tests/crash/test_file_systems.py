@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from dicomflow.edge.spares import Spares
 from dicomflow.edge.spool import ReceivedFile, Spool
 
 IMAGE_BYTES = 400 << 20  # btrfs and xfs make nothing smaller than 300 MB
@@ -51,6 +52,7 @@ class Disk:
             ["e2fsck", "-fy", str(copy)], check=False, capture_output=True
         )  # other kinds repair when mounted
         run(["mount", "-o", "loop", str(copy), str(self.root)])
+        copy.replace(self._image)
 
     def close(self) -> None:
         """Unmount it."""
@@ -117,6 +119,32 @@ def test_power_loss_while_a_delivery_is_gathered_keeps_every_instance(disk: Disk
     for file in acknowledged[40:50]:
         spool.assign(file, "d0")
     spool.quarantine(acknowledged[50], "refused")
+    assert {file.sha256 for file in acknowledged} <= surviving(disk)
+
+
+def test_power_loss_while_spares_are_written_over_keeps_every_instance(disk: Disk) -> None:
+    """Files of a stored delivery were written over, some to their end, and one is being written."""
+    spool = Spool(disk.root / "spool", spare_bytes=16 << 20)
+    stored: list[ReceivedFile] = []
+    acknowledged: list[ReceivedFile] = []
+    receive(spool, range(10, 60), stored)
+    for file in stored:
+        spool.assign(file, "d1")
+    spool.sync_deliveries(["d1"])
+    spool.remove_delivery("d1")
+    reused = {path.stat().st_ino for path in (spool.root / "spares").iterdir()}
+    spool.spares = Spares(spool.root / "spares", 16 << 20)  # which has not looked yet
+    receive(spool, range(60, 99), acknowledged)
+    assert {file.path.stat().st_ino for file in acknowledged} < reused
+    unfinished = spool.create("a" * 32, 2000, 7500)
+    unfinished.write([b"unfinished" * 750])
+    unfinished._close()  # or the file system could not be unmounted
+    found = surviving(disk)
+    assert {file.sha256 for file in acknowledged} <= found
+    assert found.isdisjoint(file.sha256 for file in stored)
+
+    # The next run takes no file for a spare that power loss has left to an instance.
+    receive(Spool(disk.root / "spool", spare_bytes=16 << 20), range(100, 170), acknowledged)
     assert {file.sha256 for file in acknowledged} <= surviving(disk)
 
 

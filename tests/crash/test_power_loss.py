@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from dicomflow.edge import spares
 from dicomflow.edge.spool import ReceivedFile, Spool
 
 ASSOCIATION = "a" * 32
@@ -39,7 +40,7 @@ class Disk:
         self._certain: Names = {}
         self._uncertain: list[list[Change]] = []  # what stands together happens together
         self._synced: dict[int, str] = {}
-        for folder in (spool.received, spool.lane, spool.delivering, spool.quarantined):
+        for folder in (spool.received, spool.lane, spool.delivering, spool.quarantined, spool.root / "spares"):
             parent = _inode(folder.parent)
             self._certain[parent, folder.name] = _inode(folder)
         for name, changes in (
@@ -52,6 +53,8 @@ class Disk:
             ("rmdir", self._unlinked),
         ):
             patch.setattr(os, name, self._followed(getattr(os, name), changes))
+        for name in ("write", "writev", "ftruncate"):
+            patch.setattr(os, name, self._followed(getattr(os, name), lambda *_: [], self._written))
         patch.setattr(os, "fsync", self._followed(os.fsync, lambda *_: [], self._fsynced))
 
     def check(self) -> None:
@@ -116,6 +119,9 @@ class Disk:
     def _unlinked(self, path: Any) -> list[Change]:
         return [(*_place(path), None)]
 
+    def _written(self, descriptor: int, *_: Any) -> None:
+        self._synced.pop(os.fstat(descriptor).st_ino, None)
+
     def _fsynced(self, descriptor: int) -> None:
         status = os.fstat(descriptor)
         is_folder = stat.S_ISDIR(status.st_mode)
@@ -156,7 +162,7 @@ def disk_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Di
     """Give a spool on a disk that forgets."""
 
     def _disk_of(kind: str, *, fsync: bool = True) -> Disk:
-        spool = Spool(tmp_path / "spool")
+        spool = Spool(tmp_path / "spool", spare_bytes=1 << 20)
         spool.fsync = fsync
         spool.is_named_by_fsync, spool.is_journalled = KINDS[kind]
         return Disk(spool, monkeypatch)
@@ -189,6 +195,29 @@ def test_power_loss_at_any_call_of_a_delivery_loses_no_acknowledged_object(disk_
     deliver(disk, [receive(disk, number) for number in range(3)])
     assert disk.states > 100
     assert 3 == len(disk.acknowledged)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_power_loss_while_spares_are_written_over_loses_no_acknowledged_object(
+    disk_of: Callable[..., Disk], kind: str, monkeypatch: pytest.MonkeyPatch
+):
+    """A second delivery arrives over the files of the first, while others wait."""
+    monkeypatch.setattr(spares, "_LOOK_AGAIN_SECONDS", 0)
+    disk = disk_of(kind)
+    waiting = receive(disk, 0)
+    deliver(disk, [receive(disk, 1)])
+    reused = [path.stat().st_ino for path in (disk.spool.root / "spares").iterdir()]
+    again = [receive(disk, number) for number in (2, 3)]
+    assert set(reused) < {file.path.stat().st_ino for file in again}
+    deliver(disk, [waiting, *again])
+
+
+def test_power_loss_is_found_where_a_file_is_written_over_too_early(disk_of: Callable[..., Disk]):
+    """The model itself: a file that is still wanted and is kept as a spare is lost."""
+    disk = disk_of("journal")
+    file = receive(disk, 0)
+    with pytest.raises(AssertionError, match="1 lost"):
+        disk.spool.spares.keep([file.path])
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -30,10 +30,10 @@ class Victim:
             start_new_session=True,
         )
 
-    def serve(self, folder: Path, step: int, *, is_named_by_fsync: bool) -> int:
-        """Fork a receiver that dies at a step, and return its port."""
+    def serve(self, folder: Path, step: int, spares: int, *, is_named_by_fsync: bool) -> int:
+        """Fork a receiver with some spares that dies at a step, and return its port."""
         assert self.process.stdin is not None
-        self.process.stdin.write(f"{folder} {is_named_by_fsync} {step}\n")
+        self.process.stdin.write(f"{folder} {is_named_by_fsync} {spares} {step}\n")
         self.process.stdin.flush()
         return int(self.read())
 
@@ -68,15 +68,21 @@ def instances(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("is_named_by_fsync", [True, False])
+@pytest.mark.parametrize(("is_named_by_fsync", "spares"), [(True, 0), (False, 0), (True, 1), (True, OBJECTS)])
 def test_kill_9_at_every_step_loses_no_acknowledged_object(
-    victim: Victim, sender_to: Any, encoded_object: Callable[..., Any], tmp_path: Path, *, is_named_by_fsync: bool
+    victim: Victim,
+    sender_to: Any,
+    encoded_object: Callable[..., Any],
+    tmp_path: Path,
+    spares: int,
+    *,
+    is_named_by_fsync: bool,
 ):
     """Before whichever system call the receiver dies: acknowledged is whole, and what is there was sent whole."""
     deaths = 0
     for step in range(MOST_STEPS):
         folder = tmp_path / str(step)
-        sender = sender_to(victim.serve(folder, step, is_named_by_fsync=is_named_by_fsync))
+        sender = sender_to(victim.serve(folder, step, spares, is_named_by_fsync=is_named_by_fsync))
         begun, acknowledged = set(), set()
         for number in range(OBJECTS):
             data_set, digest = encoded_object(f"1.2.{number + 1}", b"x" * 20_000)
@@ -102,7 +108,7 @@ def test_interrupted_system_calls_lose_nothing(
     victim: Victim, sender_to: Any, encoded_object: Callable[..., Any], tmp_path: Path, *, is_named_by_fsync: bool
 ):
     """A signal every half millisecond (EINTR) neither refuses an object nor changes a byte."""
-    sender = sender_to(victim.serve(tmp_path / "spool", -1, is_named_by_fsync=is_named_by_fsync))
+    sender = sender_to(victim.serve(tmp_path / "spool", -1, 0, is_named_by_fsync=is_named_by_fsync))
     expected = set()
     for number in range(40):
         data_set, digest = encoded_object(f"1.2.{number + 1}", os.urandom(50_000))

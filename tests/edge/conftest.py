@@ -15,6 +15,7 @@ from waiting import wait_for
 
 from dicomflow.dicom.part10 import encode_file_meta
 from dicomflow.dicom.uids import EXPLICIT_VR_LITTLE_ENDIAN
+from dicomflow.edge import spares
 from dicomflow.edge.admission import Admission
 from dicomflow.edge.commitment import Commitments
 from dicomflow.edge.server import _Worker
@@ -154,6 +155,20 @@ def receiver_with(spool: Spool) -> Iterator[Callable[..., InProcessReceiver]]:
     yield _receiver_with
     for receiver in started:
         receiver.close()
+
+
+@pytest.fixture
+def spare(spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], None]:
+    """Have the spool keep spares: add one that holds these bytes, for the next instance of about that size."""
+    monkeypatch.setattr(spares, "_LOOK_AGAIN_SECONDS", 0)
+    spool.spares = spares.Spares(spool.root / "spares", 1 << 20)
+
+    def _spare(content: bytes) -> None:
+        (tmp_path / "stored.dcm").write_bytes(content)
+        spool.spares.keep([tmp_path / "stored.dcm"])
+        spool.last_bytes = len(content)
+
+    return _spare
 
 
 @pytest.fixture

@@ -20,7 +20,9 @@ class Edge:
         self.waiting = 0
         self.progress = Progress(folder / PROGRESS_FILE, lambda: self.now, busy_files)
 
-    def second(self, arriving: int, storing: int, *, limit: int = 0, failing: bool = False) -> dict[str, Any]:
+    def second(
+        self, arriving: int, storing: int, *, limit: int = 0, failing: bool = False, paused: bool = False
+    ) -> dict[str, Any]:
         """Play a second, each instance at its time; return the progress at its end."""
         steps = 10
         for step in range(1, steps + 1):
@@ -34,7 +36,7 @@ class Edge:
             self.now += 1 / steps
         if failing:
             self.progress.failed("ConnectionError: refused")
-        self.progress.write(is_store_failing=failing, limit=limit)
+        self.progress.write(is_store_failing=failing or paused, limit=limit)
         found = read_progress(self.folder)
         assert found is not None
         return found
@@ -122,6 +124,20 @@ def test_speed_of_the_line_is_not_learnt_from_an_edge_that_is_level(tmp_path: Pa
     for _ in range(10):
         found = edge.second(60, 0, failing=True)
     assert (5 + 600) / (180 - 60) == pytest.approx(found["level_in_seconds"], rel=0.15)
+
+
+def test_pause_of_a_failing_store_is_not_taken_for_a_slow_line(edge: Edge):
+    """While a failing store is left alone nothing is tried and nothing fails; what the line carries stays known."""
+    for _ in range(900):
+        edge.progress.queued(SIZE)
+        edge.waiting += 1
+    for _ in range(3):
+        edge.second(60, 180)
+    edge.second(60, 0, failing=True)
+    for _ in range(4):
+        edge.second(60, 0, paused=True)
+    found = edge.second(60, 180)
+    assert edge.waiting / (180 - 60) == pytest.approx(found["level_in_seconds"], rel=0.15)
 
 
 def test_forecast_of_a_line_that_is_too_slow_is_unknown(edge: Edge):

@@ -43,6 +43,27 @@ def test_data_set_is_stored_bit_for_bit(receiver: Any, scu: Any, data_set: Any, 
     assert [part10()] == receiver.stored()
 
 
+def test_data_set_over_a_spare_is_stored_bit_for_bit(receiver: Any, scu: Any, data_set: Any, part10: Any, spare: Any):
+    """What a longer file of before held is gone, and it was that file."""
+    spare(part10() + b"of before")
+    (inode,) = (path.stat().st_ino for path in (receiver.spool.root / "spares").iterdir())
+    assert Status.SUCCESS == scu.store(data_set()).status
+    assert [part10()] == receiver.stored()
+    assert [inode] == [file.path.stat().st_ino for file in receiver.spool.scan_received()]
+
+
+def test_identity_is_not_read_from_what_a_spare_held(receiver: Any, scu: Any, data_set: Any, part10: Any, spare: Any):
+    """A data set that ends before its Study UID is refused, although the bytes behind it in the file were one."""
+    # Left to pydicom, which reads the file: a private element of unknown VR and undefined length, and its end.
+    odd = struct.pack("<HH2s2xI", 0x0009, 0x1001, b"UN", 0xFFFFFFFF) + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+    whole = data_set(pixels=b"")
+    cut = whole.index(struct.pack("<HH", 0x0020, 0x000D))
+    spare(part10(pixels=b"").replace(whole, whole[:cut] + odd + whole[cut:]))
+    answer = scu.store(whole[:cut] + odd)
+    assert REFUSALS["study_missing"].comment == answer.error_comment
+    assert [] == receiver.stored()
+
+
 def test_received_file_name_tells_digest_peer_and_association(receiver: Any, scu: Any, data_set: Any):
     """The digest in a received file's name is that of its bytes."""
     scu.store(data_set())

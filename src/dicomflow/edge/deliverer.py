@@ -110,6 +110,7 @@ class Deliverer:
         """Go on with the deliveries of an earlier run: those with a manifest are closed, the others still open."""
         now = time.monotonic()
         self._spool.discard_stored()
+        self._spool.spares.trim()
         for folder in sorted(path for path in self._spool.delivering.iterdir() if path.is_dir()):
             # The earlier run may have ended between moving files here and syncing that.
             self._spool.sync_deliveries([folder.name])

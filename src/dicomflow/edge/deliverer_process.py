@@ -51,7 +51,7 @@ def run_deliverer(start: DelivererStart) -> None:
     if hasattr(os, "nice"):
         os.nice(_NICENESS)
     settings = start.settings
-    spool = Spool(settings.spool.dir, fsync=settings.spool.fsync)
+    spool = Spool(settings.spool.dir, fsync=settings.spool.fsync, spare_bytes=settings.spool.spare_bytes)
     lock = FileLock(settings.spool.dir / "deliverer.lock")
     while True:
         try:

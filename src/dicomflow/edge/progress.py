@@ -99,7 +99,7 @@ class Progress:
         """
         self._written_at = self._clock()
         rate, arriving = self._stores.per_second(), self._arrivals.per_second()
-        self._measure()
+        self._measure(is_store_failing=is_store_failing)
         document = {
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
             "waiting_files": self._files,
@@ -121,16 +121,18 @@ class Progress:
         if self._files < self._busy_files:
             self._is_measuring = False
 
-    def _measure(self) -> None:
+    def _measure(self, *, is_store_failing: bool) -> None:
         """Take the time since the last measure into the speed, if the line was full all the while and none failed."""
         now = self._clock()
+        # While a failing store is left alone nothing fails, and nothing is sent either.
+        self._is_measuring = self._is_measuring and not is_store_failing
         if self._is_measuring and not self._measured_bytes:
             return  # a large object is on its way
         if self._is_measuring and now > self._measured_at:
             measured = self._measured_bytes / (now - self._measured_at)
             self._capacity += (measured - self._capacity) * (_NEWS_WEIGHT if self._capacity else 1.0)
         self._measured_at, self._measured_bytes = now, 0
-        self._is_measuring = self._files >= self._busy_files
+        self._is_measuring = self._files >= self._busy_files and not is_store_failing
 
     def _level_in(self, arriving: float, limit: int, pause: float) -> float | None:
         """Return the seconds until nothing waits, at the speed the line has shown; None while that is not known.

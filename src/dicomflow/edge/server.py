@@ -73,7 +73,8 @@ def run_worker(start: WorkerStart) -> None:
     stopping = threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda _number, _frame: stopping.set())
-    spool = Spool(start.settings.spool.dir, fsync=start.settings.spool.fsync, lane=str(start.index))
+    kept = start.settings.spool
+    spool = Spool(kept.dir, fsync=kept.fsync, lane=str(start.index), spare_bytes=kept.spare_bytes)
     dimse = start.settings.dimse
     receiver = Receiver(
         dimse,

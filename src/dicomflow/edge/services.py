@@ -73,6 +73,7 @@ class Services:
         self._report: PromptReport | None = None
         self._reports = 0  # how many were begun here; their numbers are the message IDs
         self._is_marked = False
+        self._last_bytes = 0
 
     @property
     def has_report(self) -> bool:
@@ -149,6 +150,7 @@ class Services:
                 calling_ae_title=self.calling,
                 called_ae_title=self.called,
                 is_draining=self._receiver.draining.is_set(),
+                near_bytes=self._last_bytes,
             )
         except OSError as error:
             self._reception.fail(error)
@@ -183,6 +185,7 @@ class Services:
         if received is not None:
             self.stored += 1
             self.stored_bytes += reception.size_bytes
+            self._last_bytes = reception.size_bytes
             response = encode_response(reception.command, Status.SUCCESS)
             if metrics is not None:
                 seconds = time.perf_counter() - ended_at

@@ -93,10 +93,14 @@ class DimseSettings(_Section):
 
 
 class SpoolSettings(_Section):
-    """Where instances are kept until they are stored. `workers` 0 means one a core, at least two."""
+    """Where instances are kept until they are stored. `workers` 0 means one a core, at least two.
+
+    Files of stored instances are kept up to `spare_bytes` in all, to be written over by new ones; 0 keeps none.
+    """
 
     dir: Path
     fsync: bool = True
+    spare_bytes: int = Field(256 << 20, ge=0)
     slow_below_bytes: int = Field(10 << 30, ge=0)
     refuse_below_bytes: int = Field(2 << 30, ge=0)
     workers: int = Field(0, ge=0, le=64)

@@ -6,6 +6,7 @@ received/{lane}/               a folder for each worker: `.part` files are being
 delivering/{delivery}/         instances of a delivery, and its manifest once it is closed
 delivering/{delivery}.stored/  what is left of a delivery that is in the store, about to be removed
 quarantined/                   what cannot be delivered, each beside a .reason file
+spares/                        files of stored deliveries, to be written over: no instances any more
 associations/                  an empty marker for each association that stored something: {id}.{process}.open, then
                                {id}.{released, aborted or lost}
 ```
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Final
 
 from dicomflow.edge.durable import FolderSync, is_journalled, is_named_by_fsync, start_writeback, sync_directory
+from dicomflow.edge.spares import Spares
 from dicomflow.errors import PermanentError
 
 __all__ = ["IncomingFile", "ReceivedFile", "Spool", "count_files", "oldest_seconds", "sync_directory"]
@@ -56,7 +58,7 @@ class ReceivedFile:
 class Spool:
     """The folders of one spool; opening it creates what is missing."""
 
-    def __init__(self, root: Path, *, fsync: bool = True, lane: str = "0") -> None:
+    def __init__(self, root: Path, *, fsync: bool = True, lane: str = "0", spare_bytes: int = 0) -> None:
         self.root = root
         self.received = root / "received"
         self.lane = self.received / lane
@@ -64,8 +66,11 @@ class Spool:
         self.quarantined = root / "quarantined"
         self.associations = root / "associations"
         self.fsync = fsync
+        spares = root / "spares"
+        self.spares = Spares(spares, spare_bytes)
+        self.last_bytes = 0  # the size of the instance that was committed last
         try:
-            for folder in (self.lane, self.delivering, self.quarantined, self.associations):
+            for folder in (self.lane, self.delivering, self.quarantined, self.associations, spares):
                 folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
         except OSError as error:
             raise PermanentError(f"cannot create the spool in {root}: {error.strerror}") from error
@@ -76,9 +81,9 @@ class Spool:
         self.names = FolderSync(self.lane)
         self._twice_named: list[Path] = []  # the first names of files that were assigned
 
-    def create(self, association_id: str, number: int) -> "IncomingFile":
-        """Open a new file for an instance that begins to arrive; raises `OSError`."""
-        return IncomingFile(self, association_id, number)
+    def create(self, association_id: str, number: int, near_bytes: int = 0) -> "IncomingFile":
+        """Open a file for an instance that begins to arrive, perhaps of a size known by others; raises `OSError`."""
+        return IncomingFile(self, association_id, number, near_bytes or self.last_bytes)
 
     def discard_incoming(self, process_id: int | None = None) -> int:
         """Remove what a process that died, or all processes of an earlier run, left half received; return how many."""
@@ -213,6 +218,7 @@ class Spool:
     def discard_stored(self, delivery_id: str = "*") -> None:
         """Remove what is left of one stored delivery, or of all whose removal was cut short."""
         for folder in self.delivering.glob(delivery_id + _STORED):
+            self.spares.keep(folder.glob(f"*{_SUFFIX}"))
             for path in folder.iterdir():
                 path.unlink()
             folder.rmdir()
@@ -237,7 +243,7 @@ class Spool:
 class IncomingFile:
     """One instance being received. Thread: one owner. Either `commit` or `discard` ends it."""
 
-    def __init__(self, spool: Spool, association_id: str, number: int) -> None:
+    def __init__(self, spool: Spool, association_id: str, number: int, near_bytes: int) -> None:
         self._spool = spool
         # Text, not `Path`: this is done for each instance, and a path costs as much as the open.
         self._folder = str(spool.lane)
@@ -245,7 +251,9 @@ class IncomingFile:
         self._path = f"{self._folder}/{self._stem}_{os.getpid()}.part"
         self._association_id = association_id
         self._number = number
-        self._descriptor = os.open(self._path, _OPEN_FLAGS, _FILE_MODE)
+        taken = spool.spares.take(near_bytes, self._path)
+        # What a spare held is in the file until it is written over, or cut off by `end`.
+        self._descriptor, self._stale_bytes = taken or (os.open(self._path, _OPEN_FLAGS, _FILE_MODE), 0)
         self._digest = hashlib.sha256()
         self._unstarted_bytes = 0  # written since the disk was last asked to begin
         self.size_bytes = 0
@@ -267,6 +275,12 @@ class IncomingFile:
             start_writeback(self._descriptor, self.size_bytes - self._unstarted_bytes, self._unstarted_bytes)
             self._unstarted_bytes = 0
 
+    def end(self) -> None:
+        """Note that all is written: from now on the file holds that and nothing else. Raises `OSError`."""
+        if self._stale_bytes > self.size_bytes:
+            os.ftruncate(self._descriptor, self.size_bytes)
+        self._stale_bytes = 0
+
     def commit(self, peer: str) -> ReceivedFile:
         """Make the instance durable and visible in `received/`.
 
@@ -276,12 +290,14 @@ class IncomingFile:
         sha256 = self._digest.hexdigest()
         target = f"{self._folder}/{self._stem}_{peer.replace(':', '-')}_{sha256}{_SUFFIX}"
         try:
+            self.end()
             self._publish(target)
         except BaseException:
             # Not acknowledged, so it must not be taken for an instance.
             Path(target).unlink(missing_ok=True)
             self.discard()
             raise
+        self._spool.last_bytes = self.size_bytes
         return ReceivedFile(Path(target), self._association_id, self._number, peer, sha256)
 
     def _publish(self, target: str) -> None:

@@ -84,6 +84,7 @@ class StoreReception:
         calling_ae_title: str,
         called_ae_title: str,
         is_draining: bool,
+        near_bytes: int = 0,
     ) -> None:
         """Check the command and open the file, or set `refusal`. Raises `OSError`."""
         refusal = self._check_command(watermark, is_draining=is_draining)
@@ -99,7 +100,7 @@ class StoreReception:
         )
         self._data_set_offset = len(meta)
         self._unwritten_meta = meta
-        self._file = spool.create(association_id, number)
+        self._file = spool.create(association_id, number, near_bytes)
 
     def take(self, fragments: Sequence[bytes | memoryview], *, is_last: bool) -> None:
         """Write the next bytes of the data set, and check them while they are its head."""
@@ -188,6 +189,7 @@ class StoreReception:
 
     def _read_with_pydicom(self, file: IncomingFile) -> None:
         try:
+            file.end()
             with file.path.open("rb") as written:
                 written.seek(self._data_set_offset)
                 self._identity = read_identity(written, self.context.transfer_syntax)

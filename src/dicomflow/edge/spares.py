@@ -1,0 +1,115 @@
+"""Spares: files of delivered instances, kept to be written over by new ones.
+
+A file that is there has its blocks on the disk and its pages in memory, so a new instance of about its size costs the
+file system neither. The folder `spares/` holds them; nothing in it is an instance, whatever its bytes are.
+"""
+
+import contextlib
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+__all__ = ["Spares"]
+
+_SUFFIX: Final = ".spare"
+_FLAGS: Final = os.O_WRONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+# How long a folder that had nothing of a size is not looked at again.
+_LOOK_AGAIN_SECONDS: Final = 0.5
+_GOLDEN: Final = 0x9E3779B1  # 2**32 by the golden ratio: neighbours land far from each other
+
+
+class Spares:
+    """The spares of a spool, the same folder for all processes; with a limit of 0 none are kept.
+
+    Threads: any. Processes: any, since a spare belongs to who renames it first.
+    """
+
+    def __init__(self, folder: Path, limit_bytes: int) -> None:
+        self._folder = folder
+        self._limit_bytes = limit_bytes
+        self._looking = threading.Lock()
+        self._looked_at = float("-inf")
+        self._names: dict[int, deque[str]] = {}  # by class of size
+
+    def keep(self, paths: Iterable[Path]) -> None:
+        """Take over files of which nothing is needed any more; the oldest spares go when there are too many bytes.
+
+        Raises `OSError`; what was not taken over by then is where it was.
+        """
+        if not self._limit_bytes:
+            for path in paths:
+                path.unlink(missing_ok=True)
+            return
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError):
+                # Names sort by age.
+                path.rename(self._folder / f"{time.time_ns():020}_{path.stat().st_size}{_SUFFIX}")
+        self.trim()
+
+    def trim(self) -> None:
+        """Remove the oldest spares above the limit. Raises `OSError`."""
+        left = self._limit_bytes
+        for name in sorted(self._listed(), reverse=True):
+            left -= _size_of(name)
+            if left < 0:
+                (self._folder / name).unlink(missing_ok=True)
+
+    def take(self, near_bytes: int, path: str) -> tuple[int, int] | None:
+        """Rename a spare of about a size to `path`, and open it; return its descriptor and its size.
+
+        None when there is none. What it held is still in it. Raises `OSError`.
+        """
+        names = self._names.get(near_bytes.bit_length())
+        if not names:
+            names = self._look(near_bytes.bit_length())
+        while names:
+            try:
+                spare = f"{self._folder}/{names.pop()}"
+                os.rename(spare, path)  # noqa: PTH104  # done for each instance
+            except (IndexError, FileNotFoundError):  # another thread or process was first
+                continue
+            descriptor = -1
+            try:
+                descriptor = os.open(path, _FLAGS)
+                status = os.fstat(descriptor)
+                if status.st_nlink == 1:
+                    return descriptor, status.st_size
+            except BaseException:
+                if descriptor >= 0:
+                    os.close(descriptor)
+                os.unlink(path)  # noqa: PTH108  # as above
+                raise
+            # Power loss on a file system without a journal left it a second name, which may be an instance's.
+            os.close(descriptor)
+            os.unlink(path)  # noqa: PTH108  # as above
+        return None
+
+    def _look(self, size_class: int) -> "deque[str] | None":
+        """Read the folder, at most every half a second."""
+        if not self._limit_bytes or time.monotonic() - self._looked_at < _LOOK_AGAIN_SECONDS:
+            return None
+        with self._looking:
+            names: dict[int, deque[str]] = {}
+            for name in sorted(self._listed()):
+                names.setdefault(_size_of(name).bit_length(), deque()).append(name)
+            # Processes that begin at other places of their lists seldom want the same one.
+            for each in names.values():
+                each.rotate(os.getpid() * _GOLDEN % (1 << 32) * len(each) >> 32)
+            self._names = names
+            self._looked_at = time.monotonic()
+        return names.get(size_class)
+
+    def _listed(self) -> list[str]:
+        try:
+            return [name for name in os.listdir(self._folder) if name.endswith(_SUFFIX)]  # noqa: PTH208  # hundreds
+        except FileNotFoundError:
+            return []
+
+
+def _size_of(name: str) -> int:
+    size = name.removesuffix(_SUFFIX).rpartition("_")[2]
+    return int(size) if size.isdecimal() else 0
