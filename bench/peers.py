@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from dicomflow.edge.settings import SpoolSettings
+from dicomflow.edge.spares import LEAST_BYTES
 from load import Load
 
 __all__ = ["PEERS", "Peer", "is_installed", "running", "warm_memory"]
@@ -159,7 +160,8 @@ def _leave_spares(spool: Path, load: Load) -> None:
     limit = SpoolSettings(dir=spool).spare_bytes
     content = bytes(load.size_bytes + _META_BYTES)
     (spool / "spares").mkdir(parents=True)
-    for number in range(min(load.count, limit // len(content))):
+    count = min(load.count, limit // len(content)) if len(content) >= LEAST_BYTES else 0
+    for number in range(count):
         (spool / "spares" / f"{number:020}_{len(content)}.spare").write_bytes(content)
     os.sync()
 

@@ -95,8 +95,8 @@ def _report(
         f"Measured with `scripts/bench receive --rounds {rounds}` on {describe()}.",
         f"Objects a second, medians of {rounds}; in brackets the ratio to {REFERENCE}, which syncs nothing.",
         (
-            "dicomflow writes over files of instances that were stored before, as it does once a delivery is done;"
-            " beside it with new files only, as right after the first start."
+            "dicomflow writes instances of 64 KiB and more over files of those that were stored before, as it does"
+            " once a delivery is done; beside it with new files only, as right after the first start."
         ),
         "The disk alone: as many new files written, renamed and synced, with nothing received.",
         "",

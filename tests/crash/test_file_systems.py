@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from dicomflow.edge import spares
 from dicomflow.edge.spares import Spares
 from dicomflow.edge.spool import ReceivedFile, Spool
 
@@ -122,8 +123,11 @@ def test_power_loss_while_a_delivery_is_gathered_keeps_every_instance(disk: Disk
     assert {file.sha256 for file in acknowledged} <= surviving(disk)
 
 
-def test_power_loss_while_spares_are_written_over_keeps_every_instance(disk: Disk) -> None:
+def test_power_loss_while_spares_are_written_over_keeps_every_instance(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Files of a stored delivery were written over, some to their end, and one is being written."""
+    monkeypatch.setattr(spares, "LEAST_BYTES", 1)
     spool = Spool(disk.root / "spool", spare_bytes=16 << 20)
     stored: list[ReceivedFile] = []
     acknowledged: list[ReceivedFile] = []

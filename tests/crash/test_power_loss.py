@@ -203,6 +203,7 @@ def test_power_loss_while_spares_are_written_over_loses_no_acknowledged_object(
 ):
     """A second delivery arrives over the files of the first, while others wait."""
     monkeypatch.setattr(spares, "_LOOK_AGAIN_SECONDS", 0)
+    monkeypatch.setattr(spares, "LEAST_BYTES", 1)
     disk = disk_of(kind)
     waiting = receive(disk, 0)
     deliver(disk, [receive(disk, 1)])
@@ -212,8 +213,11 @@ def test_power_loss_while_spares_are_written_over_loses_no_acknowledged_object(
     deliver(disk, [waiting, *again])
 
 
-def test_power_loss_is_found_where_a_file_is_written_over_too_early(disk_of: Callable[..., Disk]):
+def test_power_loss_is_found_where_a_file_is_written_over_too_early(
+    disk_of: Callable[..., Disk], monkeypatch: pytest.MonkeyPatch
+):
     """The model itself: a file that is still wanted and is kept as a spare is lost."""
+    monkeypatch.setattr(spares, "LEAST_BYTES", 1)
     disk = disk_of("journal")
     file = receive(disk, 0)
     with pytest.raises(AssertionError, match="1 lost"):

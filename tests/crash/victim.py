@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from dicomflow.edge import spares
 from dicomflow.edge.admission import Admission
 from dicomflow.edge.server import _Worker
 from dicomflow.edge.services import Receiver
@@ -26,9 +27,10 @@ SPARE_BYTES = 32_000  # longer than what is sent, and of its class
 STORM_SECONDS = 0.0005
 
 
-def _serve(folder: Path, step: int, spares: int, *, is_named_by_fsync: bool) -> None:
+def _serve(folder: Path, step: int, count: int, *, is_named_by_fsync: bool) -> None:
+    spares.LEAST_BYTES = 1
     spool = Spool(folder, spare_bytes=1 << 20)
-    for number in range(spares):
+    for number in range(count):
         (folder / str(number)).write_bytes(b"before" * (SPARE_BYTES // 6))
         spool.spares.keep([folder / str(number)])
     spool.last_bytes = SPARE_BYTES
@@ -68,10 +70,10 @@ def _die_before(step: int) -> None:
 def main() -> None:
     """Fork for each line, and wait until that process has ended."""
     for line in sys.stdin:
-        folder, is_named_by_fsync, spares, step = line.split()
+        folder, is_named_by_fsync, count, step = line.split()
         child = os.fork()
         if child == 0:
-            _serve(Path(folder), int(step), int(spares), is_named_by_fsync=is_named_by_fsync == "True")
+            _serve(Path(folder), int(step), int(count), is_named_by_fsync=is_named_by_fsync == "True")
         os.waitpid(child, 0)
         print("ended", flush=True)  # noqa: T201  # to the test
 

@@ -161,6 +161,7 @@ def receiver_with(spool: Spool) -> Iterator[Callable[..., InProcessReceiver]]:
 def spare(spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], None]:
     """Have the spool keep spares: add one that holds these bytes, for the next instance of about that size."""
     monkeypatch.setattr(spares, "_LOOK_AGAIN_SECONDS", 0)
+    monkeypatch.setattr(spares, "LEAST_BYTES", 1)
     spool.spares = spares.Spares(spool.root / "spares", 1 << 20)
 
     def _spare(content: bytes) -> None:

@@ -1,10 +1,12 @@
 """Spares: files of stored deliveries are written over, hold nothing of before, and are never an instance's."""
 
+import errno
 import hashlib
 import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +21,7 @@ LIMIT_BYTES = 1 << 20
 def spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Spool:
     """Give a spool that keeps spares, and looks for them each time."""
     monkeypatch.setattr(spares_module, "_LOOK_AGAIN_SECONDS", 0)
+    monkeypatch.setattr(spares_module, "LEAST_BYTES", 1000)
     return Spool(tmp_path / "spool", spare_bytes=LIMIT_BYTES)
 
 
@@ -114,10 +117,46 @@ def test_spare_with_a_second_name_is_never_written_over(spool: Spool, deliver: C
     assert [] == spares(spool)
 
 
-def test_threads_and_processes_never_share_a_spare(tmp_path: Path):
+@pytest.mark.parametrize("name", ["open", "rename"])
+def test_spare_that_cannot_be_had_is_done_without(
+    spool: Spool, deliver: Callable, monkeypatch: pytest.MonkeyPatch, name: str
+):
+    """A spare whose rename or opening fails costs nothing but the new file that the instance then takes."""
+    deliver([receive(spool, 0, bytes(5000))])
+    original = getattr(os, name)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, name, _failing_once(original))
+        received = receive(spool, 1, b"x" * 5000)
+    assert b"x" * 5000 == received.path.read_bytes()
+    assert [received.path] == [path for path in spool.received.rglob("*") if path.is_file()]
+
+
+def test_file_that_cannot_be_kept_is_removed(spool: Spool, deliver: Callable, monkeypatch: pytest.MonkeyPatch):
+    """On a full disk a stored delivery goes all the same."""
+    file = receive(spool, 0, bytes(5000))
+    spool.assign(file, "d1")
+    spool.sync_deliveries(["d1"])
+    rename = Path.rename
+
+    def _rename(path: Path, target: Path) -> Path:
+        if "spares" in str(target):
+            raise OSError(errno.ENOSPC, "")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", _rename)
+    spool.remove_delivery("d1")
+    assert [] == spares(spool) == list(spool.delivering.iterdir())
+
+
+def test_small_files_are_no_spares(spool: Spool, deliver: Callable):
+    """What gains nothing is removed at once."""
+    deliver([receive(spool, 0, bytes(999)), receive(spool, 1, bytes(1000))])
+    assert [1000] == [path.stat().st_size for path in spares(spool)]
+
+
+def test_threads_and_processes_never_share_a_spare(spool: Spool, tmp_path: Path):
     """Two processes' lists of the same spares, used by four threads each: every spare is had once, none is missed."""
-    folder = tmp_path / "spares"
-    folder.mkdir()
+    folder = spool.root / "spares"
     Spares(folder, LIMIT_BYTES).keep(_files(tmp_path, 200))
     taken: list[int] = []
 
@@ -137,6 +176,17 @@ def test_threads_and_processes_never_share_a_spare(tmp_path: Path):
     for thread in threads:
         thread.join()
     assert 200 == len(set(taken)) == len(taken)
+
+
+def _failing_once(call: Callable) -> Callable:
+    failures = [OSError(errno.EACCES, "")]
+
+    def _call(*arguments: Any, **keywords: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return call(*arguments, **keywords)
+
+    return _call
 
 
 def _files(folder: Path, count: int) -> list[Path]:

@@ -26,4 +26,4 @@ def open_spool(config: Path | None, data: Path | None) -> Spool:
     root = load_settings(config).spool.dir if config is not None else (data or Path()) / "spool"
     if not root.is_dir():
         raise PermanentError(f"there is no spool in {root}")
-    return Spool(root)
+    return Spool(root, lane="retried")  # a lane of its own, where no worker syncs at the same time

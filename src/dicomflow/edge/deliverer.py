@@ -70,6 +70,7 @@ class Deliverer:
         self._edge = settings.name
         self._settings = settings.delivery
         self._reload = reload
+        self._slow_below_bytes = settings.spool.slow_below_bytes
         self._spool = spool
         self._uploader = uploader
         self._announce = announce
@@ -340,10 +341,12 @@ class Deliverer:
         return delivery.rank
 
     def _note_progress(self) -> None:
-        """Once a second: write the ledger and the progress, forget old entries."""
+        """Once a second: write the ledger and the progress, forget old entries, give up spares where space is short."""
         if not self._progress.is_due():
             return
         self._ledger.write()
+        if self._spool.free_bytes() < self._slow_below_bytes:
+            self._spool.spares.trim(0)
         self._progress.write(
             is_store_failing=self._queue.is_store_failing,
             pause_seconds=self._queue.pause_seconds,

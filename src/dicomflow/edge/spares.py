@@ -13,9 +13,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-__all__ = ["Spares"]
+__all__ = ["LEAST_BYTES", "Spares"]
 
 _SUFFIX: Final = ".spare"
+# A smaller file is made anew as fast, and tens of thousands would have to be looked through.
+LEAST_BYTES: Final = 64 << 10
 _FLAGS: Final = os.O_WRONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 # How long a folder that had nothing of a size is not looked at again.
 _LOOK_AGAIN_SECONDS: Final = 0.5
@@ -31,28 +33,29 @@ class Spares:
     def __init__(self, folder: Path, limit_bytes: int) -> None:
         self._folder = folder
         self._limit_bytes = limit_bytes
+        self._kept = 0
         self._looking = threading.Lock()
         self._looked_at = float("-inf")
         self._names: dict[int, deque[str]] = {}  # by class of size
 
     def keep(self, paths: Iterable[Path]) -> None:
-        """Take over files of which nothing is needed any more; the oldest spares go when there are too many bytes.
+        """Take over files of which nothing is needed any more, or remove them; the oldest spares go above the limit.
 
-        Raises `OSError`; what was not taken over by then is where it was.
+        Raises `OSError` when a file can neither be kept nor removed.
         """
-        if not self._limit_bytes:
-            for path in paths:
-                path.unlink(missing_ok=True)
-            return
+        is_any_kept = False
         for path in paths:
-            with contextlib.suppress(FileNotFoundError):
-                # Names sort by age.
-                path.rename(self._folder / f"{time.time_ns():020}_{path.stat().st_size}{_SUFFIX}")
-        self.trim()
+            size_bytes = path.stat().st_size
+            if not (LEAST_BYTES <= size_bytes <= self._limit_bytes and self._keep(path, size_bytes)):
+                path.unlink()
+            else:
+                is_any_kept = True
+        if is_any_kept:
+            self.trim()
 
-    def trim(self) -> None:
-        """Remove the oldest spares above the limit. Raises `OSError`."""
-        left = self._limit_bytes
+    def trim(self, limit_bytes: int | None = None) -> None:
+        """Remove the oldest spares above the limit, or above another for now. Raises `OSError`."""
+        left = self._limit_bytes if limit_bytes is None else limit_bytes
         for name in sorted(self._listed(), reverse=True):
             left -= _size_of(name)
             if left < 0:
@@ -61,38 +64,28 @@ class Spares:
     def take(self, near_bytes: int, path: str) -> tuple[int, int] | None:
         """Rename a spare of about a size to `path`, and open it; return its descriptor and its size.
 
-        None when there is none. What it held is still in it. Raises `OSError`.
+        None when there is none that can be had. What it held is still in it.
         """
+        if not LEAST_BYTES <= near_bytes <= self._limit_bytes:
+            return None
         names = self._names.get(near_bytes.bit_length())
         if not names:
             names = self._look(near_bytes.bit_length())
         while names:
             try:
-                spare = f"{self._folder}/{names.pop()}"
-                os.rename(spare, path)  # noqa: PTH104  # done for each instance
-            except (IndexError, FileNotFoundError):  # another thread or process was first
+                os.rename(f"{self._folder}/{names.pop()}", path)  # noqa: PTH104  # done for each instance
+            except (IndexError, OSError):  # another thread or process was first, or it cannot be had
                 continue
-            descriptor = -1
-            try:
-                descriptor = os.open(path, _FLAGS)
-                status = os.fstat(descriptor)
-                if status.st_nlink == 1:
-                    return descriptor, status.st_size
-            except BaseException:
-                if descriptor >= 0:
-                    os.close(descriptor)
-                os.unlink(path)  # noqa: PTH108  # as above
-                raise
-            # Power loss on a file system without a journal left it a second name, which may be an instance's.
-            os.close(descriptor)
-            os.unlink(path)  # noqa: PTH108  # as above
+            opened = _open(path)
+            if opened is not None:
+                return opened
         return None
 
     def _look(self, size_class: int) -> "deque[str] | None":
         """Read the folder, at most every half a second."""
-        if not self._limit_bytes or time.monotonic() - self._looked_at < _LOOK_AGAIN_SECONDS:
-            return None
         with self._looking:
+            if time.monotonic() - self._looked_at < _LOOK_AGAIN_SECONDS:
+                return None
             names: dict[int, deque[str]] = {}
             for name in sorted(self._listed()):
                 names.setdefault(_size_of(name).bit_length(), deque()).append(name)
@@ -103,11 +96,39 @@ class Spares:
             self._looked_at = time.monotonic()
         return names.get(size_class)
 
+    def _keep(self, path: Path, size_bytes: int) -> bool:
+        """Take over one file; False when that fails, on a full disk for one."""
+        self._kept += 1
+        try:
+            # Names sort by age; clocks that stand still for milliseconds give two files one time.
+            path.rename(self._folder / f"{time.time_ns():020}-{self._kept:08}_{size_bytes}{_SUFFIX}")
+        except OSError:
+            return False
+        return True
+
     def _listed(self) -> list[str]:
         try:
             return [name for name in os.listdir(self._folder) if name.endswith(_SUFFIX)]  # noqa: PTH208  # hundreds
         except FileNotFoundError:
             return []
+
+
+def _open(path: str) -> tuple[int, int] | None:
+    """Open a spare under its new name, and return its descriptor and size; None, and no file, when it cannot be used.
+
+    Power loss on a file system without a journal can leave it a second name, which may be an instance's.
+    """
+    descriptor = -1
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, _FLAGS)
+        status = os.fstat(descriptor)
+        if status.st_nlink == 1:
+            return descriptor, status.st_size
+    with contextlib.suppress(OSError):
+        if descriptor >= 0:
+            os.close(descriptor)
+        os.unlink(path)  # noqa: PTH108  # done for each instance
+    return None
 
 
 def _size_of(name: str) -> int:

@@ -20,6 +20,7 @@ import contextlib
 import hashlib
 import os
 import sys
+import threading
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -79,6 +80,9 @@ class Spool:
         self.is_named_by_fsync = is_named_by_fsync(root)
         self.is_journalled = is_journalled(root)
         self.names = FolderSync(self.lane)
+        # ext4 without a journal writes a folder for one fsync at a time: another that comes meanwhile finds nothing to
+        # write, and returns although the change that it is for is not on the disk.
+        self.naming = contextlib.nullcontext() if self.is_journalled or not fsync else threading.Lock()
         self._twice_named: list[Path] = []  # the first names of files that were assigned
 
     def create(self, association_id: str, number: int, near_bytes: int = 0) -> "IncomingFile":
@@ -313,11 +317,14 @@ class IncomingFile:
             self._close()
             os.rename(self._path, target)  # noqa: PTH104  # see `_path`
             return
-        os.rename(self._path, target)  # noqa: PTH104  # see `_path`
-        if self._spool.fsync:
-            os.fsync(self._descriptor)
-            if not self._spool.is_named_by_fsync:
-                self._spool.names.sync()
+        if self._spool.fsync and self._unstarted_bytes:
+            start_writeback(self._descriptor, self.size_bytes - self._unstarted_bytes, self._unstarted_bytes)
+        with self._spool.naming:
+            os.rename(self._path, target)  # noqa: PTH104  # see `_path`
+            if self._spool.fsync:
+                os.fsync(self._descriptor)
+        if self._spool.fsync and not self._spool.is_named_by_fsync:
+            self._spool.names.sync()
         self._close()
 
     def discard(self) -> None:

@@ -7,11 +7,24 @@ from typing import Any
 import obstore
 import pytest
 
+from dicomflow.edge.progress import PROGRESS_FILE
+from dicomflow.edge.spares import Spares
 from dicomflow.edge.spool import Spool
 from dicomflow.edge.uploader import Uploader
 from dicomflow.manifest import Manifest
 
 Site = Any  # conftest's
+
+
+def test_spares_go_where_space_is_short(site: Site, monkeypatch: pytest.MonkeyPatch):
+    """Below `slow_below_bytes` what is kept only to be written over is given up."""
+    spare = site.spool.root / "spares" / "1_5000.spare"
+    spare.write_bytes(bytes(5000))
+    site.spool.spares = Spares(spare.parent, 1 << 20)
+    site.run((site.spool.root / PROGRESS_FILE).exists)
+    assert spare.exists()
+    monkeypatch.setattr(site.spool, "free_bytes", lambda: 0)
+    site.run(lambda: not spare.exists())
 
 
 def test_instances_arrive_with_their_bytes_and_the_manifest_last(site: Site, part10: Any):
