@@ -30,6 +30,7 @@ from dicomflow.edge.spool import Spool, _scan
 from dicomflow.errors import InternalError
 from dicomflow.manifest import Manifest
 
+collect_ignore = [] if os.environ.get("DICOMFLOW_TEST_FILE_SYSTEMS") == "1" else ["test_file_systems.py"]
 CT = "1.2.840.10008.5.1.4.1.1.2"
 WAIT_SECONDS = 60
 
