@@ -9,6 +9,7 @@ import re
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -147,7 +148,12 @@ def manifest_key(edge: str, delivery: str) -> str:
 
 def _join(parts: Iterable[str]) -> str:
     """Join path segments, percent-encoding whatever could be taken for a separator."""
-    return "/".join(part if _PLAIN.fullmatch(part) else quote(part, safe="") for part in parts)
+    return "/".join(map(_segment, parts))
+
+
+@lru_cache(maxsize=1024)  # all but the last are those of the instance before
+def _segment(part: str) -> str:
+    return part if _PLAIN.fullmatch(part) else quote(part, safe="")
 
 
 def _members(value: Any) -> Any:

@@ -4,6 +4,7 @@ What it does there is the deliverer's; this module must not know of it.
 """
 
 import asyncio
+import gc
 import logging
 import multiprocessing
 import multiprocessing.connection
@@ -68,6 +69,8 @@ def run_deliverer(start: DelivererStart) -> None:
         start.announce,
         SettingsFile(start.config, settings.delivery).read if start.config is not None else None,
     )
+    # What is made so far stays, so the collector need not walk it again and again.
+    gc.freeze()
     if settings.commitment.peers:
         threading.Thread(target=report_commitments, args=(settings, spool), name="reporter", daemon=True).start()
     asyncio.run(_run(deliverer))

@@ -43,14 +43,14 @@ class Spares:
 
         Raises `OSError` when a file can neither be kept nor removed.
         """
-        is_any_kept = False
+        left = self._limit_bytes
         for path in paths:
             size_bytes = path.stat().st_size
-            if not (LEAST_BYTES <= size_bytes <= self._limit_bytes and self._keep(path, size_bytes)):
-                path.unlink()
+            if LEAST_BYTES <= size_bytes <= left and self._keep(path, size_bytes):
+                left -= size_bytes
             else:
-                is_any_kept = True
-        if is_any_kept:
+                path.unlink()
+        if left < self._limit_bytes:
             self.trim()
 
     def trim(self, limit_bytes: int | None = None) -> None:
