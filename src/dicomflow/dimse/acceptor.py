@@ -101,12 +101,26 @@ class Acceptor:
         """The longest P-DATA-TF so far, in bytes of its length field; it may exceed what was announced."""
         return self._stream.longest_p_data_bytes
 
+    def buffers(self) -> list[memoryview] | None:
+        """Return buffers to receive the next bytes into, in their order, for `receive_scattered`.
+
+        None when the next bytes are to be received into one buffer, for `receive`; that is always possible.
+        """
+        return self._stream.buffers(self._messages.run) if self.state is State.STA6 else None
+
+    def receive_scattered(self, received: int) -> Iterator[Event]:
+        """Yield what so many bytes in `buffers` lead to, as `receive` does."""
+        return self._take(self._stream.feed_scattered(received, self._messages.run))
+
     def receive(self, data: memoryview) -> Iterator[Event]:
         """Yield what `data` leads to; views in the events are valid until the buffer is filled again."""
+        return self._take(self._stream.feed(data, self._messages.run))
+
+    def _take(self, parts: Iterator[Pdu | Fragment]) -> Iterator[Event]:
         if self._is_deaf:
             return
         try:
-            for part in self._stream.feed(data, self._messages.run):
+            for part in parts:
                 if type(part) is Fragment and self.state is State.STA6:
                     message = self._messages.take(part)
                     if message is not None:

@@ -5,9 +5,10 @@ Written strictly: ascending tags, even lengths, UIDs padded with NUL and text wi
 """
 
 import struct
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final
+from typing import Any, Final
 
 from dicomflow.errors import PeerError
 
@@ -79,6 +80,7 @@ _HEADER: Final = struct.Struct("<HHI")
 _TAG: Final = struct.Struct("<HH")
 _GROUP_LENGTH: Final = struct.Struct("<HHII")
 _US: Final = struct.Struct("<HHIH")
+_RESPONSE_NUMBERS: Final = struct.Struct("<" + "HHIH" * 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,7 @@ def decode_command(encoded: bytes) -> Command:
     Raises:
         CommandError: an element runs past the end, a number has the wrong size, or there is no Command Field.
     """
-    elements: dict[int, bytes] = {}
+    fields: dict[str, Any] = {}
     offset, end = 0, len(encoded)
     while offset < end:
         if offset + _HEADER.size > end:
@@ -130,35 +132,17 @@ def decode_command(encoded: bytes) -> Command:
             raise CommandError(f"({group:04X},{element:04X}) of {length} bytes runs past the command set")
         if group != 0:
             raise CommandError(f"({group:04X},{element:04X}) stands in a command set")
-        elements[element] = encoded[offset : offset + length]
+        if element in _FIELDS:
+            name, decode = _FIELDS[element]
+            fields[name] = decode(element, encoded[offset : offset + length])
         offset += length
-    command_field = _number(elements, _Element.COMMAND_FIELD)
-    data_set_type = _number(elements, _Element.DATA_SET_TYPE)
-    if command_field is None or data_set_type is None:
+    if fields.get("command_field") is None or fields.get("data_set_type") is None:
         raise CommandError("command set without Command Field or Command Data Set Type")
-    return Command(
-        command_field=command_field,
-        message_id=_number(elements, _Element.MESSAGE_ID),
-        message_id_responded_to=_number(elements, _Element.MESSAGE_ID_RESPONDED_TO),
-        affected_sop_class_uid=elements.get(_Element.AFFECTED_SOP_CLASS_UID),
-        affected_sop_instance_uid=elements.get(_Element.AFFECTED_SOP_INSTANCE_UID),
-        requested_sop_class_uid=elements.get(_Element.REQUESTED_SOP_CLASS_UID),
-        requested_sop_instance_uid=elements.get(_Element.REQUESTED_SOP_INSTANCE_UID),
-        priority=_number(elements, _Element.PRIORITY),
-        data_set_type=data_set_type,
-        status=_number(elements, _Element.STATUS),
-        offending_elements=_tags(elements.get(_Element.OFFENDING_ELEMENT, b"")),
-        error_comment=_text(elements, _Element.ERROR_COMMENT) or "",
-        event_type_id=_number(elements, _Element.EVENT_TYPE_ID),
-        action_type_id=_number(elements, _Element.ACTION_TYPE_ID),
-        move_originator_ae_title=_text(elements, _Element.MOVE_ORIGINATOR_AE_TITLE),
-        move_originator_message_id=_number(elements, _Element.MOVE_ORIGINATOR_MESSAGE_ID),
-    )
+    return Command(**fields)
 
 
 def encode_command(command: Command) -> bytes:
     """Encode a command set with its group length; bytes of UIDs are written as they are but for an even length."""
-    tags = b"".join(_TAG.pack(tag >> 16, tag & 0xFFFF) for tag in command.offending_elements)
     parts = (
         _encode_bytes(_Element.AFFECTED_SOP_CLASS_UID, command.affected_sop_class_uid, b"\0"),
         _encode_bytes(_Element.REQUESTED_SOP_CLASS_UID, command.requested_sop_class_uid, b"\0"),
@@ -168,7 +152,7 @@ def encode_command(command: Command) -> bytes:
         _encode_number(_Element.PRIORITY, command.priority),
         _encode_number(_Element.DATA_SET_TYPE, command.data_set_type),
         _encode_number(_Element.STATUS, command.status),
-        _encode_bytes(_Element.OFFENDING_ELEMENT, tags or None, b""),
+        _encode_bytes(_Element.OFFENDING_ELEMENT, _encode_tags(command.offending_elements), b""),
         _encode_bytes(_Element.ERROR_COMMENT, _comment(command.error_comment), b" "),
         _encode_bytes(_Element.AFFECTED_SOP_INSTANCE_UID, command.affected_sop_instance_uid, b"\0"),
         _encode_bytes(_Element.REQUESTED_SOP_INSTANCE_UID, command.requested_sop_instance_uid, b"\0"),
@@ -177,8 +161,7 @@ def encode_command(command: Command) -> bytes:
         _encode_bytes(_Element.MOVE_ORIGINATOR_AE_TITLE, _ascii(command.move_originator_ae_title), b" "),
         _encode_number(_Element.MOVE_ORIGINATOR_MESSAGE_ID, command.move_originator_message_id),
     )
-    body = b"".join(parts)
-    return _GROUP_LENGTH.pack(0, 0, 4, len(body)) + body
+    return _with_group_length(parts)
 
 
 def encode_response(
@@ -188,37 +171,56 @@ def encode_response(
 
     The Affected UIDs repeat the request's bytes exactly, illegal padding included: some senders compare them.
     """
-    return encode_command(
-        Command(
-            command_field=request.command_field | _RESPONSE,
-            message_id_responded_to=request.message_id or 0,
-            affected_sop_class_uid=request.affected_sop_class_uid or request.requested_sop_class_uid,
-            affected_sop_instance_uid=request.affected_sop_instance_uid or request.requested_sop_instance_uid,
-            status=status,
-            error_comment=error_comment,
-            offending_elements=offending_elements,
-            event_type_id=request.event_type_id,
-            action_type_id=request.action_type_id,
-        )
-    )
+    parts = [
+        _encode_bytes(
+            _Element.AFFECTED_SOP_CLASS_UID, request.affected_sop_class_uid or request.requested_sop_class_uid, b"\0"
+        ),
+        # What each response has is packed in one go: an edge answers thousands a second.
+        _RESPONSE_NUMBERS.pack(
+            *(0, _Element.COMMAND_FIELD, 2, request.command_field | _RESPONSE),
+            *(0, _Element.MESSAGE_ID_RESPONDED_TO, 2, request.message_id or 0),
+            *(0, _Element.DATA_SET_TYPE, 2, NO_DATA_SET),
+            *(0, _Element.STATUS, 2, status),
+        ),
+    ]
+    if error_comment or offending_elements:
+        parts.append(_encode_bytes(_Element.OFFENDING_ELEMENT, _encode_tags(offending_elements), b""))
+        parts.append(_encode_bytes(_Element.ERROR_COMMENT, _comment(error_comment), b" "))
+    instance = request.affected_sop_instance_uid or request.requested_sop_instance_uid
+    parts.append(_encode_bytes(_Element.AFFECTED_SOP_INSTANCE_UID, instance, b"\0"))
+    if request.event_type_id is not None or request.action_type_id is not None:
+        parts.append(_encode_number(_Element.EVENT_TYPE_ID, request.event_type_id))
+        parts.append(_encode_number(_Element.ACTION_TYPE_ID, request.action_type_id))
+    return _with_group_length(parts)
 
 
-def _number(elements: dict[int, bytes], element: _Element) -> int | None:
-    value = elements.get(element)
-    if not value:
-        return None
-    if len(value) != 2:
+def _with_group_length(parts: Iterable[bytes]) -> bytes:
+    body = b"".join(parts)
+    return _GROUP_LENGTH.pack(0, 0, 4, len(body)) + body
+
+
+def _number(element: int, value: bytes) -> int | None:
+    if len(value) == 2:
+        return value[0] | value[1] << 8
+    if value:
         raise CommandError(f"(0000,{element:04X}) has {len(value)} bytes instead of 2")
-    return int.from_bytes(value, "little")
+    return None
 
 
-def _text(elements: dict[int, bytes], element: _Element) -> str | None:
-    value = elements.get(element)
-    return None if value is None else value.decode("ascii", "replace").strip(" \0")
+def _bytes(_: int, value: bytes) -> bytes:
+    return value
 
 
-def _tags(value: bytes) -> tuple[int, ...]:
+def _text(_: int, value: bytes) -> str:
+    return value.decode("ascii", "replace").strip(" \0")
+
+
+def _tags(_: int, value: bytes) -> tuple[int, ...]:
     return tuple(group << 16 | element for group, element in _TAG.iter_unpack(value[: len(value) // 4 * 4]))
+
+
+def _encode_tags(tags: tuple[int, ...]) -> bytes | None:
+    return b"".join(_TAG.pack(tag >> 16, tag & 0xFFFF) for tag in tags) or None
 
 
 def _encode_number(element: _Element, value: int | None) -> bytes:
@@ -240,3 +242,24 @@ def _comment(text: str) -> bytes | None:
 
 def _ascii(text: str | None) -> bytes | None:
     return None if text is None else text.encode("ascii", "replace")
+
+
+# The elements that are read, each with its field of `Command`.
+_FIELDS: Final[dict[int, tuple[str, Callable[[int, bytes], Any]]]] = {
+    _Element.COMMAND_FIELD: ("command_field", _number),
+    _Element.MESSAGE_ID: ("message_id", _number),
+    _Element.MESSAGE_ID_RESPONDED_TO: ("message_id_responded_to", _number),
+    _Element.AFFECTED_SOP_CLASS_UID: ("affected_sop_class_uid", _bytes),
+    _Element.AFFECTED_SOP_INSTANCE_UID: ("affected_sop_instance_uid", _bytes),
+    _Element.REQUESTED_SOP_CLASS_UID: ("requested_sop_class_uid", _bytes),
+    _Element.REQUESTED_SOP_INSTANCE_UID: ("requested_sop_instance_uid", _bytes),
+    _Element.PRIORITY: ("priority", _number),
+    _Element.DATA_SET_TYPE: ("data_set_type", _number),
+    _Element.STATUS: ("status", _number),
+    _Element.OFFENDING_ELEMENT: ("offending_elements", _tags),
+    _Element.ERROR_COMMENT: ("error_comment", _text),
+    _Element.EVENT_TYPE_ID: ("event_type_id", _number),
+    _Element.ACTION_TYPE_ID: ("action_type_id", _number),
+    _Element.MOVE_ORIGINATOR_AE_TITLE: ("move_originator_ae_title", _text),
+    _Element.MOVE_ORIGINATOR_MESSAGE_ID: ("move_originator_message_id", _number),
+}

@@ -9,12 +9,15 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from dicomflow.dimse.pdu import HEADER, PduError, PduType
+from dicomflow.dimse.scatter import Scatter
 from dicomflow.dimse.status import AbortReason
 
 __all__ = ["MAX_PDU_BYTES", "DataSetRun", "Fragment", "Pdu", "PduStream", "StreamError"]
 
 # An A-ASSOCIATE-RQ with 128 contexts of three transfer syntaxes takes about 14 KB.
 MAX_PDU_BYTES: Final = 1 << 20
+# How much of a data set is received at once, at most; the core of a processor has it in its cache.
+_SCATTER_BYTES: Final = 256 << 10
 
 _COMMAND: Final = 0x01
 _LAST: Final = 0x02
@@ -70,7 +73,46 @@ class PduStream:
         self._fragment_left = 0  # bytes left in the current fragment
         self._context_id = 0
         self._control = 0
+        self._pdu_bytes = 0  # length of the P-DATA-TF that began last
+        self._scatter: Scatter | None = None
         self.longest_p_data_bytes = 0
+
+    def buffers(self, run: DataSetRun) -> list[memoryview] | None:
+        """Return where to receive the next bytes of `run`, for `feed_scattered`; None when they are for `feed`.
+
+        That is within a data set that comes in PDUs of one PDV each, the last of which was not the data set's last.
+        """
+        fragment_bytes = self._pdu_bytes - _PDV.size
+        if (
+            not run.context_id
+            or self._pdu_left
+            or self._partial
+            or (self._fragment_left and (self._control or self._context_id != run.context_id))
+            or self._fragment_left > fragment_bytes
+            or not Scatter.fits(fragment_bytes)
+        ):
+            return None
+        if self._scatter is None:
+            self._scatter = Scatter(_SCATTER_BYTES)
+        return self._scatter.buffers(self._fragment_left, fragment_bytes)
+
+    def feed_scattered(self, received: int, run: DataSetRun) -> Iterator[Pdu | Fragment]:
+        """Take bytes that came into `buffers`; they are to `feed` and `run` as if they had come in one piece.
+
+        Raises:
+            StreamError: as `feed`.
+        """
+        assert self._scatter is not None
+        pdu_bytes = self._pdu_bytes
+        header = _PDU_AND_PDV.pack(_P_DATA, pdu_bytes, pdu_bytes - 4, run.context_id, 0)
+        view, self._fragment_left, behind = self._scatter.take(received, header)
+        if view:
+            run.views.append(view)
+        if self._fragment_left:
+            self._context_id, self._control = run.context_id, 0
+            self._wanted = HEADER.size
+        elif behind:
+            yield from self.feed(memoryview(behind), run)
 
     def feed(self, data: memoryview, run: DataSetRun | None = None) -> Iterator[Pdu | Fragment]:
         """Yield what `data` completes; fragments are views of it.
@@ -128,6 +170,7 @@ class PduStream:
                 break
             take(data[offset + _PDU_AND_PDV.size : behind])
             self.longest_p_data_bytes = max(self.longest_p_data_bytes, pdu_length)
+            self._pdu_bytes = pdu_length
             offset = behind
         return offset
 
@@ -173,7 +216,7 @@ class PduStream:
     def _begin_p_data(self, length: int) -> None:
         if length < _PDV.size:
             raise StreamError(f"P-DATA-TF of {length} bytes holds no PDV", AbortReason.INVALID_PARAMETER_VALUE)
-        self._pdu_left = length
+        self._pdu_left = self._pdu_bytes = length
         self.longest_p_data_bytes = max(self.longest_p_data_bytes, length)
         self._wanted = _PDV.size
 

@@ -31,7 +31,7 @@ from dicomflow.edge.tls import TlsContexts
 
 __all__ = ["Association"]
 
-_RECEIVE_BUFFER_BYTES: Final = 256 << 10
+_RECEIVE_BUFFER_BYTES: Final = 64 << 10
 # Set again before each receive, since the kernel clears it: a sender that leaves Nagle's algorithm on waits for
 # the acknowledgement of its last segment.
 _QUICKACK: Final[int | None] = getattr(socket, "TCP_QUICKACK", None)
@@ -101,18 +101,24 @@ class Association:
         acceptor = self._acceptor
         buffer = bytearray(_RECEIVE_BUFFER_BYTES)
         view = memoryview(buffer)
+        # Windows has no such call, and TLS no such receive.
+        scatters = self._tls is None and hasattr(self._connection, "recvmsg_into")
         while acceptor.state is not State.STA1:
             if not self._wait():
                 break
             if _QUICKACK is not None:
                 self._connection.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+            buffers = acceptor.buffers() if scatters else None
             try:
-                received = self._connection.recv_into(buffer)
+                received = self._connection.recvmsg_into(buffers)[0] if buffers else self._connection.recv_into(buffer)
             except TimeoutError:
                 self._expired()
                 self._send()
                 continue
-            events = acceptor.receive(view[:received]) if received else acceptor.receive_eof()
+            if not received:
+                events = acceptor.receive_eof()
+            else:
+                events = acceptor.receive_scattered(received) if buffers else acceptor.receive(view[:received])
             if not received and self._receiver.draining.is_set() and acceptor.state is not State.STA13:
                 self._abort("the receiver is stopping")
                 break
