@@ -9,7 +9,7 @@ import struct
 import zlib
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import BinaryIO, Final, cast
+from typing import BinaryIO, Final, Literal, cast
 
 from dicomflow.dicom.quiet import without_warnings
 from dicomflow.dicom.uids import (
@@ -44,9 +44,12 @@ _PREFIX_OFFSET: Final = 128
 _MAX_INFLATED_BYTES: Final = 1 << 20
 _INFLATED_CHUNK_BYTES: Final = 64 << 10
 
+_ORDERS: Final[tuple[tuple[str, Literal["little", "big"]], ...]] = (("<", "little"), (">", "big"))
+_TAG_AND_LENGTH: Final = {order: struct.Struct(order + "HHI") for order, _ in _ORDERS}
 _SHORT_FORM_VRS: Final = frozenset(
     b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split()  # reads as the standard's list
 )
+_SHORT_FORMS: Final = {order: frozenset(int.from_bytes(vr, name) for vr in _SHORT_FORM_VRS) for order, name in _ORDERS}
 _LONG_FORM_VRS: Final = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())  # as above
 
 
@@ -173,7 +176,7 @@ def _walk(
     head: bytes | bytearray | memoryview, order: str, *, is_implicit: bool, values: dict[int, bytes]
 ) -> Outcome | None:
     """Walk the elements into `values`; None once group 0020's UIDs are passed, or one of the four is too long."""
-    tag_and_length = struct.Struct(order + "HHI")
+    tag_and_length, short_forms = _TAG_AND_LENGTH[order], _SHORT_FORMS[order]
     offset = depth = 0
     end = len(head)
     while offset + 8 <= end:
@@ -202,10 +205,15 @@ def _walk(
             raise PeerError(f"the data set holds ({group:04X},{element:04X}), which belongs outside it")
         value = offset + 8
         if not is_implicit:
-            found = _explicit_value(head, offset, order)
-            if isinstance(found, Outcome):
-                return found
-            value, length = found
+            # A short form's VR and two-byte length were read as one number.
+            vr, short = (length & 0xFFFF, length >> 16) if order == "<" else (length >> 16, length & 0xFFFF)
+            if vr in short_forms:
+                length = short
+            else:
+                found = _explicit_value(head, offset, order)
+                if isinstance(found, Outcome):
+                    return found
+                value, length = found
         if length == _UNDEFINED:
             depth += 1
             offset = value
@@ -223,11 +231,8 @@ def _walk(
 
 
 def _explicit_value(head: bytes | bytearray | memoryview, offset: int, order: str) -> tuple[int, int] | Outcome:
-    """Return offset and length of the value of an explicit VR element; only sequences may be of undefined length."""
+    """Return offset and length of the value of a long form element; only sequences may be of undefined length."""
     vr = bytes(head[offset + 4 : offset + 6])
-    if vr in _SHORT_FORM_VRS:
-        (length,) = struct.unpack_from(order + "H", head, offset + 6)
-        return offset + 8, length
     if vr not in _LONG_FORM_VRS:
         return Outcome.UNUSUAL
     if offset + 12 > len(head):
