@@ -15,7 +15,7 @@ import pytest
 from media import write_medium
 
 from dicomflow import samples
-from dicomflow.edge.admission import Admission
+from dicomflow.edge.admission import Admission, table_length
 from dicomflow.edge.association import Association
 from dicomflow.edge.services import Receiver
 from dicomflow.edge.settings import DimseSettings, SpoolSettings
@@ -33,7 +33,7 @@ def receiver_with(tmp_path: Path) -> Iterator[Callable[..., int]]:
         listener = socket.create_server(("127.0.0.1", 0))
         listeners.append(listener)
         watermark = Watermark(spool, SpoolSettings(dir=spool.root, slow_below_bytes=0, refuse_below_bytes=0))
-        admission = Admission([0] * 10, 0, 10, 0)
+        admission = Admission([0] * table_length(1, 10), 0, 10, 0)
         receiver = Receiver(DimseSettings(**settings), spool, watermark, threading.Event(), admission)
         threading.Thread(target=_accept, args=(listener, receiver), daemon=True).start()
         port: int = listener.getsockname()[1]

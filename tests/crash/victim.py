@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dicomflow.edge import spares
-from dicomflow.edge.admission import Admission
+from dicomflow.edge.admission import Admission, table_length
 from dicomflow.edge.server import _Worker
 from dicomflow.edge.services import Receiver
 from dicomflow.edge.settings import DimseSettings, SpoolSettings
@@ -37,7 +37,8 @@ def _serve(folder: Path, step: int, count: int, *, is_named_by_fsync: bool) -> N
     spool.is_named_by_fsync = is_named_by_fsync
     dimse = DimseSettings()
     settings = SpoolSettings(dir=folder, slow_below_bytes=0, refuse_below_bytes=0)
-    admission = Admission([0] * dimse.max_associations, 0, dimse.max_associations, 0)
+    table = [0] * table_length(1, dimse.max_associations)
+    admission = Admission(table, 0, dimse.max_associations, 0)
     worker = _Worker(Receiver(dimse, spool, Watermark(spool, settings), threading.Event(), admission))
     listener = bind("127.0.0.1", 0)
     if step < 0:

@@ -16,7 +16,7 @@ from waiting import wait_for
 from dicomflow.dicom.part10 import encode_file_meta
 from dicomflow.dicom.uids import EXPLICIT_VR_LITTLE_ENDIAN
 from dicomflow.edge import spares
-from dicomflow.edge.admission import Admission
+from dicomflow.edge.admission import Admission, table_length
 from dicomflow.edge.commitment import Commitments
 from dicomflow.edge.server import _Worker
 from dicomflow.edge.services import Receiver
@@ -108,7 +108,7 @@ class InProcessReceiver:
         self._listener = bind("127.0.0.1", 0)
         self.port = self._listener.getsockname()[1]
         limit = settings.dimse.max_associations
-        admission = Admission([0] * limit, 0, limit, settings.dimse.max_associations_per_ae_title)
+        admission = Admission([0] * table_length(1, limit), 0, limit, settings.dimse.max_associations_per_ae_title)
         users = Users(settings.dimse.users_file) if settings.dimse.users_file else None
         receiver = Receiver(
             settings.dimse,

@@ -36,3 +36,28 @@ def test_row_of_a_dead_worker_is_free_again():
     clear_row(table, 0, LIMIT)
     assert 2 == sum(map(bool, table))
     assert isinstance(workers[0].enter("CT1"), int)
+
+
+def test_worker_with_more_connections_than_another_is_ahead():
+    """Who is ahead leaves the next connection to the others; one that died is behind, and counts for nothing."""
+    table = [0] * table_length(WORKERS, LIMIT)
+    first, second = (Admission(table, index, LIMIT, 0) for index in range(WORKERS))
+    assert (False, False) == (first.is_ahead, second.is_ahead)
+    first.connected(1)
+    assert (True, False) == (first.is_ahead, second.is_ahead)
+    second.connected(1)
+    second.connected(1)
+    assert (False, True) == (first.is_ahead, second.is_ahead)
+    clear_row(table, 1, LIMIT)
+    assert (True, False) == (first.is_ahead, second.is_ahead)
+    first.connected(-1)
+    assert (False, False) == (first.is_ahead, second.is_ahead)
+
+
+def test_connections_take_no_places():
+    """Counting connections leaves the places for associations as they are."""
+    table = [0] * table_length(WORKERS, LIMIT)
+    workers = [Admission(table, index, LIMIT, 0) for index in range(WORKERS)]
+    for worker in workers:
+        worker.connected(1)
+    assert all(isinstance(workers[number % 2].enter("CT1"), int) for number in range(LIMIT))

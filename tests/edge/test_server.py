@@ -1,5 +1,6 @@
 """A worker's accept loop: many peers at once, each on its own."""
 
+import contextlib
 import errno
 import os
 import socket
@@ -15,6 +16,12 @@ from dicomflow.dimse.command import Command, CommandField, encode_command
 from dicomflow.dimse.events import AssociationAccepted, AssociationRejected
 from dicomflow.dimse.message import encode_message
 from dicomflow.dimse.status import Status
+from dicomflow.edge.admission import Admission, table_length
+from dicomflow.edge.server import _Worker
+from dicomflow.edge.services import Receiver
+from dicomflow.edge.settings import DimseSettings, SpoolSettings
+from dicomflow.edge.supervisor import bind
+from dicomflow.edge.watermark import Watermark
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 JPEG_2000 = "1.2.840.10008.1.2.4.90"
@@ -171,3 +178,45 @@ def test_association_files_of_two_workers_do_not_meet(receiver_with: Any, scu_wi
         assert Status.SUCCESS == scu.store(data_set()).status
     found = list(receiver.spool.scan_received())
     assert 2 == len({file.association_id for file in found}) == len({Path(file.path) for file in found})
+
+
+@pytest.fixture
+def workers(spool: Any) -> Any:
+    """Start workers in this process that share a listener; give its address and the table's counts of connections."""
+    listener = bind("127.0.0.1", 0)
+    settings = DimseSettings()
+    table = [0] * table_length(2, settings.max_associations)
+
+    def _start(count: int) -> Any:
+        for index in range(count):
+            admission = Admission(table, index, settings.max_associations, 0)
+            watermark = Watermark(spool, SpoolSettings(dir=spool.root))
+            worker = _Worker(Receiver(settings, spool, watermark, threading.Event(), admission))
+            worker.accept_from(listener, None)
+        return listener.getsockname(), lambda: table[-2:]
+
+    yield _start
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+
+
+def test_workers_share_connections_evenly(workers: Any, until: Any, monkeypatch: pytest.MonkeyPatch):
+    """A worker that has more connections than another leaves it the next one."""
+    monkeypatch.setattr("dicomflow.edge.server._COURTESY_SECONDS", 20.0)
+    address, counts = workers(2)
+    with contextlib.ExitStack() as connections:
+        for number in range(6):
+            connections.enter_context(socket.create_connection(address))
+            until(lambda count=number + 1: sum(counts()) == count)
+        assert [3, 3] == counts()
+    until(lambda: counts() == [0, 0])
+
+
+def test_worker_takes_what_the_other_leaves(workers: Any, until: Any):
+    """A worker that is being replaced has no connections and accepts none: the other takes them all."""
+    address, counts = workers(1)
+    with contextlib.ExitStack() as connections:
+        for _ in range(3):
+            connections.enter_context(socket.create_connection(address))
+        until(lambda: counts() == [3, 0])
+    until(lambda: counts() == [0, 0])

@@ -1,7 +1,8 @@
-"""How many associations are open, in all and of one calling AE title, counted over all workers.
+"""How many associations are open, in all and of one calling AE title, and how many connections each worker has.
 
-The table is shared memory: a row for each worker, a place for each association it may have. A worker writes in its
-own row only, so no lock spans processes, and the row of a worker that died is cleared by the supervisor.
+The table is shared memory: a row for each worker, a place for each association it may have, and behind the rows the
+number of connections of each worker. A worker writes in its own row and its own number only, so no lock spans
+processes; those of a worker that died are cleared by the supervisor.
 """
 
 import threading
@@ -13,13 +14,18 @@ __all__ = ["Admission", "clear_row", "table_length"]
 
 def table_length(workers: int, max_associations: int) -> int:
     """Return how many places the shared table needs."""
-    return workers * max_associations
+    return workers * (max_associations + 1)
 
 
 def clear_row(table: MutableSequence[int], index: int, max_associations: int) -> None:
-    """Forget the associations of a worker that died."""
+    """Forget the associations and connections of a worker that died."""
     for place in range(index * max_associations, (index + 1) * max_associations):
         table[place] = 0
+    table[_first_count(table, max_associations) + index] = 0
+
+
+def _first_count(table: MutableSequence[int], max_associations: int) -> int:
+    return len(table) // (max_associations + 1) * max_associations
 
 
 class Admission:
@@ -30,15 +36,29 @@ class Admission:
     ) -> None:
         self._table = table
         self._row = range(index * max_associations, (index + 1) * max_associations)
+        self._first_count = _first_count(table, max_associations)
+        self._count = self._first_count + index
         self._max = max_associations
         self._max_per_ae_title = max_associations_per_ae_title
         self._lock = threading.Lock()
+
+    def connected(self, change: int) -> None:
+        """Note that this worker has a connection more, or with -1 one less."""
+        with self._lock:
+            self._table[self._count] += change
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether this worker has more connections than another one."""
+        counts = self._table[self._first_count :]
+        return self._table[self._count] > min(counts)
 
     def enter(self, calling_ae_title: str) -> int | str:
         """Take a place and return it for `leave`, or return why there is none."""
         mark = zlib.crc32(calling_ae_title.encode()) | 1 << 32  # never the 0 of a free place
         with self._lock:
-            open_now = [each for each in self._table[:] if each]  # a slice: the table's items are dear one by one
+            # A slice: the table's items are dear one by one.
+            open_now = [each for each in self._table[: self._first_count] if each]
             if len(open_now) >= self._max:
                 return f"{self._max} associations are open already"
             if self._max_per_ae_title and open_now.count(mark) >= self._max_per_ae_title:

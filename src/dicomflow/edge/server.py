@@ -14,7 +14,7 @@ import signal
 import socket
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import MutableSequence
 from dataclasses import dataclass
 from typing import Final
@@ -37,6 +37,8 @@ __all__ = ["DRAIN_SECONDS", "LogSettings", "WorkerStart", "run_worker"]
 DRAIN_SECONDS: Final = 3.5
 # So many threads of a listener stay to wait for connections; more come with them, and go.
 _IDLE_THREADS: Final = 8
+# A worker that waits in `accept` has long taken what comes by then; one that is being replaced costs a sender no more.
+_COURTESY_SECONDS: Final = 0.002
 
 _logger = logging.getLogger(__name__)
 
@@ -119,6 +121,8 @@ class _Worker:
         self._lock = threading.Lock()
         self._associations: set[Association] = set()
         self._idle: Counter[socket.socket] = Counter()
+        # One thread of each listener waits in `accept`, the other idle ones for its place.
+        self._accepting: defaultdict[socket.socket, threading.Lock] = defaultdict(threading.Lock)
 
     def accept_from(self, listener: socket.socket, tls: TlsContexts | None) -> None:
         """Have threads accept and serve until the process ends; there is always one that waits for the next."""
@@ -144,26 +148,41 @@ class _Worker:
     def _accept_and_serve(self, listener: socket.socket, tls: TlsContexts | None) -> None:
         """Serve one association after the other: a thread for each would cost more than a short association does."""
         while True:
-            try:
-                connection, address = listener.accept()
-            except OSError as error:
-                if listener.fileno() < 0:
-                    return
-                _logger.warning("accept_failed errno=%s", error.errno)
-                time.sleep(0.05)
-                continue
+            with self._accepting[listener]:
+                try:
+                    connection, address = self._accept(listener)
+                except (OSError, ValueError) as error:  # a closed listener is no valid thing to wait for
+                    if listener.fileno() < 0:
+                        return
+                    _logger.warning("accept_failed errno=%s", getattr(error, "errno", None))
+                    time.sleep(0.05)
+                    continue
+                self._receiver.admission.connected(1)
             # The requestor's scope (fe80::1%eth0) is of this host only.
             association = Association(self._receiver, connection, str(address[0]).partition("%")[0], tls)
             if not self._begin(association, listener, tls):
                 connection.close()
+                self._receiver.admission.connected(-1)
                 continue
             with contextlib.suppress(Exception):  # `run` logs what it could not foresee
                 association.run()
+            self._receiver.admission.connected(-1)
             with self._lock:
                 self._associations.discard(association)
                 if self._idle[listener] >= _IDLE_THREADS:
                     return
                 self._idle[listener] += 1
+
+    def _accept(self, listener: socket.socket) -> tuple[socket.socket, tuple[str, int]]:
+        """Take the next connection, unless a worker that has fewer of them takes it within a moment."""
+        while self._receiver.admission.is_ahead:
+            multiprocessing.connection.wait([listener])
+            if not self._receiver.admission.is_ahead:
+                break
+            time.sleep(_COURTESY_SECONDS)
+            if multiprocessing.connection.wait([listener], timeout=0):
+                break
+        return listener.accept()
 
     def _begin(self, association: Association, listener: socket.socket, tls: TlsContexts | None) -> bool:
         """Take an association on this thread, and see to it that another accepts; False when none can be started."""
