@@ -5,7 +5,6 @@ import logging
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,7 @@ from uuid import uuid4
 
 import pytest
 from sqlalchemy import Engine, create_engine, make_url, text
-from waiting import wait_for
+from waiting import WAIT_SECONDS, free_ports, wait_for
 
 from dicomflow.catalog.engine import create_engine_for, migrate
 from dicomflow.catalog.report import create_read_only_engine, run_read_only
@@ -55,7 +54,9 @@ def python() -> Callable[[str], str]:
     """Run Python code in a fresh interpreter and give what it printed."""
 
     def _python(code: str) -> str:
-        result = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60)
+        result = subprocess.run(
+            [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=WAIT_SECONDS
+        )
         assert 0 == result.returncode, result.stderr
         return result.stdout
 
@@ -165,8 +166,7 @@ class LocalDaemon:
 
     def start(self, quiet_seconds: float = 1) -> None:
         """Start it and wait until it is ready; `port` is then the DICOM port."""
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            http_port = server.getsockname()[1]
+        (http_port,) = free_ports(1)
         environment = {name: value for name, value in os.environ.items() if not name.startswith("DICOMFLOW_")}
         if self._database_url:
             environment["DICOMFLOW_DATABASE_URL"] = self._database_url
@@ -192,19 +192,19 @@ class LocalDaemon:
                 start_new_session=True,
             )
         self.http_port = http_port
-        wait_for(lambda: self._is_ready(http_port), 60, self.log_tail)
+        wait_for(lambda: self._is_ready(http_port), explain=self.log_tail)
 
     def stop(self) -> None:
         """Stop it as an operator does; it must end by itself, and with 0."""
         assert self._process is not None
         self._process.terminate()
-        assert 0 == self._process.wait(60), self.log_tail()
+        assert 0 == self._process.wait(WAIT_SECONDS), self.log_tail()
 
     def kill(self) -> None:
         """Kill all its processes at once, as a power cut does."""
         assert self._process is not None
         os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait(60)
+        self._process.wait(WAIT_SECONDS)
 
     def close(self) -> None:
         """Leave nothing behind, whatever the test did."""
@@ -231,7 +231,7 @@ class LocalDaemon:
         )
         return Counter(row[0] for row in rows)
 
-    def wait_until_mapped(self, sop_instance_uids: Iterable[str], seconds: float = 60) -> None:
+    def wait_until_mapped(self, sop_instance_uids: Iterable[str], seconds: float = WAIT_SECONDS) -> None:
         """Wait until each of these instances is stored, indexed and mapped to an image set."""
         wanted = set(sop_instance_uids)
         wait_for(
@@ -240,7 +240,7 @@ class LocalDaemon:
             lambda: f"{len(wanted - self.mapped().keys())} of {len(wanted)} not mapped\n{self.log_tail()}",
         )
 
-    def wait_until_idle(self, seconds: float = 60) -> None:
+    def wait_until_idle(self, seconds: float = WAIT_SECONDS) -> None:
         """Wait until nothing is in the spool, every stored object has its outcome and every message is worked on."""
         wait_for(self._is_idle, seconds, self.log_tail)
 
@@ -270,7 +270,7 @@ class LocalDaemon:
         assert self._process is not None
         assert self._process.poll() is None, self.log_tail()
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{http_port}/healthz", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{http_port}/healthz", timeout=WAIT_SECONDS) as answer:
                 self.port = json.load(answer)["dimse_port"]
         except OSError:
             return False

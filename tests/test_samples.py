@@ -47,7 +47,7 @@ def test_demo_study_jpeg_decodes_with_dcmtk(tmp_path: Path):
         pytest.skip("DCMTK's dcmdjpeg is not installed")
     datasets = [item for item in samples.demo_studies() if item.file_meta.TransferSyntaxUID == JPEGBaseline8Bit]
     (path,) = samples.write(iter(datasets), tmp_path)
-    subprocess.run([dcmdjpeg, path, tmp_path / "native.dcm"], check=True, timeout=60)
+    subprocess.run([dcmdjpeg, path, tmp_path / "native.dcm"], check=True, timeout=120)
     pixels = dcmread(tmp_path / "native.dcm").PixelData
     blocks = {(row, column): set() for row in range(8) for column in range(8)}
     for offset, value in enumerate(pixels):

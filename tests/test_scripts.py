@@ -19,7 +19,7 @@ def _run(*command: object, **environment: str) -> subprocess.CompletedProcess[st
         check=False,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=240,
         env={**os.environ, **environment},
     )
 

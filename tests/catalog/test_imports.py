@@ -81,7 +81,7 @@ def test_two_drivers_at_once_start_each_job_once(engine: Engine) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join()
     assert 40 == len(claimed)
     assert 40 == len({job.input_s3_uri for job in claimed})
 

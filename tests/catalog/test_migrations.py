@@ -150,7 +150,7 @@ def impostor(tmp_path: Path) -> Iterator[tuple[int, Path]]:
             except OSError:
                 return
             with connection:
-                connection.settimeout(10)
+                connection.settimeout(120)
                 try:
                     connection.recv(8)
                     connection.sendall(b"S")

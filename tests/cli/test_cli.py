@@ -173,7 +173,7 @@ def test_completion_knows_commands_and_options(words: str, wanted: set[str]):
         "COMP_CWORD": str(words.count(" ")),
     }
     program = Path(sys.executable).with_name("dicomflow")
-    result = subprocess.run([program], env=environment, capture_output=True, text=True, check=False, timeout=60)
+    result = subprocess.run([program], env=environment, capture_output=True, text=True, check=False, timeout=120)
     assert wanted == set(result.stdout.split())
 
 

@@ -66,7 +66,7 @@ def send() -> Callable[..., tuple[int, dict[str, Any], str]]:
             check=False,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             env={name: value for name, value in os.environ.items() if not name.startswith("DICOMFLOW_")},
         )
         return result.returncode, json.loads(result.stdout or "{}"), result.stderr

@@ -38,7 +38,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Any]]:
     yield _start
     for process in running:
         process.send_signal(signal.SIGTERM)
-        assert 0 == process.wait(30)
+        assert 0 == process.wait(120)
         assert process.stdout is not None
         process.stdout.close()
 

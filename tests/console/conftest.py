@@ -74,7 +74,7 @@ class Client(httpx.Client):
         self._thread = threading.Thread(target=self._server.run)
         self._thread.start()
         self.url = self._server.url
-        super().__init__(base_url=self.url, timeout=30)
+        super().__init__(base_url=self.url, timeout=120)
 
     def close(self) -> None:
         """End the console too."""

@@ -21,6 +21,7 @@ from axe_playwright_python.sync_playwright import Axe
 from hospital import Hospital
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
 from sqlalchemy import select
+from waiting import WAIT_SECONDS
 
 from dicomflow.catalog.engine import begin_read
 from dicomflow.catalog.imports import find_series
@@ -63,8 +64,9 @@ def browser() -> Iterator[Browser]:
     path = shutil.which("chromium")
     if path is None:
         pytest.skip("chromium is not installed")
+    expect.set_options(timeout=WAIT_SECONDS * 1000)
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
+        started = playwright.chromium.launch(executable_path=path, args=list(FLAGS), timeout=WAIT_SECONDS * 1000)
         yield started
         started.close()
 
@@ -83,7 +85,7 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
         context = browser.new_context(
             viewport={"width": size[0], "height": size[1]}, color_scheme=scheme, base_url=url, reduced_motion="reduce"
         )
-        context.set_default_timeout(20_000)
+        context.set_default_timeout(WAIT_SECONDS * 1000)
         contexts.append(context)
         page = context.new_page()
         page.on("console", complain)
@@ -125,7 +127,7 @@ def settled(page: Page) -> None:
 
 
 @pytest.mark.parametrize(("size", "scheme"), [(WIDE, "light"), (WIDE, "dark"), (NARROW, "light")])
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_every_page_fits_and_is_accessible(
     hospital: Hospital, client_of: Any, open_page: Callable[..., Page], size: tuple[int, int], scheme: str
 ):

@@ -6,7 +6,6 @@ import signal
 import ssl
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from hospital import Hospital
+from waiting import WAIT_SECONDS, wait_for
 
 from dicomflow import cli, samples
 from dicomflow.edge.sender import SendAssociation
@@ -56,36 +56,37 @@ def test_console_serves_until_it_is_told_to_end(new_hospital: Callable[..., Hosp
         try:
             assert process.stdout is not None
             url = process.stdout.readline().split()[1]
-            with urllib.request.urlopen(f"{url}edges.json", timeout=20) as answer:
+            with urllib.request.urlopen(f"{url}edges.json", timeout=WAIT_SECONDS) as answer:
                 assert ["harbour", "hill", "lake"] == [each["name"] for each in json.load(answer)["edges"]]
             process.send_signal(signal.SIGTERM)
-            assert 0 == process.wait(20)
+            assert 0 == process.wait(WAIT_SECONDS)
         finally:
             process.kill()
 
 
-@pytest.mark.timeout(60)
 def test_local_shows_in_its_console_what_was_sent(local_daemon: Any, tmp_path: Path):
     """What a modality sends to `dicomflow local` is in the pages of its HTTP port, image and all."""
     paths = samples.write(samples.ct_study(3, series=1, slices=2), tmp_path / "files")
     files = [read_stored_file(path) for path in paths]
     pairs = list({(each.meta.sop_class_uid, each.meta.transfer_syntax_uid) for each in files})
     with SendAssociation(
-        "127.0.0.1", local_daemon.port, pairs, calling_ae_title="CT_EAST", called_ae_title="ANY", timeout_seconds=30
+        "127.0.0.1",
+        local_daemon.port,
+        pairs,
+        calling_ae_title="CT_EAST",
+        called_ae_title="ANY",
+        timeout_seconds=WAIT_SECONDS,
     ) as association:
         assert {0} == {association.store(each).status for each in files}
     local_daemon.wait_until_mapped(each.meta.sop_instance_uid for each in files)
-    with httpx.Client(base_url=_console_of(local_daemon), timeout=20) as client:
+    with httpx.Client(base_url=_console_of(local_daemon), timeout=WAIT_SECONDS) as client:
         (study,) = client.get("/studies.json", params={"name": "demo"}).json()["studies"]
         assert 2 == study["instance_count"]
         frame = client.get(f"/instances/{files[0].meta.sop_instance_uid}/frames/0.png")
         assert (200, "image/png") == (frame.status_code, frame.headers["content-type"])
         (local,) = client.get("/associations.json").json()["counters"]
         assert {"CT_EAST": 2} == local["instances"]
-        deadline = time.monotonic() + 20
-        while not (edges := client.get("/edges.json").json()["edges"]):
-            assert time.monotonic() < deadline, "no heartbeat"
-            time.sleep(0.2)
+        edges = wait_for(lambda: client.get("/edges.json").json()["edges"], explain=lambda: "no heartbeat")
         assert [("local", False)] == [(each["name"], each["is_silent"]) for each in edges]
 
 
@@ -120,10 +121,10 @@ def test_console_serves_over_tls(new_hospital: Callable[..., Hospital], tls_file
             url = process.stdout.readline().split()[1]
             assert url.startswith("https://")
             trusted = ssl.create_default_context(cafile=str(certificate))
-            with httpx.Client(base_url=url, verify=trusted, timeout=20) as client:
+            with httpx.Client(base_url=url, verify=trusted, timeout=WAIT_SECONDS) as client:
                 answer = client.get("/studies")
                 assert (303, "/login?next=%2Fstudies") == (answer.status_code, answer.headers["location"])
                 assert "secure" in client.get("/login").headers["set-cookie"].lower()
         finally:
             process.terminate()
-            process.wait(20)
+            process.wait(WAIT_SECONDS)

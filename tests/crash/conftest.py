@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import random
-import re
 import shutil
 import signal
 import socket
@@ -13,12 +12,12 @@ import struct
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import WAIT_SECONDS, free_ports, wait_for
 
 from dicomflow.dicom.part10 import encode_file_meta
 from dicomflow.dicom.uids import EXPLICIT_VR_LITTLE_ENDIAN
@@ -32,21 +31,12 @@ from dicomflow.manifest import Manifest
 
 collect_ignore = [] if os.environ.get("DICOMFLOW_TEST_FILE_SYSTEMS") == "1" else ["test_file_systems.py"]
 CT = "1.2.840.10008.5.1.4.1.1.2"
-WAIT_SECONDS = 60
-
-
-def _until(ask: Callable[[], Any], explain: Callable[[], str] = lambda: "") -> Any:
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not (answer := ask()):
-        assert time.monotonic() < deadline, f"not within {WAIT_SECONDS} s {explain()}"
-        time.sleep(0.005)
-    return answer
 
 
 @pytest.fixture(scope="session")
 def until() -> Callable[..., Any]:
     """Ask until the answer is true and give it; fail when the time is over."""
-    return _until
+    return lambda ask, explain=str: wait_for(ask, explain=explain)
 
 
 def _object(uid: str, pixels: bytes) -> tuple[bytes, str]:
@@ -160,8 +150,7 @@ class Site:
         self.folder = folder
         self.spool = Spool(folder / "spool")
         self.objects = folder / "objects"
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        (self.port,) = free_ports(1)
         sections: dict[str, dict[str, Any]] = {
             "dimse": {"port": self.port, "bind": "127.0.0.1"},
             "spool": {"dir": str(folder / "spool"), "workers": 2, "slow_below_bytes": 0, "refuse_below_bytes": 0},
@@ -177,15 +166,8 @@ class Site:
 
     def start(self) -> None:
         """Start the edge and wait until it accepts connections."""
-        self._log.write_bytes(b"")
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("DICOMFLOW_")}
-        command = [sys.executable, "-m", "dicomflow", "edge", "--config", str(self.folder / "edge.toml")]
-        with self._log.open("ab") as log:
-            self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
-            )
-        self._groups.append(self.process)
-        _until(lambda: re.search(r"edge_started .*port=\d+", self._log.read_text()), self.tail)
+        self._launch()
+        wait_for(self._is_started, explain=self.tail)
 
     def children(self) -> list[int]:
         """Return its workers and its deliverer, those that run now."""
@@ -196,7 +178,7 @@ class Site:
     def kill_supervisor(self) -> None:
         """Kill the supervisor alone; its children find out by themselves."""
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(WAIT_SECONDS)
 
     def kill_all(self) -> None:
         """Kill every process of every life."""
@@ -204,7 +186,7 @@ class Site:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
         for process in self._groups:
-            process.wait(10)
+            process.wait(WAIT_SECONDS)
         self._groups.clear()
 
     def instances(self) -> dict[str, str]:
@@ -236,6 +218,25 @@ class Site:
         """Kill what runs and remove the folder."""
         self.kill_all()
         shutil.rmtree(self.folder)
+
+    def _launch(self) -> None:
+        self._log.write_bytes(b"")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("DICOMFLOW_")}
+        command = [sys.executable, "-m", "dicomflow", "edge", "--config", str(self.folder / "edge.toml")]
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
+            )
+        self._groups.append(self.process)
+
+    def _is_started(self) -> bool:
+        """Tell whether it has; launch it again, as a service manager does, where a child of another life has its port.
+
+        An edge waits for these as long as they may take to drain, which is not enough where one of them stands still.
+        """
+        if self.process.poll() is not None and "cannot listen" in self._log.read_text():
+            self._launch()
+        return "edge_started" in self._log.read_text()
 
 
 def _command_line(pid: int) -> bytes:

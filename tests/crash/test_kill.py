@@ -33,7 +33,7 @@ def check(site: Any, load: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120 + 5 * ROUNDS)
+@pytest.mark.timeout(300 + 20 * ROUNDS)
 def test_kill_9_at_random_moments_under_load_loses_no_acknowledged_object(
     site_with: Any, load_on: Any, until: Any, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
 ):

@@ -92,7 +92,7 @@ def test_command_of_a_block_runs(language: str, command: str, site: Any, tmp_pat
             pytest.skip(f"{program} is not installed")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DICOMFLOW_")}
     result = subprocess.run(
-        command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=60
+        command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=120
     )
     assert 0 == result.returncode, result.stderr
 

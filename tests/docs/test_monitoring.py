@@ -20,7 +20,7 @@ SOMETIMES = {"dicomflow_delivery_level_in_seconds"}
 @pytest.fixture(scope="module")
 def served(site: Any) -> set[str]:
     """Give the names of the metrics that a system serves."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{site.daemon.http_port}/metrics", timeout=30) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{site.daemon.http_port}/metrics", timeout=120) as answer:
         text = answer.read().decode()
     return {re.split(r"[{ ]", line)[0] for line in text.splitlines() if not line.startswith("#")}
 
@@ -81,6 +81,10 @@ def test_alert_rules_are_accepted_by_prometheus():
     if promtool is None:
         pytest.skip("promtool is not installed (Debian's package prometheus)")
     result = subprocess.run(
-        [promtool, "check", "rules", MONITORING / "alerts.yml"], capture_output=True, text=True, check=False, timeout=60
+        [promtool, "check", "rules", MONITORING / "alerts.yml"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
     )
     assert 0 == result.returncode, result.stdout + result.stderr

@@ -24,7 +24,7 @@ from cloud_twin import (
     twin_template,
     zip_bundle,
 )
-from waiting import free_ports, wait_for
+from waiting import WAIT_SECONDS, free_ports, wait_for
 
 from dicomflow import samples
 from dicomflow.catalog.engine import create_engine_for, migrate
@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DEVICE = "iep-edge-1"
 QUEUES = ("index", "plan", "drive", "collect")
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_group("cloud_twin")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("cloud_twin")]
 
 
 class Twin:
@@ -89,7 +89,7 @@ class Twin:
         def state() -> str:
             return str(formation.describe_stacks(StackName="iep")["Stacks"][0]["StackStatus"])
 
-        wait_for(lambda: not state().endswith("IN_PROGRESS"), 60, state)
+        wait_for(lambda: not state().endswith("IN_PROGRESS"), explain=state)
         events = formation.describe_stack_events(StackName="iep")["StackEvents"]
         failed = [event for event in events if "FAILED" in event["ResourceStatus"]]
         assert "CREATE_COMPLETE" == state(), [
@@ -106,7 +106,7 @@ class Twin:
     def send(self, paths: tuple[Path, ...]) -> None:
         """Send files to the edge over DIMSE, as a modality does."""
         command = [sys.executable, "-m", "dicomflow", "send", "127.0.0.1", str(self.dimse_port), *map(str, paths)]
-        result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+        result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=WAIT_SECONDS)
         assert 0 == result.returncode, result.stdout + result.stderr
 
     def dead_letters(self) -> dict[str, int]:
@@ -129,7 +129,7 @@ class Twin:
         for process in reversed(self._processes):
             process.send_signal(signal.SIGTERM)
         for process in self._processes:
-            process.wait(30)
+            process.wait(WAIT_SECONDS)
         self.catalog.dispose()
         self.cloud.close()
 
@@ -146,7 +146,7 @@ class Twin:
         command += ["--set", "submit_seconds=0.2", "--set", "run_seconds=0.2"]
         self._start("simulator", *command, AWS_ENDPOINT_URL=self.cloud.endpoint)
         port = int(self.simulator.rpartition(":")[2])
-        wait_for(lambda: _answers(port), 30, self.explain)
+        wait_for(lambda: _answers(port), explain=self.explain)
 
     def _start_edge(self) -> None:
         config = self._folder / "edge.toml"
@@ -165,7 +165,7 @@ endpoint = "{self.cloud.endpoint}"
 quiet_seconds = 0.5
 """)
         self._start("edge", "edge", "--config", config)
-        wait_for(lambda: _answers(self.dimse_port), 30, self.explain)
+        wait_for(lambda: _answers(self.dimse_port), explain=self.explain)
 
     def _start(self, name: str, *arguments: object, **variables: str) -> None:
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(("DICOMFLOW_", "AWS_"))}
@@ -202,7 +202,7 @@ def test_study_sent_to_the_edge_becomes_image_sets(twin: Twin, tmp_path: Path):
     garbage = f"{DEVICE}/no-delivery/1/2/3.dcm"
     twin.client("s3").put_object(Bucket=twin.bucket, Key=garbage, Body=b"no DICOM")
     twin.send(paths)
-    wait_for(lambda: {3} == {row[0] for row in twin.query("SELECT status FROM Ahlijob")}, 60, twin.explain)
+    wait_for(lambda: {3} == {row[0] for row in twin.query("SELECT status FROM Ahlijob")}, explain=twin.explain)
     series = {row[0] for row in twin.query("SELECT series_instance_uid FROM Series")}
     assert {path.stem for path in paths} == {row[0] for row in twin.query("SELECT sop_instance_uid FROM Instance")}
     assert len(series) == len(twin.query("SELECT * FROM Ahliimageset"))
@@ -212,9 +212,9 @@ def test_study_sent_to_the_edge_becomes_image_sets(twin: Twin, tmp_path: Path):
         body = twin.client("s3").get_object(Bucket=twin.bucket, Key=key)["Body"].read()
         assert key.startswith(f"{DEVICE}/")
         assert digest == hashlib.sha256(body).hexdigest()
-    wait_for(lambda: bool(_keys(twin, f"feedback/{DEVICE}/")), 30, twin.explain)
+    wait_for(lambda: bool(_keys(twin, f"feedback/{DEVICE}/")), explain=twin.explain)
     assert [f"status/{DEVICE}.json"] == _keys(twin, "status/")
-    wait_for(lambda: bool(twin.query("SELECT 1 FROM stored_object WHERE problem IS NOT NULL")), 30, twin.explain)
+    wait_for(lambda: bool(twin.query("SELECT 1 FROM stored_object WHERE problem IS NOT NULL")), explain=twin.explain)
     assert [(garbage,)] == twin.query("SELECT object_key FROM stored_object WHERE problem IS NOT NULL")
     assert dict.fromkeys(QUEUES, 0) == twin.dead_letters()
     _assert_rule_takes_job_events(twin)

@@ -11,7 +11,7 @@ from dicomflow import samples
 QUIET_SECONDS = 2
 MOST_SECONDS_MORE = 2
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def test_local_last_image_to_job_started_within_quiet_time_and_two_seconds(

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import WAIT_SECONDS
 
 from dicomflow import samples
 
 SENDERS = 4
 SEED_QUERIES = ("Patient", "Study", "Series", "Instance", "Ahlijob", "Ahliimageset")
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.mark.parametrize("daemon_fixture", ["local_daemon", "local_daemon_on_postgres"])
@@ -112,7 +113,7 @@ def _interrupt(
 
     with ThreadPoolExecutor(SENDERS) as threads:
         sending = [threads.submit(send, daemon.port, study, acknowledged) for study in studies]
-        assert enough.wait(60)
+        assert enough.wait(WAIT_SECONDS)
         interrupt()
         answers = {uid: status for future in sending for uid, status in future.result().items()}
     assert None in answers.values(), "everything was sent before the interruption"

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from edge_daemon import EdgeDaemon
-from scu import CT, WAIT_SECONDS, Scu
-from waiting import wait_for
+from scu import CT, Scu
+from waiting import WAIT_SECONDS, wait_for
 
 from dicomflow.dicom.part10 import encode_file_meta
 from dicomflow.dicom.uids import EXPLICIT_VR_LITTLE_ENDIAN

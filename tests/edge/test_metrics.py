@@ -14,7 +14,7 @@ MOST_SECONDS = 15e-6
 def _count(spool: Path, statement: str) -> str:
     code = f"from pathlib import Path; from dicomflow.edge.metrics import Metrics; m = Metrics(Path({str(spool)!r}))"
     result = subprocess.run(
-        [sys.executable, "-c", f"{code}\n{statement}"], check=True, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", f"{code}\n{statement}"], check=True, capture_output=True, text=True, timeout=120
     )
     return result.stdout
 

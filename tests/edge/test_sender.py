@@ -1,6 +1,5 @@
 """What the store SCU reads from a file before it sends it."""
 
-import socket
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import pytest
 from pydicom import dcmread
+from waiting import WAIT_SECONDS, free_ports
 
 from dicomflow import samples
 from dicomflow.dicom.part10 import decode_file_meta
@@ -66,7 +66,7 @@ def association_with(receiver: Any) -> Callable[..., SendAssociation]:
             pairs or (PAIR,),
             calling_ae_title="CT1",
             called_ae_title=called,
-            timeout_seconds=10,
+            timeout_seconds=WAIT_SECONDS,
         )
 
     return _association_with
@@ -126,8 +126,7 @@ def test_send_rejected_association_tells_permanent_from_transient(
 
 def test_send_to_a_closed_port_is_transient(association_with: Any):
     """A receiver that is not there may be there later."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    (port,) = free_ports(1)
     with pytest.raises(TransientError, match=f"cannot connect to 127.0.0.1 port {port}"), association_with(port=port):
         pass
 

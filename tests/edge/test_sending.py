@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from pydicom import dcmread
+from waiting import WAIT_SECONDS, free_ports
 
 from dicomflow import samples
 from dicomflow.edge import sending as sending_module
@@ -91,7 +92,7 @@ def send_to(tmp_path: Path) -> Callable[..., Counter[str]]:
             ends.setdefault(candidate, []).append(text)
 
         options = {"associations": 3, "retries": 2, "batch_files": 4} | options
-        sending = Sending(Receiver("127.0.0.1", port, "CT1", "DICOMFLOW", 10), report, **options)
+        sending = Sending(Receiver("127.0.0.1", port, "CT1", "DICOMFLOW", WAIT_SECONDS), report, **options)
         sending.run(find_candidates([tmp_path / "images"]))
         assert 21 == len(ends)
         assert all(1 == len(reports) for reports in ends.values())
@@ -130,8 +131,7 @@ def test_sending_receiver_that_takes_fewer_associations_gets_all(receiver_with: 
 
 def test_sending_to_nobody_fails_each_file_at_once(send_to: Any):
     """Where no association was ever had nothing is tried again, and each file has the reason."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    (port,) = free_ports(1)
     ends = send_to(port, retries=100)
     assert 1 == ends.pop("skipped")
     ((reason, count),) = ends.items()
@@ -143,7 +143,10 @@ def test_send_proposes_the_stored_transfer_syntax(receiver: Any, tmp_path: Path)
     """A file is sent in the transfer syntax it has: JPEG, and little endian with implicit and explicit VRs."""
     paths = samples.write(samples.demo_studies(), tmp_path / "studies")
     sending = Sending(
-        Receiver("127.0.0.1", receiver.port, "CT1", "DICOMFLOW", 10), lambda *_: None, associations=1, retries=0
+        Receiver("127.0.0.1", receiver.port, "CT1", "DICOMFLOW", WAIT_SECONDS),
+        lambda *_: None,
+        associations=1,
+        retries=0,
     )
     sending.run(find_candidates([tmp_path / "studies"]))
     sent = Counter(dcmread(path).file_meta.TransferSyntaxUID for path in paths)

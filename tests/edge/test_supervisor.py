@@ -130,7 +130,7 @@ def test_second_edge_on_the_same_spool_is_refused(edge_with: Any):
         check=False,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
     assert 1 == second.returncode
     assert "another edge runs on the spool" in second.stderr

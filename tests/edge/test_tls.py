@@ -16,6 +16,7 @@ from certificates import Authority, Identity
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from pydicom import dcmread
+from waiting import WAIT_SECONDS
 
 from dicomflow import samples
 from dicomflow.dicom.uids import IMPLICIT_VR_LITTLE_ENDIAN, VERIFICATION
@@ -24,7 +25,6 @@ from dicomflow.edge.settings import TlsSettings
 from dicomflow.edge.tls import TlsContexts
 from dicomflow.errors import PermanentError
 
-WAIT_SECONDS = 30
 REQUEST = encode_associate_request(
     AssociateRequest("ANY", "CT1", (ProposedContext(1, VERIFICATION, (IMPLICIT_VR_LITTLE_ENDIAN,)),), 16384)
 )
@@ -170,7 +170,7 @@ def dcmtk(authority: Authority, program: str, port: int, *files: Path) -> str:
         check=False,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=WAIT_SECONDS,
         env={**os.environ, "TCP_NODELAY": "1"},
     )
     assert 0 == result.returncode, result.stderr

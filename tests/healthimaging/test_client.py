@@ -1,9 +1,9 @@
 """The client's functions against the simulator, and the service's errors in our terms."""
 
-import socket
 from typing import Any
 
 import pytest
+from waiting import free_ports
 
 from dicomflow.errors import PermanentError, TransientError
 from dicomflow.healthimaging import client as healthimaging
@@ -87,8 +87,7 @@ def test_unknown_job_is_told_apart(client: Any, simulation: Any) -> None:
 
 def test_service_that_is_not_there_is_transient() -> None:
     """Nobody listening: try again later."""
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
+    (port,) = free_ports(1)
     client = build_client(f"http://127.0.0.1:{port}", "us-east-1", "test", "test")
     with pytest.raises(TransientError, match="cannot be reached"):
         healthimaging.list_datastores(client)

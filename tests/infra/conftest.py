@@ -91,7 +91,7 @@ def synthesise(folder: Path, **changes: Any) -> tuple[subprocess.CompletedProces
         check=False,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=280,
     )
     return done, folder / "cdk.out"
 

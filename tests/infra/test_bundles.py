@@ -46,7 +46,7 @@ from dicomflow.catalog.engine import database_url
     # The Python under the tests' environment, without its packages.
     python = os.path.realpath(sys.executable)
     result = subprocess.run(
-        [python, "-I", "-S", "-B", "-c", code], check=False, capture_output=True, text=True, timeout=60
+        [python, "-I", "-S", "-B", "-c", code], check=False, capture_output=True, text=True, timeout=120
     )
     assert 0 == result.returncode, result.stderr
 

@@ -17,7 +17,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from scratch_nucleus import MACHINE, VARIABLE, Nucleus, digest
-from waiting import free_ports, wait_for
+from waiting import WAIT_SECONDS, free_ports, wait_for
 
 from dicomflow import samples
 from infra import greengrass
@@ -27,7 +27,7 @@ PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the scratch nucleus runs Linux's scripts"),
-    pytest.mark.timeout(300),  # the first to ask for the artifact fetches its packages
+    pytest.mark.timeout(900),  # the first to ask for the artifact fetches its packages
     pytest.mark.xdist_group("greengrass"),  # one artifact for all
 ]
 
@@ -85,7 +85,7 @@ def test_component_installed_offline_receives_and_delivers(
     device.start()
     _send(device, images)
     stored = tmp_path / "store" / "iep-edge-1"
-    wait_for(lambda: len(list(stored.rglob("*.dcm"))) == len(images), 30, device.log)
+    wait_for(lambda: len(list(stored.rglob("*.dcm"))) == len(images), explain=device.log)
     assert {path.stem for path in images} == {path.stem for path in stored.rglob("*.dcm")}
     device.stop()
     assert 0o640 == (device.work / "edge.toml").stat().st_mode & 0o777
@@ -117,7 +117,7 @@ def test_component_upgraded_and_rolled_back_keeps_the_spool(
     delivery["quiet_seconds"] = 0.2
     device.start()
     stored = tmp_path / "store" / "iep-edge-1"
-    wait_for(lambda: len(list(stored.rglob("*.dcm"))) == len(images), 30, device.log)
+    wait_for(lambda: len(list(stored.rglob("*.dcm"))) == len(images), explain=device.log)
     assert received == {digest(path) for path in stored.rglob("*.dcm")}
     device.stop()
 
@@ -207,7 +207,7 @@ def test_run_with_settings_that_are_no_object_fails_with_what_is_wrong(tmp_path:
     (tmp_path / "current").write_text("1")
     command = [sys.executable, ROOT / "greengrass" / "component.py", "run", tmp_path]
     environment = {**os.environ, "EDGE_SETTINGS": settings}
-    result = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=30)
+    result = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=WAIT_SECONDS)
     assert 1 == result.returncode
     assert message in result.stderr
     assert 1 == len(result.stderr.splitlines())
@@ -219,7 +219,7 @@ def test_install_without_a_fitting_python_says_which_fit(tmp_path: Path):
         shutil.copy(ROOT / "greengrass" / name, tmp_path)
     (tmp_path / "pythons.txt").write_text("3.98\n3.99\n")
     command = ["sh", tmp_path / "python.sh", "install", tmp_path / "work"]
-    result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=30)
+    result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=WAIT_SECONDS)
     assert 1 == result.returncode
     assert "this artifact is for 3.98, 3.99" in result.stderr
     assert not (tmp_path / "work").exists()
@@ -227,14 +227,14 @@ def test_install_without_a_fitting_python_says_which_fit(tmp_path: Path):
 
 def test_stop_of_another_process_with_the_same_number_leaves_it_alone(tmp_path: Path):
     """After a restart of the device the number in the file may be anybody's."""
-    other = subprocess.Popen(["sleep", "30"])
+    other = subprocess.Popen(["sleep", "600"])
     try:
         (tmp_path / "edge.pid").write_text(str(other.pid))
         _component().stop(tmp_path)
         assert other.poll() is None
     finally:
         other.kill()
-        other.wait(10)
+        other.wait(WAIT_SECONDS)
 
 
 def _component() -> Any:
@@ -257,5 +257,5 @@ def _with_other_requirements(artifact: Path, target: Path) -> None:
 def _send(device: Nucleus, paths: tuple[Path, ...]) -> None:
     port = str(int(device.configuration["edge"]["dimse"]["port"]))
     command = [sys.executable, "-m", "dicomflow", "send", "127.0.0.1", port, *map(str, paths)]
-    result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=WAIT_SECONDS)
     assert 0 == result.returncode, result.stdout + result.stderr + device.log()

@@ -56,7 +56,7 @@ def test_synthesis_in_a_region_without_healthimaging_is_refused(tmp_path: Path):
         check=False,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=280,
     )
     assert 2 == done.returncode
     assert done.stderr.startswith("AWS HealthImaging is not in region eu-central-1: deploy to one of")
@@ -83,7 +83,7 @@ def test_rules_are_broken_where_it_is_acknowledged_and_nowhere_else(tmp_path: Pa
         check=False,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=280,
     )
     assert 0 == done.returncode, done.stderr
     found = {tuple(line.split(" iep/")) for line in json.loads(done.stdout.splitlines()[-1])}
@@ -131,7 +131,7 @@ def test_templates_are_clean_to_cfn_lint(template: Any, small: Any):
         check=False,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=280,
     )
     assert (0, "") == (done.returncode, done.stdout)
 
@@ -167,7 +167,7 @@ def script() -> str:
 
 def test_user_data_is_a_script_that_a_shell_takes(script: str):
     """The shell reads it whole without a complaint."""
-    subprocess.run(["bash", "-n"], input=script, check=True, text=True, timeout=10)
+    subprocess.run(["bash", "-n"], input=script, check=True, text=True, timeout=60)
 
 
 def test_user_data_formats_no_volume_that_holds_a_spool(script: str):

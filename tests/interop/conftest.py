@@ -35,7 +35,7 @@ def dcmtk() -> Callable[..., subprocess.CompletedProcess[str]]:
             capture_output=True,
             text=True,
             errors="replace",
-            timeout=100,
+            timeout=240,
             env={**os.environ, "TCP_NODELAY": "1"},
         )
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pydicom import dcmread
 
-pytestmark = [pytest.mark.interop, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.interop
 
 
 def test_gdcmscu_study_is_mapped_with_its_pixels(receiver: Any, study: tuple[Path, ...]):
@@ -21,7 +21,7 @@ def test_gdcmscu_study_is_mapped_with_its_pixels(receiver: Any, study: tuple[Pat
     if program is None:
         pytest.skip("GDCM's gdcmscu is not installed (package libgdcm-tools)")
     options = ("--store", "--call", "DICOMFLOW", "127.0.0.1", str(receiver.port), "-r", "-i", str(study[0].parent))
-    result = subprocess.run([program, *options], check=False, capture_output=True, text=True, timeout=100)
+    result = subprocess.run([program, *options], check=False, capture_output=True, text=True, timeout=240)
     if result.returncode != 0:
         assert "ProtocolStream as nullptr" in result.stderr
     receiver.wait_until_mapped(path.stem for path in study)

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from edge_daemon import EdgeDaemon
 from pydicom import dcmread
-from waiting import free_ports, wait_for
+from waiting import WAIT_SECONDS, free_ports, wait_for
 
 from dicomflow import samples
 
-pytestmark = [pytest.mark.interop, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.interop
 
 
 class Orthanc:
@@ -49,12 +49,12 @@ class Orthanc:
     def post(self, path: str, body: bytes) -> Any:
         """Post to its REST API and return the answer."""
         url = f"http://127.0.0.1:{self.http_port}{path}"
-        with urllib.request.urlopen(urllib.request.Request(url, body), timeout=60) as answer:
+        with urllib.request.urlopen(urllib.request.Request(url, body), timeout=WAIT_SECONDS) as answer:
             return json.load(answer)
 
     def get(self, path: str) -> Any:
         """Ask its REST API."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}{path}", timeout=60) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}{path}", timeout=WAIT_SECONDS) as answer:
             return json.load(answer)
 
     def upload(self, paths: tuple[Path, ...]) -> list[str]:
@@ -68,7 +68,7 @@ class Orthanc:
     def close(self) -> None:
         """Kill it: an orderly end takes seconds, and nothing of it is kept."""
         self._process.kill()
-        self._process.wait(60)
+        self._process.wait(WAIT_SECONDS)
 
     def _is_ready(self) -> bool:
         assert self._process.poll() is None, self.tail()

@@ -10,10 +10,11 @@ from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE, build_context
 from pynetdicom.association import Association
 from pynetdicom.sop_class import CTImageStorage, PatientRootQueryRetrieveInformationModelFind, Verification
+from waiting import WAIT_SECONDS
 
 from dicomflow import samples
 
-pytestmark = [pytest.mark.interop, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.interop
 
 
 class _HeldReactor(threading.Event):
@@ -43,15 +44,15 @@ def _associate(ae: AE, port: int, **options: Any) -> Association:
     association = ae.associate("127.0.0.1", port, **options)
     assert association.is_established
     association._reactor_checkpoint = held = _HeldReactor(association)
-    assert held.is_held.wait(30)
+    assert held.is_held.wait(WAIT_SECONDS)
     return association
 
 
 @pytest.fixture
 def ae() -> AE:
-    """Give an application entity that gives up after 30 seconds."""
+    """Give an application entity that gives up in the end."""
     entity = AE("PYNETDICOM")
-    entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = 30
+    entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = WAIT_SECONDS
     return entity
 
 

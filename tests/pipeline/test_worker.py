@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import boto3
 import pytest
+from waiting import WAIT_SECONDS
 
 from dicomflow.catalog.engine import create_engine_for
 from dicomflow.errors import PermanentError
@@ -39,13 +40,13 @@ def build_queues(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cal
 
 
 def run_until(done: threading.Event, queues: Any, handlers: dict[str, Callable[..., Any]]) -> None:
-    """Work until `done` is set, at most ten seconds."""
+    """Work until `done` is set."""
     stop = threading.Event()
     worker = threading.Thread(target=run, args=(list(handlers), handlers, queues, stop))
     worker.start()
-    assert done.wait(10)
+    assert done.wait(WAIT_SECONDS)
     stop.set()
-    worker.join(10)
+    worker.join(WAIT_SECONDS)
     assert not worker.is_alive()
 
 

@@ -11,11 +11,9 @@ from typing import Any
 
 import boto3
 import pytest
-from waiting import wait_for
+from waiting import WAIT_SECONDS, wait_for
 
 from dicomflow.pipeline.handlers import QUEUES
-
-WAIT_SECONDS = 60
 
 
 @pytest.fixture
@@ -32,7 +30,7 @@ def worker(environment: dict[str, str], tmp_path: Path) -> Iterator[subprocess.P
     yield process
     if process.poll() is None:
         process.kill()
-    process.wait(10)
+    process.wait(WAIT_SECONDS)
     process.stdout.close()
 
 
@@ -62,11 +60,11 @@ def test_worker_process_on_sqs_imports_a_series_and_stops_when_told(
             send("collect", json.dumps(deployment.events.pop(0)))
         return {"1.2.1": "completed"} == deployment.states()
 
-    wait_for(pass_time, WAIT_SECONDS)
-    wait_for(lambda: 3 == len(deployment.rows("instance")), WAIT_SECONDS)
+    wait_for(pass_time)
+    wait_for(lambda: 3 == len(deployment.rows("instance")))
     assert ["imported"] * 3 == [row["outcome"] for row in deployment.rows("import_outcome")]
     assert 1 == len(deployment.rows("series_image_set"))
-    wait_for(lambda: any(row["problem"] for row in deployment.rows("stored_object")), WAIT_SECONDS)
+    wait_for(lambda: any(row["problem"] for row in deployment.rows("stored_object")))
 
     def is_empty() -> bool:
         names = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible")
@@ -78,8 +76,8 @@ def test_worker_process_on_sqs_imports_a_series_and_stops_when_told(
         ]
         return not any(int(answer[name]) for answer in answers for name in names)
 
-    wait_for(is_empty, WAIT_SECONDS)
+    wait_for(is_empty)
     worker.send_signal(signal.SIGTERM)
     for queue in QUEUES:
         send(queue, '{"Event":"s3:TestEvent"}')  # ends the wait for messages; each batch at hand is finished
-    assert 0 == worker.wait(30)
+    assert 0 == worker.wait(WAIT_SECONDS)

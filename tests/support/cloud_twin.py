@@ -76,7 +76,7 @@ class MiniStack:
             self._process = subprocess.Popen(
                 [python, "-s", "-W", "ignore", "-m", "ministack"], stdout=log, stderr=log, env=environment, cwd=folder
             )
-        wait_for(self._answers, 60, self.log_tail)
+        wait_for(self._answers, explain=self.log_tail)
 
     def log_tail(self) -> str:
         """Return the last lines of its log, in which those of the functions are."""
@@ -86,15 +86,15 @@ class MiniStack:
         """Stop it and its functions."""
         self._process.terminate()
         try:
-            self._process.wait(15)
+            self._process.wait(60)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait(15)
+            self._process.wait(60)
 
     def _answers(self) -> bool:
         assert self._process.poll() is None, self.log_tail()
         try:
-            with urllib.request.urlopen(f"{self.endpoint}/_ministack/health", timeout=2):
+            with urllib.request.urlopen(f"{self.endpoint}/_ministack/health", timeout=60):
                 return True
         except OSError:
             return False
@@ -110,7 +110,7 @@ def _install() -> Path:
         target = Path(temporary) / "packages"
         command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "-qq", "--no-deps"]
         command += ["--no-compile", "--target", str(target), "--requirement", str(REQUIREMENTS)]
-        subprocess.run(command, check=True, timeout=100)
+        subprocess.run(command, check=True, timeout=280)
         publish(target, folder)
     return folder
 
@@ -131,7 +131,7 @@ def synthesised_template() -> dict[str, Any]:
         folder.parent.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
             environment = {**os.environ, "CDK_OUTDIR": temporary, "CDK_CONTEXT_JSON": '{"bundles": "skip"}'}
-            subprocess.run([sys.executable, "-m", "infra.app"], check=True, timeout=100, cwd=ROOT, env=environment)
+            subprocess.run([sys.executable, "-m", "infra.app"], check=True, timeout=280, cwd=ROOT, env=environment)
             target = Path(temporary) / "kept"
             target.mkdir()
             (found,) = (path for path in Path(temporary).glob("*.template.json") if "nested" not in path.name)

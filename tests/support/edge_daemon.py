@@ -12,7 +12,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from waiting import wait_for
+from waiting import WAIT_SECONDS, wait_for
 
 from dicomflow.edge.spool import Spool
 
@@ -69,7 +69,7 @@ class EdgeDaemon:
     def get(self, path: str) -> tuple[int, str]:
         """Ask its HTTP port."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}{path}", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}{path}", timeout=WAIT_SECONDS) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:
@@ -90,7 +90,7 @@ class EdgeDaemon:
         if hasattr(self, "process"):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait(10)
+            self.process.wait(WAIT_SECONDS)
 
 
 def _command_line(pid: int) -> bytes:

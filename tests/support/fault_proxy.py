@@ -156,7 +156,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self._body
 
     def forward(self) -> tuple[int, list[tuple[str, str]], bytes]:
-        upstream = http.client.HTTPConnection(self.proxy.upstream.hostname or "", self.proxy.upstream.port, timeout=60)
+        upstream = http.client.HTTPConnection(self.proxy.upstream.hostname or "", self.proxy.upstream.port, timeout=120)
         with contextlib.closing(upstream):
             headers = {name: value for name, value in self.headers.items() if name.lower() != "connection"}
             upstream.request(self.command, self._path(), self.body(), headers)

@@ -8,6 +8,7 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import StorageCommitmentPushModel
+from waiting import WAIT_SECONDS
 
 from dicomflow.dicom.uids import IMPLICIT_VR_LITTLE_ENDIAN, STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
 from dicomflow.dimse.command import Command, CommandField
@@ -74,4 +75,4 @@ class Modality:
         self._server.shutdown()
         associations = (each for each in threading.enumerate() if type(each).__module__.startswith("pynetdicom"))
         for thread in (*self._threads, *associations):
-            thread.join(5)
+            thread.join(WAIT_SECONDS)

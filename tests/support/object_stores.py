@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from uuid import uuid4
 import pytest
 from fault_proxy import FaultProxy
 from tls_sink import TlsSink, make_certificate
+from waiting import WAIT_SECONDS, wait_for
 
 __all__ = [
     "aws_environment",
@@ -28,7 +28,6 @@ __all__ = [
 ]
 
 _KEYS = ("AKIDTEST", "secret")
-_START_SECONDS = 30
 
 
 @pytest.fixture(scope="session")
@@ -58,15 +57,17 @@ def disk_s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         environment = os.environ | {"RCLONE_CONFIG": os.devnull}
         server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment)
     try:
-        deadline = time.monotonic() + _START_SECONDS
-        while not (found := re.findall(r"Starting s3 server on \[(http://[^/\]]+)", log.read_text())):
-            assert server.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.01)
-        yield found[0]
+        yield wait_for(lambda: _address_in(log, server), explain=log.read_text)
     finally:
         server.kill()
-        server.wait(10)
+        server.wait(WAIT_SECONDS)
+
+
+def _address_in(log: Path, server: subprocess.Popen[bytes]) -> str | None:
+    """Return the address that the server tells, when it has."""
+    assert server.poll() is None, log.read_text()
+    found = re.search(r"Starting s3 server on \[(http://[^/\]]+)", log.read_text())
+    return found[1] if found else None
 
 
 @pytest.fixture

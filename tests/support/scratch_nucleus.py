@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from waiting import wait_for
+from waiting import WAIT_SECONDS, wait_for
 
 from infra import greengrass
 
@@ -78,7 +78,7 @@ class Nucleus:
                 ["sh", "-c", script], cwd=self.work, env=self._environment(), stdout=log, stderr=log
             )
         url = f"http://127.0.0.1:{int(self.configuration['edge']['http_port'])}/readyz"
-        wait_for(lambda: self._running_answers(url), 30, self.log)
+        wait_for(lambda: self._running_answers(url), explain=self.log)
 
     def stop(self) -> None:
         """Stop as a nucleus does: the shutdown step, where there is one; SIGTERM; and then five seconds."""
@@ -94,7 +94,7 @@ class Nucleus:
         """Leave nothing behind, whatever the test did."""
         if self._running is not None and self._running.poll() is None:
             self._running.kill()
-            self._running.wait(10)
+            self._running.wait(WAIT_SECONDS)
 
     def spooled(self) -> set[str]:
         """Return the SHA-256 of each instance in the spool."""
@@ -108,7 +108,7 @@ class Nucleus:
         assert self._running is not None
         assert self._running.poll() is None, self.log()
         try:
-            with urllib.request.urlopen(url, timeout=5) as answer:
+            with urllib.request.urlopen(url, timeout=WAIT_SECONDS) as answer:
                 return bool(answer.status == 200)
         except OSError:
             return False

@@ -5,16 +5,17 @@ import socket
 from collections import deque
 from typing import Any
 
+from waiting import WAIT_SECONDS
+
 from dicomflow.dicom.uids import EXPLICIT_VR_LITTLE_ENDIAN, VERIFICATION
 from dicomflow.dimse.command import Command, CommandField, encode_command
 from dicomflow.dimse.events import CommandReceived, ConnectionLost, Event
 from dicomflow.dimse.pdu import AssociateRequest, ProposedContext
 from dicomflow.dimse.requestor import Requestor
 
-__all__ = ["CT", "WAIT_SECONDS", "Scu"]
+__all__ = ["CT", "Scu"]
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
-WAIT_SECONDS = 60
 
 
 class Scu:
