@@ -18,7 +18,7 @@ from dicomflow.dicom.uids import EXPLICIT_VR_LITTLE_ENDIAN
 from dicomflow.edge import spares
 from dicomflow.edge.admission import Admission, table_length
 from dicomflow.edge.commitment import Commitments
-from dicomflow.edge.server import _Worker
+from dicomflow.edge.server import DRAIN_SECONDS, _Worker
 from dicomflow.edge.services import Receiver
 from dicomflow.edge.settings import CommitmentSettings, DeliverySettings, DimseSettings, EdgeSettings, SpoolSettings
 from dicomflow.edge.spool import Spool
@@ -130,17 +130,17 @@ class InProcessReceiver:
         files = sorted(self.spool.scan_received(), key=lambda file: (file.association_id, file.number))
         return [file.path.read_bytes() for file in files]
 
-    def drain(self) -> None:
-        """Stop as a worker does after SIGTERM."""
+    def drain(self, seconds: float = WAIT_SECONDS) -> None:
+        """Stop as a worker does after SIGTERM, which cuts in time what a test may take longer for."""
         self.draining.set()
-        self._worker.drain()
+        self._worker.drain(seconds)
 
     def close(self) -> None:
         """End every thread."""
         self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits in accept
         self._listener.close()
         self._thread.join(WAIT_SECONDS)
-        self.drain()
+        self.drain(DRAIN_SECONDS)
 
 
 @pytest.fixture

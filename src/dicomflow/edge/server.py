@@ -130,9 +130,9 @@ class _Worker:
             self._idle[listener] += 1
         threading.Thread(target=self._accept_and_serve, args=(listener, tls), daemon=True).start()
 
-    def drain(self) -> None:
-        """End all associations within `DRAIN_SECONDS`; those that ask meanwhile are rejected."""
-        deadline = time.monotonic() + DRAIN_SECONDS
+    def drain(self, seconds: float = DRAIN_SECONDS) -> None:
+        """End all associations, and cut what is left after `seconds`; those that ask meanwhile are rejected."""
+        deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             with self._lock:
                 left = list(self._associations)
