@@ -56,7 +56,7 @@ def store_works(scu_with: Any, port: int, data_set: Any) -> bool:
     ],
 )
 def test_rubbish_before_the_request_is_refused_with_one_log_line(
-    receiver_with: Any,
+    receiver: Any,
     raw: Any,
     scu_with: Any,
     data_set: Any,
@@ -66,7 +66,6 @@ def test_rubbish_before_the_request_is_refused_with_one_log_line(
     said: str,
 ):
     """What is no association request gets A-ABORT or a close, one line in the log, and the next association works."""
-    receiver = receiver_with(artim_seconds=0.5)
     assert answer == raw(receiver.port, data, shut=answer == b"")
     lines = ended_lines(1)
     assert 1 == len(lines)

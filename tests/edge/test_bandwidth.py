@@ -4,6 +4,7 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from waiting import WAIT_SECONDS
 
 from dicomflow.edge.bandwidth import LEAST_IN_FLIGHT_BYTES, Bandwidth, InFlight, limit_at
 from dicomflow.edge.settings import BandwidthRule, DeliverySettings
@@ -157,7 +158,7 @@ def test_large_object_has_its_turn_among_small_ones():
             for _ in range(9):
                 await asyncio.sleep(0)
             in_flight.leave(size)
-        await asyncio.wait(tasks, timeout=5)
+        await asyncio.wait(tasks, timeout=WAIT_SECONDS)
         return entered
 
     assert ["a", "large", "b"] == asyncio.run(_run())

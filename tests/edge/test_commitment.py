@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from modality import ACTION, Modality, action_information
 from pydicom.filereader import read_dataset
+from waiting import WAIT_SECONDS
 
 from dicomflow.dicom.uids import (
     EXPLICIT_VR_LITTLE_ENDIAN,
@@ -221,10 +222,12 @@ def test_commitment_report_survives_restart_and_is_retried(
     """A report that nobody takes is kept, tried again later by another run, and then taken."""
     receive("1.2.1"), receive("1.2.2")
     commitments.add(replace(REQUEST, requested_at=time.time()))
+    tried_at = time.time()
     assert 0 == Reporter(commitments, ledger, _settings(1)).run_due()
     (kept,) = Commitments(spool).open_requests()
     assert (1, "") == (kept.attempts, kept.undelivered)
-    assert kept.next_at > time.time()
+    assert kept.next_at > tried_at + 5
+    commitments.update(replace(kept, next_at=time.time() + 3600))
     modality = Modality()
     try:
         again = Reporter(Commitments(spool), ledger, _settings(modality.port))
@@ -279,7 +282,12 @@ def ask() -> Callable[..., int]:
     def _ask(port: int, *sops: str, calling_ae_title: str = "CT1") -> int:
         pairs = [(STORAGE_COMMITMENT, EXPLICIT_VR_LITTLE_ENDIAN)]
         with SendAssociation(
-            "127.0.0.1", port, pairs, calling_ae_title=calling_ae_title, called_ae_title="EDGE", timeout_seconds=10
+            "127.0.0.1",
+            port,
+            pairs,
+            calling_ae_title=calling_ae_title,
+            called_ae_title="EDGE",
+            timeout_seconds=WAIT_SECONDS,
         ) as association:
             command = replace(ACTION, message_id=None)
             return association.request(

@@ -5,6 +5,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from waiting import WAIT_SECONDS
 
 from dicomflow.edge import durable
 from dicomflow.edge.durable import FolderSync, start_writeback
@@ -17,20 +18,20 @@ def test_changes_made_while_a_sync_runs_share_the_next_one(tmp_path: Path, monke
     def sync(folder: Path) -> None:
         syncs.append(folder)
         is_syncing.set()
-        assert go_on.wait(10)
+        assert go_on.wait(WAIT_SECONDS)
 
     monkeypatch.setattr(durable, "sync_directory", sync)
     folder = FolderSync(tmp_path)
     threads = [threading.Thread(target=folder.sync) for _ in range(6)]
     threads[0].start()
-    assert is_syncing.wait(10)
+    assert is_syncing.wait(WAIT_SECONDS)
     for thread in threads[1:]:
         thread.start()
     while folder._changes < len(threads):  # the threads are counted before they wait
         pass
     go_on.set()
     for thread in threads:
-        thread.join(10)
+        thread.join()
     assert len(syncs) == 2
 
 
@@ -41,7 +42,7 @@ def test_failed_sync_fails_every_change_it_was_to_serve(tmp_path: Path, monkeypa
     def sync(_folder: Path) -> None:
         calls.append(1)
         is_syncing.set()
-        assert go_on.wait(10)
+        assert go_on.wait(WAIT_SECONDS)
         if len(calls) == 2:
             raise OSError(5, "Input/output error")
 
@@ -55,14 +56,14 @@ def test_failed_sync_fails_every_change_it_was_to_serve(tmp_path: Path, monkeypa
     folder = FolderSync(tmp_path)
     threads = [threading.Thread(target=change) for _ in range(4)]
     threads[0].start()
-    assert is_syncing.wait(10)
+    assert is_syncing.wait(WAIT_SECONDS)
     for thread in threads[1:]:
         thread.start()
     while folder._changes < len(threads):  # the threads are counted before they wait
         pass
     go_on.set()
     for thread in threads:
-        thread.join(10)
+        thread.join()
     assert (errors, len(calls)) == ([5, 5, 5], 2)
     folder.sync()
     assert len(calls) == 3

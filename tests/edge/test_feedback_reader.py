@@ -8,6 +8,7 @@ from pathlib import Path
 import obstore
 import pytest
 from obstore.store import LocalStore
+from waiting import WAIT_SECONDS
 
 from dicomflow.edge.feedback_reader import FeedbackReader
 from dicomflow.edge.ledger import Ledger, LedgerEntry
@@ -145,7 +146,7 @@ def test_store_that_does_not_answer_is_asked_again(place: Place, caplog: pytest.
 
     async def _run() -> None:
         following = asyncio.create_task(place.reader.follow(0.01))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(WAIT_SECONDS):
             while not any(place.imported().values()):  # noqa: ASYNC110  # what is waited for is in the ledger
                 await asyncio.sleep(0.01)
         following.cancel()

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from waiting import WAIT_SECONDS
 
 from dicomflow import __version__
 from dicomflow.edge.delivery import ReceivedInstance
@@ -23,10 +24,12 @@ class Store:
     def __init__(self) -> None:
         self.puts: list[tuple[str, Heartbeat]] = []
         self.is_away = False
+        self.refused = 0
 
     async def put(self, key: str, content: bytes) -> None:
         """Store one object."""
         if self.is_away:
+            self.refused += 1
             raise ConnectionError("no route to host")
         self.puts.append((key, Heartbeat.from_json(content)))
 
@@ -136,9 +139,10 @@ def test_follow_store_away_tells_when_it_is_back(heartbeats: Heartbeats, store: 
 
     async def _follow() -> None:
         following = asyncio.create_task(heartbeats.follow(0.01))
-        await asyncio.sleep(0.05)
-        store.is_away = False
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(WAIT_SECONDS):
+            while store.refused < 2:  # noqa: ASYNC110  # a number tells nobody
+                await asyncio.sleep(0.01)
+            store.is_away = False
             while not store.puts:  # noqa: ASYNC110  # a list tells nobody
                 await asyncio.sleep(0.01)
         following.cancel()

@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from waiting import WAIT_SECONDS
 
 from dicomflow.edge.delivery import Delivery
 from dicomflow.edge.putqueue import PutQueue
@@ -48,7 +49,7 @@ async def _take_put(queue: PutQueue) -> Any:
     if taking.done():
         return taking.result()
     taking.cancel()
-    await asyncio.wait([taking], timeout=1)
+    await asyncio.wait([taking], timeout=WAIT_SECONDS)
     assert taking.cancelled()
     return None
 
@@ -199,7 +200,7 @@ def test_waiting_take_is_woken_by_a_new_put(queue: PutQueue):
         taking = asyncio.create_task(queue.take())
         await asyncio.sleep(0)
         queue.add(_delivery("a"), None, 0)
-        return (await asyncio.wait_for(taking, 5)).delivery.delivery_id
+        return (await asyncio.wait_for(taking, WAIT_SECONDS)).delivery.delivery_id
 
     assert "a" == asyncio.run(_run())
 
@@ -213,7 +214,7 @@ def test_cancelled_take_ends_and_takes_nothing(queue: PutQueue):
         queue.add(_delivery("a"), None, 0)
         for taking in takings:
             taking.cancel()
-        await asyncio.wait(takings, timeout=5)
+        await asyncio.wait(takings, timeout=WAIT_SECONDS)
         assert all(taking.cancelled() for taking in takings)
         return await _take(queue)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import WAIT_SECONDS
 
 from dicomflow.edge import spool as spool_module
 from dicomflow.edge.spool import Spool
@@ -217,7 +218,7 @@ def test_syncs_of_one_folder_meet_only_where_a_journal_has_them_all(
 
     def _fsync(descriptor: int) -> None:
         with contextlib.suppress(threading.BrokenBarrierError):
-            meeting.wait(10 if is_journalled else 0.2)
+            meeting.wait(WAIT_SECONDS if is_journalled else 0.2)
             met.append(True)
         original(descriptor)
 

@@ -1,6 +1,7 @@
 """C-STORE while the spool's volume fails: nothing is acknowledged that is not kept, and the association goes on."""
 
 import errno
+import itertools
 import os
 import threading
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 from spool_files import leftovers
+from waiting import WAIT_SECONDS
 
 from dicomflow.dimse.status import Status
 from dicomflow.edge.storage import REFUSALS
@@ -162,25 +164,28 @@ def test_failed_fsync_is_never_retried_on_the_same_file(
 
 @pytest.mark.parametrize("is_named_by_fsync", [True, False])
 def test_success_is_sent_only_after_file_and_directory_are_synced(
-    receiver: Any, scu: Any, data_set: Any, monkeypatch: pytest.MonkeyPatch, *, is_named_by_fsync: bool
+    receiver: Any, scu: Any, data_set: Any, until: Any, monkeypatch: pytest.MonkeyPatch, *, is_named_by_fsync: bool
 ):
     """While any sync of the commit is under way there is no answer; then file and name are synced.
 
     Where an fsync commits a file's name with it the file is synced under its last name, elsewhere its folder is.
     """
     receiver.spool.is_named_by_fsync = is_named_by_fsync
-    original, may_go_on, synced = os.fsync, threading.Semaphore(0), []
-    entered = threading.Semaphore(0)
+    original, may_go_on = os.fsync, threading.Semaphore(0)
+    entered, synced = [], []
 
     def _fsync(descriptor: int) -> None:
-        entered.release()
-        assert may_go_on.acquire(timeout=20)
+        entered.append(descriptor)
+        assert may_go_on.acquire(timeout=WAIT_SECONDS)
         synced.append(Path(f"/proc/self/fd/{descriptor}").readlink())
         original(descriptor)
 
     monkeypatch.setattr(os, "fsync", _fsync)
     scu.begin_store(data_set())
-    while entered.acquire(timeout=0.5):
+    for number in itertools.count():
+        until(lambda number=number: len(entered) > number or scu.has_answer(0))
+        if len(entered) == number:
+            break
         assert not scu.has_answer(0.1)
         may_go_on.release()
     assert Status.SUCCESS == scu.response().status

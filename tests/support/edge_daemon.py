@@ -78,8 +78,8 @@ class EdgeDaemon:
     def children(self) -> list[int]:
         """Return the ids of the processes it started that run now, the oldest first."""
         threads = Path(f"/proc/{self.process.pid}/task").glob("*/children")
-        listed = sorted(int(pid) for each in threads for pid in each.read_text().split())
-        return [pid for pid in listed if b"spawn_main" in _command_line(pid)]
+        listed = [int(pid) for each in threads for pid in each.read_text().split()]
+        return sorted((pid for pid in listed if b"spawn_main" in _command_line(pid)), key=_age)
 
     def tail(self) -> str:
         """Return the end of its log."""
@@ -91,6 +91,13 @@ class EdgeDaemon:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait(WAIT_SECONDS)
+
+
+def _age(pid: int) -> tuple[int, int]:
+    """Return what sorts processes by their start: numbers begin again at the system's last."""
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]), pid
+    return 0, pid
 
 
 def _command_line(pid: int) -> bytes:

@@ -9,6 +9,7 @@ from typing import Any
 import obstore
 import pytest
 from obstore.store import LocalStore
+from waiting import WAIT_SECONDS
 
 from dicomflow.edge import uploader as uploader_module
 from dicomflow.edge.deliverer import Deliverer, StoredObject
@@ -18,8 +19,6 @@ from dicomflow.edge.spool import ReceivedFile, Spool
 from dicomflow.edge.uploader import Uploader
 from dicomflow.heartbeat import STATUS_PREFIX
 from dicomflow.manifest import Manifest
-
-WAIT_SECONDS = 60
 
 
 class Site:
