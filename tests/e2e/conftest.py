@@ -38,7 +38,7 @@ def send() -> Send:
         pairs = list({(file.meta.sop_class_uid, file.meta.transfer_syntax_uid) for file in files})
         try:
             with SendAssociation(
-                "127.0.0.1", port, pairs, calling_ae_title="SENDER", called_ae_title="ANY", timeout_seconds=60
+                "127.0.0.1", port, pairs, calling_ae_title="SENDER", called_ae_title="ANY", timeout_seconds=120
             ) as association:
                 for file in files:
                     outcome = association.store(file)

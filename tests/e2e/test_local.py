@@ -99,9 +99,13 @@ def test_local_killed_again_and_again_keeps_every_acknowledged_instance(
 def _interrupt(
     daemon: Any, send: Any, studies: list[tuple[Path, ...]], interrupt: Callable[[], None], after: int = 60
 ) -> dict[str, int | None]:
-    """Interrupt while the studies are being sent, once `after` instances are acknowledged; return all answers."""
+    """Interrupt while the studies are being sent, once `after` instances are acknowledged; return all answers.
+
+    The last instances are held back until then, however long the interruption takes to come.
+    """
     count = 0
-    enough = threading.Event()
+    last = sum(map(len, studies)) - SENDERS
+    enough, is_interrupted = threading.Event(), threading.Event()
     lock = threading.Lock()
 
     def acknowledged(_uid: str) -> None:
@@ -110,12 +114,19 @@ def _interrupt(
             count += 1
             if count == after:
                 enough.set()
+            is_held = count >= last
+        if is_held:
+            is_interrupted.wait()
 
     with ThreadPoolExecutor(SENDERS) as threads:
         sending = [threads.submit(send, daemon.port, study, acknowledged) for study in studies]
-        assert enough.wait(WAIT_SECONDS)
-        interrupt()
+        is_enough = enough.wait(WAIT_SECONDS)
+        try:
+            interrupt()
+        finally:
+            is_interrupted.set()
         answers = {uid: status for future in sending for uid, status in future.result().items()}
+    assert is_enough
     assert None in answers.values(), "everything was sent before the interruption"
     return answers
 

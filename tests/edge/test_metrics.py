@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 
 from dicomflow.edge.metrics import register_files, wipe
 
-MOST_SECONDS = 15e-6
+MOST_INCREMENTS = 10
 
 
 def _count(spool: Path, statement: str) -> str:
@@ -34,15 +34,19 @@ def test_labels_that_peers_choose_are_bounded(tmp_path: Path):
     assert 2000 == sum(counts.values())
 
 
-def test_counting_an_instance_costs_less_than_15_us(tmp_path: Path):
-    """The best of many batches in processor time, so that a busy machine does not decide."""
+def test_counting_an_instance_costs_less_than_ten_increments(tmp_path: Path):
+    """Of a counter without labels; both the best of many batches in processor time, on the same machine just then."""
     statement = (
         "import time, timeit\n"
-        "once = lambda: m.stored('1.2', 'CT1', 10, 0.004)\n"
-        "batches = timeit.repeat(once, number=200, repeat=9, timer=time.thread_time)\n"
-        "print(min(batches) / 200)"
+        "from prometheus_client import CollectorRegistry, Counter\n"
+        "plain = Counter('plain', 'Nothing.', registry=CollectorRegistry())\n"
+        "acts = [plain.inc, lambda: m.stored('1.2', 'CT1', 10, 0.004)]\n"
+        "cost = lambda act: timeit.timeit(act, number=200, timer=time.thread_time)\n"
+        "batches = [[cost(act) for act in acts] for _ in range(25)]\n"
+        "print(*map(min, zip(*batches)))"
     )
-    assert float(_count(tmp_path, statement)) < MOST_SECONDS
+    increment, count = map(float, _count(tmp_path, statement).split())
+    assert count < MOST_INCREMENTS * increment
 
 
 def test_wipe_begins_at_zero(tmp_path: Path):

@@ -81,14 +81,17 @@ class Nucleus:
         wait_for(lambda: self._running_answers(url), explain=self.log)
 
     def stop(self) -> None:
-        """Stop as a nucleus does: the shutdown step, where there is one; SIGTERM; and then five seconds."""
+        """Stop as a nucleus does, but for its patience: the shutdown step where there is one, else SIGTERM.
+
+        That an edge needs no more than a nucleus's five seconds is for `tests/edge/test_supervisor.py`.
+        """
         assert self._running is not None
         if self._runtime is None:
             assert "stopped" in self.step("shutdown")
-            assert 0 == self._running.wait(1), self.log()
+            assert 0 == self._running.wait(WAIT_SECONDS), self.log()
         else:
             self._running.terminate()
-            assert 0 == self._running.wait(5), self.log()
+            assert 0 == self._running.wait(WAIT_SECONDS), self.log()
 
     def close(self) -> None:
         """Leave nothing behind, whatever the test did."""

@@ -22,6 +22,7 @@ WORKERS = 8 if EVENTS >= 10_000 else 4
 SECONDS_BETWEEN_KILLS = 0.2
 MOST_KILLS = EVENTS // 150
 """On a machine with much else to do, nobody would live long enough to get anywhere."""
+PORTIONS = 10
 ONCE_BATCH = 10
 TABLES = (
     *("instance", "series_study", "series", "study_patient", "study"),
@@ -60,13 +61,18 @@ def test_workers_killed_at_random_leave_the_catalog_built_in_order_once(engine: 
 
 
 def work_under_fire(engine: Engine, folder: Path, bodies: list[str], chance: random.Random) -> int:
-    """Let workers empty the queue while one after the other is killed and replaced; return how many were."""
-    with engine.begin() as connection:
-        queue.send_many(connection, "index", bodies, datetime.now(UTC))
+    """Let workers empty the queue while one after the other is killed and replaced; return how many were.
+
+    The queue is filled in portions with a kill after each, so that workers that are left alone do not empty it before.
+    """
+    portions = [bodies[number::PORTIONS] for number in range(PORTIONS)]
     url = engine.url.render_as_string(hide_password=False)
     kills = 0
     with crew_of(WORKERS, run_index_worker, url, str(folder)) as crew:
-        while messages_left(engine):
+        while portions or messages_left(engine):
+            if portions:
+                with engine.begin() as connection:
+                    queue.send_many(connection, "index", portions.pop(), datetime.now(UTC))
             time.sleep(SECONDS_BETWEEN_KILLS * chance.random() * 2)
             kills += kills < MOST_KILLS and crew.kill(chance.choice(crew.names()))
             crew.replace_dead()
