@@ -16,6 +16,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from hypothesis import HealthCheck, settings
 from sqlalchemy import Engine, create_engine, make_url, text
 from waiting import WAIT_SECONDS, free_ports, wait_for
 
@@ -23,6 +24,10 @@ from dicomflow.catalog.engine import create_engine_for, migrate
 from dicomflow.catalog.report import create_read_only_engine, run_read_only
 
 pytest_plugins = ["object_stores"]
+
+# An example takes 200 ms, and drawing some takes a second, on a machine that stands still for so long.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 _NO_SKIPS = os.environ.get("DICOMFLOW_NO_SKIPS") == "1"
 _BACKENDS = ("sqlite", "postgresql")
