@@ -286,13 +286,14 @@ def test_kill_five_seconds_after_sigterm_loses_nothing(
     for sender in senders:
         sender.start()
     until(lambda: len(acknowledged) > 30, explain=edge.tail)
-    # The deliverer hangs, so that the stop takes as long as it may.
+    # The deliverer hangs, so that the stop takes as long as it may. Before it is at work SIGTERM ends it all the same.
+    until(lambda: any(edge.objects.glob("site-1/*/*/*/*.dcm")), explain=edge.tail)
     hung = edge.children()[-1]
     os.kill(hung, signal.SIGSTOP)
     edge.process.terminate()
     try:
         edge.process.wait(5)
-        assert "child_killed name=deliverer" in edge.log.read_text()
+        assert "child_killed name=deliverer" in edge.log.read_text(), edge.tail()
     except subprocess.TimeoutExpired:
         os.killpg(edge.process.pid, signal.SIGKILL)
         edge.process.wait(WAIT_SECONDS)
