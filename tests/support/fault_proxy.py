@@ -12,6 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from waiting import WAIT_SECONDS, free_ports
+
 __all__ = ["FaultProxy", "Request"]
 
 _HOP_BY_HOP: Final = {"connection", "keep-alive", "transfer-encoding", "content-length", "date", "server"}
@@ -41,7 +43,7 @@ class FaultProxy:
         self.stopping = threading.Event()
         self._server: ThreadingHTTPServer | None = None
         self._connections: set[socket.socket] = set()
-        self.port = 0
+        (self.port,) = free_ports(1)  # its own over all refusals
         self.accept()
 
     @property
@@ -156,7 +158,9 @@ class _Handler(BaseHTTPRequestHandler):
         return self._body
 
     def forward(self) -> tuple[int, list[tuple[str, str]], bytes]:
-        upstream = http.client.HTTPConnection(self.proxy.upstream.hostname or "", self.proxy.upstream.port, timeout=120)
+        upstream = http.client.HTTPConnection(
+            self.proxy.upstream.hostname or "", self.proxy.upstream.port, timeout=WAIT_SECONDS
+        )
         with contextlib.closing(upstream):
             headers = {name: value for name, value in self.headers.items() if name.lower() != "connection"}
             upstream.request(self.command, self._path(), self.body(), headers)
