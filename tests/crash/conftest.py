@@ -25,6 +25,7 @@ from dicomflow.dimse.command import Command, CommandField, encode_command
 from dicomflow.dimse.events import AssociationAccepted, CommandReceived
 from dicomflow.dimse.pdu import AssociateRequest, ProposedContext
 from dicomflow.dimse.requestor import Requestor
+from dicomflow.edge.segments import read_records, segments_of
 from dicomflow.edge.spool import Spool, _scan
 from dicomflow.errors import InternalError
 from dicomflow.manifest import Manifest
@@ -198,6 +199,10 @@ class Site:
             digest = hashlib.sha256(file.path.read_bytes()).hexdigest()
             assert file.sha256 == digest, f"{file.path.name} has other bytes than its name says"
             found[digest] = str(file.path)
+        for segment in (path for lane in self.spool.received.iterdir() for path in segments_of(lane)):
+            with segment.open("rb", buffering=0) as opened:
+                whole = [each for each in read_records(opened) if each.is_whole]
+            found |= {each.name.rpartition("_")[2]: f"{segment}:{each.start}" for each in whole}
         return found | self.delivered()
 
     def delivered(self) -> dict[str, str]:

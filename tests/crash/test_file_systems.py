@@ -85,15 +85,18 @@ def surviving(disk: Disk) -> set[str]:
     spool = Spool(disk.root / "spool")
     spool.discard_incoming()
     spool.discard_stored()
+    while spool.unpack(1000):
+        pass
     files = [*spool.scan_received(), *(file for file, _ in spool.scan_quarantined())]
     for folder in spool.delivering.iterdir():
         files += spool.scan_delivery(folder.name)
     return {file.sha256 for file in files if file.sha256 == hashlib.sha256(file.path.read_bytes()).hexdigest()}
 
 
-def test_power_loss_after_the_answer_keeps_bytes_and_name(disk: Disk) -> None:
+@pytest.mark.parametrize("segment_bytes", [0, 1 << 20])
+def test_power_loss_after_the_answer_keeps_bytes_and_name(disk: Disk, segment_bytes: int) -> None:
     """Four associations have their answers, nothing else was synced, and the power goes: every instance is there."""
-    spool = Spool(disk.root / "spool")
+    spool = Spool(disk.root / "spool", segment_bytes=segment_bytes)
     acknowledged: list[ReceivedFile] = []
     threads = [
         threading.Thread(target=receive, args=(spool, range(each, INSTANCES, THREADS), acknowledged))
@@ -103,6 +106,7 @@ def test_power_loss_after_the_answer_keeps_bytes_and_name(disk: Disk) -> None:
         thread.start()
     for thread in threads:
         thread.join()
+    spool.segments = None  # or the file system could not be unmounted
     assert INSTANCES == len(acknowledged)
     assert {file.sha256 for file in acknowledged} <= surviving(disk)
 
@@ -118,6 +122,23 @@ def test_power_loss_while_a_delivery_is_gathered_keeps_every_instance(disk: Disk
     for file in acknowledged[40:50]:
         spool.assign(file, "d0")
     spool.quarantine(acknowledged[50], "refused")
+    assert {file.sha256 for file in acknowledged} <= surviving(disk)
+
+
+def test_power_loss_while_segments_are_unpacked_and_used_again_keeps_every_instance(disk: Disk) -> None:
+    """Some were unpacked, some of those are in a delivery, their segments hold others, and some wait in the last."""
+    spool, deliverers = Spool(disk.root / "spool", segment_bytes=1 << 20), Spool(disk.root / "spool")
+    acknowledged: list[ReceivedFile] = []
+    receive(spool, range(300), acknowledged)
+    while deliverers.unpack(100):
+        pass
+    for file in list(deliverers.scan_received())[:100]:
+        deliverers.assign(file, "d1")
+    deliverers.sync_deliveries(["d1"])
+    receive(spool, range(300, 500), acknowledged)
+    deliverers.unpack(50)
+    receive(spool, range(500, 600), acknowledged)
+    spool.segments = None
     assert {file.sha256 for file in acknowledged} <= surviving(disk)
 
 

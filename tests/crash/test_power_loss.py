@@ -17,8 +17,11 @@ from typing import Any
 
 import pytest
 
-from dicomflow.edge import spares
-from dicomflow.edge.spool import ReceivedFile, Spool
+from dicomflow.edge import spares, unpacker
+from dicomflow.edge import spool as spool_module
+from dicomflow.edge.received import ReceivedFile
+from dicomflow.edge.segments import Segments, read_records
+from dicomflow.edge.spool import Spool
 
 ASSOCIATION = "a" * 32
 # Whether an fsync of a file makes its new name durable, and whether a rename keeps a name whatever happens.
@@ -30,7 +33,7 @@ Names = dict[tuple[int, str], int]
 class Disk:
     """What may have survived. One owner: the test; it patches `os` for as long as the fixture lives."""
 
-    def __init__(self, spool: Spool, patch: pytest.MonkeyPatch) -> None:
+    def __init__(self, spool: Spool, patch: pytest.MonkeyPatch, *, has_syncfs: bool = True) -> None:
         self.spool = spool
         self.acknowledged: set[str] = set()
         self.stored: set[str] = set()
@@ -40,7 +43,15 @@ class Disk:
         self._certain: Names = {}
         self._uncertain: list[list[Change]] = []  # what stands together happens together
         self._synced: dict[int, str] = {}
-        for folder in (spool.received, spool.lane, spool.delivering, spool.quarantined, spool.root / "spares"):
+        unpacked = spool.received / unpacker.UNPACKED
+        for folder in (
+            spool.received,
+            spool.lane,
+            unpacked,
+            spool.delivering,
+            spool.quarantined,
+            spool.root / "spares",
+        ):
             parent = _inode(folder.parent)
             self._certain[parent, folder.name] = _inode(folder)
         for name, changes in (
@@ -55,7 +66,15 @@ class Disk:
             patch.setattr(os, name, self._followed(getattr(os, name), changes))
         for name in ("write", "writev", "ftruncate"):
             patch.setattr(os, name, self._followed(getattr(os, name), lambda *_: [], self._written))
+        patch.setattr(os, "pwrite", self._followed(os.pwrite, lambda *_: [], self._written_at))
         patch.setattr(os, "fsync", self._followed(os.fsync, lambda *_: [], self._fsynced))
+        patch.setattr(os, "fdatasync", self._followed(os.fdatasync, lambda *_: [], self._records_synced))
+        patch.setattr(
+            unpacker, "sync_file_system", self._followed(lambda _: has_syncfs, lambda *_: [], self._all_synced)
+        )
+        self._has_syncfs = has_syncfs
+        # Of each segment the records that were in it when it was last synced and are not written over since.
+        self._records: dict[int, dict[str, tuple[int, int]]] = {}
 
     def check(self) -> None:
         """Assert that whatever survived, each instance that was acknowledged is there or in the store."""
@@ -88,6 +107,8 @@ class Disk:
             digest = name.removesuffix(".dcm").rpartition("_")[2]
             if folder in folders and name.endswith(".dcm") and self._synced.get(ino) == digest:
                 yield digest
+            if folder in folders and name.endswith(".segment"):
+                yield from self._records.get(ino, ())
 
     def _followed(self, call: Callable[..., Any], changes: Callable[..., list[Change]], then: Any = None) -> Any:
         def _call(*arguments: Any, **keywords: Any) -> Any:
@@ -122,10 +143,35 @@ class Disk:
     def _written(self, descriptor: int, *_: Any) -> None:
         self._synced.pop(os.fstat(descriptor).st_ino, None)
 
+    def _written_at(self, descriptor: int, data: bytes, offset: int) -> None:
+        self._written(descriptor)
+        kept = self._records.get(os.fstat(descriptor).st_ino, {})
+        for digest, (start, end) in list(kept.items()):
+            if start < offset + len(data) and offset < end:
+                del kept[digest]
+
+    def _records_synced(self, descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        if path.suffix == ".segment":
+            with path.open("rb", buffering=0) as file:
+                records = [each for each in read_records(file) if each.is_whole]
+            self._records[os.fstat(descriptor).st_ino] = {
+                each.name.rpartition("_")[2]: (each.start, each.end) for each in records
+            }
+
+    def _all_synced(self, _folder: Path) -> None:
+        if not self._has_syncfs:
+            return
+        self._certain = _changed(self._certain, itertools.chain(*self._uncertain))
+        self._uncertain = []
+        for path in self.spool.root.rglob("*.dcm"):
+            self._synced[_inode(path)] = hashlib.sha256(path.read_bytes()).hexdigest()
+
     def _fsynced(self, descriptor: int) -> None:
         status = os.fstat(descriptor)
         is_folder = stat.S_ISDIR(status.st_mode)
         if not is_folder:
+            self._records_synced(descriptor)
             content = Path(f"/proc/self/fd/{descriptor}").read_bytes()
             self._synced[status.st_ino] = hashlib.sha256(content).hexdigest()
         folders = {status.st_ino} if is_folder else self._folders_of(status.st_ino)
@@ -161,11 +207,15 @@ def _place(path: Any) -> tuple[int, str]:
 def disk_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Disk]:
     """Give a spool on a disk that forgets."""
 
-    def _disk_of(kind: str, *, fsync: bool = True) -> Disk:
-        spool = Spool(tmp_path / "spool", spare_bytes=1 << 20)
-        spool.fsync = fsync
-        spool.is_named_by_fsync, spool.is_journalled = KINDS[kind]
-        return Disk(spool, monkeypatch)
+    def _disk_of(kind: str, *, fsync: bool = True, segment_bytes: int = 0, has_syncfs: bool = True) -> Disk:
+        monkeypatch.setattr(spool_module, "is_named_by_fsync", lambda _: KINDS[kind][0])
+        monkeypatch.setattr(spool_module, "is_journalled", lambda _: KINDS[kind][1])
+        spool = Spool(tmp_path / "spool", spare_bytes=1 << 20, fsync=fsync)
+        disk = Disk(spool, monkeypatch, has_syncfs=has_syncfs)
+        if segment_bytes:
+            # Begun under the eyes of the model.
+            spool.segments = Segments(spool.lane, segment_bytes, fsync=fsync, name=spool.name)
+        return disk
 
     return _disk_of
 
@@ -222,6 +272,49 @@ def test_power_loss_is_found_where_a_file_is_written_over_too_early(
     file = receive(disk, 0)
     with pytest.raises(AssertionError, match="1 lost"):
         disk.spool.spares.keep([file.path])
+
+
+@pytest.mark.parametrize("has_syncfs", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_power_loss_at_any_call_of_a_segment_loses_no_acknowledged_object(
+    disk_of: Callable[..., Disk], kind: str, *, has_syncfs: bool
+):
+    """Small instances are appended, unpacked and delivered, and later ones are written over them."""
+    disk = disk_of(kind, segment_bytes=4 * 4096, has_syncfs=has_syncfs)
+    numbers = itertools.count()
+    for _ in range(3):
+        for _ in range(3):
+            receive(disk, next(numbers))
+        disk.spool.unpack(2)
+        disk.spool.unpack(100)
+        deliver(disk, list(disk.spool.scan_received()))
+    receive(disk, next(numbers))
+    assert disk.states > 200
+    assert [] != list(disk.spool.lane.glob("*.segment"))
+    assert 3 >= len({path.stat().st_ino for path in disk.spool.lane.iterdir() if path.suffix != ".at"})
+
+
+def test_power_loss_is_found_where_a_segment_is_given_back_too_early(
+    disk_of: Callable[..., Disk], monkeypatch: pytest.MonkeyPatch
+):
+    """The model itself: a segment that is free before its files are durable takes its instances with it."""
+    disk = disk_of("journal", segment_bytes=4 * 4096)
+    receive(disk, 0)
+    monkeypatch.setattr(disk.spool._unpacker, "_fsync", False)
+    disk.spool.segments = None
+    with pytest.raises(AssertionError, match="1 lost"):
+        disk.spool.unpack(100)
+
+
+def test_power_loss_is_found_where_a_record_is_not_synced(
+    disk_of: Callable[..., Disk], monkeypatch: pytest.MonkeyPatch
+):
+    """The model itself: a record that is answered before its sync is lost."""
+    disk = disk_of("journal", segment_bytes=4 * 4096)
+    assert disk.spool.segments is not None
+    monkeypatch.setattr(disk.spool.segments, "_fsync", False)
+    with pytest.raises(AssertionError, match="1 lost"):
+        receive(disk, 0)
 
 
 @pytest.mark.parametrize("kind", KINDS)

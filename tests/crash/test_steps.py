@@ -14,6 +14,8 @@ import pytest
 from dicomflow.edge.spool import Spool
 
 OBJECTS = 2
+# Holds two of them, so that another one is begun.
+SEGMENT_BYTES = 64 << 10
 # More than `OBJECTS` stores can make; the test ends at the first step that is not reached.
 MOST_STEPS = 100
 
@@ -30,10 +32,10 @@ class Victim:
             start_new_session=True,
         )
 
-    def serve(self, folder: Path, step: int, spares: int, *, is_named_by_fsync: bool) -> int:
+    def serve(self, folder: Path, step: int, spares: int, *, is_named_by_fsync: bool, segment_bytes: int = 0) -> int:
         """Fork a receiver with some spares that dies at a step, and return its port."""
         assert self.process.stdin is not None
-        self.process.stdin.write(f"{folder} {is_named_by_fsync} {spares} {step}\n")
+        self.process.stdin.write(f"{folder} {is_named_by_fsync} {spares} {step} {segment_bytes}\n")
         self.process.stdin.flush()
         return int(self.read())
 
@@ -61,30 +63,45 @@ def instances(folder: Path) -> dict[str, str]:
     spool = Spool(folder)
     spool.discard_incoming()
     spool.mark_lost()
+    spool.unpack(1000)
     found = {file.sha256: hashlib.sha256(file.path.read_bytes()).hexdigest() for file in spool.scan_received()}
-    assert len(found) == len([path for path in spool.received.rglob("*") if path.is_file()])
+    others = {".segment", ".at", ".free"}
+    assert len(found) == len([path for path in spool.received.rglob("*.*") if path.suffix not in others])
     assert "open" not in spool.association_states().values()
     return found
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("is_named_by_fsync", "spares"), [(True, 0), (False, 0), (True, 1), (True, OBJECTS)])
+@pytest.mark.parametrize(
+    ("is_named_by_fsync", "spares", "segment_bytes"),
+    [
+        (True, 0, 0),
+        (False, 0, 0),
+        (True, 1, 0),
+        (True, OBJECTS, 0),
+        (True, 0, SEGMENT_BYTES),
+        (False, 0, SEGMENT_BYTES),
+    ],
+)
 def test_kill_9_at_every_step_loses_no_acknowledged_object(
     victim: Victim,
     sender_to: Any,
     encoded_object: Callable[..., Any],
     tmp_path: Path,
     spares: int,
+    segment_bytes: int,
     *,
     is_named_by_fsync: bool,
 ):
     """Before whichever system call the receiver dies: acknowledged is whole, and what is there was sent whole."""
     deaths = 0
+    objects = 2 * OBJECTS if segment_bytes else OBJECTS
     for step in range(MOST_STEPS):
         folder = tmp_path / str(step)
-        sender = sender_to(victim.serve(folder, step, spares, is_named_by_fsync=is_named_by_fsync))
+        port = victim.serve(folder, step, spares, is_named_by_fsync=is_named_by_fsync, segment_bytes=segment_bytes)
+        sender = sender_to(port)
         begun, acknowledged = set(), set()
-        for number in range(OBJECTS):
+        for number in range(objects):
             data_set, digest = encoded_object(f"1.2.{number + 1}", b"x" * 20_000)
             begun.add(digest)
             try:
@@ -103,12 +120,19 @@ def test_kill_9_at_every_step_loses_no_acknowledged_object(
     assert deaths >= OBJECTS * 5
 
 
-@pytest.mark.parametrize("is_named_by_fsync", [True, False])
+@pytest.mark.parametrize(("is_named_by_fsync", "segment_bytes"), [(True, 0), (False, 0), (True, 1 << 20)])
 def test_interrupted_system_calls_lose_nothing(
-    victim: Victim, sender_to: Any, encoded_object: Callable[..., Any], tmp_path: Path, *, is_named_by_fsync: bool
+    victim: Victim,
+    sender_to: Any,
+    encoded_object: Callable[..., Any],
+    tmp_path: Path,
+    segment_bytes: int,
+    *,
+    is_named_by_fsync: bool,
 ):
     """A signal every half millisecond (EINTR) neither refuses an object nor changes a byte."""
-    sender = sender_to(victim.serve(tmp_path / "spool", -1, 0, is_named_by_fsync=is_named_by_fsync))
+    port = victim.serve(tmp_path / "spool", -1, 0, is_named_by_fsync=is_named_by_fsync, segment_bytes=segment_bytes)
+    sender = sender_to(port)
     expected = set()
     for number in range(40):
         data_set, digest = encoded_object(f"1.2.{number + 1}", os.urandom(50_000))

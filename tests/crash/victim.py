@@ -1,8 +1,8 @@
 """Receivers that die at a chosen system call: a process forked for each line of standard input.
 
-A line is `FOLDER IS_NAMED_BY_FSYNC SPARES STEP`: receive into FOLDER, over as many files of before as SPARES, and end
-by SIGKILL before the call of number STEP that a store makes. With STEP -1 every system call is interrupted by a signal
-again and again instead.
+A line is `FOLDER IS_NAMED_BY_FSYNC SPARES STEP SEGMENT_BYTES`: receive into FOLDER, over as many files of before as
+SPARES or into segments of that size, and end by SIGKILL before the call of number STEP that a store makes. With STEP -1
+every system call is interrupted by a signal again and again instead.
 """
 
 import os
@@ -22,18 +22,22 @@ from dicomflow.edge.spool import Spool
 from dicomflow.edge.supervisor import bind
 from dicomflow.edge.watermark import Watermark
 
-CALLS = ("open", "write", "writev", "ftruncate", "fsync", "rename", "replace", "link", "close", "unlink")
+CALLS = (
+    *("open", "write", "writev", "ftruncate", "fsync", "rename", "replace", "link", "close", "unlink"),
+    *("pwrite", "fdatasync"),
+)
 SPARE_BYTES = 32_000  # longer than what is sent, and of its class
 STORM_SECONDS = 0.0005
 
 
-def _serve(folder: Path, step: int, count: int, *, is_named_by_fsync: bool) -> None:
+def _serve(folder: Path, step: int, count: int, segment_bytes: int, *, is_named_by_fsync: bool) -> None:
     spares.LEAST_BYTES = 1
-    spool = Spool(folder, spare_bytes=1 << 20)
+    spool = Spool(folder, spare_bytes=1 << 20, segment_bytes=segment_bytes)
     for number in range(count):
         (folder / str(number)).write_bytes(b"before" * (SPARE_BYTES // 6))
         spool.spares.keep([folder / str(number)])
-    spool.last_bytes = SPARE_BYTES
+    if not segment_bytes:
+        spool.last_bytes = SPARE_BYTES
     spool.is_named_by_fsync = is_named_by_fsync
     dimse = DimseSettings()
     settings = SpoolSettings(dir=folder, slow_below_bytes=0, refuse_below_bytes=0)
@@ -71,10 +75,11 @@ def _die_before(step: int) -> None:
 def main() -> None:
     """Fork for each line, and wait until that process has ended."""
     for line in sys.stdin:
-        folder, is_named_by_fsync, count, step = line.split()
+        folder, is_named_by_fsync, count, step, segment_bytes = line.split()
         child = os.fork()
         if child == 0:
-            _serve(Path(folder), int(step), int(count), is_named_by_fsync=is_named_by_fsync == "True")
+            is_named = is_named_by_fsync == "True"
+            _serve(Path(folder), int(step), int(count), int(segment_bytes), is_named_by_fsync=is_named)
         os.waitpid(child, 0)
         print("ended", flush=True)  # noqa: T201  # to the test
 

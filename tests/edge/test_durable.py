@@ -1,33 +1,30 @@
-"""Folder syncs for many threads: each change is served by an fsync that began after it, and failures reach all."""
+"""Syncs for many threads: each change is served by a sync that began after it, and failures reach all."""
 
 import os
 import threading
 from pathlib import Path
 
-import pytest
 from waiting import WAIT_SECONDS
 
-from dicomflow.edge import durable
-from dicomflow.edge.durable import FolderSync, start_writeback
+from dicomflow.edge.durable import SharedSync, start_writeback
 
 
-def test_changes_made_while_a_sync_runs_share_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changes_made_while_a_sync_runs_share_the_next_one() -> None:
     """Threads that come while one syncs wait for one more sync, not for one each, and for no earlier one."""
     is_syncing, go_on, syncs = threading.Event(), threading.Event(), []
 
-    def sync(folder: Path) -> None:
-        syncs.append(folder)
+    def sync() -> None:
+        syncs.append(1)
         is_syncing.set()
         assert go_on.wait(WAIT_SECONDS)
 
-    monkeypatch.setattr(durable, "sync_directory", sync)
-    folder = FolderSync(tmp_path)
-    threads = [threading.Thread(target=folder.sync) for _ in range(6)]
+    shared = SharedSync(sync)
+    threads = [threading.Thread(target=lambda: shared.wait(shared.note())) for _ in range(6)]
     threads[0].start()
     assert is_syncing.wait(WAIT_SECONDS)
     for thread in threads[1:]:
         thread.start()
-    while folder._changes < len(threads):  # the threads are counted before they wait
+    while shared._changes < len(threads):  # the threads are counted before they wait
         pass
     go_on.set()
     for thread in threads:
@@ -35,11 +32,11 @@ def test_changes_made_while_a_sync_runs_share_the_next_one(tmp_path: Path, monke
     assert len(syncs) == 2
 
 
-def test_failed_sync_fails_every_change_it_was_to_serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_sync_fails_every_change_it_was_to_serve() -> None:
     """No thread takes a failed fsync for its own, nor repeats it, and the next change is served again."""
     is_syncing, go_on, calls, errors = threading.Event(), threading.Event(), [], []
 
-    def sync(_folder: Path) -> None:
+    def sync() -> None:
         calls.append(1)
         is_syncing.set()
         assert go_on.wait(WAIT_SECONDS)
@@ -48,24 +45,23 @@ def test_failed_sync_fails_every_change_it_was_to_serve(tmp_path: Path, monkeypa
 
     def change() -> None:
         try:
-            folder.sync()
+            shared.wait(shared.note())
         except OSError as error:
             errors.append(error.errno)
 
-    monkeypatch.setattr(durable, "sync_directory", sync)
-    folder = FolderSync(tmp_path)
+    shared = SharedSync(sync)
     threads = [threading.Thread(target=change) for _ in range(4)]
     threads[0].start()
     assert is_syncing.wait(WAIT_SECONDS)
     for thread in threads[1:]:
         thread.start()
-    while folder._changes < len(threads):  # the threads are counted before they wait
+    while shared._changes < len(threads):  # the threads are counted before they wait
         pass
     go_on.set()
     for thread in threads:
         thread.join()
     assert (errors, len(calls)) == ([5, 5, 5], 2)
-    folder.sync()
+    shared.wait(shared.note())
     assert len(calls) == 3
 
 

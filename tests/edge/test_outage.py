@@ -56,8 +56,8 @@ def _pixels(number: int) -> bytes:
 
 
 def _is_drained(edge: Any) -> bool:
-    spool = edge.spool
-    return not any(spool.received.rglob("*.dcm")) and not any(spool.delivering.iterdir())
+    counts = edge.spool.counts()
+    return not counts["received"] and not any(edge.spool.delivering.iterdir())
 
 
 def _objects(s3_client: Any, bucket: str) -> dict[str, bytes]:

@@ -22,7 +22,6 @@ from dicomflow.errors import PermanentError
 from dicomflow.manifest import Manifest
 
 CT = b"1.2.840.10008.5.1.4.1.1.2"
-HALF = 200
 # A stop may take five seconds; what is above that is the machine's load and the interpreter's own end.
 STOP_SECONDS = 5.0
 TRIES = 5
@@ -31,12 +30,12 @@ TRIES = 5
 def begin_object(scu: Any, data_set: bytes) -> None:
     """Send a C-STORE-RQ and the first bytes of its data set."""
     command = Command(CommandField.C_STORE_RQ, 1, None, CT, b"1.2.3.4", priority=0, data_set_type=1)
-    scu.socket.sendall(encode_message(1, encode_command(command), 16384) + _fragment(data_set[:HALF], 0))
+    scu.socket.sendall(encode_message(1, encode_command(command), 16384) + _fragment(data_set[: len(data_set) // 2], 0))
 
 
 def end_object(scu: Any, data_set: bytes) -> int:
     """Send the rest and return the status of the response."""
-    scu.socket.sendall(_fragment(data_set[HALF:], 2))
+    scu.socket.sendall(_fragment(data_set[len(data_set) // 2 :], 2))
     return int(scu.response().status)
 
 
@@ -84,18 +83,19 @@ def test_stored_instance_is_delivered_with_its_manifest(
 def test_worker_crash_leaves_other_associations_running(edge_with: Any, scu_with: Any, data_set: Any, until: Any):
     """A killed worker takes only its own associations with it; it is replaced, and its files are cleaned up."""
     edge = edge_with().start()
+    large = data_set(pixels=bytes(200_000))  # a small one has no file before it is complete
     scus: list[Any] = []
     while len(half_received(edge)) < 2:
         assert len(scus) < 60, "one worker takes all associations"
         scus.append(scu_with(edge.port))
         scus[-1].associate()
-        begin_object(scus[-1], data_set())
+        begin_object(scus[-1], large)
         until(lambda: sum(half_received(edge).values()) == len(scus))
     before, victim = edge.children(), min(half_received(edge))
     others = sum(count for pid, count in half_received(edge).items() if pid != victim)
     os.kill(victim, signal.SIGKILL)
     until(lambda: victim not in half_received(edge), explain=edge.tail)
-    statuses = [status for status in (_end_if_open(scu, data_set()) for scu in scus) if status is not None]
+    statuses = [status for status in (_end_if_open(scu, large) for scu in scus) if status is not None]
     assert [0] * others == statuses
     until(lambda: len(edge.children()) == len(before), explain=edge.tail)
     until(lambda: "lost" in edge.spool.association_states().values() or listed(edge), explain=edge.tail)

@@ -33,6 +33,7 @@ __all__ = ["Announce", "Deliverer", "StoredObject"]
 
 _POLL_SECONDS: Final = 0.2
 _BATCH: Final = 500
+_UNPACK_SECONDS: Final = 1.0
 # A modality may open an association an image; the manifest has them all.
 _LOGGED_ASSOCIATIONS: Final = 20
 _FORGET_EVERY_SECONDS: Final = 3600.0
@@ -87,7 +88,7 @@ class Deliverer:
         self._feedback_seconds = _FEEDBACK_SECONDS[settings.commitment.level == "imported"]
         # Stored by an earlier run, as the ledger has it: looked up before they are put again.
         self._perhaps_stored: set[str] = set()
-        self._forgot_at = self._forgot_notes_at = float("-inf")
+        self._forgot_at = self._forgot_notes_at = self._unpack_at = float("-inf")
 
     async def run(self) -> None:
         """Deliver until cancelled."""
@@ -164,7 +165,7 @@ class Deliverer:
         """Move received files into their deliveries, durably before any of them is stored; True if some are left."""
         now = time.monotonic()
         moved: list[tuple[Delivery, ReceivedInstance]] = []
-        has_more = False
+        has_more = self._unpack(now)
         for instance in self._read(self._spool.scan_received()):
             if len(moved) >= _BATCH:
                 has_more = True
@@ -187,6 +188,18 @@ class Deliverer:
             self._enqueue(delivery, assigned)
             self._progress.arrived(assigned.bytes)
             self._heartbeats.saw(assigned)
+        return has_more
+
+    def _unpack(self, now: float) -> bool:
+        """Make files of small instances; True if more may be there.
+
+        Not at each round: they are durable where they are, and the disk is for senders that wait for their answers.
+        """
+        if now < self._unpack_at:
+            return False
+        has_more = self._spool.unpack(_BATCH)
+        if not has_more:
+            self._unpack_at = now + min(_UNPACK_SECONDS, self._settings.quiet_seconds / 4)
         return has_more
 
     def _is_resent(self, instance: ReceivedInstance) -> bool:

@@ -8,32 +8,46 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, cast
 
-__all__ = ["FolderSync", "is_journalled", "is_named_by_fsync", "start_writeback", "sync_directory"]
+__all__ = [
+    "SharedSync",
+    "is_journalled",
+    "is_named_by_fsync",
+    "start_writeback",
+    "sync_directory",
+    "sync_file_system",
+]
 
 # fsync of a renamed file writes the name with it: in one journal or log (ext4, xfs, btrfs), or, ext4 without a journal,
 # by writing the folder that the name is new in.
 _NAMED_BY_FSYNC: Final = frozenset({"ext4", "xfs", "btrfs"})
 
 
-class FolderSync:
-    """Syncs one folder for many threads at once: an fsync that begins after a change serves it."""
+class SharedSync:
+    """One sync for many threads at once: what was changed before it begins is served by it.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    Args:
+        sync: makes all changes until now durable; raises `OSError`.
+    """
+
+    def __init__(self, sync: Callable[[], None]) -> None:
+        self._sync = sync
         self._counting = threading.Lock()
         self._syncing = threading.Lock()
         self._changes = self._served = 0
-        self._failed: tuple[int, OSError] | None = None  # the last change that a failed fsync was to serve
+        self._failed: tuple[int, OSError] | None = None  # the last change that a failed sync was to serve
 
-    def sync(self) -> None:
-        """Durable: on return what the caller changed in the folder is on disk.
-
-        Raises `OSError` if the fsync that was to serve this change failed, whichever thread called it: a second one
-        could succeed although the kernel has dropped the pages.
-        """
+    def note(self) -> int:
+        """Count a change that was made, and return its number for `wait`."""
         with self._counting:
             self._changes += 1
-            change = self._changes
+            return self._changes
+
+    def wait(self, change: int) -> None:
+        """Durable: on return the change of this number is on disk.
+
+        Raises `OSError` if the sync that was to serve this change failed, whichever thread called it: a second one
+        could succeed although the kernel has dropped the pages.
+        """
         with self._syncing:
             if self._served >= change:
                 if self._failed is not None and change <= self._failed[0]:
@@ -41,7 +55,7 @@ class FolderSync:
                 return
             last = self._changes
             try:
-                sync_directory(self._folder)
+                self._sync()
             except OSError as error:
                 self._failed = (last, error)
                 raise
@@ -60,17 +74,18 @@ def sync_directory(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _find_sync_file_range() -> Callable[[int, int, int, int], int] | None:
-    """Return Linux's system call that starts writing a range, which Python has no function for."""
+def _find(name: str, *arguments: type) -> Callable[..., int] | None:
+    """Return a system call of Linux that Python has no function for."""
     if sys.platform != "linux":
         return None
-    function = getattr(ctypes.CDLL(None), "sync_file_range", None)
+    function = getattr(ctypes.CDLL(None, use_errno=True), name, None)
     if function is not None:
-        function.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
-    return cast("Callable[[int, int, int, int], int] | None", function)
+        function.argtypes = arguments
+    return cast("Callable[..., int] | None", function)
 
 
-_sync_file_range: Final = _find_sync_file_range()
+_sync_file_range: Final = _find("sync_file_range", ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+_syncfs: Final = _find("syncfs", ctypes.c_int)
 _SYNC_FILE_RANGE_WRITE: Final = 2
 
 
@@ -81,6 +96,22 @@ def start_writeback(descriptor: int, offset: int, length: int) -> None:
     """
     if _sync_file_range is not None:
         _sync_file_range(descriptor, offset, length, _SYNC_FILE_RANGE_WRITE)
+
+
+def sync_file_system(folder: Path) -> bool:
+    """Make durable all that was written to a folder's file system; False where there is no such call.
+
+    Raises `OSError`, since Linux 5.8 for any page that could not be written.
+    """
+    if _syncfs is None:
+        return False
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if _syncfs(descriptor):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def is_named_by_fsync(path: Path) -> bool:

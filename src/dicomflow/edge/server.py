@@ -76,7 +76,13 @@ def run_worker(start: WorkerStart) -> None:
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda _number, _frame: stopping.set())
     kept = start.settings.spool
-    spool = Spool(kept.dir, fsync=kept.fsync, lane=str(start.index), spare_bytes=kept.spare_bytes)
+    spool = Spool(
+        kept.dir,
+        fsync=kept.fsync,
+        lane=str(start.index),
+        spare_bytes=kept.spare_bytes,
+        segment_bytes=kept.segment_bytes,
+    )
     dimse = start.settings.dimse
     receiver = Receiver(
         dimse,

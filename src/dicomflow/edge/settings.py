@@ -12,7 +12,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from dicomflow.errors import PermanentError
@@ -37,6 +37,8 @@ ENVIRONMENT_PREFIX: Final = "DICOMFLOW_EDGE__"
 _LIKE_OURS: Final = "DICOMFLOW_EDGE"
 # DCMTK and others take no smaller one; 0 stands for no limit (PS3.8 D.1).
 _LEAST_MAX_PDU_BYTES: Final = 4096
+# Some records of the largest size, or most of a segment would be left empty.
+_LEAST_SEGMENT_BYTES: Final = 1 << 20
 _AE_TITLE: Final = re.compile(r"[ -\[\]-~]{1,16}")
 
 
@@ -96,14 +98,23 @@ class SpoolSettings(_Section):
     """Where instances are kept until they are stored. `workers` 0 means one a core, at least two.
 
     Files of stored instances are kept up to `spare_bytes` in all, to be written over by new ones; 0 keeps none.
+    Instances of up to 64 KiB are received into segments of `segment_bytes`; 0 gives each a file of its own.
     """
 
     dir: Path
     fsync: bool = True
     spare_bytes: int = Field(256 << 20, ge=0)
+    segment_bytes: int = Field(8 << 20, ge=0)
     slow_below_bytes: int = Field(10 << 30, ge=0)
     refuse_below_bytes: int = Field(2 << 30, ge=0)
     workers: int = Field(0, ge=0, le=64)
+
+    @field_validator("segment_bytes")
+    @classmethod
+    def _holds_a_record(cls, value: int) -> int:
+        if 0 < value < _LEAST_SEGMENT_BYTES:
+            raise ValueError(f"segment_bytes is {value:,}: 0 for none, or at least {_LEAST_SEGMENT_BYTES:,}")
+        return value
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

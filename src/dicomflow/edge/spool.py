@@ -2,7 +2,9 @@
 
 ```
 received/{lane}/               a folder for each worker: `.part` files are being received, and nothing of them was
-                               acknowledged; `.dcm` files are acknowledged instances, ordinary Part 10 files
+                               acknowledged; `.dcm` files are acknowledged instances, ordinary Part 10 files;
+                               `.segment` files hold small ones, see `segments`
+received/unpacked/             those small ones as files, which the deliverer makes of them
 delivering/{delivery}/         instances of a delivery, and its manifest once it is closed
 delivering/{delivery}.stored/  what is left of a delivery that is in the store, about to be removed
 quarantined/                   what cannot be delivered, each beside a .reason file
@@ -17,49 +19,47 @@ touches files of images.
 """
 
 import contextlib
-import hashlib
+import logging
 import os
 import sys
 import threading
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-from dicomflow.edge.durable import FolderSync, is_journalled, is_named_by_fsync, start_writeback, sync_directory
+from dicomflow.edge import segments
+from dicomflow.edge.durable import SharedSync, is_journalled, is_named_by_fsync, sync_directory
+from dicomflow.edge.incoming import IncomingFile
+from dicomflow.edge.received import SUFFIX, ReceivedFile
 from dicomflow.edge.spares import Spares
+from dicomflow.edge.unpacker import UNPACKED, Unpacker
 from dicomflow.errors import PermanentError
 
 __all__ = ["IncomingFile", "ReceivedFile", "Spool", "count_files", "oldest_seconds", "sync_directory"]
 
-_SUFFIX: Final = ".dcm"
 _STORED: Final = ".stored"
-_CAN_WRITEV: Final = hasattr(os, "writev")
-# POSIX promises 16 and Linux gives 1,024 buffers a call.
-_MAX_BUFFERS: Final = 1024
-# The disk writes what came while more comes, so that the fsync at the end waits for little: 6 % on objects of 525 KB.
-_WRITEBACK_BYTES: Final = 256 << 10
-_OPEN_FLAGS: Final = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+_OPEN_FLAGS: Final = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_CLOEXEC", 0)
 _FILE_MODE: Final = 0o640
 _FOLDER_MODE: Final = 0o750
 
-
-@dataclass(frozen=True, slots=True)
-class ReceivedFile:
-    """A file of `received/` or of a delivery, as its name tells it; `sha256` is of the whole file, in hex."""
-
-    path: Path
-    association_id: str
-    number: int
-    peer: str
-    sha256: str
+_logger = logging.getLogger(__name__)
 
 
 class Spool:
-    """The folders of one spool; opening it creates what is missing."""
+    """The folders of one spool; opening it creates what is missing.
 
-    def __init__(self, root: Path, *, fsync: bool = True, lane: str = "0", spare_bytes: int = 0) -> None:
+    Args:
+        root: the folder that has them.
+        fsync: whether a commit waits for the disk.
+        lane: the folder of `received/` that this process receives into; no other one does.
+        spare_bytes: how much is kept of stored instances, to be written over.
+        segment_bytes: the size of a segment; 0 receives each instance into a file of its own.
+    """
+
+    def __init__(
+        self, root: Path, *, fsync: bool = True, lane: str = "0", spare_bytes: int = 0, segment_bytes: int = 0
+    ) -> None:
         self.root = root
         self.received = root / "received"
         self.lane = self.received / lane
@@ -69,9 +69,17 @@ class Spool:
         self.fsync = fsync
         spares = root / "spares"
         self.spares = Spares(spares, spare_bytes)
+        self.process_id = os.getpid()
         self.last_bytes = 0  # the size of the instance that was committed last
         try:
-            for folder in (self.lane, self.delivering, self.quarantined, self.associations, spares):
+            for folder in (
+                self.lane,
+                self.received / UNPACKED,
+                self.delivering,
+                self.quarantined,
+                self.associations,
+                spares,
+            ):
                 folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
         except OSError as error:
             raise PermanentError(f"cannot create the spool in {root}: {error.strerror}") from error
@@ -79,11 +87,33 @@ class Spool:
             sync_directory(folder)
         self.is_named_by_fsync = is_named_by_fsync(root)
         self.is_journalled = is_journalled(root)
-        self.names = FolderSync(self.lane)
+        self._names = SharedSync(lambda: sync_directory(self.lane))
         # ext4 without a journal writes a folder for one fsync at a time: another that comes meanwhile finds nothing to
         # write, and returns although the change that it is for is not on the disk.
         self.naming = contextlib.nullcontext() if self.is_journalled or not fsync else threading.Lock()
         self._twice_named: list[Path] = []  # the first names of files that were assigned
+        self.segments = self._prepared(segment_bytes) if segment_bytes and segments.is_supported else None
+        self._unpacker = Unpacker(self.received, self.delivering, fsync=fsync, quarantine=self.quarantine)
+
+    def name(self, rename: Callable[[], None], descriptor: int) -> None:
+        """Rename an open file within the lane, and make its bytes and its name durable.
+
+        Bytes and name are synced after the rename, by one fsync where that commits both: power loss in between can
+        leave a name whose bytes are not whole, which the digest in it gives away. Raises `OSError`.
+        """
+        with self.naming:
+            rename()
+            if self.fsync:
+                os.fsync(descriptor)
+        if self.fsync and not self.is_named_by_fsync:
+            self._names.wait(self._names.note())
+
+    def unpack(self, limit: int) -> bool:
+        """Make files of small instances that came into segments; True if some may be left. Process: the deliverer.
+
+        Durable: on return they are on disk. Raises `OSError`.
+        """
+        return self._unpacker.unpack(limit)
 
     def create(self, association_id: str, number: int, near_bytes: int = 0) -> "IncomingFile":
         """Open a file for an instance that begins to arrive, perhaps of a size known by others; raises `OSError`."""
@@ -118,7 +148,7 @@ class Spool:
 
     def holds(self, delivery_id: str, sha256: str) -> bool:
         """Tell whether a delivery in the spool has a file with this digest."""
-        return any((self.delivering / delivery_id).glob(f"*_{sha256}{_SUFFIX}"))
+        return any((self.delivering / delivery_id).glob(f"*_{sha256}{SUFFIX}"))
 
     def scan_delivery(self, delivery_id: str) -> Iterator[ReceivedFile]:
         """Yield the files of a delivery, in no order."""
@@ -222,10 +252,20 @@ class Spool:
     def discard_stored(self, delivery_id: str = "*") -> None:
         """Remove what is left of one stored delivery, or of all whose removal was cut short."""
         for folder in self.delivering.glob(delivery_id + _STORED):
-            self.spares.keep(folder.glob(f"*{_SUFFIX}"))
+            self.spares.keep(folder.glob(f"*{SUFFIX}"))
             for path in folder.iterdir():
                 path.unlink()
             folder.rmdir()
+
+    def _prepared(self, segment_bytes: int) -> segments.Segments | None:
+        """Return the lane's segments with one begun; None where there can be none."""
+        prepared = segments.Segments(self.lane, segment_bytes, fsync=self.fsync, name=self.name)
+        try:
+            prepared.prepare()
+        except OSError as error:
+            _logger.warning("segments_not_used errno=%s", error.errno)
+            return None
+        return prepared
 
     def _rename(self, path: Path, target: Path) -> bool:
         """Give a file another name; True when the first is still there, to be removed once the other is synced.
@@ -244,126 +284,11 @@ class Spool:
             sync_directory(folder)
 
 
-class IncomingFile:
-    """One instance being received. Thread: one owner. Either `commit` or `discard` ends it."""
-
-    def __init__(self, spool: Spool, association_id: str, number: int, near_bytes: int) -> None:
-        self._spool = spool
-        # Text, not `Path`: this is done for each instance, and a path costs as much as the open.
-        self._folder = str(spool.lane)
-        self._stem = f"{association_id}_{number:08}"
-        self._path = f"{self._folder}/{self._stem}_{os.getpid()}.part"
-        self._association_id = association_id
-        self._number = number
-        taken = spool.spares.take(near_bytes, self._path)
-        # What a spare held is in the file until it is written over, or cut off by `end`.
-        self._descriptor, self._stale_bytes = taken or (os.open(self._path, _OPEN_FLAGS, _FILE_MODE), 0)
-        self._digest = hashlib.sha256()
-        self._unstarted_bytes = 0  # written since the disk was last asked to begin
-        self.size_bytes = 0
-
-    @property
-    def path(self) -> Path:
-        """Where the file is until it is committed."""
-        return Path(self._path)
-
-    def write(self, buffers: Sequence[bytes | memoryview]) -> None:
-        """Append buffers in one gathered write; they may be reused on return. Raises `OSError`."""
-        for buffer in buffers:
-            self._digest.update(buffer)
-        before = self.size_bytes
-        for start in range(0, len(buffers), _MAX_BUFFERS):
-            self._write_all(buffers[start : start + _MAX_BUFFERS])
-        self._unstarted_bytes += self.size_bytes - before
-        if self._unstarted_bytes >= _WRITEBACK_BYTES and self._spool.fsync:
-            start_writeback(self._descriptor, self.size_bytes - self._unstarted_bytes, self._unstarted_bytes)
-            self._unstarted_bytes = 0
-
-    def end(self) -> None:
-        """Note that all is written: from now on the file holds that and nothing else. Raises `OSError`."""
-        if self._stale_bytes > self.size_bytes:
-            os.ftruncate(self._descriptor, self.size_bytes)
-        self._stale_bytes = 0
-
-    def commit(self, peer: str) -> ReceivedFile:
-        """Make the instance durable and visible in `received/`.
-
-        Durable: on return the file and its directory entry are on disk. A failed fsync is not retried, since the
-        kernel may have dropped the pages. Raises `OSError`, and then the file is gone.
-        """
-        sha256 = self._digest.hexdigest()
-        target = f"{self._folder}/{self._stem}_{peer.replace(':', '-')}_{sha256}{_SUFFIX}"
-        try:
-            self.end()
-            self._publish(target)
-        except BaseException:
-            # Not acknowledged, so it must not be taken for an instance.
-            Path(target).unlink(missing_ok=True)
-            self.discard()
-            raise
-        self._spool.last_bytes = self.size_bytes
-        return ReceivedFile(Path(target), self._association_id, self._number, peer, sha256)
-
-    def _publish(self, target: str) -> None:
-        """Rename the written file within its folder, and make its bytes and its name durable.
-
-        Bytes and name are synced after the rename, by one fsync where that commits both: power loss in between can
-        leave a name whose bytes are not whole, which the digest in it gives away.
-        """
-        if os.name == "nt":
-            # An open file cannot be renamed, and a folder cannot be synced.
-            if self._spool.fsync:
-                os.fsync(self._descriptor)
-            self._close()
-            os.rename(self._path, target)  # noqa: PTH104  # see `_path`
-            return
-        if self._spool.fsync and self._unstarted_bytes:
-            start_writeback(self._descriptor, self.size_bytes - self._unstarted_bytes, self._unstarted_bytes)
-        with self._spool.naming:
-            os.rename(self._path, target)  # noqa: PTH104  # see `_path`
-            if self._spool.fsync:
-                os.fsync(self._descriptor)
-        if self._spool.fsync and not self._spool.is_named_by_fsync:
-            self._spool.names.sync()
-        self._close()
-
-    def discard(self) -> None:
-        """Throw the file away: nothing of it was acknowledged."""
-        self._close()
-        self.path.unlink(missing_ok=True)
-
-    def _close(self) -> None:
-        if self._descriptor >= 0:
-            descriptor, self._descriptor = self._descriptor, -1
-            os.close(descriptor)
-
-    def _write_all(self, buffers: Sequence[bytes | memoryview]) -> None:
-        wanted = sum(map(len, buffers))
-        written = self._write_some(buffers)
-        self.size_bytes += wanted
-        while written < wanted:
-            # A short write: drop what is on disk already and go on with the rest.
-            rest: list[bytes | memoryview] = []
-            for buffer in buffers:
-                if written >= len(buffer):
-                    written -= len(buffer)
-                else:
-                    rest.append(memoryview(buffer)[written:])
-                    written = 0
-            buffers = rest
-            wanted = sum(map(len, buffers))
-            written = self._write_some(buffers)
-
-    def _write_some(self, buffers: Sequence[bytes | memoryview]) -> int:
-        if _CAN_WRITEV:
-            return os.writev(self._descriptor, buffers)
-        return os.write(self._descriptor, b"".join(buffers))
-
-
 def count_files(root: Path) -> dict[str, int]:
     """Return how many instances lie in each folder of a spool; a folder that does not exist counts as empty."""
+    lanes = _folders(root / "received")
     return {
-        "received": sum(map(_count, _folders(root / "received"))),
+        "received": sum(map(_count, lanes)) + sum(segments.count_records(Path(lane))[0] for lane in lanes),
         "delivering": sum(map(_count, _folders(root / "delivering"))),
         "quarantined": _count(root / "quarantined"),
     }
@@ -374,13 +299,14 @@ def oldest_seconds(root: Path) -> float:
     now = time.time()
     folders = [*_folders(root / "received"), *_folders(root / "delivering")]
     ages = (now - modified_at for folder in folders for modified_at in _modified(folder))
-    return max(0.0, max(ages, default=0.0))
+    in_segments = (now - segments.count_records(Path(lane))[1] for lane in _folders(root / "received"))
+    return max(0.0, max(ages, default=0.0), max(in_segments, default=0.0))
 
 
 def _modified(folder: str) -> Iterator[float]:
     with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.endswith(_SUFFIX):
+            if entry.name.endswith(SUFFIX):
                 with contextlib.suppress(FileNotFoundError):
                     yield entry.stat().st_mtime
 
@@ -396,7 +322,7 @@ def _folders(parent: Path) -> list[str]:
 def _count(folder: Path | str) -> int:
     try:
         with os.scandir(folder) as entries:
-            return sum(entry.name.endswith(_SUFFIX) for entry in entries)
+            return sum(entry.name.endswith(SUFFIX) for entry in entries)
     except FileNotFoundError:  # a delivery was stored and removed meanwhile
         return 0
 
@@ -404,14 +330,6 @@ def _count(folder: Path | str) -> int:
 def _scan(folder: Path) -> Iterator[ReceivedFile]:
     with os.scandir(folder) as entries:
         for entry in entries:
-            parsed = _parse(Path(entry.path))
+            parsed = ReceivedFile.of(Path(entry.path))
             if parsed is not None:
                 yield parsed
-
-
-def _parse(path: Path) -> ReceivedFile | None:
-    fields = path.name.removesuffix(_SUFFIX).split("_")
-    if path.suffix != _SUFFIX or len(fields) != 4 or not fields[1].isdecimal() or len(fields[3]) != 64:
-        return None
-    association_id, number, peer, sha256 = fields
-    return ReceivedFile(path, association_id, int(number), peer.replace("-", ":"), sha256)

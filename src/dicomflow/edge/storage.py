@@ -5,6 +5,7 @@ refusal; the rest of the data set is read and thrown away. Nothing of the data s
 """
 
 import errno
+import functools
 import logging
 from collections.abc import Sequence
 from typing import Final
@@ -28,6 +29,7 @@ _SERIES_INSTANCE_UID: Final = 0x0020000E
 
 # What is kept of the data set's head for the scan; four UIDs stand within the first kilobytes.
 _MAX_HEAD_BYTES: Final = 64 << 10
+_FIRST_LOOK_BYTES: Final = 512
 
 # Every refusal of a C-STORE with its fixed comment; the conformance statement is made from these.
 REFUSALS: Final = {
@@ -69,7 +71,7 @@ class StoreReception:
         self._sop_instance_uid = strip_padding(command.affected_sop_instance_uid or b"")
         self._head: bytearray | None = bytearray()
         self._scan_at_bytes = 0  # how long the head must be for the next scan
-        self._identity: Identity | None = None
+        self._is_identified = False
         self._data_set_offset = 0
         self._unwritten_meta = b""  # goes to disk with the first bytes of the data set
         self._file: IncomingFile | None = None
@@ -120,11 +122,8 @@ class StoreReception:
         """End the data set: make the instance durable, or return None with `refusal` set."""
         if self._file is None:
             return None
-        if self._identity is None:
+        if not self._is_identified:
             self._read_with_pydicom(self._file)
-        refusal = self._check_identity(self._identity) if self._identity is not None else None
-        if refusal is not None:
-            self._refuse(refusal)
         if self._file is None:
             return None
         self.size_bytes = self._file.size_bytes
@@ -167,36 +166,49 @@ class StoreReception:
         return None if self.command.has_data_set else REFUSALS["no_data_set"]
 
     def _take_head(self, head: bytearray, fragments: Sequence[bytes | memoryview], *, is_last: bool) -> None:
+        # Nearly always the first fragment has what is wanted; if not, the head is put together from what comes.
+        if not head and fragments and len(fragments[0]) >= _FIRST_LOOK_BYTES:
+            self._scan(fragments[0], is_whole=is_last and len(fragments) == 1)
+            if self._head is None:
+                return
         for fragment in fragments:
             head += fragment[: _MAX_HEAD_BYTES - len(head)]
         if len(head) < min(self._scan_at_bytes, _MAX_HEAD_BYTES) and not is_last:
             return
         # Twice as much before it is scanned again, or a sender that drips would have it scanned at each byte.
         self._scan_at_bytes = 2 * len(head)
+        self._scan(head, is_whole=is_last)
+        if len(head) >= _MAX_HEAD_BYTES:
+            self._head = None
+
+    def _scan(self, head: bytes | bytearray | memoryview, *, is_whole: bool) -> None:
+        """Look for the identity in the head, and let go of it if no more of it is needed."""
         try:
-            found = scan(head, self.context.transfer_syntax, complete=is_last)
+            found = scan(head, self.context.transfer_syntax, complete=is_whole)
         except PeerError:
             self._refuse(REFUSALS["framing"])
             return
         if isinstance(found, Identity):
-            self._identity = found
             self._head = None
-            refusal = self._check_identity(found)
-            if refusal is not None:
-                self._refuse(refusal)
-        elif found is Outcome.UNUSUAL or len(head) >= _MAX_HEAD_BYTES:
+            self._take_identity(found)
+        elif found is Outcome.UNUSUAL:
             self._head = None
 
     def _read_with_pydicom(self, file: IncomingFile) -> None:
         try:
-            file.end()
-            with file.path.open("rb") as written:
+            with file.written() as written:
                 written.seek(self._data_set_offset)
-                self._identity = read_identity(written, self.context.transfer_syntax)
+                self._take_identity(read_identity(written, self.context.transfer_syntax))
         except PeerError:
             self._refuse(REFUSALS["unreadable"])
         except OSError as error:
             self.fail(error)
+
+    def _take_identity(self, identity: Identity) -> None:
+        self._is_identified = True
+        refusal = self._check_identity(identity)
+        if refusal is not None:
+            self._refuse(refusal)
 
     def _check_identity(self, identity: Identity) -> Refusal | None:
         """Compare the data set's UIDs with the command's and with the rules of PS3.5 9.1."""
@@ -215,6 +227,7 @@ class StoreReception:
         return REFUSALS["series_missing"] if _uid(identity.series_instance_uid) is None else None
 
 
+@functools.lru_cache(maxsize=1024)  # all but one of an instance's UIDs came before
 def _uid(value: bytes | None) -> str | None:
     """Return a usable UID's text; None for an absent, empty, illegal or multi-valued one."""
     uid = strip_padding(value or b"")

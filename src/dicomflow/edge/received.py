@@ -1,0 +1,34 @@
+"""What the name of a received file tells."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+__all__ = ["SUFFIX", "ReceivedFile", "stem_of"]
+
+SUFFIX: Final = ".dcm"
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedFile:
+    """A file of `received/` or of a delivery, as its name tells it; `sha256` is of the whole file, in hex."""
+
+    path: Path
+    association_id: str
+    number: int
+    peer: str
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> "ReceivedFile | None":
+        """Read a path; None when it is no received file's."""
+        fields = path.name.removesuffix(SUFFIX).split("_")
+        if path.suffix != SUFFIX or len(fields) != 4 or not fields[1].isdecimal() or len(fields[3]) != 64:
+            return None
+        association_id, number, peer, sha256 = fields
+        return cls(path, association_id, int(number), peer.replace("-", ":"), sha256)
+
+
+def stem_of(association_id: str, number: int, peer: str, sha256: str) -> str:
+    """Return the name of a received file, without its suffix."""
+    return f"{association_id}_{number:08}_{peer.replace(':', '-')}_{sha256}"

@@ -1,0 +1,436 @@
+"""Segments: small instances one behind the other, durable at once, and files once the deliverer has unpacked them."""
+
+import errno
+import hashlib
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dicomflow.edge import segments
+from dicomflow.edge.segments import MAX_RECORD_BYTES, count_records, read_records, segments_of
+from dicomflow.edge.spool import Spool, count_files, oldest_seconds
+
+pytestmark = pytest.mark.skipif(not segments.is_supported, reason="segments need pwrite and fdatasync (not on Windows)")
+SIZE = 64 << 10
+ASSOCIATION = "a" * 32
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Spool:
+    """Give the spool of a worker that has small segments."""
+    return Spool(tmp_path / "spool", segment_bytes=SIZE)
+
+
+@pytest.fixture
+def deliverers(spool: Spool) -> Spool:
+    """Give the same spool as the deliverer has it."""
+    return Spool(spool.root)
+
+
+def put(spool: Spool, content: bytes = b"content", number: int = 0) -> str:
+    """Receive an instance, and return its digest."""
+    file = spool.create(ASSOCIATION, number)
+    file.write([content])
+    return file.commit("10.0.0.1").sha256
+
+
+def received(spool: Spool) -> list[bytes]:
+    """Return the files that are received, by number."""
+    return [file.path.read_bytes() for file in sorted(spool.scan_received(), key=lambda each: each.number)]
+
+
+def restarted(spool: Spool, **settings: Any) -> Spool:
+    """Return the spool as the next process has it, after this one has died: its locks are gone."""
+    spool.segments = None
+    return Spool(spool.root, **settings)
+
+
+def test_small_instance_is_in_a_segment_until_it_is_unpacked(spool: Spool, deliverers: Spool):
+    """No file is made for it; the deliverer makes one, under the name that any received file has."""
+    digest = put(spool, b"small", 7)
+    assert [] == list(spool.scan_received())
+    assert 1 == len(segments_of(spool.lane))
+    assert not deliverers.unpack(100)
+    (file,) = deliverers.scan_received()
+    assert (b"small", digest, ASSOCIATION, 7, "10.0.0.1") == (
+        file.path.read_bytes(),
+        file.sha256,
+        file.association_id,
+        file.number,
+        file.peer,
+    )
+
+
+def test_unpacked_file_has_the_time_it_was_received_at(spool: Spool, deliverers: Spool):
+    """Not the time it was unpacked at: the manifest tells when an instance came."""
+    before = time.time()
+    put(spool)
+    after = time.time()
+    time.sleep(0.05)
+    deliverers.unpack(100)
+    (file,) = deliverers.scan_received()
+    assert before - 0.01 <= file.path.stat().st_mtime <= after + 0.01
+
+
+@pytest.mark.parametrize("size", [0, 1, 3900, 4096, 5000, MAX_RECORD_BYTES - 1, MAX_RECORD_BYTES])
+def test_any_small_size_comes_back_as_it_was(spool: Spool, deliverers: Spool, size: int):
+    """Shorter than a page, longer, and to the last byte that fits."""
+    contents = [
+        os.urandom(size) + bytes([number]) if size < MAX_RECORD_BYTES else os.urandom(size) for number in range(3)
+    ]
+    for number, content in enumerate(contents):
+        put(spool, content, number)
+    deliverers.unpack(100)
+    assert contents == received(deliverers)
+
+
+def test_instance_that_grows_gets_a_file(spool: Spool):
+    """What exceeds a record goes on in a file, with what came before."""
+    file = spool.create(ASSOCIATION, 0)
+    file.write([b"a" * 1000, b"b" * (MAX_RECORD_BYTES - 1000)])
+    assert [] == list(spool.lane.glob("*.part"))
+    file.write([b"c"])
+    assert 1 == len(list(spool.lane.glob("*.part")))
+    file.write([b"d" * 100_000])
+    file.commit("10.0.0.1")
+    (content,) = received(spool)
+    assert b"a" * 1000 + b"b" * (MAX_RECORD_BYTES - 1000) + b"c" + b"d" * 100_000 == content
+    assert MAX_RECORD_BYTES + 100_001 == file.size_bytes
+
+
+def test_instance_like_a_large_one_before_it_has_a_file_at_once(spool: Spool):
+    """After a large one the next is not copied to memory first."""
+    put(spool, bytes(MAX_RECORD_BYTES + 1))
+    spool.create(ASSOCIATION, 1)
+    assert 1 == len(list(spool.lane.glob("*.part")))
+
+
+def test_discarded_instance_leaves_nothing(spool: Spool, deliverers: Spool):
+    """What was not committed is nowhere."""
+    file = spool.create(ASSOCIATION, 0)
+    file.write([b"half"])
+    file.discard()
+    file.discard()
+    deliverers.unpack(100)
+    assert [] == received(deliverers)
+
+
+def test_segments_follow_each_other_and_are_used_again(spool: Spool, deliverers: Spool):
+    """More than a segment holds goes on in the next; one that is unpacked is written over, and shows nothing old."""
+    inodes = set()
+    expected: list[bytes] = []
+    for round_number in range(6):
+        for number in range(20):
+            expected.append(f"{round_number}.{number}".encode() * 1000)
+            put(spool, expected[-1], 20 * round_number + number)
+        deliverers.unpack(1000)
+        inodes |= {path.stat().st_ino for path in spool.lane.iterdir() if path.suffix in {".segment", ".free"}}
+    assert expected == received(deliverers)
+    assert 1 == len(segments_of(spool.lane))
+    assert len(inodes) <= 4
+    assert len(list(spool.lane.glob("*.free"))) <= 2
+
+
+def test_limit_leaves_the_rest_for_the_next_time(spool: Spool, deliverers: Spool):
+    """The deliverer unpacks some, does other work, and goes on where it was."""
+    for number in range(10):
+        put(spool, bytes([number]) * 100, number)
+    assert deliverers.unpack(4)
+    assert 4 == len(received(deliverers))
+    assert (6, 4) == (count_records(spool.lane)[0], len(list(deliverers.scan_received())))
+    assert deliverers.unpack(6)
+    assert not deliverers.unpack(4)
+    assert [bytes([number]) * 100 for number in range(10)] == received(deliverers)
+
+
+def test_what_is_not_unpacked_counts_as_received(spool: Spool, deliverers: Spool):
+    """Status and metrics tell of it, and of its age."""
+    put(spool)
+    put(spool, b"other", 1)
+    time.sleep(0.05)
+    assert 2 == count_files(spool.root)["received"]
+    assert 0.05 <= oldest_seconds(spool.root) < 60
+    deliverers.unpack(1)
+    assert 2 == count_files(spool.root)["received"]
+
+
+def test_deliverer_that_starts_again_makes_nothing_twice(spool: Spool, deliverers: Spool):
+    """It goes on where the last one was, also where that was killed before it noted how far it had come."""
+    for number in range(3):
+        put(spool, bytes([number]) * 100, number)
+    deliverers.unpack(100)
+    (segment,) = segments_of(spool.lane)
+    files = sorted(deliverers.scan_received(), key=lambda each: each.number)
+    for file in files[:2]:
+        deliverers.assign(file, "d1")
+    deliverers.sync_deliveries(["d1"])
+    again = Spool(spool.root)
+    assert not again.unpack(100)
+    assert [files[2]] == list(again.scan_received())
+    segment.with_suffix(".at").unlink()
+    again = Spool(spool.root)
+    again.unpack(100)
+    assert [files[2]] == list(again.scan_received())
+    assert 2 == len(list(again.scan_delivery("d1")))
+
+
+def test_segment_of_a_dead_worker_is_unpacked_and_given_back(spool: Spool, deliverers: Spool):
+    """The next worker of the lane begins another segment, and the old one is free when all of it is unpacked."""
+    put(spool, b"one", 1)
+    (old,) = segments_of(spool.lane)
+    inode = old.stat().st_ino
+    again = restarted(spool, segment_bytes=SIZE)
+    put(again, b"two", 2)
+    assert 2 == len(segments_of(spool.lane))
+    deliverers.unpack(100)
+    assert [b"one", b"two"] == received(deliverers)
+    (free,) = spool.lane.glob("*.free")
+    assert inode == free.stat().st_ino
+    assert [] == list(spool.lane.glob(f"{old.stem}*"))
+
+
+def test_worker_that_lives_on_keeps_its_segment(spool: Spool, deliverers: Spool):
+    """A worker whose supervisor was killed still ends what is under way, beside the one that took its lane."""
+    put(spool, b"one", 1)
+    successor = Spool(spool.root, segment_bytes=SIZE)
+    put(successor, b"two", 2)
+    deliverers.unpack(100)
+    put(spool, b"three", 3)
+    put(successor, b"four", 4)
+    deliverers.unpack(100)
+    assert [b"one", b"two", b"three", b"four"] == received(deliverers)
+
+
+@pytest.mark.parametrize("call", ["pwrite", "fdatasync"])
+def test_failed_append_is_no_instance(spool: Spool, deliverers: Spool, monkeypatch: pytest.MonkeyPatch, call: str):
+    """Nothing of it counts, those before it do, and those after it go on in another segment after a failed sync."""
+    put(spool, b"before", 0)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, call, fails)
+        with pytest.raises(OSError, match="Input/output"):
+            put(spool, b"failed", 1)
+    put(spool, b"after", 2)
+    assert (2 if call == "fdatasync" else 1) == len(segments_of(spool.lane))
+    deliverers.unpack(100)
+    assert [b"before", b"after"] == received(deliverers)
+
+
+def fails(*_: Any) -> int:
+    """Fail as a bad disk does."""
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+@pytest.mark.parametrize("call", ["open", "pwrite", "fsync", "rename"])
+def test_segment_that_cannot_be_begun_refuses_one_instance(
+    spool: Spool, deliverers: Spool, monkeypatch: pytest.MonkeyPatch, call: str
+):
+    """Whichever call of its making fails, the next instance tries again and nothing is left of the attempt."""
+    assert spool.segments is not None
+    spool.segments._segment = None
+    with monkeypatch.context() as patched:
+        patched.setattr(os, call, fails)
+        with pytest.raises(OSError, match="Input/output"):
+            put(spool, b"refused", 0)
+    put(spool, b"stored", 1)
+    for _ in range(2):
+        deliverers.unpack(100)
+    assert [b"stored"] == received(deliverers)
+    assert spool.segments._segment is not None
+    assert [spool.segments._segment.path] == segments_of(spool.lane)
+
+
+def test_spool_without_segments_has_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any):
+    """Where a segment cannot be made, or locked, each instance has a file of its own, and the log says so."""
+    monkeypatch.setattr("fcntl.flock", fails)
+    spool = Spool(tmp_path / "spool", segment_bytes=SIZE)
+    put(spool, b"small")
+    assert [b"small"] == received(spool)
+    assert "segments_not_used" in caplog.text
+    assert [] == [path for path in spool.lane.iterdir() if path.suffix != ".dcm"]
+
+
+def test_one_sync_serves_associations_that_wait_together(spool: Spool, monkeypatch: pytest.MonkeyPatch):
+    """While the disk writes for one, others append; the next sync is for all of them."""
+    original, entered, may_go_on = os.fdatasync, threading.Event(), threading.Event()
+    calls: list[int] = []
+
+    def _fdatasync(descriptor: int) -> None:
+        calls.append(descriptor)
+        entered.set()
+        assert may_go_on.wait(60)
+        original(descriptor)
+
+    monkeypatch.setattr(os, "fdatasync", _fdatasync)
+    threads = [threading.Thread(target=put, args=(spool, bytes([number]) * 100, number)) for number in range(8)]
+    threads[0].start()
+    assert entered.wait(60)
+    for thread in threads[1:]:
+        thread.start()
+    assert spool.segments is not None
+    while (segment := spool.segments._segment) is None or segment.syncs._changes < 8:
+        time.sleep(0.001)
+    may_go_on.set()
+    for thread in threads:
+        thread.join()
+    assert 2 == len(calls)
+
+
+def test_sync_that_fails_refuses_all_it_was_for(spool: Spool, deliverers: Spool, monkeypatch: pytest.MonkeyPatch):
+    """Also the one that waits for it without having called it: a second sync would prove nothing."""
+    entered, may_fail = threading.Event(), threading.Event()
+    failed: list[int] = []
+
+    def _fdatasync(descriptor: int) -> None:
+        entered.set()
+        assert may_fail.wait(60)
+        fails()
+
+    def _put(number: int) -> None:
+        try:
+            put(spool, bytes([number]) * 100, number)
+        except OSError:
+            failed.append(number)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fdatasync", _fdatasync)
+        threads = [threading.Thread(target=_put, args=(number,)) for number in range(4)]
+        threads[0].start()
+        assert entered.wait(60)
+        for thread in threads[1:]:
+            thread.start()
+        assert spool.segments is not None
+        while (segment := spool.segments._segment) is None or segment.syncs._changes < 4:
+            time.sleep(0.001)
+        may_fail.set()
+        for thread in threads:
+            thread.join()
+    assert [0, 1, 2, 3] == sorted(failed)
+    deliverers.unpack(100)
+    assert [] == received(deliverers)
+
+
+def damage(segment: Path, record: int, offset: int) -> None:
+    """Change a byte of a record, counted from its beginning, as a bad disk does."""
+    with segment.open("r+b", buffering=0) as file:
+        start = [each.start for each in read_records(file)][record]
+        byte = os.pread(file.fileno(), 1, start + offset)[0]
+        os.pwrite(file.fileno(), bytes([byte ^ 0xFF]), start + offset)
+
+
+def test_record_whose_bytes_changed_is_quarantined(spool: Spool, deliverers: Spool):
+    """It is kept with its reason, and those around it are delivered."""
+    for number in range(3):
+        put(spool, bytes([number + 1]) * 5000, number)
+    (segment,) = segments_of(spool.lane)
+    damage(segment, 1, 4000)
+    restarted(spool)
+    deliverers.unpack(100)
+    assert [bytes([1]) * 5000, bytes([3]) * 5000] == received(deliverers)
+    ((file, reason),) = deliverers.scan_quarantined()
+    assert (1, "the bytes in its segment are not those that were received") == (file.number, reason)
+
+
+@pytest.mark.parametrize("offset", [0, 5, 20, 26, 40])
+def test_record_whose_head_is_gone_hides_none_behind_it(spool: Spool, deliverers: Spool, caplog: Any, offset: int):
+    """The records behind are delivered, and the segment is kept for an operator."""
+    for number in range(3):
+        put(spool, bytes([number + 1]) * 5000, number)
+    (segment,) = segments_of(spool.lane)
+    damage(segment, 1, offset)
+    restarted(spool)
+    deliverers.unpack(100)
+    assert [bytes([1]) * 5000, bytes([3]) * 5000] == received(deliverers)
+    assert [segment.with_suffix(".damaged").name] == [path.name for path in spool.lane.iterdir()]
+    assert "segment_damaged" in caplog.text
+
+
+def test_full_volume_leaves_records_where_they_are(
+    spool: Spool, deliverers: Spool, monkeypatch: pytest.MonkeyPatch, caplog: Any
+):
+    """What cannot be unpacked waits; what was unpacked before it is there, and nothing is there in part."""
+    for number in range(4):
+        put(spool, bytes([number]) * 100, number)
+    original = os.write
+    written: list[int] = []
+
+    def _write(descriptor: int, data: Any) -> int:
+        written.append(descriptor)
+        if len(written) == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return original(descriptor, data)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", _write)
+        assert not deliverers.unpack(100)
+    assert [bytes([0]) * 100, bytes([1]) * 100] == received(deliverers)
+    assert f"unpack_failed segment={segments_of(spool.lane)[0].name} errno={errno.ENOSPC}" in caplog.text
+    assert not deliverers.unpack(100)
+    assert 4 == len(received(deliverers))
+
+
+def test_segment_is_given_back_only_when_its_files_are_durable(
+    spool: Spool, deliverers: Spool, monkeypatch: pytest.MonkeyPatch
+):
+    """A sync that fails leaves the segment to be unpacked again, under the same names."""
+    put(spool, b"one", 1)
+    restarted(spool)
+    with monkeypatch.context() as patched:
+        patched.setattr("dicomflow.edge.unpacker.sync_file_system", fails)
+        with pytest.raises(OSError, match="Input/output"):
+            deliverers.unpack(100)
+    assert 1 == len(segments_of(spool.lane))
+    Spool(spool.root).unpack(100)
+    assert [b"one"] == received(deliverers)
+    assert [] == segments_of(spool.lane)
+
+
+def test_files_are_synced_one_by_one_where_there_is_no_call_for_all(
+    spool: Spool, deliverers: Spool, monkeypatch: pytest.MonkeyPatch
+):
+    """As on macOS."""
+    put(spool, b"one", 1)
+    put(spool, b"two", 2)
+    synced: list[Path] = []
+    monkeypatch.setattr("dicomflow.edge.unpacker.sync_file_system", lambda _: False)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(Path(f"/proc/self/fd/{descriptor}").readlink()))
+    deliverers.unpack(100)
+    assert {file.path for file in deliverers.scan_received()} <= set(synced)
+    assert spool.received / "unpacked" in synced
+
+
+def test_associations_at_once_lose_nothing(spool: Spool, deliverers: Spool):
+    """Many threads append while the deliverer unpacks: each instance is there once, whole."""
+    digests: list[str] = []
+
+    def _receive(thread: int) -> None:
+        digests.extend(put(spool, os.urandom(1000 + 37 * each), 1000 * thread + each) for each in range(100))
+
+    threads = [threading.Thread(target=_receive, args=(thread,)) for thread in range(4)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        deliverers.unpack(50)
+    for thread in threads:
+        thread.join()
+    deliverers.unpack(1000)
+    files = list(deliverers.scan_received())
+    assert sorted(digests) == sorted(file.sha256 for file in files)
+    assert all(hashlib.sha256(file.path.read_bytes()).hexdigest() == file.sha256 for file in files)
+
+
+def test_worker_receives_small_instances_into_segments(
+    receiver: Any, scu: Any, data_set: Any, part10: Any, monkeypatch: pytest.MonkeyPatch
+):
+    """Over an association, with data sets that pydicom has to read too."""
+    receiver.spool.segments = receiver.spool._prepared(SIZE)
+    uids = [f"1.2.3.{number}" for number in range(30)]
+    for uid in uids:
+        assert 0 == scu.store(data_set(uid), affected_sop_instance_uid=uid.encode()).status
+    monkeypatch.setattr("dicomflow.edge.storage.scan", lambda *_, **__: None)
+    assert 0 == scu.store(data_set("1.2.4"), affected_sop_instance_uid=b"1.2.4").status
+    Spool(receiver.spool.root).unpack(100)
+    assert [part10(uid) for uid in [*uids, "1.2.4"]] == receiver.stored()
