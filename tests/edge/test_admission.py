@@ -43,14 +43,14 @@ def test_worker_with_more_connections_than_another_is_ahead():
     table = [0] * table_length(WORKERS, LIMIT)
     first, second = (Admission(table, index, LIMIT, 0) for index in range(WORKERS))
     assert (False, False) == (first.is_ahead, second.is_ahead)
-    first.connected(1)
+    first.count_connection(1)
     assert (True, False) == (first.is_ahead, second.is_ahead)
-    second.connected(1)
-    second.connected(1)
+    second.count_connection(1)
+    second.count_connection(1)
     assert (False, True) == (first.is_ahead, second.is_ahead)
     clear_row(table, 1, LIMIT)
     assert (True, False) == (first.is_ahead, second.is_ahead)
-    first.connected(-1)
+    first.count_connection(-1)
     assert (False, False) == (first.is_ahead, second.is_ahead)
 
 
@@ -59,5 +59,5 @@ def test_connections_take_no_places():
     table = [0] * table_length(WORKERS, LIMIT)
     workers = [Admission(table, index, LIMIT, 0) for index in range(WORKERS)]
     for worker in workers:
-        worker.connected(1)
+        worker.count_connection(1)
     assert all(isinstance(workers[number % 2].enter("CT1"), int) for number in range(LIMIT))

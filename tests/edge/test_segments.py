@@ -173,9 +173,39 @@ def test_deliverer_that_starts_again_makes_nothing_twice(spool: Spool, deliverer
     assert [files[2]] == list(again.scan_received())
     segment.with_suffix(".at").unlink()
     again = Spool(spool.root)
-    again.unpack(100)
+    assert not again.unpack(100)
     assert [files[2]] == list(again.scan_received())
     assert 2 == len(list(again.scan_delivery("d1")))
+
+
+@pytest.mark.parametrize("limit", [1, 100])
+def test_half_made_file_of_an_earlier_run_is_never_taken(spool: Spool, limit: int):
+    """Power loss leaves a file whose head can be read and whose tail is not there: it is made again before all else."""
+    contents = [os.urandom(20_000) for _ in range(3)]
+    digests = [put(spool, content, number) for number, content in enumerate(contents)]
+    for number in (0, 2):
+        name = f"{ASSOCIATION}_{number:08}_10.0.0.1_{digests[number]}.dcm"
+        (spool.received / "unpacked" / name).write_bytes(contents[number][:5000])
+    deliverer = Spool(spool.root)
+    found: dict[int, bytes] = {}
+    for _ in range(10):
+        deliverer.unpack(limit)
+        for file in list(deliverer.scan_received()):
+            found[file.number] = file.path.read_bytes()
+            deliverer.assign(file, "d1")
+        deliverer.sync_deliveries(["d1"])
+    assert dict(enumerate(contents)) == found
+    assert [] == list(deliverer.scan_quarantined())
+
+
+def test_half_made_file_that_no_segment_has_is_quarantined(spool: Spool):
+    """It is not deleted: it is all there is."""
+    name = f"{ASSOCIATION}_00000001_10.0.0.1_{'0' * 64}.dcm"
+    (spool.received / "unpacked" / name).write_bytes(b"half")
+    deliverer = Spool(spool.root)
+    deliverer.unpack(100)
+    ((file, reason),) = deliverer.scan_quarantined()
+    assert (1, "its bytes are not those that were received, and no segment has them") == (file.number, reason)
 
 
 def test_segment_of_a_dead_worker_is_unpacked_and_given_back(spool: Spool, deliverers: Spool):
@@ -271,7 +301,7 @@ def test_one_sync_serves_associations_that_wait_together(spool: Spool, monkeypat
     for thread in threads[1:]:
         thread.start()
     assert spool.segments is not None
-    while (segment := spool.segments._segment) is None or segment.syncs._changes < 8:
+    while (segment := spool.segments._segment) is None or segment.sync._changes < 8:
         time.sleep(0.001)
     may_go_on.set()
     for thread in threads:
@@ -303,7 +333,7 @@ def test_sync_that_fails_refuses_all_it_was_for(spool: Spool, deliverers: Spool,
         for thread in threads[1:]:
             thread.start()
         assert spool.segments is not None
-        while (segment := spool.segments._segment) is None or segment.syncs._changes < 4:
+        while (segment := spool.segments._segment) is None or segment.sync._changes < 4:
             time.sleep(0.001)
         may_fail.set()
         for thread in threads:
@@ -321,6 +351,48 @@ def damage(segment: Path, record: int, offset: int) -> None:
         os.pwrite(file.fileno(), bytes([byte ^ 0xFF]), start + offset)
 
 
+def test_sync_after_a_failed_one_is_not_believed(spool: Spool, deliverers: Spool, monkeypatch: pytest.MonkeyPatch):
+    """What another association appended while a sync failed may be lost too, although the kernel says so only once."""
+    original, entered, may_fail = os.fdatasync, threading.Event(), threading.Event()
+    calls: list[int] = []
+    failed: list[int] = []
+
+    def _fdatasync(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) > 1:
+            original(descriptor)
+            return
+        entered.set()
+        assert may_fail.wait(60)
+        fails()
+
+    def _put(number: int) -> None:
+        try:
+            put(spool, bytes([number]) * 100, number)
+        except OSError:
+            failed.append(number)
+
+    monkeypatch.setattr(os, "fdatasync", _fdatasync)
+    threads = [threading.Thread(target=_put, args=(number,)) for number in range(3)]
+    threads[0].start()
+    assert entered.wait(60)
+    for thread in threads[1:]:
+        thread.start()
+    assert spool.segments is not None
+    while (segment := spool.segments._segment) is None or segment.sync._changes < 3:
+        time.sleep(0.001)
+    may_fail.set()
+    for thread in threads:
+        thread.join()
+    assert [0, 1, 2] == sorted(failed)
+    put(spool, b"after", 3)
+    del segment
+    for _ in range(2):
+        deliverers.unpack(100)
+    assert [b"after"] == received(deliverers)
+    assert 1 == len(segments_of(spool.lane))
+
+
 def test_record_whose_bytes_changed_is_quarantined(spool: Spool, deliverers: Spool):
     """It is kept with its reason, and those around it are delivered."""
     for number in range(3):
@@ -334,18 +406,52 @@ def test_record_whose_bytes_changed_is_quarantined(spool: Spool, deliverers: Spo
     assert (1, "the bytes in its segment are not those that were received") == (file.number, reason)
 
 
+@pytest.mark.parametrize("limit", [1, 100])
 @pytest.mark.parametrize("offset", [0, 5, 20, 26, 40])
-def test_record_whose_head_is_gone_hides_none_behind_it(spool: Spool, deliverers: Spool, caplog: Any, offset: int):
+def test_record_whose_head_is_gone_hides_none_behind_it(
+    spool: Spool, deliverers: Spool, caplog: Any, offset: int, limit: int
+):
     """The records behind are delivered, and the segment is kept for an operator."""
     for number in range(3):
         put(spool, bytes([number + 1]) * 5000, number)
     (segment,) = segments_of(spool.lane)
     damage(segment, 1, offset)
     restarted(spool)
-    deliverers.unpack(100)
+    while deliverers.unpack(limit):
+        pass
     assert [bytes([1]) * 5000, bytes([3]) * 5000] == received(deliverers)
     assert [segment.with_suffix(".damaged").name] == [path.name for path in spool.lane.iterdir()]
     assert "segment_damaged" in caplog.text
+
+
+@pytest.mark.parametrize("offset", [20, 26, 40])
+def test_last_record_whose_head_is_gone_keeps_the_segment(spool: Spool, deliverers: Spool, offset: int):
+    """Nothing behind it tells of the hole, but the page does."""
+    for number in range(2):
+        put(spool, bytes([number + 1]) * 5000, number)
+    (segment,) = segments_of(spool.lane)
+    damage(segment, 1, offset)
+    restarted(spool)
+    deliverers.unpack(100)
+    assert [bytes([1]) * 5000] == received(deliverers)
+    assert [segment.with_suffix(".damaged").name] == [path.name for path in spool.lane.iterdir()]
+
+
+def test_page_that_the_disk_does_not_give_hides_none_behind_it(
+    spool: Spool, deliverers: Spool, monkeypatch: pytest.MonkeyPatch
+):
+    """One bad page in one segment stops neither this segment nor the others."""
+    for number in range(3):
+        put(spool, bytes([number + 1]) * 100, number)
+    (segment,) = segments_of(spool.lane)
+    restarted(spool)
+    original = os.pread
+    monkeypatch.setattr(
+        os, "pread", lambda descriptor, size, at: fails() if at == 4096 else original(descriptor, size, at)
+    )
+    deliverers.unpack(100)
+    assert [bytes([1]) * 100, bytes([3]) * 100] == received(deliverers)
+    assert [segment.with_suffix(".damaged").name] == [path.name for path in spool.lane.iterdir()]
 
 
 def test_full_volume_leaves_records_where_they_are(
@@ -372,6 +478,19 @@ def test_full_volume_leaves_records_where_they_are(
     assert 4 == len(received(deliverers))
 
 
+def test_note_that_cannot_be_kept_stops_nothing(spool: Spool, deliverers: Spool, monkeypatch: pytest.MonkeyPatch):
+    """On a full volume the deliverer goes on, or nothing would make room."""
+    put(spool, b"one", 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(segments, "write_offset", fails)
+        assert not deliverers.unpack(100)
+        assert not deliverers.unpack(100)
+    assert [b"one"] == received(deliverers)
+    put(spool, b"two", 2)
+    assert not deliverers.unpack(100)
+    assert [b"one", b"two"] == received(deliverers)
+
+
 def test_segment_is_given_back_only_when_its_files_are_durable(
     spool: Spool, deliverers: Spool, monkeypatch: pytest.MonkeyPatch
 ):
@@ -395,7 +514,7 @@ def test_files_are_synced_one_by_one_where_there_is_no_call_for_all(
     put(spool, b"one", 1)
     put(spool, b"two", 2)
     synced: list[Path] = []
-    monkeypatch.setattr("dicomflow.edge.unpacker.sync_file_system", lambda _: False)
+    monkeypatch.setattr("dicomflow.edge.unpacker.can_sync_file_system", lambda _: False)
     monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(Path(f"/proc/self/fd/{descriptor}").readlink()))
     deliverers.unpack(100)
     assert {file.path for file in deliverers.scan_received()} <= set(synced)

@@ -42,7 +42,7 @@ class Admission:
         self._max_per_ae_title = max_associations_per_ae_title
         self._lock = threading.Lock()
 
-    def connected(self, change: int) -> None:
+    def count_connection(self, change: int) -> None:
         """Note that this worker has a connection more, or with -1 one less."""
         with self._lock:
             self._table[self._count] += change

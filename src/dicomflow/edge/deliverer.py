@@ -148,11 +148,14 @@ class Deliverer:
         is_forgetting = time.monotonic() - self._forgot_notes_at >= _FORGET_NOTES_EVERY_SECONDS
         # There may be a note for each image of the last minute: they are read only for somebody who asks.
         states = self._spool.association_states() if is_forgetting or self._deliveries.is_any_open else None
-        while self._gather():  # noqa: ASYNC110  # it does not wait: the puts get their turn between batches
-            await asyncio.sleep(0)
+        await self._gather_all()
         if states is None:
             return  # what was gathered just now is looked at in the next round
         is_open = {association_id for association_id, state in states.items() if state == "open"}
+        if self._deliveries.is_any_due(time.monotonic(), is_open):
+            # What waits in segments may belong to a delivery that is about to close.
+            self._unpack_at = float("-inf")
+            await self._gather_all()
         for delivery in self._deliveries.take_due(time.monotonic(), is_open):
             self._close(delivery, states)
         if is_forgetting:
@@ -160,6 +163,10 @@ class Deliverer:
             # What ended since `states` was read may have left instances that are not gathered yet.
             needed = self._deliveries.associations() | is_open
             self._spool.forget_ended(needed, time.time() - _FORGET_AFTER_SECONDS)
+
+    async def _gather_all(self) -> None:
+        while self._gather():  # noqa: ASYNC110  # it does not wait: the puts get their turn between batches
+            await asyncio.sleep(0)
 
     def _gather(self) -> bool:
         """Move received files into their deliveries, durably before any of them is stored; True if some are left."""

@@ -164,6 +164,12 @@ class Deliveries:
                 due.append(self._open.pop(delivery.study_instance_uid))
         return due
 
+    def is_any_due(self, now: float, open_associations: Collection[str]) -> bool:
+        """Tell whether `take_due` would return any."""
+        return bool(self._full) or any(
+            self._is_due(delivery, now, open_associations) for delivery in self._open.values()
+        )
+
     def _is_due(self, delivery: Delivery, now: float, open_associations: Collection[str]) -> bool:
         if now - delivery.opened_at >= self._settings.max_seconds:
             return True

@@ -1,7 +1,10 @@
 """What makes names durable: syncs of folders, and whether a file system needs them."""
 
 import ctypes
+import errno
 import os
+import platform
+import re
 import sys
 import threading
 from collections.abc import Callable
@@ -10,6 +13,7 @@ from typing import Final, cast
 
 __all__ = [
     "SharedSync",
+    "can_sync_file_system",
     "is_journalled",
     "is_named_by_fsync",
     "start_writeback",
@@ -34,7 +38,7 @@ class SharedSync:
         self._counting = threading.Lock()
         self._syncing = threading.Lock()
         self._changes = self._served = 0
-        self._failed: tuple[int, OSError] | None = None  # the last change that a failed sync was to serve
+        self._failed = (0, 0)  # the last change that a failed sync was to serve, and why it failed
 
     def note(self) -> int:
         """Count a change that was made, and return its number for `wait`."""
@@ -49,18 +53,21 @@ class SharedSync:
         could succeed although the kernel has dropped the pages.
         """
         with self._syncing:
-            if self._served >= change:
-                if self._failed is not None and change <= self._failed[0]:
-                    raise OSError(self._failed[1].errno, os.strerror(self._failed[1].errno or 0))
+            last, number = self._failed
+            if change <= last:
+                raise OSError(number, os.strerror(number))
+            if change <= self._served:
                 return
-            last = self._changes
+            served = self._changes
             try:
                 self._sync()
             except OSError as error:
-                self._failed = (last, error)
+                # What came while it failed may have been written by it, and dropped.
+                served = self._changes
+                self._failed = served, error.errno or errno.EIO
                 raise
             finally:
-                self._served = last
+                self._served = served
 
 
 def sync_directory(folder: Path) -> None:
@@ -98,20 +105,22 @@ def start_writeback(descriptor: int, offset: int, length: int) -> None:
         _sync_file_range(descriptor, offset, length, _SYNC_FILE_RANGE_WRITE)
 
 
-def sync_file_system(folder: Path) -> bool:
-    """Make durable all that was written to a folder's file system; False where there is no such call.
-
-    Raises `OSError`, since Linux 5.8 for any page that could not be written.
-    """
-    if _syncfs is None:
+def can_sync_file_system(path: Path) -> bool:
+    """Tell whether `sync_file_system` can be relied on: before Linux 5.8 it told of no page that was not written."""
+    if _syncfs is None or not is_named_by_fsync(path):
         return False
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        if _syncfs(descriptor):
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    finally:
-        os.close(descriptor)
-    return True
+    release = re.match(r"(\d+)\.(\d+)", platform.release())
+    return release is not None and (int(release[1]), int(release[2])) >= (5, 8)
+
+
+def sync_file_system(descriptor: int) -> None:
+    """Make durable what was written to the file system of an open folder, names excepted.
+
+    Raises `OSError`, for any page that could not be written since the folder was opened.
+    """
+    assert _syncfs is not None
+    if _syncfs(descriptor):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 def is_named_by_fsync(path: Path) -> bool:

@@ -4,7 +4,6 @@ A small one is kept in memory until it is complete and goes into a segment; any 
 on, perhaps over a spare.
 """
 
-import hashlib
 import io
 import os
 import sys
@@ -12,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
+from dicomflow.edge.digest import Digest
 from dicomflow.edge.durable import start_writeback
 from dicomflow.edge.received import SUFFIX, ReceivedFile, stem_of
 from dicomflow.edge.segments import MAX_RECORD_BYTES
@@ -51,7 +51,7 @@ class IncomingFile:
         self._path = f"{self._folder}/{association_id}_{number:08}_{spool.process_id}.part"
         self._descriptor = -1
         self._stale_bytes = 0  # how long a spare was: what it held is there until it is written over or cut off
-        self._digest = hashlib.sha256()
+        self._digest = Digest()
         self._unstarted_bytes = 0  # written since the disk was last asked to begin
         self._small: bytearray | None = None
         if spool.segments is not None and near_bytes <= MAX_RECORD_BYTES:
@@ -64,15 +64,14 @@ class IncomingFile:
         """Where the file is until it is committed."""
         return Path(self._path)
 
-    def written(self) -> BinaryIO:
+    def open_written(self) -> BinaryIO:
         """Open what is written so far for reading. Raises `OSError`."""
         self._end()
         return self.path.open("rb") if self._small is None else io.BytesIO(self._small)
 
     def write(self, buffers: Sequence[bytes | memoryview]) -> None:
         """Append buffers in one gathered write; they may be reused on return. Raises `OSError`."""
-        for buffer in buffers:
-            self._digest.update(buffer)
+        self._digest.update(buffers)
         if self._small is not None:
             if self.size_bytes + sum(map(len, buffers)) <= MAX_RECORD_BYTES:
                 for buffer in buffers:
@@ -99,7 +98,8 @@ class IncomingFile:
         stem = stem_of(self._association_id, self._number, peer, sha256)
         if self._small is not None:
             assert self._spool.segments is not None
-            path = self._spool.segments.append(stem, [memoryview(self._small)])
+            self._spool.segments.append(stem, [memoryview(self._small)])
+            target = f"{self._spool.unpacked}/{stem}{SUFFIX}"  # where it will be
         else:
             target = f"{self._folder}/{stem}{SUFFIX}"
             try:
@@ -110,12 +110,12 @@ class IncomingFile:
                 Path(target).unlink(missing_ok=True)
                 self.discard()
                 raise
-            path = Path(target)
         self._spool.last_bytes = self.size_bytes
-        return ReceivedFile(path, self._association_id, self._number, peer, sha256)
+        return ReceivedFile(Path(target), self._association_id, self._number, peer, sha256)
 
     def discard(self) -> None:
         """Throw the instance away: nothing of it was acknowledged."""
+        self._digest.drop()
         if self._small is None:
             self._close()
             self.path.unlink(missing_ok=True)
@@ -141,7 +141,7 @@ class IncomingFile:
             return
         if self._spool.fsync and self._unstarted_bytes:
             start_writeback(self._descriptor, self.size_bytes - self._unstarted_bytes, self._unstarted_bytes)
-        self._spool.name(lambda: os.rename(self._path, target), self._descriptor)  # noqa: PTH104  # see `_path`
+        self._spool.rename_durably(lambda: os.rename(self._path, target), self._descriptor)  # noqa: PTH104  # see `_path`
         self._close()
 
     def _close(self) -> None:

@@ -16,6 +16,7 @@ the segment's key, which is new for each use of the file, and if its bytes have 
 """
 
 import contextlib
+import errno
 import hashlib
 import os
 import struct
@@ -39,6 +40,7 @@ __all__ = [
     "Record",
     "Segments",
     "count_records",
+    "discard_offsets",
     "give_back",
     "is_complete",
     "is_supported",
@@ -63,6 +65,7 @@ _AT: Final = ".at"
 _DAMAGED: Final = ".damaged"
 # More than a deliverer that keeps up leaves behind.
 _MAX_FREE: Final = 2
+_ZEROS_BYTES: Final = 1 << 20
 _FLAGS: Final = os.O_WRONLY | getattr(os, "O_CLOEXEC", 0)
 _FILE_MODE: Final = 0o640
 # Windows has neither these calls nor such locks.
@@ -71,7 +74,10 @@ is_supported: Final = all(hasattr(os, name) for name in ("fdatasync", "pread", "
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """An instance in a segment: its file's name without suffix, its bytes, when they came, and its place."""
+    """An instance in a segment: its file's name without suffix, its bytes, when they came, and its place.
+
+    A page with the head of a record that cannot be read any more is one without a name.
+    """
 
     name: str
     content: bytes
@@ -85,8 +91,26 @@ class Record:
         return hashlib.sha256(self.content).hexdigest() == self.name.rpartition("_")[2]
 
 
+class _Disk:
+    """Syncs an open file; after a failure, of which the kernel tells once and may have dropped pages, no more."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self.has_failed = False
+
+    def sync(self) -> None:
+        """Make the file's bytes durable. Raises `OSError`."""
+        if self.has_failed:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        try:
+            os.fdatasync(self._descriptor)
+        except BaseException:
+            self.has_failed = True
+            raise
+
+
 class _Segment:
-    """A segment that is being written, for as long as a thread has it. The owner of `Segments`' lock writes."""
+    """A segment that is being written, for as long as a thread has it. `write`: the owner of `Segments`' lock."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
         # With the file goes its lock, and the segment is complete: so not before the last thread that waits for it.
@@ -94,9 +118,15 @@ class _Segment:
         self.path = path
         self.key = _key(path)
         self.offset = 0
-        self.syncs = SharedSync(lambda: os.fdatasync(descriptor))
-        self.has_failed = False
+        # Nothing in here may lead back to the segment: its end would wait for the collector.
+        self._disk = _Disk(descriptor)
+        self.sync = SharedSync(self._disk.sync)
         self._descriptor = descriptor
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether a sync of it has failed, so that nothing more may be written to it."""
+        return self._disk.has_failed
 
     def write(self, name: bytes, content: Sequence[bytes | memoryview]) -> int:
         """Write a record at the end and return its offset; its header comes last, so that it is never seen in part."""
@@ -122,16 +152,16 @@ class Segments:
         lane: the folder.
         size_bytes: of a segment.
         fsync: whether `append` waits for the disk.
-        name: makes the new name of a file durable, given its descriptor; raises `OSError`.
+        rename_durably: renames an open file and makes bytes and name durable; raises `OSError`.
     """
 
     def __init__(
-        self, lane: Path, size_bytes: int, *, fsync: bool, name: Callable[[Callable[[], None], int], None]
+        self, lane: Path, size_bytes: int, *, fsync: bool, rename_durably: Callable[[Callable[[], None], int], None]
     ) -> None:
         self._lane = lane
         self._size_bytes = size_bytes
         self._fsync = fsync
-        self._name = name
+        self._rename_durably = rename_durably
         self._lock = threading.Lock()
         self._segment: _Segment | None = None
 
@@ -148,13 +178,11 @@ class Segments:
             except BaseException:
                 segment.strike(segment.offset)
                 raise
-            change = segment.syncs.note()
+            change = segment.sync.note()
         if self._fsync:
             try:
-                segment.syncs.wait(change)
+                segment.sync.wait(change)
             except BaseException:
-                # After a failed sync the kernel may have dropped pages: nothing more is written to this file.
-                segment.has_failed = True
                 segment.strike(offset)
                 raise
         return segment.path
@@ -184,16 +212,21 @@ class Segments:
 
     def _reuse(self, path: Path) -> int | None:
         for free in self._lane.glob(f"*{_FREE}"):
-            descriptor = os.open(free, _FLAGS)
-            if not _lock(descriptor, fcntl.LOCK_EX):
+            # A worker whose supervisor was killed may still be here, and be first.
+            with contextlib.suppress(FileNotFoundError):
+                descriptor = os.open(free, _FLAGS)
+                try:
+                    status = os.fstat(descriptor)
+                    # Power loss on a file system without a journal can leave a file a second name.
+                    if status.st_size != self._size_bytes or status.st_nlink != 1:
+                        free.unlink()
+                    elif _lock(descriptor, fcntl.LOCK_EX):
+                        self._rename_durably(lambda source=free: os.rename(source, path), descriptor)  # type: ignore[misc]  # noqa: PTH104  # a call that a test can follow
+                        return descriptor
+                except BaseException:
+                    os.close(descriptor)
+                    raise
                 os.close(descriptor)
-                continue
-            status = os.fstat(descriptor)
-            # Power loss on a file system without a journal can leave a file a second name.
-            if status.st_size == self._size_bytes and status.st_nlink == 1:
-                return self._named(free, path, descriptor)
-            os.close(descriptor)
-            free.unlink()
         return None
 
     def _create(self, path: Path) -> int:
@@ -202,20 +235,14 @@ class Segments:
         try:
             _lock(descriptor, fcntl.LOCK_EX)
             # Zeros, not a hole: later writes find the blocks there, and change nothing of the file but its bytes.
-            _write_all(descriptor, bytes(self._size_bytes), 0)
+            for start in range(0, self._size_bytes, _ZEROS_BYTES):
+                _write_all(descriptor, bytes(min(_ZEROS_BYTES, self._size_bytes - start)), start)
             if self._fsync:
                 os.fsync(descriptor)
+            self._rename_durably(lambda: os.rename(temporary, path), descriptor)  # noqa: PTH104  # as above
         except BaseException:
             os.close(descriptor)
-            temporary.unlink()
-            raise
-        return self._named(temporary, path, descriptor)
-
-    def _named(self, source: Path, path: Path, descriptor: int) -> int:
-        try:
-            self._name(lambda: os.rename(source, path), descriptor)  # noqa: PTH104  # a call that a test can follow
-        except BaseException:
-            os.close(descriptor)
+            temporary.unlink(missing_ok=True)
             raise
         return descriptor
 
@@ -245,7 +272,7 @@ def read_records(segment: BinaryIO, start: int = 0, *, is_complete: bool = True)
     size = os.fstat(descriptor).st_size
     while start < size:
         record = _read(descriptor, start, key)
-        if record is not None:
+        if record is not None and (record.name or is_complete):
             yield record
             start = record.end
         elif is_complete:
@@ -282,6 +309,13 @@ def give_back(segment: Path, *, is_damaged: bool = False) -> None:
     segment.with_suffix(_AT).unlink(missing_ok=True)
 
 
+def discard_offsets(lane: Path) -> None:
+    """Remove notes of segments that were given back by a process that was killed before it removed them."""
+    for note in lane.glob(f"*{_AT}"):
+        if not note.with_suffix(_SUFFIX).exists():
+            note.unlink()
+
+
 def count_records(lane: Path) -> tuple[int, float]:
     """Return how many records of a lane are not unpacked, and when the oldest came (seconds since the epoch)."""
     count, oldest = 0, float("inf")
@@ -295,17 +329,21 @@ def count_records(lane: Path) -> tuple[int, float]:
 
 
 def _read(descriptor: int, start: int, key: bytes) -> Record | None:
-    page = os.pread(descriptor, _PAGE, start)
-    if len(page) < _HEADER.size or not page.startswith(_MAGIC):
+    try:
+        page = os.pread(descriptor, _PAGE, start)
+    except OSError:  # a page that the disk does not give hides none behind it
+        return Record("", b"", 0, start, start + _PAGE)
+    if len(page) < _HEADER.size or not page.startswith(_MAGIC + key):
         return None
-    _, found_key, received_at_ns, length, name_length, crc = _HEADER.unpack_from(page)
+    _, _, received_at_ns, length, name_length, crc = _HEADER.unpack_from(page)
     name_end = _HEADER.size + name_length
     name = page[_HEADER.size : name_end]
-    if found_key != key or crc != zlib.crc32(page[: _HEADER.size - _CRC_BYTES] + name):
-        return None
+    if crc != zlib.crc32(page[: _HEADER.size - _CRC_BYTES] + name):
+        return Record("", b"", 0, start, start + _PAGE)
     content = page[name_end : name_end + length]
     if len(content) < length:
-        content += os.pread(descriptor, length - len(content), start + _PAGE)
+        with contextlib.suppress(OSError):  # then it is not whole
+            content += os.pread(descriptor, length - len(content), start + _PAGE)
     return Record(name.decode("ascii"), content, received_at_ns, start, _next_page(start + name_end + length))
 
 

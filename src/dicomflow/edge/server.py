@@ -12,6 +12,7 @@ import multiprocessing.connection
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections import Counter, defaultdict
@@ -163,16 +164,16 @@ class _Worker:
                     _logger.warning("accept_failed errno=%s", getattr(error, "errno", None))
                     time.sleep(0.05)
                     continue
-                self._receiver.admission.connected(1)
+                self._receiver.admission.count_connection(1)
             # The requestor's scope (fe80::1%eth0) is of this host only.
             association = Association(self._receiver, connection, str(address[0]).partition("%")[0], tls)
             if not self._begin(association, listener, tls):
                 connection.close()
-                self._receiver.admission.connected(-1)
+                self._receiver.admission.count_connection(-1)
                 continue
             with contextlib.suppress(Exception):  # `run` logs what it could not foresee
                 association.run()
-            self._receiver.admission.connected(-1)
+            self._receiver.admission.count_connection(-1)
             with self._lock:
                 self._associations.discard(association)
                 if self._idle[listener] >= _IDLE_THREADS:
@@ -181,7 +182,7 @@ class _Worker:
 
     def _accept(self, listener: socket.socket) -> tuple[socket.socket, tuple[str, int]]:
         """Take the next connection, unless a worker that has fewer of them takes it within a moment."""
-        while self._receiver.admission.is_ahead:
+        while self._receiver.admission.is_ahead and sys.platform != "win32":  # there a listener cannot be waited for
             multiprocessing.connection.wait([listener])
             if not self._receiver.admission.is_ahead:
                 break

@@ -15,7 +15,7 @@ associations/                  an empty marker for each association that stored 
 
 A received file's name holds what the file cannot: `{association}_{number}_{peer}_{sha256}.dcm`. So a start needs no
 memory of the last run, and a file whose bytes do not match its name is never taken for an instance. Only this module
-touches files of images.
+and its parts (`incoming`, `segments`, `unpacker`, `spares`) touch files of images.
 """
 
 import contextlib
@@ -63,6 +63,7 @@ class Spool:
         self.root = root
         self.received = root / "received"
         self.lane = self.received / lane
+        self.unpacked = self.received / UNPACKED
         self.delivering = root / "delivering"
         self.quarantined = root / "quarantined"
         self.associations = root / "associations"
@@ -74,7 +75,7 @@ class Spool:
         try:
             for folder in (
                 self.lane,
-                self.received / UNPACKED,
+                self.unpacked,
                 self.delivering,
                 self.quarantined,
                 self.associations,
@@ -95,7 +96,7 @@ class Spool:
         self.segments = self._prepared(segment_bytes) if segment_bytes and segments.is_supported else None
         self._unpacker = Unpacker(self.received, self.delivering, fsync=fsync, quarantine=self.quarantine)
 
-    def name(self, rename: Callable[[], None], descriptor: int) -> None:
+    def rename_durably(self, rename: Callable[[], None], descriptor: int) -> None:
         """Rename an open file within the lane, and make its bytes and its name durable.
 
         Bytes and name are synced after the rename, by one fsync where that commits both: power loss in between can
@@ -259,7 +260,7 @@ class Spool:
 
     def _prepared(self, segment_bytes: int) -> segments.Segments | None:
         """Return the lane's segments with one begun; None where there can be none."""
-        prepared = segments.Segments(self.lane, segment_bytes, fsync=self.fsync, name=self.name)
+        prepared = segments.Segments(self.lane, segment_bytes, fsync=self.fsync, rename_durably=self.rename_durably)
         try:
             prepared.prepare()
         except OSError as error:

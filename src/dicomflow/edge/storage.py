@@ -196,7 +196,7 @@ class StoreReception:
 
     def _read_with_pydicom(self, file: IncomingFile) -> None:
         try:
-            with file.written() as written:
+            with file.open_written() as written:
                 written.seek(self._data_set_offset)
                 self._take_identity(read_identity(written, self.context.transfer_syntax))
         except PeerError:

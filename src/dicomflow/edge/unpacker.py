@@ -1,10 +1,11 @@
 """From segments to files: the deliverer makes an ordinary file of each small instance, and gives segments back.
 
 A segment is given back only when all its instances are on the disk as files, so until then a file that power loss took
-or damaged is made again. Nothing is made twice of a segment that is read again after a kill, but what was in no
-delivery yet, and that under the same name.
+or damaged is made again. What an earlier run had made is not made again, but after power loss, when the note of how far
+it had come may be an older one.
 """
 
+import hashlib
 import logging
 import os
 from collections.abc import Callable
@@ -13,24 +14,27 @@ from pathlib import Path
 from typing import Final
 
 from dicomflow.edge import segments
-from dicomflow.edge.durable import sync_directory, sync_file_system
+from dicomflow.edge.durable import can_sync_file_system, sync_directory, sync_file_system
 from dicomflow.edge.received import SUFFIX, ReceivedFile
 
 __all__ = ["UNPACKED", "Unpacker"]
 
 UNPACKED: Final = "unpacked"
-_FLAGS: Final = os.O_CREAT | os.O_TRUNC | os.O_WRONLY | getattr(os, "O_CLOEXEC", 0)
+# A new file, always: after power loss a name may lead to a file that is another's by now.
+_FLAGS: Final = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_CLOEXEC", 0)
 _FILE_MODE: Final = 0o640
 _OTHER_BYTES: Final = "the bytes in its segment are not those that were received"
+_HALF_MADE: Final = "its bytes are not those that were received, and no segment has them"
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class _Progress:
-    """How far a segment is unpacked: up to `offset`, and nothing more will come if it is at its end."""
+    """How far a segment is unpacked: up to `offset`, durably up to `noted`; at its end nothing more will come."""
 
     offset: int
+    noted: int
     is_at_end: bool = False
     is_damaged: bool = False
 
@@ -53,108 +57,156 @@ class Unpacker:
         self._folder = received / UNPACKED
         self._fsync = fsync
         self._quarantine = quarantine
+        self._descriptor: int | None = None  # of the folder, where all of its file system can be synced at once
         self._is_stuck = False
-        self._offsets: dict[Path, int] = {}
-        self._taken: set[str] | None = None  # what an earlier run had unpacked and put into a delivery
+        self._progress: dict[Path, _Progress] = {}
+        # What an earlier run had made of records that it had not noted; None until it was looked at.
+        self._made: set[str] | None = None
 
     def unpack(self, limit: int) -> bool:
-        """Make files of up to `limit` records; True if more may be there.
+        """Make files of about `limit` records; True if more may be there.
 
-        Durable: on return the files are on disk.
+        Durable: on return the files in the folder are on disk.
 
         Raises:
-            OSError: what was unpacked cannot be made durable; it will be unpacked again.
+            OSError: what was unpacked cannot be made durable; the next process will unpack it again.
         """
-        found: dict[Path, _Progress] = {}
-        left = limit
-        self._is_stuck = False
+        if self._made is None:
+            self._made = self._take_over()
+        self._is_stuck = has_more = False
+        lanes = [found for lane in self._received.iterdir() if (found := segments.segments_of(lane))]
+        for lane in lanes:
+            left = max(1, limit // len(lanes))
+            for segment in lane:
+                if left > 0 and not self._is_stuck:
+                    left -= self._unpack(segment, left)
+            has_more |= left <= 0
+        self._finish()
+        if not has_more and not self._is_stuck:
+            # What comes from now on no earlier run can have seen.
+            self._made.clear()
+        return has_more and not self._is_stuck
+
+    def _take_over(self) -> set[str]:
+        """Look at what an earlier run has left, and return the names of what need not be made again."""
+        if self._fsync and can_sync_file_system(self._folder):
+            # Open before anything is written, so that no failure is told to somebody else only.
+            self._descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        made = {path.name for path in self._delivering.glob(f"*/*{SUFFIX}")}
+        waiting: set[str] | None = None
+        for path in list(self._folder.iterdir()):
+            file = ReceivedFile.of(path)
+            if file is None:
+                continue
+            if hashlib.sha256(path.read_bytes()).hexdigest() == file.sha256:
+                made.add(path.name)
+                continue
+            # Half made when the power went or the process was killed: a segment has it whole.
+            if waiting is None:
+                waiting = self._waiting()
+            if path.stem in waiting:
+                path.unlink()
+            else:
+                self._quarantine(file, _HALF_MADE)
+        if self._fsync:
+            self._sync()
+        for lane in self._received.iterdir():
+            segments.discard_offsets(lane)
+        return made
+
+    def _waiting(self) -> set[str]:
+        """Return the names of the records that are not noted as unpacked."""
+        names: set[str] = set()
         for lane in self._received.iterdir():
             for segment in segments.segments_of(lane):
-                if left > 0 and not self._is_stuck:
-                    progress = found[segment] = _Progress(self._offset(segment))
-                    left -= self._unpack(segment, progress, left)
-        self._finish(found)
-        return left <= 0 and not self._is_stuck
+                with segment.open("rb", buffering=0) as file:
+                    start = segments.read_offset(segment)
+                    names |= {each.name for each in segments.read_records(file, start) if each.is_whole}
+        return names
 
-    def _offset(self, segment: Path) -> int:
-        offset = self._offsets.get(segment)
-        if offset is None:
-            offset = self._offsets[segment] = segments.read_offset(segment)
-        return offset
-
-    def _unpack(self, segment: Path, progress: _Progress, limit: int) -> int:
+    def _unpack(self, segment: Path, limit: int) -> int:
         """Unpack one segment as far as it goes, and return how many records that were."""
+        progress = self._progress.get(segment)
+        if progress is None:
+            offset = segments.read_offset(segment)
+            progress = self._progress[segment] = _Progress(offset, offset)
         count = 0
         with segment.open("rb", buffering=0) as file:
             # Asked before it is read: what is complete then is read to its end.
             is_complete = segments.is_complete(file)
             for record in segments.read_records(file, progress.offset, is_complete=is_complete):
-                if count >= limit:
+                is_whole = record.is_whole
+                if count >= limit or not (is_whole or is_complete):
                     return count
-                if not record.is_whole and not is_complete:
-                    return count
-                progress.is_damaged |= record.start != progress.offset
+                if record.start != progress.offset or not record.name:
+                    progress.is_damaged = True
                 try:
-                    unpacked = self._write(record)
+                    if record.name:
+                        self._make(record, is_whole=is_whole)
                 except OSError as error:
                     # The volume is full, for one: the record stays where it is, and deliveries make room.
                     _logger.warning("unpack_failed segment=%s errno=%s", segment.name, error.errno)
                     self._is_stuck = True
                     return count
-                if not record.is_whole and unpacked is not None:
-                    self._quarantine(unpacked, _OTHER_BYTES)
                 progress.offset = record.end
                 count += 1
             progress.is_at_end = is_complete
         return count
 
-    def _write(self, record: segments.Record) -> ReceivedFile | None:
-        """Write a record's file; None when a delivery has it, or its name is none of ours."""
+    def _make(self, record: segments.Record, *, is_whole: bool) -> None:
+        """Make a record's file, unless an earlier run has; one with other bytes goes to quarantine."""
         name = record.name + SUFFIX
         file = ReceivedFile.of(self._folder / name)
-        if file is None or name in self._in_deliveries():
-            return None
+        assert self._made is not None
+        if file is None or name in self._made:
+            return
         path = str(file.path)
-        descriptor = os.open(path, _FLAGS, _FILE_MODE)
+        try:
+            descriptor = os.open(path, _FLAGS, _FILE_MODE)
+        except FileExistsError:
+            os.unlink(path)  # noqa: PTH108  # done for each instance
+            descriptor = os.open(path, _FLAGS, _FILE_MODE)
         try:
             rest = memoryview(record.content)
             while rest:
                 rest = rest[os.write(descriptor, rest) :]
             os.utime(descriptor, ns=(record.received_at_ns, record.received_at_ns))
         except BaseException:
-            os.unlink(path)  # noqa: PTH108  # as it was made
+            os.unlink(path)  # noqa: PTH108  # as above
             raise
         finally:
             os.close(descriptor)
-        return file
+        if not is_whole:
+            self._quarantine(file, _OTHER_BYTES)
 
-    def _in_deliveries(self) -> set[str]:
-        if self._taken is None:
-            self._taken = {path.name for path in self._delivering.glob(f"*/*{SUFFIX}")}
-        return self._taken
-
-    def _finish(self, found: dict[Path, _Progress]) -> None:
+    def _finish(self) -> None:
         """Make durable what was unpacked, then note how far each segment is, or give it back."""
-        moved = {path: each for path, each in found.items() if each.is_at_end or each.offset != self._offsets[path]}
-        if any(each.offset != self._offsets[path] for path, each in moved.items()) and self._fsync:
+        if self._fsync and any(each.offset != each.noted for each in self._progress.values()):
             self._sync()
-        for path, progress in moved.items():
-            if progress.is_at_end:
-                if progress.is_damaged:
-                    _logger.error("segment_damaged segment=%s", path.name)
-                del self._offsets[path]
-                segments.give_back(path, is_damaged=progress.is_damaged)
-            else:
-                self._offsets[path] = progress.offset
-                segments.write_offset(path, progress.offset)
+        for segment, progress in list(self._progress.items()):
+            try:
+                if progress.is_at_end:
+                    if progress.is_damaged:
+                        _logger.error("segment_damaged segment=%s", segment.name)
+                    segments.give_back(segment, is_damaged=progress.is_damaged)
+                    del self._progress[segment]
+                elif progress.offset != progress.noted:
+                    segments.write_offset(segment, progress.offset)
+                    progress.noted = progress.offset
+            except OSError as error:
+                # Only the next process would need it: it finds what was made.
+                _logger.warning("unpacked_not_noted segment=%s errno=%s", segment.name, error.errno)
+                self._is_stuck = True
 
     def _sync(self) -> None:
-        if sync_file_system(self._folder):
-            return
-        for path in self._folder.iterdir():
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+        """Make the files in the folder durable, and their names. Raises `OSError`."""
+        if self._descriptor is not None:
+            sync_file_system(self._descriptor)
+        else:
+            for path in self._folder.iterdir():
+                descriptor = os.open(path, os.O_RDONLY)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
         sync_directory(self._folder)
