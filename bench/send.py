@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
+from dicomflow.edge.spool import count_files
 from load import Load, encode_files
 from machine import describe
 from peers import PEERS, Peer, is_installed, running
@@ -100,17 +101,25 @@ def _measure(sender: str, receiver: Peer, folder: Path, base: Path, count: int) 
         command = SENDERS[sender](port, folder)
         if command is None:
             return float("inf")
-        before = len(list(base.rglob("*")))
+        before = _stored(base)
         started = time.perf_counter()
         ended = subprocess.run(
             command, env={**os.environ, "TCP_NODELAY": "1"}, capture_output=True, check=False, timeout=300
         )
         taken = time.perf_counter() - started
-        stored = len(list(base.rglob("*"))) - before
+        stored = _stored(base) - before
     if ended.returncode or stored < count:
         print(f"{sender} ended with {ended.returncode}, {stored} files stored", file=sys.stderr)
         return float("inf")
     return taken
+
+
+def _stored(base: Path) -> int:
+    """Return how many instances all receivers have."""
+    spools = [folder / "spool" for folder in base.glob("receiver-*") if (folder / "spool").is_dir()]
+    others = [folder for folder in base.glob("receiver-*") if not (folder / "spool").is_dir()]
+    files = sum(path.is_file() for folder in others for path in folder.rglob("*"))
+    return files + sum(sum(count_files(spool).values()) for spool in spools)
 
 
 def _report(receivers: Sequence[Peer], seconds: dict[tuple[str, str, str], list[float]], rounds: int) -> str:
