@@ -101,7 +101,7 @@ class Unpacker:
             if hashlib.sha256(path.read_bytes()).hexdigest() == file.sha256:
                 made.add(path.name)
                 continue
-            # Half made when the power went or the process was killed: a segment has it whole.
+            # Half made when the power went: a segment has it whole.
             if waiting is None:
                 waiting = self._waiting()
             if path.stem in waiting:
@@ -160,7 +160,8 @@ class Unpacker:
         assert self._made is not None
         if file is None or name in self._made:
             return
-        path = str(file.path)
+        # A process that is killed leaves no file in part under an instance's name.
+        path = f"{self._folder}/{record.name}.part"
         try:
             descriptor = os.open(path, _FLAGS, _FILE_MODE)
         except FileExistsError:
@@ -171,6 +172,7 @@ class Unpacker:
             while rest:
                 rest = rest[os.write(descriptor, rest) :]
             os.utime(descriptor, ns=(record.received_at_ns, record.received_at_ns))
+            os.rename(path, file.path)  # noqa: PTH104  # as above
         except BaseException:
             os.unlink(path)  # noqa: PTH108  # as above
             raise
