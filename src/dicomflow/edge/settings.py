@@ -103,7 +103,7 @@ class SpoolSettings(_Section):
 
     dir: Path
     fsync: bool = True
-    spare_bytes: int = Field(256 << 20, ge=0)
+    spare_bytes: int = Field(1 << 30, ge=0)
     segment_bytes: int = Field(8 << 20, ge=0, le=1 << 30)
     slow_below_bytes: int = Field(10 << 30, ge=0)
     refuse_below_bytes: int = Field(2 << 30, ge=0)
