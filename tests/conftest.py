@@ -22,6 +22,7 @@ from waiting import WAIT_SECONDS, free_ports, wait_for
 
 from dicomflow.catalog.engine import create_engine_for, migrate
 from dicomflow.catalog.report import create_read_only_engine, run_read_only
+from dicomflow.edge.spool import count_files
 
 pytest_plugins = ["object_stores"]
 
@@ -261,7 +262,7 @@ class LocalDaemon:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
     def _is_idle(self) -> bool:
-        spooled = any((self.data / "spool").rglob("*.dcm"))
+        spooled = any(count_files(self.data / "spool").values())
         waiting = self.query(
             "SELECT object_key FROM stored_object WHERE problem IS NULL AND NOT EXISTS"
             " (SELECT 1 FROM import_outcome WHERE import_outcome.object_key = stored_object.object_key)"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from spool_files import digests
 from waiting import WAIT_SECONDS, wait_for
 
 from infra import greengrass
@@ -101,7 +102,7 @@ class Nucleus:
 
     def spooled(self) -> set[str]:
         """Return the SHA-256 of each instance in the spool."""
-        return {digest(path) for path in (self.work / "spool").rglob("*.dcm")}
+        return digests(self.work / "spool")
 
     def log(self) -> str:
         """Return what the component said."""
