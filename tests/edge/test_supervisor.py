@@ -46,7 +46,7 @@ def _fragment(data: bytes, control: int) -> bytes:
 def half_received(edge: Any) -> dict[int, int]:
     """Return how many objects each process has half received."""
     counts: dict[int, int] = {}
-    for path in edge.spool.received.glob("*/*.part"):
+    for path in edge.spool.received.glob("*/[0-9a-f]*.part"):  # not a segment that is being made
         pid = int(path.stem.rpartition("_")[2])
         counts[pid] = counts.get(pid, 0) + 1
     return counts
