@@ -87,6 +87,7 @@ def surviving(disk: Disk) -> set[str]:
     spool.discard_stored()
     while spool.unpack(1000):
         pass
+    spool._unpacker.close()  # or the file system could not be unmounted
     files = [*spool.scan_received(), *(file for file, _ in spool.scan_quarantined())]
     for folder in spool.delivering.iterdir():
         files += spool.scan_delivery(folder.name)
@@ -137,6 +138,7 @@ def test_power_loss_while_segments_are_unpacked_and_used_again_keeps_every_insta
     deliverers.sync_deliveries(["d1"])
     receive(spool, range(300, 500), acknowledged)
     deliverers.unpack(50)
+    deliverers._unpacker.close()
     receive(spool, range(500, 600), acknowledged)
     spool.segments = None
     assert {file.sha256 for file in acknowledged} <= surviving(disk)

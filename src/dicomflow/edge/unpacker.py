@@ -87,6 +87,12 @@ class Unpacker:
             self._made.clear()
         return has_more and not self._is_stuck
 
+    def close(self) -> None:
+        """Let go of the folder, as the end of the process does; nothing is unpacked afterwards."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
     def _take_over(self) -> set[str]:
         """Look at what an earlier run has left, and return the names of what need not be made again."""
         if self._fsync and can_sync_file_system(self._folder):
