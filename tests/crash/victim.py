@@ -15,6 +15,7 @@ from typing import Any
 
 from dicomflow.edge import spares
 from dicomflow.edge.admission import Admission, table_length
+from dicomflow.edge.arrivals import Listener
 from dicomflow.edge.server import _Worker
 from dicomflow.edge.services import Receiver
 from dicomflow.edge.settings import DimseSettings, SpoolSettings
@@ -51,7 +52,7 @@ def _serve(folder: Path, step: int, count: int, segment_bytes: int, *, is_named_
     else:
         _die_before(step)
     print(listener.getsockname()[1], flush=True)  # noqa: T201  # to the test
-    threading.Thread(target=worker.accept_from, args=(listener, None), daemon=True).start()
+    threading.Thread(target=worker.accept_from, args=(Listener(listener, None, admission),), daemon=True).start()
     while True:
         signal.pause()
 

@@ -17,6 +17,7 @@ from dicomflow.dicom.part10 import encode_file_meta
 from dicomflow.dicom.uids import EXPLICIT_VR_LITTLE_ENDIAN
 from dicomflow.edge import spares
 from dicomflow.edge.admission import Admission, table_length
+from dicomflow.edge.arrivals import Listener
 from dicomflow.edge.commitment import Commitments
 from dicomflow.edge.server import DRAIN_SECONDS, _Worker
 from dicomflow.edge.services import Receiver
@@ -122,7 +123,8 @@ class InProcessReceiver:
         )
         tls = TlsContexts(settings.dimse.tls) if settings.dimse.tls else None
         self._worker = _Worker(receiver)
-        self._thread = threading.Thread(target=self._worker.accept_from, args=(self._listener, tls), daemon=True)
+        source = Listener(self._listener, tls, admission)
+        self._thread = threading.Thread(target=self._worker.accept_from, args=(source,), daemon=True)
         self._thread.start()
 
     def stored(self) -> list[bytes]:

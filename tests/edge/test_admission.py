@@ -34,24 +34,37 @@ def test_row_of_a_dead_worker_is_free_again():
         for worker in workers:
             worker.enter("CT1")
     clear_row(table, 0, LIMIT)
-    assert 2 == sum(map(bool, table))
+    assert 2 == sum(map(bool, table[: WORKERS * LIMIT]))
     assert isinstance(workers[0].enter("CT1"), int)
 
 
-def test_worker_with_more_connections_than_another_is_ahead():
-    """Who is ahead leaves the next connection to the others; one that died is behind, and counts for nothing."""
+def test_worker_that_is_less_busy():
+    """That is one with two connections fewer; one that has died, or has not begun, is none."""
+    table = [0] * table_length(WORKERS, LIMIT)
+    first = Admission(table, 0, LIMIT, 0)
+    for _ in range(3):
+        first.count_connection(1)
+    assert first.less_busy() is None
+    second = Admission(table, 1, LIMIT, 0)
+    assert (1, None) == (first.less_busy(), second.less_busy())
+    second.count_connection(1)
+    assert 1 == first.less_busy()
+    second.count_connection(1)
+    assert first.less_busy() is None
+    second.count_connection(-1)
+    clear_row(table, 1, LIMIT)
+    assert first.less_busy() is None
+
+
+def test_worker_that_begins_anew_has_no_connections():
+    """Whatever the one before it had."""
     table = [0] * table_length(WORKERS, LIMIT)
     first, second = (Admission(table, index, LIMIT, 0) for index in range(WORKERS))
-    assert (False, False) == (first.is_ahead, second.is_ahead)
-    first.count_connection(1)
-    assert (True, False) == (first.is_ahead, second.is_ahead)
-    second.count_connection(1)
-    second.count_connection(1)
-    assert (False, True) == (first.is_ahead, second.is_ahead)
+    for worker in (first, first, second, second):
+        worker.count_connection(1)
     clear_row(table, 1, LIMIT)
-    assert (True, False) == (first.is_ahead, second.is_ahead)
-    first.count_connection(-1)
-    assert (False, False) == (first.is_ahead, second.is_ahead)
+    Admission(table, 1, LIMIT, 0)
+    assert 1 == first.less_busy()
 
 
 def test_connections_take_no_places():

@@ -3,7 +3,9 @@
 import contextlib
 import errno
 import os
+import select
 import socket
+import struct
 import threading
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from dicomflow.dimse.events import AssociationAccepted, AssociationRejected
 from dicomflow.dimse.message import encode_message
 from dicomflow.dimse.status import Status
 from dicomflow.edge.admission import Admission, table_length
+from dicomflow.edge.arrivals import Inbox, Listener, open_inboxes
 from dicomflow.edge.server import _Worker
 from dicomflow.edge.services import Receiver
 from dicomflow.edge.settings import DimseSettings, SpoolSettings
@@ -184,43 +187,99 @@ def test_association_files_of_two_workers_do_not_meet(receiver_with: Any, scu_wi
     assert 2 == len({file.association_id for file in found}) == len({Path(file.path) for file in found})
 
 
+class Workers:
+    """Workers in this process that share a listener."""
+
+    def __init__(self, spool: Any) -> None:
+        self.listener = bind("127.0.0.1", 0)
+        self._spool = spool
+        self._settings = DimseSettings()
+        self._table = [0] * table_length(2, self._settings.max_associations)
+        self.inboxes = open_inboxes(2)
+
+    def start(self, index: int, *, accepts: bool = True, tls: Any = None) -> None:
+        """Start one; one that does not accept only takes what others give to it."""
+        admission = Admission(self._table, index, self._settings.max_associations, 0)
+        watermark = Watermark(self._spool, SpoolSettings(dir=self._spool.root))
+        worker = _Worker(Receiver(self._settings, self._spool, watermark, threading.Event(), admission))
+        if accepts:
+            worker.accept_from(Listener(self.listener, tls, admission, [giver for giver, _ in self.inboxes]))
+        worker.accept_from(Inbox(self.inboxes[index][1], tls, admission))
+
+    def counts(self) -> list[int]:
+        """Return how many connections each has."""
+        return [max(count - 1, 0) for count in self._table[-2:]]
+
+    def close(self) -> None:
+        """Have their threads end."""
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        for giver, taker in self.inboxes:
+            with contextlib.suppress(OSError):
+                taker.shutdown(socket.SHUT_RDWR)
+            giver.close()
+            taker.close()
+
+
 @pytest.fixture
 def workers(spool: Any) -> Any:
-    """Start workers in this process that share a listener; give its address and the table's counts of connections."""
-    listener = bind("127.0.0.1", 0)
-    settings = DimseSettings()
-    table = [0] * table_length(2, settings.max_associations)
-
-    def _start(count: int) -> Any:
-        for index in range(count):
-            admission = Admission(table, index, settings.max_associations, 0)
-            watermark = Watermark(spool, SpoolSettings(dir=spool.root))
-            worker = _Worker(Receiver(settings, spool, watermark, threading.Event(), admission))
-            worker.accept_from(listener, None)
-        return listener.getsockname(), lambda: table[-2:]
-
-    yield _start
-    listener.shutdown(socket.SHUT_RDWR)
-    listener.close()
+    """Give workers, none of them started."""
+    started = Workers(spool)
+    yield started
+    started.close()
 
 
-def test_workers_share_connections_evenly(workers: Any, until: Any, monkeypatch: pytest.MonkeyPatch):
-    """A worker that has more connections than another leaves it the next one."""
-    monkeypatch.setattr("dicomflow.edge.server._COURTESY_SECONDS", 20.0)
-    address, counts = workers(2)
+def test_workers_share_connections_evenly(workers: Any, until: Any, scu_with: Any):
+    """A worker that has more connections than another gives it the next one, which is served there."""
+    workers.start(0)
+    workers.start(1, accepts=False)
+    address = workers.listener.getsockname()
     with contextlib.ExitStack() as connections:
         for number in range(6):
             connections.enter_context(socket.create_connection(address))
-            until(lambda count=number + 1: sum(counts()) == count)
-        assert [3, 3] == counts()
-    until(lambda: counts() == [0, 0])
+            until(lambda count=number + 1: sum(workers.counts()) == count)
+        assert [3, 3] == workers.counts()
+        for _ in range(2):
+            scu = scu_with(address[1], contexts=((VERIFICATION, (IMPLICIT_VR_LITTLE_ENDIAN,)),))
+            scu.associate()
+            assert Status.SUCCESS == scu.echo(1).status
+        assert [4, 4] == workers.counts()
+    until(lambda: workers.counts()[1] == 1)
 
 
-def test_worker_takes_what_the_other_leaves(workers: Any, until: Any):
-    """A worker that is being replaced has no connections and accepts none: the other takes them all."""
-    address, counts = workers(1)
+def test_worker_takes_all_while_there_is_no_other(workers: Any, until: Any):
+    """A worker that is being replaced is given nothing: the other serves them all."""
+    workers.start(0)
     with contextlib.ExitStack() as connections:
         for _ in range(3):
-            connections.enter_context(socket.create_connection(address))
-        until(lambda: counts() == [3, 0])
-    until(lambda: counts() == [0, 0])
+            connections.enter_context(socket.create_connection(workers.listener.getsockname()))
+        until(lambda: workers.counts() == [3, 0])
+    until(lambda: workers.counts() == [0, 0])
+
+
+def test_connection_that_cannot_be_given_away_is_kept(workers: Any, until: Any):
+    """Into an inbox that is full nothing more goes, and who accepted serves."""
+    workers.start(0)
+    workers.start(1, accepts=False)
+    workers.inboxes[1][1].shutdown(socket.SHUT_RDWR)
+    workers.inboxes[1][1].close()
+    with contextlib.ExitStack() as connections:
+        for _ in range(4):
+            connections.enter_context(socket.create_connection(workers.listener.getsockname()))
+        until(lambda: workers.counts() == [4, 0])
+
+
+def test_connection_whose_peer_leaves_on_the_way_is_dropped(workers: Any, until: Any):
+    """A connection that was reset before the other worker took it is counted nowhere, and the next one is served."""
+    workers.start(0)
+    address = workers.listener.getsockname()
+    Admission(workers._table, 1, DimseSettings().max_associations, 0)
+    with contextlib.ExitStack() as connections:
+        connections.enter_context(socket.create_connection(address))
+        until(lambda: workers.counts() == [1, 0])
+        with socket.create_connection(address) as leaving:
+            leaving.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            until(lambda: select.select([workers.inboxes[1][1]], [], [], 0)[0])
+        workers.start(1, accepts=False)
+        connections.enter_context(socket.create_connection(address))
+        until(lambda: workers.counts() == [1, 1])

@@ -1,8 +1,8 @@
 """How many associations are open, in all and of one calling AE title, and how many connections each worker has.
 
 The table is shared memory: a row for each worker, a place for each association it may have, and behind the rows the
-number of connections of each worker. A worker writes in its own row and its own number only, so no lock spans
-processes; those of a worker that died are cleared by the supervisor.
+number of connections of each worker and one, or 0 while there is no such worker. A worker writes in its own row and its
+own number only, so no lock spans processes; those of a worker that died are cleared by the supervisor.
 """
 
 import threading
@@ -38,6 +38,7 @@ class Admission:
         self._row = range(index * max_associations, (index + 1) * max_associations)
         self._first_count = _first_count(table, max_associations)
         self._count = self._first_count + index
+        self._table[self._count] = 1
         self._max = max_associations
         self._max_per_ae_title = max_associations_per_ae_title
         self._lock = threading.Lock()
@@ -47,11 +48,11 @@ class Admission:
         with self._lock:
             self._table[self._count] += change
 
-    @property
-    def is_ahead(self) -> bool:
-        """Whether this worker has more connections than another one."""
+    def less_busy(self) -> int | None:
+        """Return a worker that has at least two connections less than this one, which one of them would make even."""
         counts = self._table[self._first_count :]
-        return self._table[self._count] > min(counts)
+        fewest = min(count for count in counts if count)
+        return counts.index(fewest) if fewest <= self._table[self._count] - 2 else None
 
     def enter(self, calling_ae_title: str) -> int | str:
         """Take a place and return it for `leave`, or return why there is none."""

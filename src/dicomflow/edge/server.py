@@ -12,16 +12,16 @@ import multiprocessing.connection
 import os
 import signal
 import socket
-import sys
 import threading
 import time
-from collections import Counter, defaultdict
-from collections.abc import MutableSequence
+from collections import Counter
+from collections.abc import MutableSequence, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from dicomflow import logs
 from dicomflow.edge.admission import Admission
+from dicomflow.edge.arrivals import Inbox, Listener
 from dicomflow.edge.association import Association
 from dicomflow.edge.commitment import Commitments
 from dicomflow.edge.metrics import Metrics
@@ -38,8 +38,6 @@ __all__ = ["DRAIN_SECONDS", "LogSettings", "WorkerStart", "run_worker"]
 DRAIN_SECONDS: Final = 3.5
 # So many threads of a listener stay to wait for connections; more come with them, and go.
 _IDLE_THREADS: Final = 8
-# A worker that waits in `accept` has long taken what comes by then; one that is being replaced costs a sender no more.
-_COURTESY_SECONDS: Final = 0.002
 
 _logger = logging.getLogger(__name__)
 
@@ -60,7 +58,7 @@ class LogSettings:
 
 @dataclass(frozen=True, slots=True)
 class WorkerStart:
-    """What a worker is started with; the table of open associations is shared by all workers."""
+    """What a worker is started with; listeners, the table of open associations and the inboxes are shared by all."""
 
     index: int
     settings: EdgeSettings
@@ -68,6 +66,7 @@ class WorkerStart:
     listener: socket.socket
     tls_listener: socket.socket | None
     table: MutableSequence[int]
+    inboxes: Sequence[tuple[socket.socket, socket.socket]]
 
 
 def run_worker(start: WorkerStart) -> None:
@@ -99,10 +98,14 @@ def run_worker(start: WorkerStart) -> None:
     # What is made so far stays, so the collector need not walk it again and again.
     gc.freeze()
     worker = _Worker(receiver)
-    worker.accept_from(start.listener, None)
+    givers = [giver for giver, _ in start.inboxes]
+    worker.accept_from(Listener(start.listener, None, receiver.admission, givers))
+    contexts = None
     if start.tls_listener is not None and dimse.tls is not None:
         contexts = TlsContexts(dimse.tls)
-        worker.accept_from(start.tls_listener, contexts)
+        worker.accept_from(Listener(start.tls_listener, contexts, receiver.admission, givers))
+    if start.inboxes:
+        worker.accept_from(Inbox(start.inboxes[start.index][1], contexts, receiver.admission))
     _wait_for_stop(stopping)
     worker.drain()
     # Threads still in a system call must not keep the process: what they hold was not acknowledged.
@@ -127,15 +130,13 @@ class _Worker:
         self._receiver = receiver
         self._lock = threading.Lock()
         self._associations: set[Association] = set()
-        self._idle: Counter[socket.socket] = Counter()
-        # One thread of each listener waits in `accept`, the other idle ones for its place.
-        self._accepting: defaultdict[socket.socket, threading.Lock] = defaultdict(threading.Lock)
+        self._idle: Counter[Listener | Inbox] = Counter()
 
-    def accept_from(self, listener: socket.socket, tls: TlsContexts | None) -> None:
+    def accept_from(self, source: Listener | Inbox) -> None:
         """Have threads accept and serve until the process ends; there is always one that waits for the next."""
         with self._lock:
-            self._idle[listener] += 1
-        threading.Thread(target=self._accept_and_serve, args=(listener, tls), daemon=True).start()
+            self._idle[source] += 1
+        threading.Thread(target=self._accept_and_serve, args=(source,), daemon=True).start()
 
     def drain(self, seconds: float = DRAIN_SECONDS) -> None:
         """End all associations, and cut what is left after `seconds`; those that ask meanwhile are rejected."""
@@ -152,55 +153,47 @@ class _Worker:
             association.cut()
         _logger.warning("drain_timed_out associations=%d", len(left))
 
-    def _accept_and_serve(self, listener: socket.socket, tls: TlsContexts | None) -> None:
-        """Serve one association after the other: a thread for each would cost more than a short association does."""
-        while True:
-            with self._accepting[listener]:
-                try:
-                    connection, address = self._accept(listener)
-                except (OSError, ValueError) as error:  # a closed listener is no valid thing to wait for
-                    if listener.fileno() < 0:
-                        return
-                    _logger.warning("accept_failed errno=%s", getattr(error, "errno", None))
+    def _accept_and_serve(self, source: Listener | Inbox) -> None:
+        """Serve one association after the other: a thread for each would cost more than a short association does.
+
+        So would a thread that accepts and hands over to another: where the interpreter changes hands, both wait for it.
+        """
+        while not source.is_over:
+            try:
+                arrival = source.take()
+            except OSError as error:
+                if not source.is_over:
+                    _logger.warning("accept_failed errno=%s", error.errno)
                     time.sleep(0.05)
-                    continue
-                self._receiver.admission.count_connection(1)
-            # The requestor's scope (fe80::1%eth0) is of this host only.
-            association = Association(self._receiver, connection, str(address[0]).partition("%")[0], tls)
-            if not self._begin(association, listener, tls):
-                connection.close()
-                self._receiver.admission.count_connection(-1)
                 continue
-            with contextlib.suppress(Exception):  # `run` logs what it could not foresee
-                association.run()
-            self._receiver.admission.count_connection(-1)
-            with self._lock:
-                self._associations.discard(association)
-                if self._idle[listener] >= _IDLE_THREADS:
-                    return
-                self._idle[listener] += 1
+            if arrival is None:
+                continue
+            # The requestor's scope (fe80::1%eth0) is of this host only.
+            peer = arrival.peer.partition("%")[0]
+            association = Association(self._receiver, arrival.connection, peer, arrival.tls)
+            if self._begin(association, source):
+                with contextlib.suppress(Exception):  # `run` logs what it could not foresee
+                    association.run()
+                self._receiver.admission.count_connection(-1)
+                with self._lock:
+                    self._associations.discard(association)
+                    if self._idle[source] >= _IDLE_THREADS:
+                        return
+                    self._idle[source] += 1
+            else:
+                arrival.connection.close()
+                self._receiver.admission.count_connection(-1)
 
-    def _accept(self, listener: socket.socket) -> tuple[socket.socket, tuple[str, int]]:
-        """Take the next connection, unless a worker that has fewer of them takes it within a moment."""
-        while self._receiver.admission.is_ahead and sys.platform != "win32":  # there a listener cannot be waited for
-            multiprocessing.connection.wait([listener])
-            if not self._receiver.admission.is_ahead:
-                break
-            time.sleep(_COURTESY_SECONDS)
-            if multiprocessing.connection.wait([listener], timeout=0):
-                break
-        return listener.accept()
-
-    def _begin(self, association: Association, listener: socket.socket, tls: TlsContexts | None) -> bool:
+    def _begin(self, association: Association, source: Listener | Inbox) -> bool:
         """Take an association on this thread, and see to it that another accepts; False when none can be started."""
         with self._lock:
-            self._idle[listener] -= 1
-            is_last = not self._idle[listener]
+            self._idle[source] -= 1
+            is_last = not self._idle[source]
             self._associations.add(association)
         if not is_last:
             return True
         try:
-            self.accept_from(listener, tls)
+            self.accept_from(source)
         except RuntimeError:
             _logger.exception("thread_failed")
             with self._lock:

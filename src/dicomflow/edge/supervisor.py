@@ -6,6 +6,7 @@ pauses, never given up: the others go on receiving.
 
 import contextlib
 import errno
+import itertools
 import logging
 import multiprocessing
 import os
@@ -23,6 +24,7 @@ from filelock import FileLock, Timeout
 
 from dicomflow.edge import metrics
 from dicomflow.edge.admission import clear_row, table_length
+from dicomflow.edge.arrivals import open_inboxes
 from dicomflow.edge.deliverer import Announce
 from dicomflow.edge.deliverer_process import DelivererStart, run_deliverer
 from dicomflow.edge.ledger import LEDGER_FILE
@@ -94,6 +96,7 @@ class Supervisor:
         self._watcher: threading.Thread | None = None
         self._listener: socket.socket | None = None
         self._tls_listener: socket.socket | None = None
+        self._inboxes: list[tuple[socket.socket, socket.socket]] = []
         self._lock = FileLock(settings.spool.dir / "supervisor.lock")
         self.spool: Spool | None = None
         self.restarts = 0
@@ -146,8 +149,9 @@ class Supervisor:
         workers = settings.spool.workers or max(_LEAST_WORKERS, os.cpu_count() or 1)
         length = table_length(workers, dimse.max_associations)
         table: MutableSequence[int] = self._context.RawArray("Q", length)
+        self._inboxes = open_inboxes(workers)
         for index in range(workers):
-            start = WorkerStart(index, settings, self._logs, self._listener, self._tls_listener, table)
+            start = WorkerStart(index, settings, self._logs, self._listener, self._tls_listener, table, self._inboxes)
             self._add(f"worker-{index}", lambda start=start: self._spawn(run_worker, start))  # type: ignore[misc]
         deliverer = DelivererStart(settings, self._logs, self._announce, self._config)
         self._add("deliverer", lambda: self._spawn(run_deliverer, deliverer))
@@ -169,9 +173,9 @@ class Supervisor:
                 _logger.warning("child_killed name=%s", child.name)
                 child.process.kill()
                 child.process.join()
-        for listener in (self._listener, self._tls_listener):
-            if listener is not None:
-                listener.close()
+        for shared in (self._listener, self._tls_listener, *itertools.chain(*self._inboxes)):
+            if shared is not None:
+                shared.close()
         self._lock.release()
         _logger.info("edge_stopped name=%s", self._settings.name)
 
