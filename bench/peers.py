@@ -22,6 +22,7 @@ from load import Load
 __all__ = ["PEERS", "Peer", "is_installed", "running", "warm_memory"]
 
 _START_SECONDS: Final = 30
+_IDLE_SECONDS: Final = 0.5
 _WARM_BYTES: Final = 1000 << 20
 _META_BYTES: Final = 500  # preamble and file meta information, about
 _NO_STORE: Final = {
@@ -137,6 +138,7 @@ def running(peer: Peer, base: Path, load: Load | None = None) -> Iterator[tuple[
     )
     try:
         _await_port(port, process)
+        _await_idle(process.pid)
         warm_memory()
         yield port, process.pid
     finally:
@@ -182,6 +184,28 @@ def _await_port(port: int, process: "subprocess.Popen[bytes]") -> None:
         except OSError:
             time.sleep(0.05)
         else:
-            time.sleep(0.3)
             return
     raise RuntimeError(f"no listener on port {port} after {_START_SECONDS} s")
+
+
+def _await_idle(session: int) -> None:
+    """Wait until the processes of a session have done what they do at their start."""
+    deadline = time.monotonic() + _START_SECONDS
+    used = _cpu_seconds(session)
+    while time.monotonic() < deadline:
+        time.sleep(_IDLE_SECONDS)
+        before, used = used, _cpu_seconds(session)
+        if used - before < _IDLE_SECONDS / 10:
+            return
+    raise RuntimeError(f"the receiver is still busy {_START_SECONDS} s after its start")
+
+
+def _cpu_seconds(session: int) -> float:
+    """Return the processor time that the processes of a session have taken (proc(5))."""
+    ticks = 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = path.read_text().rpartition(")")[2].split()
+            if int(fields[3]) == session:
+                ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")

@@ -1,8 +1,8 @@
 """Segments: small instances one behind the other in a file that has its blocks already.
 
 A new file of 10 KB takes a name, an inode and a folder to be written, and the disk to be waited for; a record in a
-segment takes its own pages and one wait, which instances of several associations share. A worker appends, the deliverer
-unpacks the records to ordinary files and gives the segment back. In a lane of `received/`:
+segment takes its own pages and one call, and those of several associations are under way at once. A worker appends, the
+deliverer unpacks the records to ordinary files and gives the segment back. In a lane of `received/`:
 
 ```
 {number}-{key}.segment     records; while it may be written to, who writes it holds a lock on it (flock)
@@ -16,7 +16,6 @@ the segment's key, which is new for each use of the file, and if its bytes have 
 """
 
 import contextlib
-import errno
 import hashlib
 import os
 import struct
@@ -29,8 +28,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
-
-from dicomflow.edge.durable import SharedSync
 
 if sys.platform != "win32":
     import fcntl
@@ -63,13 +60,13 @@ _SUFFIX: Final = ".segment"
 _FREE: Final = ".free"
 _AT: Final = ".at"
 _DAMAGED: Final = ".damaged"
-# More than a deliverer that keeps up leaves behind.
-_MAX_FREE: Final = 2
+# What thousands of instances a second fill until the deliverer comes to them; a new one costs twice its bytes.
+_MAX_FREE: Final = 8
 _ZEROS_BYTES: Final = 1 << 20
 _FLAGS: Final = os.O_WRONLY | getattr(os, "O_CLOEXEC", 0)
 _FILE_MODE: Final = 0o640
-# Windows has neither these calls nor such locks.
-is_supported: Final = all(hasattr(os, name) for name in ("fdatasync", "pread", "pwrite"))
+# Only Linux has all of these, and such locks.
+is_supported: Final = all(hasattr(os, name) for name in ("pread", "pwritev", "RWF_DSYNC"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,58 +88,49 @@ class Record:
         return hashlib.sha256(self.content).hexdigest() == self.name.rpartition("_")[2]
 
 
-class _Disk:
-    """Syncs an open file; after a failure, of which the kernel tells once and may have dropped pages, no more."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self.has_failed = False
-
-    def sync(self) -> None:
-        """Make the file's bytes durable. Raises `OSError`."""
-        if self.has_failed:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        try:
-            os.fdatasync(self._descriptor)
-        except BaseException:
-            self.has_failed = True
-            raise
-
-
 class _Segment:
-    """A segment that is being written, for as long as a thread has it. `write`: the owner of `Segments`' lock."""
+    """A segment that is being written, for as long as a thread has it. `reserve`: the owner of `Segments`' lock."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
-        # With the file goes its lock, and the segment is complete: so not before the last thread that waits for it.
-        weakref.finalize(self, os.close, descriptor)
         self.path = path
         self.key = _key(path)
         self.offset = 0
-        # Nothing in here may lead back to the segment: its end would wait for the collector.
-        self._disk = _Disk(descriptor)
-        self.sync = SharedSync(self._disk.sync)
-        self._descriptor = descriptor
+        # After a write that failed, of which the kernel may have dropped pages, nothing more is written.
+        self.has_failed = False
+        # The kernel tells each descriptor of a failure once, so a thread has one to itself while it writes.
+        self._idle = [descriptor]
+        # With the first one goes the lock, and the segment is complete: so not before the last thread lets go of it.
+        weakref.finalize(self, _close_all, self._idle)
 
-    @property
-    def has_failed(self) -> bool:
-        """Whether a sync of it has failed, so that nothing more may be written to it."""
-        return self._disk.has_failed
-
-    def write(self, name: bytes, content: Sequence[bytes | memoryview]) -> int:
-        """Write a record at the end and return its offset; its header comes last, so that it is never seen in part."""
-        length = sum(map(len, content))
+    def reserve(self, length: int) -> int:
+        """Return the offset for a record of this length, header and name included."""
         start = self.offset
-        fields = _HEADER.pack(_MAGIC, self.key, time.time_ns(), length, len(name), 0)[:-_CRC_BYTES]
-        _write_all(self._descriptor, b"".join((name, *content)), start + _HEADER.size)
-        header = fields + zlib.crc32(fields + name).to_bytes(_CRC_BYTES, "big")
-        _write_all(self._descriptor, header, start)
-        self.offset = _next_page(start + _HEADER.size + len(name) + length)
+        self.offset = _next_page(start + length)
         return start
 
-    def strike(self, offset: int) -> None:
-        """Have a record count no more, as far as that can be done: it was not acknowledged."""
-        with contextlib.suppress(OSError):
-            _write_all(self._descriptor, bytes(_HEADER.size), offset)
+    def write(self, start: int, name: bytes, content: Sequence[bytes | memoryview], flags: int) -> None:
+        """Write a record, durably if the flags of pwritev(2) say so. Raises `OSError`, and then it does not count."""
+        length = sum(map(len, content))
+        fields = _HEADER.pack(_MAGIC, self.key, time.time_ns(), length, len(name), 0)[:-_CRC_BYTES]
+        head = b"".join((fields, zlib.crc32(fields + name).to_bytes(_CRC_BYTES, "big"), name))
+        descriptor = -1
+        try:
+            descriptor = self._take()
+            _write_all(descriptor, [head, *content], start, flags)
+        except BaseException:
+            self.has_failed = True
+            with contextlib.suppress(OSError):
+                os.pwrite(descriptor, bytes(_HEADER.size), start)
+            raise
+        finally:
+            if descriptor >= 0:
+                self._idle.append(descriptor)
+
+    def _take(self) -> int:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return os.open(self.path, _FLAGS)
 
 
 class Segments:
@@ -171,20 +159,11 @@ class Segments:
         Durable: on return the record is on disk. Raises `OSError`, and then the record does not count.
         """
         encoded = name.encode("ascii")
+        length = _HEADER.size + len(encoded) + sum(map(len, content))
         with self._lock:
-            segment = self._with_room(_HEADER.size + len(encoded) + sum(map(len, content)))
-            try:
-                offset = segment.write(encoded, content)
-            except BaseException:
-                segment.strike(segment.offset)
-                raise
-            change = segment.sync.note()
-        if self._fsync:
-            try:
-                segment.sync.wait(change)
-            except BaseException:
-                segment.strike(offset)
-                raise
+            segment = self._with_room(length)
+            start = segment.reserve(length)
+        segment.write(start, encoded, content, os.RWF_DSYNC if self._fsync else 0)
         return segment.path
 
     def prepare(self) -> None:
@@ -236,7 +215,7 @@ class Segments:
             _lock(descriptor, fcntl.LOCK_EX)
             # Zeros, not a hole: later writes find the blocks there, and change nothing of the file but its bytes.
             for start in range(0, self._size_bytes, _ZEROS_BYTES):
-                _write_all(descriptor, bytes(min(_ZEROS_BYTES, self._size_bytes - start)), start)
+                _write_all(descriptor, [bytes(min(_ZEROS_BYTES, self._size_bytes - start))], start, 0)
             if self._fsync:
                 os.fsync(descriptor)
             self._rename_durably(lambda: os.rename(temporary, path), descriptor)  # noqa: PTH104  # as above
@@ -368,7 +347,14 @@ def _number(segment: Path) -> int:
     return int(segment.name[:8])
 
 
-def _write_all(descriptor: int, data: bytes, offset: int) -> None:
-    written = os.pwrite(descriptor, data, offset)
-    while written < len(data):  # a short write
-        written += os.pwrite(descriptor, data[written:], offset + written)
+def _write_all(descriptor: int, buffers: Sequence[bytes | memoryview], offset: int, flags: int) -> None:
+    written = os.pwritev(descriptor, buffers, offset, flags)
+    while written < sum(map(len, buffers)):  # a short write
+        offset += written
+        buffers = [b"".join(buffers)[written:]]
+        written = os.pwritev(descriptor, buffers, offset, flags)
+
+
+def _close_all(descriptors: Sequence[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
