@@ -334,7 +334,7 @@ def test_spool_without_segments_has_files(tmp_path: Path, monkeypatch: pytest.Mo
 def test_associations_write_at_once_each_with_a_descriptor_of_its_own(
     spool: Spool, deliverers: Spool, monkeypatch: pytest.MonkeyPatch
 ):
-    """While the disk writes for one, others do not wait; each is told of its own failure, which the kernel says once."""
+    """While the disk writes for one, others do not wait; the kernel tells each of its own failure, and only once."""
     original, may_go_on = os.pwritev, threading.Event()
     descriptors: list[int] = []
 

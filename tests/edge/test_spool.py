@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -124,31 +123,6 @@ def test_discard_incoming_of_one_process_leaves_the_others(spool: Spool):
     assert 1 == spool.discard_incoming(1)
     assert [f"a1_00000000_{os.getpid()}.part"] == [path.name for path in spool.lane.iterdir()]
     assert 1 == spool.discard_incoming()
-
-
-def test_associations_are_open_until_they_end(spool: Spool):
-    """An association's note tells how it stands, and tells nothing of one that stored nothing."""
-    for name in ("a1", "a2", "a3"):
-        spool.mark_open(name)
-    spool.mark_ended("a1", "released")
-    spool.mark_ended("never-opened", "released")
-    assert {"a1": "released", "a2": "open", "a3": "open"} == spool.association_states()
-    spool.mark_lost(os.getpid() + 1)
-    assert {"a1": "released", "a2": "open", "a3": "open"} == spool.association_states()
-    spool.mark_lost(os.getpid())
-    assert {"a1": "released", "a2": "lost", "a3": "lost"} == spool.association_states()
-
-
-def test_notes_are_forgotten_when_ended_old_and_not_needed(spool: Spool):
-    """Only what has ended, before the time given, and is needed by no delivery goes."""
-    for name in ("open", "needed", "gone"):
-        spool.mark_open(name)
-    spool.mark_ended("needed", "released")
-    spool.mark_ended("gone", "aborted")
-    spool.forget_ended({"needed"}, 0)
-    assert 3 == len(spool.association_states())
-    spool.forget_ended({"needed"}, time.time() + 60)
-    assert {"open": "open", "needed": "released"} == spool.association_states()
 
 
 def test_assigned_file_keeps_name_and_content(spool: Spool):

@@ -98,7 +98,7 @@ def test_worker_crash_leaves_other_associations_running(edge_with: Any, scu_with
     statuses = [status for status in (_end_if_open(scu, large) for scu in scus) if status is not None]
     assert [0] * others == statuses
     until(lambda: len(edge.children()) == len(before), explain=edge.tail)
-    until(lambda: "lost" in edge.spool.association_states().values() or listed(edge), explain=edge.tail)
+    until(lambda: "lost" in edge.spool.associations.states().values() or listed(edge), explain=edge.tail)
     until(lambda: "dicomflow_child_restarts 1.0" in edge.get("/metrics")[1], explain=edge.tail)
     assert isinstance(scu_with(edge.port).associate(), AssociationAccepted)
 

@@ -147,7 +147,7 @@ class Deliverer:
         """Take all that has been received, then close what is complete."""
         is_forgetting = time.monotonic() - self._forgot_notes_at >= _FORGET_NOTES_EVERY_SECONDS
         # There may be a note for each image of the last minute: they are read only for somebody who asks.
-        states = self._spool.association_states() if is_forgetting or self._deliveries.is_any_open else None
+        states = self._spool.associations.states() if is_forgetting or self._deliveries.is_any_open else None
         await self._gather_all()
         if states is None:
             return  # what was gathered just now is looked at in the next round
@@ -162,7 +162,7 @@ class Deliverer:
             self._forgot_notes_at = time.monotonic()
             # What ended since `states` was read may have left instances that are not gathered yet.
             needed = self._deliveries.associations() | is_open
-            self._spool.forget_ended(needed, time.time() - _FORGET_AFTER_SECONDS)
+            self._spool.associations.forget(needed, time.time() - _FORGET_AFTER_SECONDS)
 
     async def _gather_all(self) -> None:
         while self._gather():  # noqa: ASYNC110  # it does not wait: the puts get their turn between batches

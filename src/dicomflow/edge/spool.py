@@ -9,8 +9,7 @@ delivering/{delivery}/         instances of a delivery, and its manifest once it
 delivering/{delivery}.stored/  what is left of a delivery that is in the store, about to be removed
 quarantined/                   what cannot be delivered, each beside a .reason file
 spares/                        files of stored deliveries, to be written over: no instances any more
-associations/                  an empty marker for each association that stored something: {id}.{process}.open, then
-                               {id}.{released, aborted or lost}
+associations/                  how the associations stand that stored something, see `association_log`
 ```
 
 A received file's name holds what the file cannot: `{association}_{number}_{peer}_{sha256}.dcm`. So a start needs no
@@ -24,11 +23,12 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
 from dicomflow.edge import segments
+from dicomflow.edge.association_log import AssociationLog
 from dicomflow.edge.durable import SharedSync, is_journalled, is_named_by_fsync, sync_directory
 from dicomflow.edge.incoming import IncomingFile
 from dicomflow.edge.received import SUFFIX, ReceivedFile
@@ -39,8 +39,6 @@ from dicomflow.errors import PermanentError
 __all__ = ["IncomingFile", "ReceivedFile", "Spool", "count_files", "oldest_seconds", "sync_directory"]
 
 _STORED: Final = ".stored"
-_OPEN_FLAGS: Final = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_CLOEXEC", 0)
-_FILE_MODE: Final = 0o640
 _FOLDER_MODE: Final = 0o750
 
 _logger = logging.getLogger(__name__)
@@ -66,7 +64,8 @@ class Spool:
         self.unpacked = self.received / UNPACKED
         self.delivering = root / "delivering"
         self.quarantined = root / "quarantined"
-        self.associations = root / "associations"
+        associations = root / "associations"
+        self.associations = AssociationLog(associations)
         self.fsync = fsync
         spares = root / "spares"
         self.spares = Spares(spares, spare_bytes)
@@ -78,7 +77,7 @@ class Spool:
                 self.unpacked,
                 self.delivering,
                 self.quarantined,
-                self.associations,
+                associations,
                 spares,
             ):
                 folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
@@ -154,37 +153,6 @@ class Spool:
     def scan_delivery(self, delivery_id: str) -> Iterator[ReceivedFile]:
         """Yield the files of a delivery, in no order."""
         yield from _scan(self.delivering / delivery_id)
-
-    def mark_open(self, association_id: str) -> None:
-        """Note that an association stores something and is open in this process. Raises `OSError`."""
-        os.close(os.open(f"{self.associations}/{association_id}.{os.getpid()}.open", _OPEN_FLAGS, _FILE_MODE))
-
-    def mark_ended(self, association_id: str, how: str, process_id: int | None = None) -> None:
-        """Note how an association of this process, or of another, ended: released, aborted or lost."""
-        note = f"{self.associations}/{association_id}."
-        with contextlib.suppress(FileNotFoundError):
-            os.rename(f"{note}{process_id or os.getpid()}.open", note + how)  # noqa: PTH104  # done for each association
-
-    def mark_lost(self, process_id: int | None = None) -> None:
-        """Note that the open associations of a process that died, or of all processes, are lost."""
-        for path in self.associations.glob(f"*.{process_id or '*'}.open"):
-            association_id, process, _ = path.name.split(".")
-            self.mark_ended(association_id, "lost", int(process))
-
-    def association_states(self) -> dict[str, str]:
-        """Return how each noted association stands: open, released, aborted or lost."""
-        names = (name.partition(".") for name in os.listdir(self.associations))  # noqa: PTH208  # there may be thousands
-        return {association_id: state.rpartition(".")[2] for association_id, _, state in names}
-
-    def forget_ended(self, needed: Collection[str], before: float) -> None:
-        """Remove the notes of associations that ended before `before` (seconds since the epoch) and nobody needs."""
-        with os.scandir(self.associations) as notes:
-            for note in notes:
-                association_id, _, state = note.name.partition(".")
-                if association_id in needed or state.endswith("open"):
-                    continue
-                if note.stat().st_mtime < before:
-                    Path(note).unlink(missing_ok=True)
 
     def assign(self, file: ReceivedFile, delivery_id: str) -> ReceivedFile:
         """Put a received file into a delivery; `sync_deliveries` ends what this begins."""

@@ -142,7 +142,7 @@ class Supervisor:
                 _logger.warning("tls_without_client_certificates port=%d", dimse.tls.port)
         self._listener = bind(dimse.bind, dimse.port, patience_seconds=_PORT_SECONDS)
         metrics.wipe(spool.root)
-        spool.mark_lost()
+        spool.associations.lost()
         discarded = spool.discard_incoming()
         if discarded:
             _logger.info("incoming_discarded files=%d", discarded)
@@ -228,7 +228,7 @@ class Supervisor:
         _logger.error("child_died name=%s exit_code=%s", child.name, child.process.exitcode)
         if self.spool is not None and child.process.pid is not None:
             with contextlib.suppress(OSError):
-                self.spool.mark_lost(child.process.pid)
+                self.spool.associations.lost(child.process.pid)
             with contextlib.suppress(OSError):
                 self.spool.discard_incoming(child.process.pid)
         if now - child.started_at >= _STEADY_SECONDS:

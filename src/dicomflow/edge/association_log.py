@@ -1,0 +1,180 @@
+"""How associations that stored something stand: open, released, aborted or lost.
+
+No delivery closes while an association that carries it is open, and its manifest tells how each one ended. A worker
+appends a line when an association first stores something and one when it ends, to `{process}-{number}.log`; the
+deliverer reads on where it was, and removes logs of which nobody needs a line any more. A line is
+`{id} {how} {when} .`. Lines are not synced: what power loss takes is an association that counts as lost.
+"""
+
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+if sys.platform != "win32":
+    import fcntl
+
+__all__ = ["AssociationLog"]
+
+_OPEN: Final = "open"
+_LOST: Final = "lost"
+_SUFFIX: Final = ".log"
+_FLAGS: Final = os.O_WRONLY | os.O_APPEND | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+_FILE_MODE: Final = 0o640
+# Then the next log begins, so that this one can go.
+_MOST_LINES: Final = 5000
+_FIELDS: Final = 4
+
+
+class _State(NamedTuple):
+    """The last line about an association: how it stands, since when (seconds since the epoch), and the line's log."""
+
+    how: str
+    since: int
+    log: Path
+
+
+class AssociationLog:
+    """The notes of all processes in one folder. Threads: any may call `opened` and `ended`, one owner the others."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._descriptor = -1
+        self._lines = 0
+        self._open: set[str] = set()
+        self._unwritten = b""  # what a full volume did not take
+        self._offsets: dict[Path, int] = {}
+        self._states: dict[str, _State] = {}
+
+    def opened(self, association_id: str) -> None:
+        """Note that an association of this process stores something. Raises `OSError`."""
+        with self._lock:
+            try:
+                self._append(_line(association_id, _OPEN))
+            except OSError:
+                self._unwritten += _line(association_id, _LOST)  # it may have been written all but the last byte
+                raise
+            self._open.add(association_id)
+
+    def ended(self, association_id: str, how: str) -> None:
+        """Note how an association of this process ended, if it stored something: released or aborted or lost."""
+        with self._lock:
+            if association_id not in self._open:
+                return
+            self._open.discard(association_id)
+            line = _line(association_id, how)
+            try:
+                self._append(line)
+            except OSError:
+                self._unwritten += line
+
+    def lost(self, process_id: int | None = None) -> None:
+        """Note that the open associations of a process that died, or of all processes, are lost. Raises `OSError`."""
+        for logs in _logs_of_processes(self._folder, process_id):
+            states: dict[str, _State] = {}
+            for log in logs:
+                _read_on(log, 0, states)
+            lines = b"".join(_line(each, _LOST) for each, state in states.items() if state.how == _OPEN)
+            if lines:
+                descriptor = os.open(logs[-1], _FLAGS)
+                try:
+                    _write(descriptor, lines)
+                finally:
+                    os.close(descriptor)
+
+    def states(self) -> dict[str, str]:
+        """Return how each noted association stands by now."""
+        for logs in _logs_of_processes(self._folder):
+            for log in logs:
+                self._offsets[log] = _read_on(log, self._offsets.get(log, 0), self._states)
+        return {association_id: state.how for association_id, state in self._states.items()}
+
+    def forget(self, needed: Collection[str], before: float) -> None:
+        """Forget the associations that ended before `before` (seconds since the epoch) and nobody needs."""
+        self._states = {
+            each: state
+            for each, state in self._states.items()
+            if state.how == _OPEN or state.since >= before or each in needed
+        }
+        wanted = {state.log for state in self._states.values()}
+        for logs in _logs_of_processes(self._folder):
+            for log in logs:
+                # The oldest first: an end must not go before its beginning.
+                if log in wanted or not self._remove(log):
+                    break
+
+    def _append(self, line: bytes) -> None:
+        if self._descriptor < 0 or self._lines >= _MOST_LINES:
+            self._begin()
+        _write(self._descriptor, self._unwritten + line)
+        self._unwritten = b""
+        self._lines += 1
+
+    def _begin(self) -> None:
+        """Begin the next log of this process, which nobody removes while it is open here."""
+        while True:
+            path = self._folder / f"{os.getpid()}-{time.time_ns():020}{_SUFFIX}"
+            descriptor = os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, _FILE_MODE)
+            if sys.platform == "win32":  # there an open file cannot be removed
+                break
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if os.fstat(descriptor).st_nlink:  # else it was removed before it was locked
+                break
+            os.close(descriptor)
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor, self._lines = descriptor, 0
+
+    def _remove(self, log: Path) -> bool:
+        """Remove a log that is read to its end and that no process appends to; False when it stays."""
+        with contextlib.suppress(OSError), log.open("rb") as file:
+            if sys.platform != "win32":
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(file.fileno()).st_size == self._offsets.get(log):
+                if sys.platform == "win32":
+                    file.close()
+                log.unlink()
+                del self._offsets[log]
+                return True
+        return False
+
+
+def _logs_of_processes(folder: Path, process_id: int | None = None) -> Iterator[list[Path]]:
+    """Yield the logs of each process, or of one, in the order they were begun."""
+    logs: dict[str, list[Path]] = {}
+    for name in sorted(os.listdir(folder)):  # noqa: PTH208  # asked for five times a second
+        process, _, _ = name.partition("-")
+        if process.isdecimal() and name.endswith(_SUFFIX) and process_id in {None, int(process)}:
+            logs.setdefault(process, []).append(folder / name)
+    yield from logs.values()
+
+
+def _line(association_id: str, how: str) -> bytes:
+    # A line that a full volume cuts short has no dot, and ends with the line break in front of the next one.
+    return f"\n{association_id} {how} {time.time():.0f} .\n".encode("ascii")
+
+
+def _write(descriptor: int, lines: bytes) -> None:
+    while lines:
+        lines = lines[os.write(descriptor, lines) :]
+
+
+def _read_on(log: Path, offset: int, states: dict[str, _State]) -> int:
+    """Take the lines of a log from an offset on into `states`, and return the offset behind the last whole one."""
+    try:
+        with log.open("rb") as file:
+            file.seek(offset)
+            lines, end, _ = file.read().rpartition(b"\n")
+    except FileNotFoundError:
+        return offset
+    for line in lines.decode("ascii", "replace").split("\n"):
+        fields = line.split(" ")
+        if len(fields) == _FIELDS and fields[2].isdecimal() and fields[3] == ".":
+            states[fields[0]] = _State(fields[1], int(fields[2]), log)
+    return offset + len(lines) + len(end)

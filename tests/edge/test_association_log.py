@@ -1,0 +1,209 @@
+"""How associations stand, as workers note it and the deliverer reads it."""
+
+import errno
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dicomflow.edge import association_log
+from dicomflow.edge.association_log import AssociationLog
+
+LATER = 60.0
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> AssociationLog:
+    """Give a worker's log."""
+    return AssociationLog(tmp_path)
+
+
+@pytest.fixture
+def reader(tmp_path: Path) -> AssociationLog:
+    """Give the deliverer's view of the same folder."""
+    return AssociationLog(tmp_path)
+
+
+def in_another_process(folder: Path, program: str) -> int:
+    """Run statements on `log`, a log of another process, and return the id that this process had."""
+    head = "from pathlib import Path; from dicomflow.edge.association_log import AssociationLog; import os\n"
+    code = f"{head}log = AssociationLog(Path({str(folder)!r}))\n{program}\nprint(os.getpid())"
+    return int(subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE).stdout)
+
+
+def test_associations_are_open_until_they_end(log: AssociationLog, reader: AssociationLog):
+    """A log tells how each stands, and tells nothing of one that stored nothing."""
+    for name in ("a1", "a2", "a3"):
+        log.opened(name)
+    assert {"a1": "open", "a2": "open", "a3": "open"} == reader.states()
+    log.ended("a1", "released")
+    log.ended("never-opened", "released")
+    log.ended("a2", "aborted")
+    assert {"a1": "released", "a2": "aborted", "a3": "open"} == reader.states()
+
+
+def test_open_associations_of_a_dead_process_are_lost(log: AssociationLog, reader: AssociationLog, tmp_path: Path):
+    """Those of others stay open, until all are lost at the next start of the edge."""
+    dead = in_another_process(tmp_path, "log.opened('b1'); log.opened('b2'); log.ended('b2', 'released')")
+    log.opened("a1")
+    reader.lost(dead + 1)
+    assert {"a1": "open", "b1": "open", "b2": "released"} == reader.states()
+    reader.lost(dead)
+    assert {"a1": "open", "b1": "lost", "b2": "released"} == reader.states()
+    reader.lost()
+    assert {"a1": "lost", "b1": "lost", "b2": "released"} == AssociationLog(tmp_path).states()
+
+
+def test_notes_are_forgotten_when_ended_old_and_not_needed(log: AssociationLog, reader: AssociationLog):
+    """Only what has ended, before the time given, and is needed by no delivery goes."""
+    for name in ("open", "needed", "gone"):
+        log.opened(name)
+    log.ended("needed", "released")
+    log.ended("gone", "aborted")
+    assert 3 == len(reader.states())
+    reader.forget({"needed"}, 0)
+    assert 3 == len(reader.states())
+    reader.forget({"needed"}, time.time() + LATER)
+    assert {"open": "open", "needed": "released"} == reader.states()
+
+
+def test_log_of_which_nothing_is_needed_is_removed(
+    log: AssociationLog, reader: AssociationLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """But that of a process that may still write to it, and one whose ends stand in a later log, if that is needed."""
+    monkeypatch.setattr(association_log, "_MOST_LINES", 4)
+    for number in range(6):
+        log.opened(f"a{number}")
+        log.ended(f"a{number}", "released")
+    assert 3 == len(list(tmp_path.iterdir()))
+    states = reader.states()
+    reader.forget({"a4"}, time.time() + LATER)
+    (kept,) = tmp_path.iterdir()
+    assert {"a4": "released"} == reader.states()
+    reader.forget(set(), time.time() + LATER)
+    assert [kept] == list(tmp_path.iterdir())
+    log.opened("a6")
+    assert 6 == len(states)
+    assert {"a6": "open"} == reader.states()
+
+
+def test_end_is_not_removed_before_its_beginning(
+    log: AssociationLog, reader: AssociationLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Or a deliverer that starts later would take the association for open for ever."""
+    monkeypatch.setattr(association_log, "_MOST_LINES", 2)
+    log.opened("long")
+    log.opened("short")
+    log.ended("long", "released")
+    log.opened("a1")
+    log.ended("a1", "released")
+    reader.states()
+    # `short` keeps the first log; the second has the end of `long`.
+    reader.forget(set(), time.time() + LATER)
+    assert {"short": "open", "long": "released", "a1": "released"} == AssociationLog(tmp_path).states()
+    log.ended("short", "released")
+    reader.states()
+    reader.forget(set(), time.time() + LATER)
+    assert 1 == len(list(tmp_path.iterdir()))
+
+
+def test_log_of_a_dead_process_is_removed(reader: AssociationLog, tmp_path: Path):
+    """Nobody holds it any more."""
+    dead = in_another_process(tmp_path, "log.opened('b1')")
+    reader.states()
+    reader.forget(set(), time.time() + LATER)
+    assert {"b1": "open"} == reader.states()
+    reader.lost(dead)
+    reader.states()
+    reader.forget(set(), time.time() + LATER)
+    assert [] == list(tmp_path.iterdir())
+    assert {} == reader.states()
+
+
+def test_line_written_since_it_was_read_keeps_a_log(reader: AssociationLog, tmp_path: Path):
+    """Nothing is removed unread."""
+    in_another_process(tmp_path, "log.opened('b1'); log.ended('b1', 'released')")
+    reader.states()
+    AssociationLog(tmp_path).lost()
+    (path,) = tmp_path.iterdir()
+    with path.open("ab") as file:
+        file.write(b"\nb2 open 1 .\n")
+    reader.forget(set(), time.time() + LATER)
+    assert {"b2": "open"} == reader.states()
+
+
+def test_full_volume_loses_no_end(log: AssociationLog, reader: AssociationLog, monkeypatch: pytest.MonkeyPatch):
+    """A store is refused that cannot be noted; an end is written with the next line."""
+    log.opened("a1")
+    original = os.write
+
+    def _write(descriptor: int, data: bytes) -> int:
+        if len(data) < 8:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return original(descriptor, data[:7])  # a part of it still fits
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", _write)
+        with pytest.raises(OSError, match="No space"):
+            log.opened("a2")
+        log.ended("a1", "released")
+    assert "open" == reader.states()["a1"]
+    log.ended("a2", "released")
+    log.opened("a3")
+    assert {"a1": "released", "a2": "lost", "a3": "open"} == reader.states()
+
+
+def test_half_a_line_is_read_when_it_is_whole(reader: AssociationLog, tmp_path: Path):
+    """What another process is just writing, and what is no line of ours."""
+    path = tmp_path / "1-00000000000000000001.log"
+    path.write_bytes(b"\na1 open 17 .\n\na1 released 1")
+    (tmp_path / "notes.txt").write_text("not ours")
+    assert {"a1": "open"} == reader.states()
+    path.write_bytes(b"\na1 open 17 .\n\na1 released 18 .\n\na2 open 18\n\0\0\0\n\xff open 1 2 .\n")
+    assert {"a1": "released"} == reader.states()
+
+
+def test_threads_of_a_worker_note_at_once(log: AssociationLog, reader: AssociationLog, monkeypatch: pytest.MonkeyPatch):
+    """While the deliverer reads and removes logs, no line gets lost."""
+    monkeypatch.setattr(association_log, "_MOST_LINES", 10)
+    last: dict[str, str] = {}
+
+    def _note(thread: int) -> None:
+        for number in range(100):
+            log.opened(f"{thread}.{number}")
+            log.ended(f"{thread}.{number}", "released")
+        log.opened(f"{thread}.last")
+
+    threads = [threading.Thread(target=_note, args=(thread,)) for thread in range(4)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        last |= reader.states()
+        reader.forget(set(), time.time() + LATER)
+    last |= reader.states()
+    assert 404 == len(last)
+    assert [f"{thread}.last" for thread in range(4)] == sorted(each for each, how in last.items() if how == "open")
+
+
+def test_log_that_is_removed_before_it_is_locked_is_begun_again(
+    log: AssociationLog, reader: AssociationLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The deliverer may come between, and the lines would go with the file."""
+    original = os.open
+
+    def _open(path: Any, *arguments: Any) -> int:
+        descriptor = original(path, *arguments)
+        monkeypatch.undo()
+        reader.states()
+        reader.forget(set(), 0)
+        assert [] == list(tmp_path.iterdir())
+        return descriptor
+
+    monkeypatch.setattr(os, "open", _open)
+    log.opened("a1")
+    assert {"a1": "open"} == reader.states()
