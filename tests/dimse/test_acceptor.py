@@ -273,6 +273,20 @@ def test_command_and_data_in_one_pdu_are_both_read():
     assert acceptor.is_between_messages
 
 
+def test_acceptor_awaits_the_rest_of_what_has_begun():
+    """At each byte within a request or a message, and at none behind it: the rest may wait for our acknowledgement."""
+    acceptor = Acceptor()
+    for number, byte in enumerate(REQUEST):
+        assert bool(number) == acceptor.awaits_rest
+        drain(acceptor, bytes([byte]))
+    assert not acceptor.awaits_rest
+    acceptor = acceptor_in(State.STA6)
+    for number, byte in enumerate(encode_message(3, STORE, 0, b"0123456789")):
+        assert bool(number) == acceptor.awaits_rest
+        drain(acceptor, bytes([byte]))
+    assert not acceptor.awaits_rest
+
+
 def test_release_within_an_object_is_answered_and_drops_it():
     """What is half received is no object; no data follows the release (PS3.8 9.2, AR-2 and AR-4)."""
     acceptor = acceptor_in(State.STA6)

@@ -97,6 +97,11 @@ class Acceptor:
         return self._messages.is_idle
 
     @property
+    def awaits_rest(self) -> bool:
+        """Whether a PDU or a message has begun of which more is to come."""
+        return not self._messages.is_idle or self._stream.is_within_pdu
+
+    @property
     def longest_p_data_bytes(self) -> int:
         """The longest P-DATA-TF so far, in bytes of its length field; it may exceed what was announced."""
         return self._stream.longest_p_data_bytes

@@ -77,6 +77,11 @@ class PduStream:
         self._scatter: Scatter | None = None
         self.longest_p_data_bytes = 0
 
+    @property
+    def is_within_pdu(self) -> bool:
+        """Whether a PDU has begun and is not complete."""
+        return bool(self._partial or self._pdu_left or self._fragment_left)
+
     def buffers(self, run: DataSetRun) -> list[memoryview] | None:
         """Return where to receive the next bytes of `run`, for `feed_scattered`; None when they are for `feed`.
 

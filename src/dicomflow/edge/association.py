@@ -32,8 +32,8 @@ from dicomflow.edge.tls import TlsContexts
 __all__ = ["Association"]
 
 _RECEIVE_BUFFER_BYTES: Final = 64 << 10
-# Set again before each receive, since the kernel clears it: a sender that leaves Nagle's algorithm on waits for
-# the acknowledgement of its last segment.
+# Set again before each receive of a rest, since the kernel clears it: a sender that leaves Nagle's algorithm on waits
+# for the acknowledgement of its last segment. What is complete is acknowledged with its answer.
 _QUICKACK: Final[int | None] = getattr(socket, "TCP_QUICKACK", None)
 _LINGER_AFTER_ABORT_SECONDS: Final = 0.5
 
@@ -106,7 +106,7 @@ class Association:
         while acceptor.state is not State.STA1:
             if not self._wait():
                 break
-            if _QUICKACK is not None:
+            if _QUICKACK is not None and acceptor.awaits_rest:
                 self._connection.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
             buffers = acceptor.buffers() if scatters else None
             try:
