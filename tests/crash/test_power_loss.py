@@ -68,8 +68,8 @@ class Disk:
         for name in ("write", "writev", "ftruncate"):
             patch.setattr(os, name, self._followed(getattr(os, name), lambda *_: [], self._written))
         patch.setattr(os, "pwrite", self._followed(os.pwrite, lambda *_: [], self._written_at))
-        patch.setattr(os, "pwritev", self._followed(os.pwritev, lambda *_: [], self._record_written))
         patch.setattr(os, "fsync", self._followed(os.fsync, lambda *_: [], self._fsynced))
+        patch.setattr(os, "fdatasync", self._followed(os.fdatasync, lambda *_: [], self._records_synced))
         patch.setattr(unpacker, "can_sync_file_system", lambda _: has_syncfs)
         patch.setattr(unpacker, "sync_file_system", self._followed(lambda _: None, lambda *_: [], self._all_synced))
         # Of each segment the records that were in it when it was last synced and are not written over since.
@@ -151,14 +151,14 @@ class Disk:
             if start < offset + len(data) and offset < end:
                 del kept[digest]
 
-    def _record_written(self, descriptor: int, buffers: Any, offset: int, flags: int = 0) -> None:
-        self._written_at(descriptor, b"".join(buffers), offset)
+    def _records_synced(self, descriptor: int) -> None:
         path = Path(f"/proc/self/fd/{descriptor}").readlink()
-        if path.suffix == ".segment" and flags & os.RWF_DSYNC:  # of what was written, and of that only
+        if path.suffix == ".segment":
             with path.open("rb", buffering=0) as file:
-                records = [each for each in read_records(file, offset) if each.is_whole and each.start == offset]
-            kept = self._records.setdefault(os.fstat(descriptor).st_ino, {})
-            kept |= {each.name.rpartition("_")[2]: (each.start, each.end) for each in records}
+                records = [each for each in read_records(file) if each.is_whole]
+            self._records[os.fstat(descriptor).st_ino] = {
+                each.name.rpartition("_")[2]: (each.start, each.end) for each in records
+            }
 
     def _all_synced(self, _descriptor: int) -> None:
         # Names are left to the sync of their folder.
@@ -169,6 +169,7 @@ class Disk:
         status = os.fstat(descriptor)
         is_folder = stat.S_ISDIR(status.st_mode)
         if not is_folder:
+            self._records_synced(descriptor)
             content = Path(f"/proc/self/fd/{descriptor}").read_bytes()
             self._synced[status.st_ino] = hashlib.sha256(content).hexdigest()
         folders = {status.st_ino} if is_folder else self._folders_of(status.st_ino)

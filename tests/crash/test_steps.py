@@ -62,12 +62,12 @@ def instances(folder: Path) -> dict[str, str]:
     """Return the digests of what counts as an instance after a restart, by name and by content."""
     spool = Spool(folder)
     spool.discard_incoming()
-    spool.associations.lost()
+    spool.associations.note_lost()
     spool.unpack(1000)
     found = {file.sha256: hashlib.sha256(file.path.read_bytes()).hexdigest() for file in spool.scan_received()}
     others = {".segment", ".at", ".free"}
     assert len(found) == len([path for path in spool.received.rglob("*.*") if path.suffix not in others])
-    assert "open" not in spool.associations.states().values()
+    assert "open" not in spool.associations.read_states().values()
     return found
 
 

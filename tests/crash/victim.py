@@ -25,7 +25,7 @@ from dicomflow.edge.watermark import Watermark
 
 CALLS = (
     *("open", "write", "writev", "ftruncate", "fsync", "rename", "replace", "link", "close", "unlink"),
-    *("pwrite", "pwritev"),
+    *("pwrite", "fdatasync"),
 )
 SPARE_BYTES = 32_000  # longer than what is sent, and of its class
 STORM_SECONDS = 0.0005

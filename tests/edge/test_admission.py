@@ -1,5 +1,9 @@
 """Counting open associations in a table that workers share."""
 
+from typing import Any
+
+import pytest
+
 from dicomflow.edge.admission import Admission, clear_row, table_length
 
 WORKERS, LIMIT = 2, 4
@@ -38,33 +42,66 @@ def test_row_of_a_dead_worker_is_free_again():
     assert isinstance(workers[0].enter("CT1"), int)
 
 
-def test_worker_that_is_less_busy():
-    """That is one with two connections fewer; one that has died, or has not begun, is none."""
+@pytest.fixture
+def begun() -> tuple[list[int], Admission, Admission]:
+    """Give a table and two workers that have begun."""
     table = [0] * table_length(WORKERS, LIMIT)
-    first = Admission(table, 0, LIMIT, 0)
+    first, second = (Admission(table, index, LIMIT, 0) for index in range(WORKERS))
+    first.begin()
+    second.begin()
+    return table, first, second
+
+
+def test_worker_that_is_less_busy(begun: Any):
+    """That is one with two connections fewer."""
+    _, first, second = begun
+    first.count_connection(1)
+    assert (None, None) == (first.less_busy(), second.less_busy())
+    first.count_connection(1)
+    assert (1, None) == (first.less_busy(), second.less_busy())
+    second.count_connection(1)
+    assert first.less_busy() is None
+
+
+def test_nothing_is_given_to_a_worker_that_is_not_there(begun: Any):
+    """One that has died, and the one in its place until it has begun."""
+    table, first, _ = begun
+    clear_row(table, 1, LIMIT)
     for _ in range(3):
         first.count_connection(1)
     assert first.less_busy() is None
-    second = Admission(table, 1, LIMIT, 0)
-    assert (1, None) == (first.less_busy(), second.less_busy())
-    second.count_connection(1)
+    again = Admission(table, 1, LIMIT, 0)
+    assert first.less_busy() is None
+    again.begin()
     assert 1 == first.less_busy()
-    second.count_connection(1)
-    assert first.less_busy() is None
-    second.count_connection(-1)
-    clear_row(table, 1, LIMIT)
-    assert first.less_busy() is None
 
 
-def test_worker_that_begins_anew_has_no_connections():
-    """Whatever the one before it had."""
-    table = [0] * table_length(WORKERS, LIMIT)
-    first, second = (Admission(table, index, LIMIT, 0) for index in range(WORKERS))
-    for worker in (first, first, second, second):
-        worker.count_connection(1)
-    clear_row(table, 1, LIMIT)
-    Admission(table, 1, LIMIT, 0)
+def test_what_is_on_the_way_counts(begun: Any, monkeypatch: pytest.MonkeyPatch):
+    """A burst is shared before the other worker has taken anything; what it does not take in time counts no more."""
+    now = [100.0]
+    monkeypatch.setattr("dicomflow.edge.admission.time.monotonic", lambda: now[0])
+    _, first, second = begun
+    given = 0
+    for _ in range(6):
+        first.count_connection(1)
+        if first.less_busy() == 1:
+            first.count_connection(-1)
+            given += 1
+    assert 3 == given
+    second.count_connection(1)
+    first.count_connection(1)
+    assert [1, 1, None] == [first.less_busy() for _ in range(3)]
+    now[0] += 1
     assert 1 == first.less_busy()
+
+
+def test_worker_that_ends_gives_nothing_away(begun: Any):
+    """The others end too."""
+    _, first, _ = begun
+    for _ in range(3):
+        first.count_connection(1)
+    first.close()
+    assert first.less_busy() is None
 
 
 def test_connections_take_no_places():

@@ -19,6 +19,8 @@ def test_connection_is_served_as_its_listener_would(speaks_tls: Any):
     """A connection of the TLS listener is one of TLS for the other worker too, and comes from the same peer."""
     table = [0] * table_length(2, 4)
     busy, idle = (Admission(table, index, 4, 0) for index in range(2))
+    busy.begin()
+    idle.begin()
     contexts: Any = object()
     inboxes = open_inboxes(2)
     listener = bind("127.0.0.1", 0)
@@ -48,10 +50,13 @@ def test_inbox_of_an_edge_that_stops_is_over():
     taker.close()
 
 
-def test_inbox_that_is_full_takes_no_more_and_nobody_waits_for_it():
+def test_inbox_that_is_full_takes_no_more_and_nobody_waits_for_it(monkeypatch: pytest.MonkeyPatch):
     """A worker that accepts while the other does not come to its inbox serves what it cannot give away."""
     table = [0] * table_length(2, 4)
-    busy, _ = (Admission(table, index, 4, 0) for index in range(2))
+    monkeypatch.setattr("dicomflow.edge.admission._ON_THE_WAY_SECONDS", 0)
+    busy, idle = (Admission(table, index, 4, 0) for index in range(2))
+    busy.begin()
+    idle.begin()
     inboxes = open_inboxes(2)
     listener = bind("127.0.0.1", 0)
     busy.count_connection(1)
@@ -67,3 +72,15 @@ def test_inbox_that_is_full_takes_no_more_and_nobody_waits_for_it():
         kept.connection.close()
     for each in (listener, *inboxes[0], *inboxes[1]):
         each.close()
+
+
+def test_connection_that_no_descriptor_is_left_for_is_an_error():
+    """The kernel closes it; the log is to say why, and the worker to pause."""
+    (giver, taker), *_ = open_inboxes(1)
+    inbox = Inbox(taker, None, Admission([0] * table_length(1, 4), 0, 4, 0))
+    giver.send(b"p")
+    with pytest.raises(OSError, match="Too many open files"):
+        inbox.take()
+    assert not inbox.is_over
+    giver.close()
+    taker.close()

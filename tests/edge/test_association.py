@@ -198,7 +198,7 @@ def test_release_is_noted_before_the_peer_closes(receiver_with: Any, scu_with: A
     scu.associate()
     assert Status.SUCCESS == scu.store(data_set()).status
     assert isinstance(scu.release(), AssociationReleased)
-    until(lambda: ["released"] == list(receiver.spool.associations.states().values()))
+    until(lambda: ["released"] == list(receiver.spool.associations.read_states().values()))
 
 
 def test_release_while_an_object_is_half_sent_drops_it(receiver: Any, scu: Any, data_set: Any, until: Any):
@@ -243,7 +243,7 @@ def test_partial_object_of_an_aborted_association_is_discarded(
     scu.socket.close()
     until(lambda: not list(receiver.spool.received.glob("*/*.part")))
     assert [part10()] == receiver.stored()
-    until(lambda: list(receiver.spool.associations.states().values()) == [how])
+    until(lambda: list(receiver.spool.associations.read_states().values()) == [how])
 
 
 def test_pdvs_split_at_every_byte_give_the_same_file(receiver: Any, scu: Any, data_set: Any, part10: Any):

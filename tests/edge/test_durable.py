@@ -4,9 +4,10 @@ import os
 import threading
 from pathlib import Path
 
+import pytest
 from waiting import WAIT_SECONDS
 
-from dicomflow.edge.durable import SharedSync, start_writeback
+from dicomflow.edge.durable import SharedSync, is_named_by_fsync, start_writeback
 
 
 def test_changes_made_while_a_sync_runs_share_the_next_one() -> None:
@@ -75,3 +76,21 @@ def test_started_writeback_leaves_bytes_as_they_are(tmp_path: Path) -> None:
         os.fsync(file.fileno())
     start_writeback(-1, 0, 1)
     assert path.read_bytes() == b"x" * 100_000
+
+
+MOUNTS = """\
+/dev/vda / ext4 rw 0 0
+server:/share /mnt/my\\040share nfs4 rw 0 0
+/dev/vdb /data ext4 rw 0 0
+tmpfs /data tmpfs rw 0 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [("/", True), ("/mnt/my share/spool", False), ("/mnt/mine", True), ("/data/spool", False), ("/database", True)],
+)
+def test_file_system_is_that_of_the_innermost_mount(monkeypatch: pytest.MonkeyPatch, path: str, *, expected: bool):
+    """Whatever its mount point is called, and whatever it hides."""
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: MOUNTS)
+    assert expected == is_named_by_fsync(Path(path))

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import WAIT_SECONDS
 
 from dicomflow.edge import segments
 from dicomflow.edge.segments import MAX_RECORD_BYTES, count_records, read_records, segments_of
 from dicomflow.edge.spool import Spool, count_files, oldest_seconds
 
-pytestmark = pytest.mark.skipif(not segments.is_supported, reason="segments need pwritev with RWF_DSYNC (Linux)")
+pytestmark = pytest.mark.skipif(not segments.is_supported, reason="segments need pwrite and fdatasync (not on Windows)")
 SIZE = 64 << 10
 ASSOCIATION = "a" * 32
 
@@ -158,6 +159,66 @@ def test_what_is_not_unpacked_counts_as_received(spool: Spool, deliverers: Spool
     assert 2 == count_files(spool.root)["received"]
 
 
+def test_files_whose_sync_failed_are_made_anew(spool: Spool, deliverers: Spool, monkeypatch: pytest.MonkeyPatch):
+    """They can be read back although the kernel dropped their pages, and the next sync succeeds all the same."""
+    deliverers.unpack(100)
+    for number in range(2):
+        put(spool, bytes([number]) * 100, number)
+    restarted(spool)
+    with monkeypatch.context() as patched:
+        patched.setattr("dicomflow.edge.unpacker.sync_file_system", fails)
+        with pytest.raises(OSError, match="Input/output"):
+            deliverers.unpack(100)
+    before = {file.number: file.path.stat().st_ino for file in spool.scan_received()}
+    kept = [file.path.open("rb") for file in spool.scan_received()]  # so that no inode is used again
+    Spool(spool.root).unpack(100)
+    after = {file.number: file.path.stat().st_ino for file in spool.scan_received()}
+    assert set(before) == set(after) == {0, 1}
+    assert set(before.values()).isdisjoint(after.values())
+    assert [] == segments_of(spool.lane)
+    for file in kept:
+        file.close()
+
+
+def test_damage_is_not_forgotten_over_a_restart(spool: Spool):
+    """The next deliverer comes past it again."""
+    for number in range(3):
+        put(spool, bytes([number + 1]) * 5000, number)
+    (segment,) = segments_of(spool.lane)
+    damage(segment, 1, 20)
+    restarted(spool)
+    for _ in range(2):
+        Spool(spool.root).unpack(1)
+    while Spool(spool.root).unpack(100):
+        pass
+    assert [segment.with_suffix(".damaged").name] == [path.name for path in spool.lane.iterdir()]
+
+
+def test_note_of_another_segment_is_not_believed(spool: Spool, deliverers: Spool):
+    """After power loss a note's block may be one that another note had."""
+    put(spool, b"one", 1)
+    deliverers.unpack(100)
+    (segment,) = segments_of(spool.lane)
+    assert segments.read_offset(segment) > 0
+    note = segment.with_suffix(".at")
+    note.write_bytes(b"0" * 16 + note.read_bytes()[16:])
+    assert 0 == segments.read_offset(segment)
+
+
+def test_unreadable_file_stops_no_others(spool: Spool, deliverers: Spool, monkeypatch: pytest.MonkeyPatch, caplog: Any):
+    """A bad page under a file that was unpacked before: it stays, and the log names it."""
+    put(spool, b"one", 1)
+    restarted(spool)
+    deliverers.unpack(100)
+    (bad,) = deliverers.scan_received()
+    original = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: fails() if path == bad.path else original(path))
+    put(Spool(spool.root, segment_bytes=SIZE), b"two", 2)
+    Spool(spool.root).unpack(100)
+    assert 2 == len(list(deliverers.scan_received()))
+    assert f"file_not_read file={bad.path.name}" in caplog.text
+
+
 def test_deliverer_that_starts_again_makes_nothing_twice(spool: Spool, deliverers: Spool):
     """It goes on where the last one was, also where that was killed before it noted how far it had come."""
     for number in range(3):
@@ -235,9 +296,9 @@ def test_worker_that_lives_on_keeps_its_segment(spool: Spool, deliverers: Spool)
     assert [b"one", b"two", b"three", b"four"] == received(deliverers)
 
 
-@pytest.mark.parametrize("call", ["pwritev", "open"])
+@pytest.mark.parametrize("call", ["open", "pwrite", "fdatasync"])
 def test_failed_append_is_no_instance(spool: Spool, deliverers: Spool, monkeypatch: pytest.MonkeyPatch, call: str):
-    """Nothing of it counts, those before it do, and those after it go on in another segment."""
+    """Nothing of it counts, those before it do, and those after it go on, behind a failed write in another segment."""
     assert spool.segments is not None
     put(spool, b"before", 0)
     segment = spool.segments._segment
@@ -250,51 +311,88 @@ def test_failed_append_is_no_instance(spool: Spool, deliverers: Spool, monkeypat
             put(spool, b"failed", 1)
     del segment
     put(spool, b"after", 2)
-    assert 2 == len(segments_of(spool.lane))
+    assert (1 if call == "open" else 2) == len(segments_of(spool.lane))
+    for _ in range(2):
+        deliverers.unpack(100)
+    assert [b"before", b"after"] == received(deliverers)
+    assert [] == list(spool.lane.glob("*.damaged"))
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_record_behind_a_failed_one_is_not_hidden(
+    spool: Spool, deliverers: Spool, monkeypatch: pytest.MonkeyPatch, failing: int
+):
+    """Whichever of its two writes failed: those of others around it are unpacked, as soon as they have come."""
+    calls: list[int] = []
+    original = os.pwrite
+
+    def _pwrite(descriptor: int, data: bytes, offset: int) -> int:
+        calls.append(descriptor)
+        return fails() if len(calls) == failing else original(descriptor, data, offset)
+
+    put(spool, b"before", 0)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", _pwrite)
+        with pytest.raises(OSError, match="Input/output"):
+            put(spool, b"failed", 1)
+    deliverers.unpack(100)
+    put(spool, b"after", 2)
     deliverers.unpack(100)
     assert [b"before", b"after"] == received(deliverers)
 
 
-def test_record_that_failed_half_written_is_no_instance(
+def test_record_behind_one_whose_sync_failed_is_not_hidden(
     spool: Spool, deliverers: Spool, monkeypatch: pytest.MonkeyPatch
 ):
-    """Also where all of it is in the file and only the disk did not take it."""
-    original = os.pwritev
-    monkeypatch.setattr(os, "pwritev", lambda *arguments: [original(*arguments), fails()])
-    with pytest.raises(OSError, match="Input/output"):
-        put(spool, b"failed", 1)
-    monkeypatch.undo()
-    put(spool, b"after", 2)
+    """It was written while the other waited for the disk, and its own sync tells that it is there."""
+    original, entered, may_fail = os.fdatasync, threading.Event(), threading.Event()
+    first: list[int] = []
+
+    def _fdatasync(descriptor: int) -> None:
+        if not first:
+            first.append(descriptor)
+            entered.set()
+            assert may_fail.wait(WAIT_SECONDS)
+            fails()
+        original(descriptor)
+
+    def _put_first() -> None:
+        with pytest.raises(OSError, match="Input/output"):
+            put(spool, b"failed", 1)
+
+    monkeypatch.setattr(os, "fdatasync", _fdatasync)
+    thread = threading.Thread(target=_put_first)
+    thread.start()
+    assert entered.wait(WAIT_SECONDS)
+    put(spool, b"behind", 2)
+    may_fail.set()
+    thread.join()
     deliverers.unpack(100)
-    assert [b"after"] == received(deliverers)
+    assert 0 == count_files(spool.root)["quarantined"]
+    assert [b"behind"] == received(deliverers)
+    assert [] == list(spool.lane.glob("*.damaged"))
 
 
-def test_short_writes_go_on_where_they_ended(spool: Spool, deliverers: Spool, monkeypatch: pytest.MonkeyPatch):
-    """Each part of them as durable as the whole."""
-    original = os.pwritev
-    flags: list[int] = []
+def test_descriptor_of_a_record_is_open_before_it_is_written(spool: Spool, monkeypatch: pytest.MonkeyPatch):
+    """One that is opened later is not told of the pages that another's sync has dropped in between."""
+    assert spool.segments is not None
+    segment = spool.segments._segment
+    assert segment is not None
+    calls: list[tuple[str, Any]] = []
+    for name in ("open", "pwrite", "fdatasync"):
+        original = getattr(os, name)
 
-    def _pwritev(descriptor: int, buffers: Any, offset: int, flag: int) -> int:
-        flags.append(flag)
-        return original(descriptor, [b"".join(buffers)[:1000]], offset, flag)
+        def _call(*arguments: Any, name: str = name, original: Any = original) -> Any:
+            answer = original(*arguments)
+            calls.append((name, answer if name == "open" else arguments[0]))
+            return answer
 
-    monkeypatch.setattr(os, "pwritev", _pwritev)
-    content = os.urandom(20_000)
-    put(spool, content)
-    assert len(flags) > 20
-    assert {os.RWF_DSYNC} == set(flags)
-    deliverers.unpack(100)
-    assert [content] == received(deliverers)
-
-
-def test_without_fsync_nothing_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """As the settings say."""
-    spool = Spool(tmp_path / "spool", segment_bytes=SIZE, fsync=False)
-    flags: list[int] = []
-    original = os.pwritev
-    monkeypatch.setattr(os, "pwritev", lambda *arguments: [original(*arguments), flags.append(arguments[3])][0])
+        monkeypatch.setattr(os, name, _call)
+    monkeypatch.setattr(segment, "_idle", [])
     put(spool)
-    assert [0] == flags
+    names, descriptors = zip(*calls, strict=True)
+    assert ("open", "pwrite", "pwrite", "fdatasync") == names
+    assert 1 == len(set(descriptors))
 
 
 def fails(*_: Any) -> int:
@@ -302,7 +400,7 @@ def fails(*_: Any) -> int:
     raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
-@pytest.mark.parametrize("call", ["open", "pwritev", "fsync", "rename"])
+@pytest.mark.parametrize("call", ["open", "pwrite", "fsync", "rename"])
 def test_segment_that_cannot_be_begun_refuses_one_instance(
     spool: Spool, deliverers: Spool, monkeypatch: pytest.MonkeyPatch, call: str
 ):
@@ -331,24 +429,23 @@ def test_spool_without_segments_has_files(tmp_path: Path, monkeypatch: pytest.Mo
     assert [] == [path for path in spool.lane.iterdir() if path.suffix != ".dcm"]
 
 
-def test_associations_write_at_once_each_with_a_descriptor_of_its_own(
-    spool: Spool, deliverers: Spool, monkeypatch: pytest.MonkeyPatch
+def test_associations_wait_for_the_disk_at_once_each_on_a_descriptor_of_its_own(
+    spool: Spool, deliverers: Spool, monkeypatch: pytest.MonkeyPatch, until: Any
 ):
     """While the disk writes for one, others do not wait; the kernel tells each of its own failure, and only once."""
-    original, may_go_on = os.pwritev, threading.Event()
+    original, may_go_on = os.fdatasync, threading.Event()
     descriptors: list[int] = []
 
-    def _pwritev(descriptor: int, buffers: Any, offset: int, flags: int) -> int:
+    def _fdatasync(descriptor: int) -> None:
         descriptors.append(descriptor)
-        assert may_go_on.wait(60)
-        return original(descriptor, buffers, offset, flags)
+        assert may_go_on.wait(WAIT_SECONDS)
+        original(descriptor)
 
-    monkeypatch.setattr(os, "pwritev", _pwritev)
+    monkeypatch.setattr(os, "fdatasync", _fdatasync)
     threads = [threading.Thread(target=put, args=(spool, bytes([number]) * 100, number)) for number in range(8)]
     for thread in threads:
         thread.start()
-    while len(descriptors) < 8:
-        time.sleep(0.001)
+    until(lambda: len(descriptors) == 8)
     assert 8 == len(set(descriptors))
     may_go_on.set()
     for thread in threads:
@@ -370,35 +467,6 @@ def test_descriptors_of_a_segment_go_with_it(spool: Spool):
     spool.segments = None
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(descriptor)
-
-
-def test_write_under_way_when_another_fails_is_judged_by_itself(
-    spool: Spool, deliverers: Spool, monkeypatch: pytest.MonkeyPatch
-):
-    """It is durable if its own call says so; nothing that begins later goes to that segment."""
-    original, entered, may_go_on = os.pwritev, threading.Event(), threading.Event()
-
-    def _pwritev(descriptor: int, buffers: Any, offset: int, flags: int) -> int:
-        if b"slow" in b"".join(buffers):
-            entered.set()
-            assert may_go_on.wait(60)
-        if b"bad" in b"".join(buffers):
-            fails()
-        return original(descriptor, buffers, offset, flags)
-
-    monkeypatch.setattr(os, "pwritev", _pwritev)
-    slow = threading.Thread(target=put, args=(spool, b"slow", 0))
-    slow.start()
-    assert entered.wait(60)
-    with pytest.raises(OSError, match="Input/output"):
-        put(spool, b"bad", 1)
-    put(spool, b"after", 2)
-    may_go_on.set()
-    slow.join()
-    for _ in range(2):
-        deliverers.unpack(100)
-    assert [b"slow", b"after"] == received(deliverers)
-    assert 1 == len(segments_of(spool.lane))
 
 
 def damage(segment: Path, record: int, offset: int) -> None:

@@ -200,6 +200,7 @@ class Workers:
     def start(self, index: int, *, accepts: bool = True, tls: Any = None) -> None:
         """Start one; one that does not accept only takes what others give to it."""
         admission = Admission(self._table, index, self._settings.max_associations, 0)
+        admission.begin()
         watermark = Watermark(self._spool, SpoolSettings(dir=self._spool.root))
         worker = _Worker(Receiver(self._settings, self._spool, watermark, threading.Event(), admission))
         if accepts:
@@ -269,17 +270,20 @@ def test_connection_that_cannot_be_given_away_is_kept(workers: Any, until: Any):
         until(lambda: workers.counts() == [4, 0])
 
 
-def test_connection_whose_peer_leaves_on_the_way_is_dropped(workers: Any, until: Any):
+def test_connection_whose_peer_leaves_on_the_way_is_dropped(workers: Any, until: Any, monkeypatch: pytest.MonkeyPatch):
     """A connection that was reset before the other worker took it is counted nowhere, and the next one is served."""
+    monkeypatch.setattr("dicomflow.edge.admission._ON_THE_WAY_SECONDS", 0)
     workers.start(0)
     address = workers.listener.getsockname()
-    Admission(workers._table, 1, DimseSettings().max_associations, 0)
+    Admission(workers._table, 1, DimseSettings().max_associations, 0).begin()
     with contextlib.ExitStack() as connections:
         connections.enter_context(socket.create_connection(address))
         until(lambda: workers.counts() == [1, 0])
         with socket.create_connection(address) as leaving:
             leaving.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             until(lambda: select.select([workers.inboxes[1][1]], [], [], 0)[0])
+        workers._table[-1] = 0
         workers.start(1, accepts=False)
+        until(lambda: workers.counts() == [1, 0])
         connections.enter_context(socket.create_connection(address))
         until(lambda: workers.counts() == [1, 1])

@@ -1,5 +1,6 @@
 """The edge as real processes: what dies is replaced, what stops stops in time, nothing acknowledged is lost."""
 
+import errno
 import os
 import signal
 import socket
@@ -17,7 +18,10 @@ from waiting import WAIT_SECONDS
 from dicomflow.dimse.command import Command, CommandField, encode_command
 from dicomflow.dimse.events import AssociationAccepted, AssociationRejected
 from dicomflow.dimse.message import encode_message
-from dicomflow.edge.supervisor import bind
+from dicomflow.edge.server import LogSettings
+from dicomflow.edge.settings import DeliverySettings, EdgeSettings, SpoolSettings
+from dicomflow.edge.spool import Spool
+from dicomflow.edge.supervisor import Supervisor, bind
 from dicomflow.errors import PermanentError
 from dicomflow.manifest import Manifest
 
@@ -98,7 +102,7 @@ def test_worker_crash_leaves_other_associations_running(edge_with: Any, scu_with
     statuses = [status for status in (_end_if_open(scu, large) for scu in scus) if status is not None]
     assert [0] * others == statuses
     until(lambda: len(edge.children()) == len(before), explain=edge.tail)
-    until(lambda: "lost" in edge.spool.associations.states().values() or listed(edge), explain=edge.tail)
+    until(lambda: "lost" in edge.spool.associations.read_states().values() or listed(edge), explain=edge.tail)
     until(lambda: "dicomflow_child_restarts 1.0" in edge.get("/metrics")[1], explain=edge.tail)
     assert isinstance(scu_with(edge.port).associate(), AssociationAccepted)
 
@@ -272,6 +276,33 @@ def test_kill_9_under_load_loses_no_acknowledged_object(
     found = stored(edge)
     assert [[part10(uid, pixels=b"x" * 5000)] for uid in acknowledged] == [found[uid] for uid in acknowledged]
     assert len(set(listed(edge))) == len(listed(edge))
+
+
+def test_lost_associations_that_a_full_volume_does_not_take_are_noted_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+):
+    """An edge starts on a full volume, which only its deliverer can make room on; those of living processes stay."""
+    settings = EdgeSettings(
+        name="site-1", spool=SpoolSettings(dir=tmp_path), delivery=DeliverySettings(store_url="file:///unused")
+    )
+    supervisor = Supervisor(settings, LogSettings("INFO", as_json=False))
+    supervisor.spool = spool = Spool(tmp_path)
+    for process_id in (1, 2):
+        note = tmp_path / "associations" / f"{process_id}-00000001.log"
+        note.write_bytes(f"\na{process_id} open 17 .\n".encode())
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", lambda *_: _raise(errno.ENOSPC))
+        supervisor._unnoted = {1, 2}
+        supervisor._note_lost()
+    assert f"lost_not_noted errno={errno.ENOSPC}" in caplog.text
+    assert {"a1": "open", "a2": "open"} == spool.associations.read_states()
+    supervisor._note_lost()
+    assert {"a1": "lost", "a2": "lost"} == spool.associations.read_states()
+    assert set() == supervisor._unnoted
+
+
+def _raise(number: int) -> Any:
+    raise OSError(number, os.strerror(number))
 
 
 def test_bind_names_port_and_remedy():

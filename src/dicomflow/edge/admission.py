@@ -6,10 +6,15 @@ own number only, so no lock spans processes; those of a worker that died are cle
 """
 
 import threading
+import time
 import zlib
 from collections.abc import MutableSequence
+from typing import Final
 
 __all__ = ["Admission", "clear_row", "table_length"]
+
+# A worker takes what is given to it in less, if it can.
+_ON_THE_WAY_SECONDS: Final = 0.1
 
 
 def table_length(workers: int, max_associations: int) -> int:
@@ -38,7 +43,9 @@ class Admission:
         self._row = range(index * max_associations, (index + 1) * max_associations)
         self._first_count = _first_count(table, max_associations)
         self._count = self._first_count + index
-        self._table[self._count] = 1
+        self._index = index
+        self._given: dict[int, tuple[int, int, float]] = {}
+        self._is_closed = False
         self._max = max_associations
         self._max_per_ae_title = max_associations_per_ae_title
         self._lock = threading.Lock()
@@ -48,11 +55,36 @@ class Admission:
         with self._lock:
             self._table[self._count] += change
 
+    def begin(self) -> None:
+        """Be one of the workers that connections are given to."""
+        with self._lock:
+            self._table[self._count] += 1
+
+    def close(self) -> None:
+        """Give no more away: the others end too."""
+        self._is_closed = True
+
     def less_busy(self) -> int | None:
-        """Return a worker that has at least two connections less than this one, which one of them would make even."""
-        counts = self._table[self._first_count :]
-        fewest = min(count for count in counts if count)
-        return counts.index(fewest) if fewest <= self._table[self._count] - 2 else None
+        """Return the worker to give a connection to: one with at least two less than this one, so that both gain.
+
+        It is taken for given, until that worker's count tells more or `_ON_THE_WAY_SECONDS` have passed.
+        """
+        if self._is_closed:
+            return None
+        with self._lock:
+            now = time.monotonic()
+            counts = list(self._table[self._first_count :])
+            on_the_way = {
+                worker: given
+                for worker, (count, given, at) in self._given.items()
+                if counts[worker] == count and now - at < _ON_THE_WAY_SECONDS
+            }
+            expected = {worker: count + on_the_way.get(worker, 0) for worker, count in enumerate(counts) if count}
+            least = min(expected, key=lambda worker: expected[worker], default=self._index)
+            if expected.get(least, 0) > counts[self._index] - 2:
+                return None
+            self._given[least] = (counts[least], on_the_way.get(least, 0) + 1, now)
+            return least
 
     def enter(self, calling_ae_title: str) -> int | str:
         """Take a place and return it for `leave`, or return why there is none."""

@@ -5,6 +5,8 @@ that has two connections more than another gives the newest away, before a byte 
 """
 
 import contextlib
+import errno
+import os
 import socket
 import struct
 import sys
@@ -98,8 +100,10 @@ class Inbox:
         if sys.platform == "win32":
             raise OSError
         kind, descriptors, _, _ = socket.recv_fds(self._inbox, 1, 1)
+        if not descriptors and kind:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))  # the kernel closed what did not fit
         if not descriptors:
-            self.is_over = not kind
+            self.is_over = True
             return None
         connection = socket.socket(fileno=descriptors[0])
         connection.set_inheritable(False)

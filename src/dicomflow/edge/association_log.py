@@ -39,7 +39,7 @@ class _State(NamedTuple):
 
 
 class AssociationLog:
-    """The notes of all processes in one folder. Threads: any may call `opened` and `ended`, one owner the others."""
+    """The notes of all processes in one folder. Threads: any for `note_open` and `note_end`, an owner for the rest."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -48,20 +48,23 @@ class AssociationLog:
         self._lines = 0
         self._open: set[str] = set()
         self._unwritten = b""  # what a full volume did not take
+        self._refused: set[str] = set()
         self._offsets: dict[Path, int] = {}
         self._states: dict[str, _State] = {}
 
-    def opened(self, association_id: str) -> None:
+    def note_open(self, association_id: str) -> None:
         """Note that an association of this process stores something. Raises `OSError`."""
         with self._lock:
             try:
                 self._append(_line(association_id, _OPEN))
             except OSError:
-                self._unwritten += _line(association_id, _LOST)  # it may have been written all but the last byte
+                if association_id not in self._refused:  # its line may be there all but the last byte
+                    self._refused.add(association_id)
+                    self._unwritten += _line(association_id, _LOST)
                 raise
             self._open.add(association_id)
 
-    def ended(self, association_id: str, how: str) -> None:
+    def note_end(self, association_id: str, how: str) -> None:
         """Note how an association of this process ended, if it stored something: released or aborted or lost."""
         with self._lock:
             if association_id not in self._open:
@@ -73,7 +76,11 @@ class AssociationLog:
             except OSError:
                 self._unwritten += line
 
-    def lost(self, process_id: int | None = None) -> None:
+    def process_ids(self) -> set[int]:
+        """Return the processes that have logs."""
+        return {int(logs[0].stem.partition("-")[0]) for logs in _logs_of_processes(self._folder)}
+
+    def note_lost(self, process_id: int | None = None) -> None:
         """Note that the open associations of a process that died, or of all processes, are lost. Raises `OSError`."""
         for logs in _logs_of_processes(self._folder, process_id):
             states: dict[str, _State] = {}
@@ -87,7 +94,7 @@ class AssociationLog:
                 finally:
                     os.close(descriptor)
 
-    def states(self) -> dict[str, str]:
+    def read_states(self) -> dict[str, str]:
         """Return how each noted association stands by now."""
         for logs in _logs_of_processes(self._folder):
             for log in logs:
@@ -113,12 +120,16 @@ class AssociationLog:
             self._begin()
         _write(self._descriptor, self._unwritten + line)
         self._unwritten = b""
+        self._refused.clear()
         self._lines += 1
 
     def _begin(self) -> None:
         """Begin the next log of this process, which nobody removes while it is open here."""
+        before = [log for logs in _logs_of_processes(self._folder, os.getpid()) for log in logs]
+        number = int(before[-1].stem.partition("-")[2]) if before else 0
         while True:
-            path = self._folder / f"{os.getpid()}-{time.time_ns():020}{_SUFFIX}"
+            number += 1
+            path = self._folder / f"{os.getpid()}-{number:08}{_SUFFIX}"
             descriptor = os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, _FILE_MODE)
             if sys.platform == "win32":  # there an open file cannot be removed
                 break
@@ -130,13 +141,16 @@ class AssociationLog:
         if self._descriptor >= 0:
             os.close(self._descriptor)
         self._descriptor, self._lines = descriptor, 0
+        # So that one that is open for long does not keep the logs before.
+        _write(descriptor, b"".join(_line(each, _OPEN) for each in self._open))
 
     def _remove(self, log: Path) -> bool:
         """Remove a log that is read to its end and that no process appends to; False when it stays."""
-        with contextlib.suppress(OSError), log.open("rb") as file:
+        with contextlib.suppress(OSError, KeyError), log.open("rb") as file:
             if sys.platform != "win32":
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(file.fileno()).st_size == self._offsets.get(log):
+            file.seek(self._offsets[log])
+            if b"\n" not in file.read():  # else there is a line that was not read
                 if sys.platform == "win32":
                     file.close()
                 log.unlink()

@@ -34,6 +34,8 @@ __all__ = ["Announce", "Deliverer", "StoredObject"]
 _POLL_SECONDS: Final = 0.2
 _BATCH: Final = 500
 _UNPACK_SECONDS: Final = 1.0
+# Then limits, settings and progress have their turn, whatever a receiver acknowledges meanwhile.
+_GATHER_SECONDS: Final = 2.0
 # A modality may open an association an image; the manifest has them all.
 _LOGGED_ASSOCIATIONS: Final = 20
 _FORGET_EVERY_SECONDS: Final = 3600.0
@@ -147,16 +149,18 @@ class Deliverer:
         """Take all that has been received, then close what is complete."""
         is_forgetting = time.monotonic() - self._forgot_notes_at >= _FORGET_NOTES_EVERY_SECONDS
         # There may be a note for each image of the last minute: they are read only for somebody who asks.
-        states = self._spool.associations.states() if is_forgetting or self._deliveries.is_any_open else None
-        await self._gather_all()
+        states = self._spool.associations.read_states() if is_forgetting or self._deliveries.is_any_open else None
+        has_all = await self._gather_all()
         if states is None:
             return  # what was gathered just now is looked at in the next round
         is_open = {association_id for association_id, state in states.items() if state == "open"}
         if self._deliveries.is_any_due(time.monotonic(), is_open):
             # What waits in segments may belong to a delivery that is about to close.
             self._unpack_at = float("-inf")
-            await self._gather_all()
-        for delivery in self._deliveries.take_due(time.monotonic(), is_open):
+            has_all = await self._gather_all()
+        # Where some are left, of any study, only limits close a delivery.
+        carrying = is_open if has_all else self._deliveries.associations()
+        for delivery in self._deliveries.take_due(time.monotonic(), carrying):
             self._close(delivery, states)
         if is_forgetting:
             self._forgot_notes_at = time.monotonic()
@@ -164,9 +168,14 @@ class Deliverer:
             needed = self._deliveries.associations() | is_open
             self._spool.associations.forget(needed, time.time() - _FORGET_AFTER_SECONDS)
 
-    async def _gather_all(self) -> None:
-        while self._gather():  # noqa: ASYNC110  # it does not wait: the puts get their turn between batches
-            await asyncio.sleep(0)
+    async def _gather_all(self) -> bool:
+        """Gather what has been received, and return True; False where more arrives than can be gathered in a while."""
+        until = time.monotonic() + _GATHER_SECONDS
+        while self._gather():
+            if time.monotonic() >= until:
+                return False
+            await asyncio.sleep(0)  # the puts get their turn between batches
+        return True
 
     def _gather(self) -> bool:
         """Move received files into their deliveries, durably before any of them is stored; True if some are left."""
@@ -226,6 +235,9 @@ class Deliverer:
                 yield read_instance(file)
             except FileNotFoundError:
                 continue  # its commit failed, and it was never acknowledged
+            except OSError as error:
+                # A bad page of the disk: it stays where it is, and the others go on.
+                _logger.error("file_not_read file=%s errno=%s", file.path.name, error.errno)  # noqa: TRY400  # no bug
             except PeerError as error:
                 _logger.warning("instance_quarantined file=%s reason=%s", file.path.name, error)
                 self._spool.quarantine(file, str(error))

@@ -148,6 +148,12 @@ def _mount_of(path: Path) -> tuple[str, str]:
     except OSError:
         return "", ""
     here = f"{path.resolve()}/"
-    points = [fields for fields in map(str.split, mounts) if here.startswith(fields[1].rstrip("/") + "/")]
-    found = max(points, key=lambda fields: len(fields[1]), default=["", "", ""])
+    points = [fields for fields in map(str.split, mounts) if here.startswith(_unescaped(fields[1]).rstrip("/") + "/")]
+    # Of several at one point the last one hides the others.
+    found = max(reversed(points), key=lambda fields: len(_unescaped(fields[1])), default=["", "", ""])
     return found[2], found[0]
+
+
+def _unescaped(path: str) -> str:
+    r"""Return a path of the mount table as it is: a blank in it stands there as \040 (proc_mounts(5))."""
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), path)

@@ -1,8 +1,8 @@
 """Segments: small instances one behind the other in a file that has its blocks already.
 
 A new file of 10 KB takes a name, an inode and a folder to be written, and the disk to be waited for; a record in a
-segment takes its own pages and one call, and those of several associations are under way at once. A worker appends, the
-deliverer unpacks the records to ordinary files and gives the segment back. In a lane of `received/`:
+segment takes its own pages and one wait, in which those of several associations are written together. A worker appends,
+the deliverer unpacks the records to ordinary files and gives the segment back. In a lane of `received/`:
 
 ```
 {number}-{key}.segment     records; while it may be written to, who writes it holds a lock on it (flock)
@@ -51,6 +51,7 @@ __all__ = [
 MAX_RECORD_BYTES: Final = 64 << 10
 _PAGE: Final = 4096
 _MAGIC: Final = b"DFR1"
+_STRUCK: Final = b"DFR0"  # in the place of the magic: the record was not acknowledged and counts for nothing
 # Magic, key of the segment, when received (nanoseconds since the epoch), lengths of content and name, and the CRC-32
 # of these and the name; big endian.
 _HEADER: Final = struct.Struct(">4s8sQIHI")
@@ -65,15 +66,15 @@ _MAX_FREE: Final = 8
 _ZEROS_BYTES: Final = 1 << 20
 _FLAGS: Final = os.O_WRONLY | getattr(os, "O_CLOEXEC", 0)
 _FILE_MODE: Final = 0o640
-# Only Linux has all of these, and such locks.
-is_supported: Final = all(hasattr(os, name) for name in ("pread", "pwritev", "RWF_DSYNC"))
+# Windows has neither these calls nor such locks.
+is_supported: Final = all(hasattr(os, name) for name in ("fdatasync", "pread", "pwrite"))
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
     """An instance in a segment: its file's name without suffix, its bytes, when they came, and its place.
 
-    A page with the head of a record that cannot be read any more is one without a name.
+    A page with the head of a record that cannot be read any more is one without a name; so is one that was struck.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Record:
     received_at_ns: int
     start: int
     end: int
+    is_struck: bool = False
 
     @property
     def is_whole(self) -> bool:
@@ -89,48 +91,44 @@ class Record:
 
 
 class _Segment:
-    """A segment that is being written, for as long as a thread has it. `reserve`: the owner of `Segments`' lock."""
+    """A segment that is being written, for as long as a thread has it. `write`: the owner of `Segments`' lock."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path = path
         self.key = _key(path)
         self.offset = 0
-        # After a write that failed, of which the kernel may have dropped pages, nothing more is written.
-        self.has_failed = False
-        # The kernel tells each descriptor of a failure once, so a thread has one to itself while it writes.
         self._idle = [descriptor]
         # With the first one goes the lock, and the segment is complete: so not before the last thread lets go of it.
         weakref.finalize(self, _close_all, self._idle)
 
-    def reserve(self, length: int) -> int:
-        """Return the offset for a record of this length, header and name included."""
-        start = self.offset
-        self.offset = _next_page(start + length)
-        return start
+    def take(self) -> int:
+        """Return a descriptor for one record, to be given back when that is on disk; raises `OSError`.
 
-    def write(self, start: int, name: bytes, content: Sequence[bytes | memoryview], flags: int) -> None:
-        """Write a record, durably if the flags of pwritev(2) say so. Raises `OSError`, and then it does not count."""
+        The kernel tells each descriptor once of a write that failed, whosever it was, if that was open before: so a
+        record has one to itself from before it is written until it is synced.
+        """
+        return self._idle.pop() if self._idle else os.open(self.path, _FLAGS)
+
+    def give_back(self, descriptor: int) -> None:
+        """Let others have a descriptor."""
+        self._idle.append(descriptor)
+
+    def write(self, descriptor: int, name: bytes, content: Sequence[bytes | memoryview]) -> None:
+        """Write a record at the end; its header comes last, so that it is never seen in part."""
         length = sum(map(len, content))
-        fields = _HEADER.pack(_MAGIC, self.key, time.time_ns(), length, len(name), 0)[:-_CRC_BYTES]
-        head = b"".join((fields, zlib.crc32(fields + name).to_bytes(_CRC_BYTES, "big"), name))
-        descriptor = -1
-        try:
-            descriptor = self._take()
-            _write_all(descriptor, [head, *content], start, flags)
-        except BaseException:
-            self.has_failed = True
-            with contextlib.suppress(OSError):
-                os.pwrite(descriptor, bytes(_HEADER.size), start)
-            raise
-        finally:
-            if descriptor >= 0:
-                self._idle.append(descriptor)
+        start = self.offset
+        _write_all(descriptor, b"".join((name, *content)), start + _HEADER.size)
+        _write_all(descriptor, self._head(_MAGIC, name, length), start)
+        self.offset = _next_page(start + _HEADER.size + len(name) + length)
 
-    def _take(self) -> int:
-        try:
-            return self._idle.pop()
-        except IndexError:
-            return os.open(self.path, _FLAGS)
+    def strike(self, descriptor: int, offset: int, name: bytes, length: int) -> None:
+        """Have a record count no more, as far as that can be done: it was not acknowledged."""
+        with contextlib.suppress(OSError):
+            _write_all(descriptor, self._head(_STRUCK, name, length), offset)
+
+    def _head(self, magic: bytes, name: bytes, length: int) -> bytes:
+        fields = _HEADER.pack(magic, self.key, time.time_ns(), length, len(name), 0)[:-_CRC_BYTES]
+        return fields + zlib.crc32(fields + name).to_bytes(_CRC_BYTES, "big")
 
 
 class Segments:
@@ -153,18 +151,39 @@ class Segments:
         self._lock = threading.Lock()
         self._segment: _Segment | None = None
 
-    def append(self, name: str, content: Sequence[bytes | memoryview]) -> Path:
-        """Write an instance behind the others, and return the segment's path.
+    def append(self, name: str, content: Sequence[bytes | memoryview]) -> None:
+        """Write an instance behind the others.
 
         Durable: on return the record is on disk. Raises `OSError`, and then the record does not count.
         """
         encoded = name.encode("ascii")
-        length = _HEADER.size + len(encoded) + sum(map(len, content))
+        length = sum(map(len, content))
         with self._lock:
-            segment = self._with_room(length)
-            start = segment.reserve(length)
-        segment.write(start, encoded, content, os.RWF_DSYNC if self._fsync else 0)
-        return segment.path
+            segment = self._with_room(_HEADER.size + len(encoded) + length)
+            offset, descriptor = segment.offset, segment.take()
+            try:
+                segment.write(descriptor, encoded, content)
+            except BaseException:
+                self._segment = None
+                segment.strike(descriptor, offset, encoded, length)
+                segment.give_back(descriptor)
+                raise
+        try:
+            # Several are under way at once; the kernel writes together what waits together.
+            if self._fsync:
+                os.fdatasync(descriptor)
+        except BaseException:
+            segment.strike(descriptor, offset, encoded, length)
+            self._leave(segment)
+            raise
+        finally:
+            segment.give_back(descriptor)
+
+    def _leave(self, segment: _Segment) -> None:
+        """Write no more to a segment of which a sync failed: the kernel may have dropped pages."""
+        with self._lock:
+            if self._segment is segment:
+                self._segment = None
 
     def prepare(self) -> None:
         """Have a segment before the first instance comes. Raises `OSError`."""
@@ -173,10 +192,9 @@ class Segments:
 
     def _with_room(self, length: int) -> _Segment:
         segment = self._segment
-        if segment is not None and not segment.has_failed and segment.offset + length <= self._size_bytes:
+        if segment is not None and segment.offset + length <= self._size_bytes:
             return segment
-        if segment is not None:
-            self._segment = None
+        self._segment = None
         self._segment = self._begin()
         return self._segment
 
@@ -215,7 +233,7 @@ class Segments:
             _lock(descriptor, fcntl.LOCK_EX)
             # Zeros, not a hole: later writes find the blocks there, and change nothing of the file but its bytes.
             for start in range(0, self._size_bytes, _ZEROS_BYTES):
-                _write_all(descriptor, [bytes(min(_ZEROS_BYTES, self._size_bytes - start))], start, 0)
+                _write_all(descriptor, bytes(min(_ZEROS_BYTES, self._size_bytes - start)), start)
             if self._fsync:
                 os.fsync(descriptor)
             self._rename_durably(lambda: os.rename(temporary, path), descriptor)  # noqa: PTH104  # as above
@@ -241,7 +259,7 @@ def is_complete(segment: BinaryIO) -> bool:
 
 
 def read_records(segment: BinaryIO, start: int = 0, *, is_complete: bool = True) -> Iterator[Record]:
-    """Yield the records of an open segment, whole or not, from one that begins at `start`.
+    """Yield the records of an open segment, whole, struck or not, from one that begins at `start`.
 
     Of a segment that is being written they end where none follows. In one that is complete all pages are looked at: a
     page that power loss or a bad disk took does not hide the records behind it.
@@ -251,7 +269,7 @@ def read_records(segment: BinaryIO, start: int = 0, *, is_complete: bool = True)
     size = os.fstat(descriptor).st_size
     while start < size:
         record = _read(descriptor, start, key)
-        if record is not None and (record.name or is_complete):
+        if record is not None and (record.name or record.is_struck or is_complete):
             yield record
             start = record.end
         elif is_complete:
@@ -263,7 +281,8 @@ def read_records(segment: BinaryIO, start: int = 0, *, is_complete: bool = True)
 def read_offset(segment: Path) -> int:
     """Return how far a segment is unpacked."""
     try:
-        return int(segment.with_suffix(_AT).read_bytes())
+        key, _, offset = segment.with_suffix(_AT).read_bytes().partition(b" ")
+        return int(offset) if key == _key(segment).hex().encode() else 0
     except (FileNotFoundError, ValueError):
         return 0
 
@@ -272,7 +291,8 @@ def write_offset(segment: Path, offset: int) -> None:
     """Note how far a segment is unpacked; power loss may take that back."""
     descriptor = os.open(segment.with_suffix(_AT), _FLAGS | os.O_CREAT, _FILE_MODE)
     try:
-        os.pwrite(descriptor, b"%020d" % offset, 0)  # always as long, so it is never there in part
+        # Always as long, so it is never there in part; with the key, since a block may hold what another note said.
+        os.pwrite(descriptor, b"%s %020d" % (_key(segment).hex().encode(), offset), 0)
     finally:
         os.close(descriptor)
 
@@ -302,8 +322,9 @@ def count_records(lane: Path) -> tuple[int, float]:
         # It may be given back meanwhile.
         with contextlib.suppress(FileNotFoundError), segment.open("rb", buffering=0) as file:
             for record in read_records(file, read_offset(segment), is_complete=False):
-                count += 1
-                oldest = min(oldest, record.received_at_ns / 1e9)
+                if not record.is_struck:
+                    count += 1
+                    oldest = min(oldest, record.received_at_ns / 1e9)
     return count, oldest
 
 
@@ -312,18 +333,21 @@ def _read(descriptor: int, start: int, key: bytes) -> Record | None:
         page = os.pread(descriptor, _PAGE, start)
     except OSError:  # a page that the disk does not give hides none behind it
         return Record("", b"", 0, start, start + _PAGE)
-    if len(page) < _HEADER.size or not page.startswith(_MAGIC + key):
+    if len(page) < _HEADER.size or not page.startswith((_MAGIC + key, _STRUCK + key)):
         return None
-    _, _, received_at_ns, length, name_length, crc = _HEADER.unpack_from(page)
+    magic, _, received_at_ns, length, name_length, crc = _HEADER.unpack_from(page)
     name_end = _HEADER.size + name_length
     name = page[_HEADER.size : name_end]
     if crc != zlib.crc32(page[: _HEADER.size - _CRC_BYTES] + name):
         return Record("", b"", 0, start, start + _PAGE)
+    end = _next_page(start + name_end + length)
+    if magic == _STRUCK:
+        return Record("", b"", 0, start, end, is_struck=True)
     content = page[name_end : name_end + length]
     if len(content) < length:
         with contextlib.suppress(OSError):  # then it is not whole
             content += os.pread(descriptor, length - len(content), start + _PAGE)
-    return Record(name.decode("ascii"), content, received_at_ns, start, _next_page(start + name_end + length))
+    return Record(name.decode("ascii"), content, received_at_ns, start, end)
 
 
 def _next_page(offset: int) -> int:
@@ -347,12 +371,10 @@ def _number(segment: Path) -> int:
     return int(segment.name[:8])
 
 
-def _write_all(descriptor: int, buffers: Sequence[bytes | memoryview], offset: int, flags: int) -> None:
-    written = os.pwritev(descriptor, buffers, offset, flags)
-    while written < sum(map(len, buffers)):  # a short write
-        offset += written
-        buffers = [b"".join(buffers)[written:]]
-        written = os.pwritev(descriptor, buffers, offset, flags)
+def _write_all(descriptor: int, data: bytes, offset: int) -> None:
+    written = os.pwrite(descriptor, data, offset)
+    while written < len(data):  # a short write
+        written += os.pwrite(descriptor, data[written:], offset + written)
 
 
 def _close_all(descriptors: Sequence[int]) -> None:

@@ -36,7 +36,7 @@ __all__ = ["DRAIN_SECONDS", "LogSettings", "WorkerStart", "run_worker"]
 
 # Greengrass kills five seconds after SIGTERM.
 DRAIN_SECONDS: Final = 3.5
-# So many threads of a listener stay to wait for connections; more come with them, and go.
+# So many threads stay to wait for connections of a listener or an inbox; more come with them, and go.
 _IDLE_THREADS: Final = 8
 
 _logger = logging.getLogger(__name__)
@@ -99,10 +99,11 @@ def run_worker(start: WorkerStart) -> None:
     gc.freeze()
     worker = _Worker(receiver)
     givers = [giver for giver, _ in start.inboxes]
+    contexts = TlsContexts(dimse.tls) if dimse.tls is not None else None
+    # From here on nothing is left to go wrong, so that what others give is served.
+    receiver.admission.begin()
     worker.accept_from(Listener(start.listener, None, receiver.admission, givers))
-    contexts = None
-    if start.tls_listener is not None and dimse.tls is not None:
-        contexts = TlsContexts(dimse.tls)
+    if start.tls_listener is not None:
         worker.accept_from(Listener(start.tls_listener, contexts, receiver.admission, givers))
     if start.inboxes:
         worker.accept_from(Inbox(start.inboxes[start.index][1], contexts, receiver.admission))
@@ -140,6 +141,7 @@ class _Worker:
 
     def drain(self, seconds: float = DRAIN_SECONDS) -> None:
         """End all associations, and cut what is left after `seconds`; those that ask meanwhile are rejected."""
+        self._receiver.admission.close()
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             with self._lock:

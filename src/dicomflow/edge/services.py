@@ -131,7 +131,7 @@ class Services:
         if self._is_marked:
             self._is_marked = False
             with contextlib.suppress(OSError):
-                self._receiver.spool.associations.ended(self._association_id, how)
+                self._receiver.spool.associations.note_end(self._association_id, how)
         report, self._report = self._report, None
         if report is not None:
             report.leave(f"the association is {how}")
@@ -140,7 +140,7 @@ class Services:
         self._reception = StoreReception(event.context, event.command)
         try:
             if not self._is_marked:
-                self._receiver.spool.associations.opened(self._association_id)
+                self._receiver.spool.associations.note_open(self._association_id)
                 self._is_marked = True
             self._reception.begin(
                 self._receiver.spool,

@@ -98,6 +98,7 @@ class Supervisor:
         self._tls_listener: socket.socket | None = None
         self._inboxes: list[tuple[socket.socket, socket.socket]] = []
         self._lock = FileLock(settings.spool.dir / "supervisor.lock")
+        self._unnoted: set[int] = set()  # processes that are gone, whose associations are to be noted as lost
         self.spool: Spool | None = None
         self.restarts = 0
 
@@ -142,10 +143,11 @@ class Supervisor:
                 _logger.warning("tls_without_client_certificates port=%d", dimse.tls.port)
         self._listener = bind(dimse.bind, dimse.port, patience_seconds=_PORT_SECONDS)
         metrics.wipe(spool.root)
-        spool.associations.lost()
         discarded = spool.discard_incoming()
         if discarded:
             _logger.info("incoming_discarded files=%d", discarded)
+        self._unnoted = spool.associations.process_ids()
+        self._note_lost()
         workers = settings.spool.workers or max(_LEAST_WORKERS, os.cpu_count() or 1)
         length = table_length(workers, dimse.max_associations)
         table: MutableSequence[int] = self._context.RawArray("Q", length)
@@ -214,6 +216,8 @@ class Supervisor:
             connection.wait(alive, timeout=0.1)
             if self._stopping.is_set():
                 return
+            if self._unnoted:
+                self._note_lost()
             for index, child in enumerate(self._children):
                 if child.restart_at is None and not child.process.is_alive():
                     self._bury(child)
@@ -222,13 +226,25 @@ class Supervisor:
                 elif child.restart_at is not None and time.monotonic() >= child.restart_at:
                     self._replace(child)
 
+    def _note_lost(self) -> None:
+        """Note that processes that are gone lost their associations; what a full volume does not take, again later."""
+        assert self.spool is not None
+        running = {child.process.pid for child in self._children if child.process.is_alive()}
+        for process_id in self._unnoted - running:
+            try:
+                self.spool.associations.note_lost(process_id)
+            except OSError as error:
+                _logger.warning("lost_not_noted errno=%s", error.errno)
+                return
+            self._unnoted.discard(process_id)
+
     def _bury(self, child: _Child) -> None:
         """Note a death, clean up after it, and set when the child is started again."""
         now = time.monotonic()
         _logger.error("child_died name=%s exit_code=%s", child.name, child.process.exitcode)
         if self.spool is not None and child.process.pid is not None:
-            with contextlib.suppress(OSError):
-                self.spool.associations.lost(child.process.pid)
+            self._unnoted.add(child.process.pid)
+            self._note_lost()
             with contextlib.suppress(OSError):
                 self.spool.discard_incoming(child.process.pid)
         if now - child.started_at >= _STEADY_SECONDS:

@@ -1,8 +1,7 @@
 """From segments to files: the deliverer makes an ordinary file of each small instance, and gives segments back.
 
 A segment is given back only when all its instances are on the disk as files, so until then a file that power loss took
-or damaged is made again. What an earlier run had made is not made again, but after power loss, when the note of how far
-it had come may be an older one.
+or damaged is made again. What an earlier run had put into a delivery is not made again.
 """
 
 import hashlib
@@ -99,20 +98,22 @@ class Unpacker:
             # Open before anything is written, so that no failure is told to somebody else only.
             self._descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
         made = {path.name for path in self._delivering.glob(f"*/*{SUFFIX}")}
-        waiting: set[str] | None = None
+        waiting = self._waiting()
         for path in list(self._folder.iterdir()):
             file = ReceivedFile.of(path)
             if file is None:
                 continue
-            if hashlib.sha256(path.read_bytes()).hexdigest() == file.sha256:
-                made.add(path.name)
-                continue
-            # Half made when the power went: a segment has it whole.
-            if waiting is None:
-                waiting = self._waiting()
             if path.stem in waiting:
+                # A segment has it whole. Whether this one is on the disk nobody knows: after a sync that failed it can
+                # be read back, and the next sync succeeds, although its pages were dropped.
                 path.unlink()
-            else:
+                continue
+            try:
+                is_whole = hashlib.sha256(path.read_bytes()).hexdigest() == file.sha256
+            except OSError as error:
+                _logger.error("file_not_read file=%s errno=%s", path.name, error.errno)  # noqa: TRY400  # no bug
+                continue
+            if not is_whole:
                 self._quarantine(file, _HALF_MADE)
         if self._fsync:
             self._sync()
@@ -141,6 +142,9 @@ class Unpacker:
             # Asked before it is read: what is complete then is read to its end.
             is_complete = segments.is_complete(file)
             for record in segments.read_records(file, progress.offset, is_complete=is_complete):
+                if record.is_struck:
+                    progress.offset = record.end
+                    continue
                 is_whole = record.is_whole
                 if count >= limit or not (is_whole or is_complete):
                     return count
@@ -198,7 +202,7 @@ class Unpacker:
                         _logger.error("segment_damaged segment=%s", segment.name)
                     segments.give_back(segment, is_damaged=progress.is_damaged)
                     del self._progress[segment]
-                elif progress.offset != progress.noted:
+                elif progress.offset != progress.noted and not progress.is_damaged:  # or the next run would not know
                     segments.write_offset(segment, progress.offset)
                     progress.noted = progress.offset
             except OSError as error:

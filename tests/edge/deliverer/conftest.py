@@ -35,8 +35,8 @@ class Site:
 
     def receive(self, sop: str, *, association: str = "a1", **fields: Any) -> ReceivedFile:
         """Spool an instance as an association does."""
-        if association not in self.spool.associations.states():
-            self.spool.associations.opened(association)
+        if association not in self.spool.associations.read_states():
+            self.spool.associations.note_open(association)
         file = self.spool.create(association, self._number)
         self._number += 1
         file.write([self._part10(sop, **fields)])

@@ -1,12 +1,15 @@
 """The deliverer on a real spool and a folder as store: what was acknowledged arrives, once and whole."""
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import obstore
 import pytest
 
+from dicomflow.edge import deliverer
 from dicomflow.edge.progress import PROGRESS_FILE
 from dicomflow.edge.spares import Spares
 from dicomflow.edge.spool import Spool
@@ -30,7 +33,7 @@ def test_spares_go_where_space_is_short(site: Site, monkeypatch: pytest.MonkeyPa
 def test_instances_arrive_with_their_bytes_and_the_manifest_last(site: Site, part10: Any):
     """Every object has the acknowledged bytes, the manifest names them all, and the spool is empty."""
     files = [site.receive(f"1.2.{number}") for number in range(3)]
-    site.spool.associations.ended("a1", "released")
+    site.spool.associations.note_end("a1", "released")
     site.run(site.is_empty)
     (manifest,) = site.manifests()
     assert {f"1.2.{number}": files[number].sha256 for number in range(3)} == {
@@ -49,7 +52,7 @@ def test_open_association_keeps_its_delivery_open(site: Site):
     site.receive("1.2.1")
     site.run(lambda: site.announced)
     assert [] == site.manifests()
-    site.spool.associations.ended("a1", "aborted")
+    site.spool.associations.note_end("a1", "aborted")
     site.run(site.is_empty)
     (manifest,) = site.manifests()
     assert ["aborted"] == [association.ended for association in manifest.associations]
@@ -59,7 +62,7 @@ def test_aborted_association_still_delivers_every_acknowledged_object(site: Site
     """How an association ended says nothing of what it stored before."""
     for number in range(5):
         site.receive(f"1.2.{number}")
-    site.spool.associations.lost()
+    site.spool.associations.note_lost()
     site.run(site.is_empty)
     (manifest,) = site.manifests()
     assert (5, "lost") == (len(list(manifest.instances())), manifest.associations[0].ended)
@@ -71,7 +74,7 @@ def test_restart_with_an_open_delivery_gives_the_same_keys(site: Site):
     site.run(lambda: site.announced)
     before = site.stored_keys()
     site.receive("1.2.2")
-    site.spool.associations.ended("a1", "released")
+    site.spool.associations.note_end("a1", "released")
     site.run(site.is_empty)
     (manifest,) = site.manifests()
     assert set(before) < set(site.stored_keys())
@@ -84,13 +87,13 @@ def test_restart_with_a_closed_delivery_gives_the_same_keys(
 ):
     """Cut off before the manifest was put, the next run puts it for the same delivery, as it was closed."""
     site.receive("1.2.1")
-    site.spool.associations.ended("a1", "released")
+    site.spool.associations.note_end("a1", "released")
     with monkeypatch.context() as patched:
         flaky_store(patched, lambda key: key.startswith("manifests/"))
         site.run(lambda: list(site.spool.delivering.glob("*/manifest.json")))
     closed = Manifest.from_json(next(site.spool.delivering.glob("*/manifest.json")).read_bytes())
     site.receive("1.2.2", association="a2")
-    site.spool.associations.ended("a2", "released")
+    site.spool.associations.note_end("a2", "released")
     site.run(site.is_empty)
     assert 2 == len(site.manifests())
     assert closed in site.manifests()
@@ -101,7 +104,7 @@ def test_cut_off_removal_does_not_change_the_stored_manifest(site: Site, monkeyp
     """A run that ends while it removes a stored delivery leaves nothing that is delivered again in part."""
     for number in range(3):
         site.receive(f"1.2.{number}")
-    site.spool.associations.ended("a1", "released")
+    site.spool.associations.note_end("a1", "released")
     original = Path.unlink
     removed: list[Path] = []
     failed: list[Path] = []
@@ -128,7 +131,7 @@ def test_damaged_file_is_quarantined_and_blocks_nobody(site: Site):
     damaged = site.receive("1.2.1")
     site.receive("1.2.2")
     damaged.path.write_bytes(damaged.path.read_bytes()[:-1] + b"!")
-    site.spool.associations.ended("a1", "released")
+    site.spool.associations.note_end("a1", "released")
     site.run(site.is_empty)
     (manifest,) = site.manifests()
     assert ["1.2.2"] == [each.sop_instance_uid for each in manifest.instances()]
@@ -142,7 +145,7 @@ def test_unreadable_file_is_quarantined_and_blocks_nobody(site: Site, content: b
     """A file that is named like an instance and is none goes to quarantine, and others are delivered."""
     site.receive("1.2.1").path.write_bytes(content)
     site.receive("1.2.2")
-    site.spool.associations.ended("a1", "released")
+    site.spool.associations.note_end("a1", "released")
     site.run(site.is_empty)
     assert ["1.2.2"] == [each.sop_instance_uid for each in site.manifests()[0].instances()]
     assert 1 == site.spool.counts()["quarantined"]
@@ -153,9 +156,9 @@ def test_delivery_whose_only_file_is_damaged_leaves_no_manifest(site: Site):
     damaged = site.receive("1.2.1")
     damaged.path.write_bytes(damaged.path.read_bytes() + b"!")
     site.run(lambda: site.spool.counts()["quarantined"])
-    site.spool.associations.ended("a1", "released")
+    site.spool.associations.note_end("a1", "released")
     site.receive("1.9.1", association="a2", study_instance_uid="1.9")
-    site.spool.associations.ended("a2", "released")
+    site.spool.associations.note_end("a2", "released")
     site.run(site.is_empty)
     assert ["1.9"] == [each.studies[0].study_instance_uid for each in site.manifests()]
 
@@ -172,7 +175,7 @@ def test_vanished_file_is_noted_and_blocks_nobody(site: Site, monkeypatch: pytes
 
     monkeypatch.setattr(Uploader, "put_instance", _gone)
     site.receive("1.2.2")
-    site.spool.associations.ended("a1", "released")
+    site.spool.associations.note_end("a1", "released")
     site.run(site.is_empty)
     assert ["1.2.2"] == [each.sop_instance_uid for each in site.manifests()[0].instances()]
     (reason,) = site.spool.quarantined.glob("*.reason")
@@ -184,7 +187,7 @@ def test_unreadable_note_of_a_closed_delivery_is_written_again(
 ):
     """A manifest note that cannot be read does not stop the deliverer: the delivery is closed again."""
     site.receive("1.2.1")
-    site.spool.associations.ended("a1", "released")
+    site.spool.associations.note_end("a1", "released")
     with monkeypatch.context() as patched:
         flaky_store(patched, lambda key: key.startswith("manifests/"))
         site.run(lambda: list(site.spool.delivering.glob("*/manifest.json")))
@@ -198,7 +201,7 @@ def test_identical_resend_within_a_delivery_is_stored_once(site: Site):
     site.receive("1.2.1")
     site.run(lambda: site.announced)
     site.receive("1.2.1", association="a2")
-    site.spool.associations.lost()
+    site.spool.associations.note_lost()
     site.run(site.is_empty)
     assert 1 == len(list(site.manifests()[0].instances()))
     assert 2 == len(site.stored_keys())
@@ -208,7 +211,7 @@ def test_other_bytes_under_one_uid_are_both_stored(site: Site, part10: Any):
     """Two versions of one SOP instance end in two deliveries under two keys."""
     site.receive("1.2.1", pixels=b"first ")
     site.receive("1.2.1", pixels=b"second")
-    site.spool.associations.ended("a1", "released")
+    site.spool.associations.note_end("a1", "released")
     site.run(site.is_empty)
     stored = [(site.objects / each.key).read_bytes() for m in site.manifests() for each in m.instances()]
     assert {part10("1.2.1", pixels=b"first "), part10("1.2.1", pixels=b"second")} == set(stored)
@@ -221,7 +224,7 @@ def test_two_sources_with_one_uid_do_not_overwrite_each_other(site: Site, site_w
     contents = {"first ": site, "second": site, "third ": other}
     for number, (pixels, at) in enumerate(contents.items()):
         at.receive("1.2.1", association=f"a{number}", calling=f"CT{number}", pixels=pixels.encode())
-        at.spool.associations.ended(f"a{number}", "released")
+        at.spool.associations.note_end(f"a{number}", "released")
     for each in (site, other):
         each.run(each.is_empty)
     wanted = {part10("1.2.1", calling=f"CT{n}", pixels=pixels.encode()) for n, pixels in enumerate(contents)}
@@ -234,7 +237,7 @@ def test_failed_upload_keeps_the_file_and_is_repeated(site: Site, monkeypatch: p
     """While the store fails every file stays; when it works again each object is stored under its first key."""
     for number in range(5):
         site.receive(f"1.2.{number}")
-    site.spool.associations.ended("a1", "released")
+    site.spool.associations.note_end("a1", "released")
     with monkeypatch.context() as patched:
         store = flaky_store(patched, lambda _key: True)
         site.run(lambda: len(store.puts) > 20)
@@ -249,7 +252,7 @@ def test_manifest_is_put_after_its_last_object(site: Site, monkeypatch: pytest.M
     site.receive("1.2.1")
     site.receive("1.2.2")
     site.receive("1.9.1", study_instance_uid="1.9")
-    site.spool.associations.ended("a1", "released")
+    site.spool.associations.note_end("a1", "released")
     store = flaky_store(monkeypatch, lambda key: key.endswith("/1.2.1.dcm") and len(store.puts) < 9)
     site.run(site.is_empty)
     of_study = [key for key in store.puts if "/1.2.3/" in key or key.startswith("manifests/")]
@@ -262,7 +265,7 @@ def test_manifest_is_put_after_its_last_object(site: Site, monkeypatch: pytest.M
 def test_lost_manifest_is_put_again(site: Site, monkeypatch: pytest.MonkeyPatch, flaky_store: Any):
     """A manifest whose put fails is put again until it is there; only then the files go."""
     site.receive("1.2.1")
-    site.spool.associations.ended("a1", "released")
+    site.spool.associations.note_end("a1", "released")
     with monkeypatch.context() as patched:
         store = flaky_store(patched, lambda key: key.startswith("manifests/"))
         site.run(lambda: sum(key.startswith("manifests/") for key in store.puts) > 3)
@@ -286,7 +289,7 @@ def test_file_is_removed_only_after_a_verified_put(site: Site, monkeypatch: pyte
     monkeypatch.setattr(obstore, "put_async", _put)
     file = site.receive("1.2.1")
     size = file.path.stat().st_size
-    site.spool.associations.ended("a1", "released")
+    site.spool.associations.note_end("a1", "released")
     site.run(site.is_empty)
     (instance,) = site.manifests()[0].instances()
     assert (size, size) == (instance.bytes, (site.objects / instance.key).stat().st_size)
@@ -297,7 +300,7 @@ def test_failed_uploads_are_cleaned_up_after_success(site: Site, monkeypatch: py
     """What failed at first and is stored now leaves neither files nor notes in the spool."""
     for number in range(4):
         site.receive(f"1.2.{number}")
-    site.spool.associations.ended("a1", "released")
+    site.spool.associations.note_end("a1", "released")
     store = flaky_store(monkeypatch, lambda _key: len(store.puts) < 12)
     site.run(site.is_empty)
     folders = (site.spool.received, site.spool.delivering, site.spool.quarantined)
@@ -313,7 +316,7 @@ def test_foreign_files_in_the_spool_are_left_alone(site: Site):
         path.parent.mkdir(exist_ok=True)
         path.write_text("not ours")
     site.receive("1.2.1")
-    site.spool.associations.ended("a1", "released")
+    site.spool.associations.note_end("a1", "released")
     site.run(lambda: site.manifests() and 1 == len(list(site.spool.delivering.glob("*/*"))))
     assert ["not ours"] * 3 == [path.read_text() for path in foreign]
 
@@ -322,9 +325,9 @@ def test_notes_of_associations_go_when_nobody_needs_them(site: Site, monkeypatch
     """The note of an ended association is kept until its delivery is closed, then forgotten."""
     monkeypatch.setattr("dicomflow.edge.deliverer._FORGET_AFTER_SECONDS", -60.0)
     site.receive("1.2.1")
-    site.spool.associations.ended("a1", "released")
-    site.spool.associations.opened("a2")
-    site.run(lambda: site.spool.associations.states() == {"a2": "open"})
+    site.spool.associations.note_end("a1", "released")
+    site.spool.associations.note_open("a2")
+    site.run(lambda: site.spool.associations.read_states() == {"a2": "open"})
     site.run(site.is_empty)
     assert "released" == site.manifests()[0].associations[0].ended
 
@@ -333,8 +336,39 @@ def test_closed_delivery_of_many_instances_has_them_all(site: Site):
     """More instances than a batch holds are one delivery, each stored once."""
     for number in range(520):
         site.receive(f"1.2.{number}", pixels=b"x")
-    site.spool.associations.ended("a1", "released")
+    site.spool.associations.note_end("a1", "released")
     site.run(site.is_empty)
     (manifest,) = site.manifests()
     assert 520 == len(list(manifest.instances()))
     assert json.loads(manifest.to_json())["edge"] == "site-1"
+
+
+def test_file_that_cannot_be_read_stops_no_other(site: Site, monkeypatch: pytest.MonkeyPatch, caplog: Any):
+    """A bad page of the disk: the file stays where it is, the log names it, and the others are stored."""
+    bad = site.receive("1.2.1")
+    site.receive("1.2.2")
+    site.spool.associations.note_end("a1", "released")
+    original = deliverer.read_instance
+    monkeypatch.setattr(deliverer, "read_instance", lambda file: _fail() if file == bad else original(file))
+    site.run(site.manifests)
+    (manifest,) = site.manifests()
+    assert ["1.2.2"] == [each.sop_instance_uid for each in manifest.instances()]
+    assert bad.path.exists()
+    assert f"file_not_read file={bad.path.name} errno={errno.EIO}" in caplog.text
+
+
+def _fail() -> Any:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def test_limits_close_deliveries_while_more_arrives_than_is_gathered(site: Site, monkeypatch: pytest.MonkeyPatch):
+    """A receiver may be faster than the deliverer for hours; quiet closes none then, since more may be waiting."""
+    monkeypatch.setattr(deliverer, "_GATHER_SECONDS", 0.01)
+    monkeypatch.setattr(site.spool, "unpack", lambda _: True)
+    site.receive("1.2.1")
+    site.receive("1.3.1", study_instance_uid="1.3")
+    site.receive("1.3.2", study_instance_uid="1.3")
+    site.spool.associations.note_end("a1", "released")
+    site.run(site.manifests, max_files=2)
+    (manifest,) = site.manifests()
+    assert {"1.3.1", "1.3.2"} == {each.sop_instance_uid for each in manifest.instances()}

@@ -90,7 +90,7 @@ def test_failed_upload_keeps_the_file(
     """After any number of failures of a kind object and manifest are there once and whole; till then the file is."""
     fault_proxy.fault = failing = Failing(fault, MORE_THAN_OBSTORE_RETRIES, s3_site)
     s3_site.receive("1.2.1")
-    s3_site.spool.associations.ended("a1", "released")
+    s3_site.spool.associations.note_end("a1", "released")
     s3_site.run(s3_site.is_empty)
     instance, manifest = sorted(stored().items(), key=lambda item: item[0].startswith("manifests/"))
     assert part10("1.2.1") == instance[1]
@@ -108,7 +108,7 @@ def test_refused_connections_are_tried_until_the_store_is_back(
     """A store that is not there is asked again and again; when it is back, the object arrives."""
     fault_proxy.refuse()
     s3_site.receive("1.2.1")
-    s3_site.spool.associations.ended("a1", "released")
+    s3_site.spool.associations.note_end("a1", "released")
 
     def _is_over() -> bool:
         if len(_failures(caplog)) >= 2 and fault_proxy.is_refusing:
@@ -126,7 +126,7 @@ def test_slow_store_is_waited_for(s3_site: Site, part10: Any, fault_proxy: Fault
     pixels = bytes(64 << 10)
     fault_proxy.fault = FaultProxy.slow(64 << 10)
     s3_site.receive("1.2.1", pixels=pixels)
-    s3_site.spool.associations.ended("a1", "released")
+    s3_site.spool.associations.note_end("a1", "released")
     s3_site.run(s3_site.is_empty)
     assert part10("1.2.1", pixels=pixels) in stored().values()
     assert 2 == len(_of_a_delivery(fault_proxy))

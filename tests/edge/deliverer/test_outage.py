@@ -34,7 +34,7 @@ def test_oldest_study_goes_first_after_an_outage(site: Site, flaky_store: Any, m
     for study, age in ages.items():
         _receive_at(site, f"{study}.1.1", now - age, study_instance_uid=study)
     store = flaky_store(monkeypatch, lambda _key: False)
-    site.spool.associations.ended("a1", "released")
+    site.spool.associations.note_end("a1", "released")
     site.run(site.is_empty, concurrency=1)
     assert ["1.9", "1.7", "1.5", "1.3", "1.1"] == _studies(store.puts)
 
@@ -48,7 +48,7 @@ def test_oldest_study_goes_first_after_a_restart(site: Site, flaky_store: Any):
         flaky_store(patched, lambda _key: True)
         site.run(lambda: 3 == len(list(site.spool.delivering.glob("*/*.dcm"))))
     site.receive("1.6.1.1", study_instance_uid="1.6")
-    site.spool.associations.ended("a1", "released")
+    site.spool.associations.note_end("a1", "released")
     with pytest.MonkeyPatch.context() as patched:
         store = flaky_store(patched, lambda _key: False)
         site.run(site.is_empty, concurrency=1)
@@ -65,7 +65,7 @@ def test_rank_goes_before_age(
     _receive_at(site, "1.9.1.1", now - (500 if is_first else 10), study_instance_uid="1.9")
     _receive_at(site, "1.8.1.1", now - (10 if is_first else 500), study_instance_uid="1.8", calling="STAT")
     store = flaky_store(monkeypatch, lambda _key: False)
-    site.spool.associations.ended("a1", "released")
+    site.spool.associations.note_end("a1", "released")
     site.run(site.is_empty, concurrency=1, priorities=({"calling_ae_title": "STAT", "rank": rank},))
     assert expected == _studies(store.puts)
 
@@ -76,7 +76,7 @@ def test_restart_does_not_put_again_what_the_store_confirms(site: Site, flaky_st
         site.receive(f"1.2.{number}")
     site.run(lambda: len(site.announced) == 4)
     next(site.objects.rglob("1.2.2.dcm")).unlink()
-    site.spool.associations.ended("a1", "released")
+    site.spool.associations.note_end("a1", "released")
     with pytest.MonkeyPatch.context() as patched:
         store = flaky_store(patched, lambda _key: False)
         site.run(site.is_empty)
@@ -91,7 +91,7 @@ def test_object_cut_by_power_loss_is_put_again(site: Site):
     site.run(lambda: site.announced)
     stored = next(site.objects.rglob("1.2.1.dcm"))
     stored.write_bytes(content[:-1])
-    site.spool.associations.ended("a1", "released")
+    site.spool.associations.note_end("a1", "released")
     site.run(site.is_empty)
     assert content == stored.read_bytes()
 
@@ -108,7 +108,7 @@ def test_permanent_error_goes_to_quarantine_and_blocks_nobody(site: Site, monkey
     monkeypatch.setattr(obstore, "put_async", _put)
     for number in range(3):
         site.receive(f"1.2.{number}")
-    site.spool.associations.ended("a1", "released")
+    site.spool.associations.note_end("a1", "released")
     site.run(site.is_empty)
     assert {"1.2.0", "1.2.2"} == {each.sop_instance_uid for each in site.manifests()[0].instances()}
     (entry,) = [entry for entry in site.entries() if entry.problem]
@@ -124,7 +124,7 @@ def test_objects_that_the_store_always_fails_hold_back_no_other_study(
         _receive_at(site, f"1.1.{number}", now - 900, study_instance_uid="1.1")
     for number in range(15):
         site.receive(f"1.9.{number}", study_instance_uid="1.9")
-    site.spool.associations.ended("a1", "released")
+    site.spool.associations.note_end("a1", "released")
     flaky_store(monkeypatch, lambda key: "/1.1/" in key)
     site.run(lambda: 6 == site.spool.counts()["delivering"] and not any(site.spool.scan_received()), concurrency=2)
     assert ["1.9"] == [each.studies[0].study_instance_uid for each in site.manifests()]
@@ -154,7 +154,7 @@ def test_full_volume_for_the_ledger_holds_up_no_delivery(site: Site, monkeypatch
     monkeypatch.setattr(Ledger, "record_received", _record)
     site.receive("1.2.1")
     site.run(lambda: site.announced and (fails.clear() or site.entries()))
-    site.spool.associations.ended("a1", "released")
+    site.spool.associations.note_end("a1", "released")
     site.run(site.is_empty)
     assert [("1.2.1", True)] == [(entry.sop_instance_uid, entry.stored_at is not None) for entry in site.entries()]
 
@@ -183,7 +183,7 @@ def _seconds_from_change_to_delivery(site: Site, tmp_path: Path, study: str) -> 
     _write(10)
     for number in range(5):
         site.receive(f"{study}.{number}", association=f"of-{study[-1]}", study_instance_uid=study)
-    site.spool.associations.ended(f"of-{study[-1]}", "released")
+    site.spool.associations.note_end(f"of-{study[-1]}", "released")
     before = len(site.announced)
     changed_at: list[float] = []
 
@@ -211,7 +211,7 @@ def test_feedback_of_the_pipeline_is_kept_in_the_ledger(site: Site, monkeypatch:
     monkeypatch.setattr("dicomflow.edge.deliverer._FEEDBACK_SECONDS", {False: 0.05, True: 0.05})
     for number in range(2):
         site.receive(f"1.2.{number}")
-    site.spool.associations.ended("a1", "released")
+    site.spool.associations.note_end("a1", "released")
     site.run(site.is_empty)
     (manifest,) = site.manifests()
     keys = [each.key for each in manifest.instances()]

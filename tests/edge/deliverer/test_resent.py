@@ -11,7 +11,7 @@ Site = Any  # conftest's
 
 def _deliver(site: Site, sop: str = "1.2.1", association: str = "a1", **fields: Any) -> None:
     site.receive(sop, association=association, **fields)
-    site.spool.associations.ended(association, "released")
+    site.spool.associations.note_end(association, "released")
     site.run(site.is_empty)
 
 
@@ -38,10 +38,10 @@ def test_resend_on_the_way_is_not_delivered_again(site: Site, flaky_store: Any, 
     with pytest.MonkeyPatch.context() as patched:
         flaky_store(patched, lambda _key: True)
         site.receive("1.2.1")
-        site.spool.associations.ended("a1", "released")
+        site.spool.associations.note_end("a1", "released")
         site.run(lambda: list(site.spool.delivering.glob("*/manifest.json")))
         site.receive("1.2.1", association="a2", calling=calling)
-        site.spool.associations.ended("a2", "released")
+        site.spool.associations.note_end("a2", "released")
         site.run(lambda: not any(site.spool.scan_received()))
     site.run(site.is_empty)
     assert 1 == sum(key.endswith(".dcm") for key in site.stored_keys())
@@ -52,7 +52,7 @@ def test_resend_within_one_batch_is_not_delivered_again(site: Site, calling: str
     """Two of one data set that are found together in the spool give one object."""
     site.receive("1.2.1")
     site.receive("1.2.1", calling=calling)
-    site.spool.associations.ended("a1", "released")
+    site.spool.associations.note_end("a1", "released")
     site.run(site.is_empty)
     assert 1 == sum(key.endswith(".dcm") for key in site.stored_keys())
     assert 1 == len(site.manifests())
@@ -62,7 +62,7 @@ def test_resend_is_delivered_when_the_site_wants_it(site: Site):
     """With skip_resent off the same bytes are delivered again under another key."""
     for association in ("a1", "a2"):
         site.receive("1.2.1", association=association)
-        site.spool.associations.ended(association, "released")
+        site.spool.associations.note_end(association, "released")
         site.run(site.is_empty, skip_resent=False)
     assert 2 == len(site.manifests())
     objects = [key for key in site.stored_keys() if key.endswith(".dcm")]
@@ -84,7 +84,7 @@ def test_quarantined_instance_is_delivered_when_it_is_sent_again(site: Site, par
     file = site.receive("1.2.1")
     good = file.path.read_bytes()
     file.path.write_bytes(good[:-1])
-    site.spool.associations.ended("a1", "released")
+    site.spool.associations.note_end("a1", "released")
     site.run(lambda: site.spool.counts()["quarantined"])
     assert "SHA-256 of the spooled file is" in site.entries()[0].problem
     _deliver(site, association="a2")
@@ -101,7 +101,7 @@ def test_lost_or_damaged_ledger_is_filled_from_the_spool(site: Site, flaky_store
     with pytest.MonkeyPatch.context() as patched:
         store = flaky_store(patched, lambda key: key.endswith(("/1.2.0.dcm", "/1.2.1.dcm")))
         site.run(lambda: len(store.puts) > 8)
-    site.spool.associations.ended("a1", "released")
+    site.spool.associations.note_end("a1", "released")
     _damage(site.spool.root / LEDGER_FILE, damage)
     site.run(site.is_empty)
     (manifest,) = site.manifests()

@@ -27,7 +27,7 @@ def test_instances_in_segments_arrive_with_their_bytes(site: Any, spool: Spool, 
         site.receive(f"1.2.{number}", association=f"a{number % 3}", pixels=bytes([number]) * size)
         spool.last_bytes = 0
     for association in ("a0", "a1", "a2"):
-        spool.associations.ended(association, "released")
+        spool.associations.note_end(association, "released")
     site.run(lambda: site.manifests() and site.is_empty())
     found = {
         each.sop_instance_uid: (site.objects / each.key).read_bytes()
@@ -50,7 +50,7 @@ def test_delivery_that_is_due_takes_what_waits_in_a_segment(site: Any, spool: Sp
     async def _go() -> None:
         site.receive("1.2.1")
         await deliverer._gather_and_close()
-        spool.associations.ended("a1", "released")
+        spool.associations.note_end("a1", "released")
         (delivery,) = deliverer._deliveries._open.values()
         delivery.touched_at -= 2000
         site.receive("1.2.2", association="a2")
@@ -58,7 +58,7 @@ def test_delivery_that_is_due_takes_what_waits_in_a_segment(site: Any, spool: Sp
         assert ["1.2.1", "1.2.2"] == sorted(delivery.instances)
         assert not delivery.is_closed
         delivery.touched_at -= 2000
-        spool.associations.ended("a2", "released")
+        spool.associations.note_end("a2", "released")
         await deliverer._gather_and_close()
         assert delivery.is_closed
 
@@ -75,7 +75,7 @@ def test_deliverer_cut_off_again_and_again_delivers_each_instance_once(site: Any
         site.run(lambda count=count: len(site.announced) >= count, skip_resent=False)
         spool.spares = Spool(spool.root).spares
         spool._unpacker = Spool(spool.root)._unpacker  # as the next process has it
-    spool.associations.ended("a1", "released")
+    spool.associations.note_end("a1", "released")
     site.run(lambda: site.manifests() and site.is_empty(), skip_resent=False)
     listed = [each.sop_instance_uid for manifest in site.manifests() for each in manifest.instances()]
     assert sorted(sops) == sorted(listed)
