@@ -477,8 +477,11 @@ def damage(segment: Path, record: int, offset: int) -> None:
         os.pwrite(file.fileno(), bytes([byte ^ 0xFF]), start + offset)
 
 
-def test_record_whose_bytes_changed_is_quarantined(spool: Spool, deliverers: Spool):
-    """It is kept with its reason, and those around it are delivered."""
+def test_record_whose_bytes_changed_is_quarantined(spool: Spool, deliverers: Spool, monkeypatch: pytest.MonkeyPatch):
+    """It is kept with its reason, durably, and those around it are delivered."""
+    synced: list[int] = []
+    original = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda each: [synced.append(os.fstat(each).st_ino), original(each)][1])
     for number in range(3):
         put(spool, bytes([number + 1]) * 5000, number)
     (segment,) = segments_of(spool.lane)
@@ -488,6 +491,7 @@ def test_record_whose_bytes_changed_is_quarantined(spool: Spool, deliverers: Spo
     assert [bytes([1]) * 5000, bytes([3]) * 5000] == received(deliverers)
     ((file, reason),) = deliverers.scan_quarantined()
     assert (1, "the bytes in its segment are not those that were received") == (file.number, reason)
+    assert file.path.stat().st_ino in synced
 
 
 @pytest.mark.parametrize("limit", [1, 100])

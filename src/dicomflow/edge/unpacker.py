@@ -182,6 +182,8 @@ class Unpacker:
             while rest:
                 rest = rest[os.write(descriptor, rest) :]
             os.utime(descriptor, ns=(record.received_at_ns, record.received_at_ns))
+            if self._fsync and not is_whole:
+                os.fsync(descriptor)  # it leaves the folder that is synced with all others
             os.rename(path, file.path)  # noqa: PTH104  # as above
         except BaseException:
             os.unlink(path)  # noqa: PTH108  # as above
