@@ -1,14 +1,19 @@
 """What the figures were measured on, and what its disk can do."""
 
+import hashlib
 import os
 import platform
+import statistics
 import tempfile
 import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Final
 
-__all__ = ["describe", "durable_writes_per_second"]
+__all__ = ["describe", "digest_milliseconds", "durable_writes_per_second"]
+
+_DIGESTS: Final = 200
 
 
 def describe() -> str:
@@ -23,6 +28,17 @@ def describe() -> str:
         f"{model}, {os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()} {platform.release()},"
         f" {_file_system()}, Python {platform.python_version()}"
     )
+
+
+def digest_milliseconds(size_bytes: int) -> float:
+    """Return how long a core takes for the SHA-256 of so many bytes, the median of some."""
+    content = os.urandom(size_bytes)
+    taken = []
+    for _ in range(_DIGESTS):
+        started = time.perf_counter()
+        hashlib.sha256(content).digest()
+        taken.append(time.perf_counter() - started)
+    return statistics.median(taken) * 1000
 
 
 def durable_writes_per_second(count: int, size_bytes: int, writers: int, base: Path) -> float:
