@@ -163,8 +163,8 @@ def _logs_of_processes(folder: Path, process_id: int | None = None) -> Iterator[
     """Yield the logs of each process, or of one, in the order they were begun."""
     logs: dict[str, list[Path]] = {}
     for name in sorted(os.listdir(folder)):  # noqa: PTH208  # asked for five times a second
-        process, _, _ = name.partition("-")
-        if process.isdecimal() and name.endswith(_SUFFIX) and process_id in {None, int(process)}:
+        process, _, number = name.removesuffix(_SUFFIX).partition("-")
+        if process.isdecimal() and number.isdecimal() and process_id in {None, int(process)}:
             logs.setdefault(process, []).append(folder / name)
     yield from logs.values()
 
