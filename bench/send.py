@@ -50,7 +50,7 @@ def _installed(name: str, *options: str) -> Callable[[int, Path], list[str] | No
 
 SENDERS: Final = {
     "dicomflow send": _ours(),
-    "dicomflow send --associations 1": _ours("--associations", "1"),
+    "one association": _ours("--associations", "1"),
     "storescu": _installed("storescu", "--scan-directories"),
     "dcmsend": _installed("dcmsend", "--scan-directories"),
 }

@@ -337,8 +337,41 @@ def test_record_behind_a_failed_one_is_not_hidden(
             put(spool, b"failed", 1)
     deliverers.unpack(100)
     put(spool, b"after", 2)
-    deliverers.unpack(100)
+    for _ in range(2):
+        deliverers.unpack(100)
     assert [b"before", b"after"] == received(deliverers)
+    assert [] == list(spool.lane.glob("*.damaged"))
+
+
+def test_hole_in_front_of_a_struck_record_is_damage(
+    spool: Spool, deliverers: Spool, monkeypatch: pytest.MonkeyPatch, caplog: Any
+):
+    """A record may have been there whose head the disk has lost: the segment is kept."""
+    put(spool, b"lost", 0)
+    (segment,) = segments_of(spool.lane)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fdatasync", fails)
+        with pytest.raises(OSError, match="Input/output"):
+            put(spool, b"struck", 1)
+    damage(segment, 0, 5)
+    restarted(spool)
+    deliverers.unpack(100)
+    assert [segment.with_suffix(".damaged").name] == [path.name for path in spool.lane.iterdir()]
+    assert "segment_damaged" in caplog.text
+
+
+def test_file_that_is_there_is_not_replaced_by_a_damaged_record(spool: Spool, deliverers: Spool):
+    """It was made of the record while that was whole, and only the note of it was lost."""
+    put(spool, b"a" * 5000, 1)
+    (segment,) = segments_of(spool.lane)
+    deliverers.unpack(100)
+    segment.with_suffix(".at").unlink()
+    damage(segment, 0, 4000)
+    restarted(spool)
+    again = Spool(spool.root)
+    again.unpack(100)
+    assert [b"a" * 5000] == received(again)
+    assert [] == list(again.scan_quarantined())
 
 
 def test_record_behind_one_whose_sync_failed_is_not_hidden(

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,15 +18,23 @@ from typing import Final
 from dicomflow.edge.bandwidth import Bandwidth, InFlight, limit_at
 from dicomflow.edge.delivery import Deliveries, Delivery, ReceivedInstance
 from dicomflow.edge.feedback_reader import FeedbackReader
-from dicomflow.edge.gather import MANIFEST_FILE, entry_of, has_manifest, has_same_data_set, rank_of, read_instance
+from dicomflow.edge.gather import (
+    MANIFEST_FILE,
+    entry_of,
+    has_manifest,
+    has_same_data_set,
+    log_unreadable,
+    rank_of,
+    read_instances,
+)
 from dicomflow.edge.heartbeat import Heartbeats
 from dicomflow.edge.ledger import LEDGER_FILE, Ledger
 from dicomflow.edge.progress import PROGRESS_FILE, Progress
 from dicomflow.edge.putqueue import PutQueue
 from dicomflow.edge.settings import DeliverySettings, EdgeSettings
-from dicomflow.edge.spool import ReceivedFile, Spool
+from dicomflow.edge.spool import Spool
 from dicomflow.edge.uploader import Uploader, backoff_seconds, describe
-from dicomflow.errors import PeerError, PermanentError
+from dicomflow.errors import PermanentError
 from dicomflow.manifest import Manifest, manifest_key
 
 __all__ = ["Announce", "Deliverer", "StoredObject"]
@@ -118,7 +126,12 @@ class Deliverer:
         for folder in sorted(path for path in self._spool.delivering.iterdir() if path.is_dir()):
             # The earlier run may have ended between moving files here and syncing that.
             self._spool.sync_deliveries([folder.name])
-            instances = list(self._read(self._spool.scan_delivery(folder.name)))
+            try:
+                instances = list(read_instances(self._spool.scan_delivery(folder.name), self._spool.quarantine))
+            except OSError as error:
+                # A bad page of the disk, or too little of something: stored without that file, the folder would go.
+                _logger.error("delivery_not_read delivery=%s errno=%s", folder.name, error.errno)  # noqa: TRY400  # no bug
+                continue
             if not instances:
                 if all(path.name.startswith(MANIFEST_FILE) for path in folder.iterdir()):
                     self._spool.remove_delivery(folder.name)
@@ -147,6 +160,7 @@ class Deliverer:
 
     async def _gather_and_close(self) -> None:
         """Take all that has been received, then close what is complete."""
+        began_at = time.monotonic()
         is_forgetting = time.monotonic() - self._forgot_notes_at >= _FORGET_NOTES_EVERY_SECONDS
         # There may be a note for each image of the last minute: they are read only for somebody who asks.
         states = self._spool.associations.read_states() if is_forgetting or self._deliveries.is_any_open else None
@@ -154,13 +168,14 @@ class Deliverer:
         if states is None:
             return  # what was gathered just now is looked at in the next round
         is_open = {association_id for association_id, state in states.items() if state == "open"}
-        if self._deliveries.is_any_due(time.monotonic(), is_open):
+        # What was touched since the states were read may be of an association that they do not have.
+        if self._deliveries.is_any_due(began_at, is_open):
             # What waits in segments may belong to a delivery that is about to close.
             self._unpack_at = float("-inf")
             has_all = await self._gather_all()
         # Where some are left, of any study, only limits close a delivery.
         carrying = is_open if has_all else self._deliveries.associations()
-        for delivery in self._deliveries.take_due(time.monotonic(), carrying):
+        for delivery in self._deliveries.take_due(began_at, carrying):
             self._close(delivery, states)
         if is_forgetting:
             self._forgot_notes_at = time.monotonic()
@@ -182,18 +197,25 @@ class Deliverer:
         now = time.monotonic()
         moved: list[tuple[Delivery, ReceivedInstance]] = []
         has_more = self._unpack(now)
-        for instance in self._read(self._spool.scan_received()):
+        for instance in read_instances(self._spool.scan_received(), self._spool.quarantine, skips_unreadable=True):
             if len(moved) >= _BATCH:
                 has_more = True
                 break
             try:
-                delivery = None if self._is_resent(instance) else self._deliveries.find(instance, now)
+                is_resent = self._is_resent(instance)
+            except FileNotFoundError:
+                continue  # as in `read_instances`
+            except OSError as error:
+                log_unreadable(instance.file, error)
+                continue
+            try:
+                delivery = None if is_resent else self._deliveries.find(instance, now)
                 if delivery is None:
                     self._spool.remove(instance.file)
                     continue
                 file = self._spool.assign(instance.file, delivery.delivery_id)
             except FileNotFoundError:
-                continue  # as in `_read`
+                continue  # as in `read_instances`
             assigned = replace(instance, file=file)
             delivery.add(assigned, now)
             moved.append((delivery, assigned))
@@ -228,20 +250,6 @@ class Deliverer:
                 return True
         return False
 
-    def _read(self, files: Iterable[ReceivedFile]) -> Iterator[ReceivedInstance]:
-        """Read the heads of files; one that cannot be read is quarantined with its reason."""
-        for file in files:
-            try:
-                yield read_instance(file)
-            except FileNotFoundError:
-                continue  # its commit failed, and it was never acknowledged
-            except OSError as error:
-                # A bad page of the disk: it stays where it is, and the others go on.
-                _logger.error("file_not_read file=%s errno=%s", file.path.name, error.errno)  # noqa: TRY400  # no bug
-            except PeerError as error:
-                _logger.warning("instance_quarantined file=%s reason=%s", file.path.name, error)
-                self._spool.quarantine(file, str(error))
-
     def _enqueue(self, delivery: Delivery, instance: ReceivedInstance) -> None:
         rank = rank_of(instance, self._settings)
         # Until its first instance a delivery has no rank, and a rule's may be below none.
@@ -256,7 +264,7 @@ class Deliverer:
             if delivery.instances:
                 self._queue.add(delivery, None, delivery.rank)
             else:
-                self._spool.remove_delivery(delivery.delivery_id)
+                self._remove(delivery)
 
     async def _put_queued(self) -> None:
         while True:
@@ -348,11 +356,20 @@ class Deliverer:
         await self._tell(StoredObject(key, len(content)))
         self._ledger.write()
         try:
-            await asyncio.to_thread(self._spool.remove_delivery, delivery.delivery_id)
+            await asyncio.to_thread(self._remove, delivery)
         except OSError as error:
             # Everything is stored; what is left here goes at the next start.
             _logger.warning("delivery_not_removed delivery=%s errno=%s", delivery.delivery_id, error.errno)
         _logger.info("delivery_stored delivery=%s instances=%d", delivery.delivery_id, len(sizes))
+
+    def _remove(self, delivery: Delivery) -> None:
+        """Remove a delivery's folder, unless it has a file that is no instance of it: that one is stored nowhere."""
+        names = {instance.file.path.name for instance in delivery.instances.values()}
+        others = [file for file in self._spool.scan_delivery(delivery.delivery_id) if file.path.name not in names]
+        if others:
+            _logger.error("delivery_has_others delivery=%s files=%d", delivery.delivery_id, len(others))
+        else:
+            self._spool.remove_delivery(delivery.delivery_id)
 
     async def _tell(self, stored: StoredObject) -> None:
         announce = self._announce

@@ -6,6 +6,7 @@ A file whose bytes, or whose data set, were delivered before is recognised by th
 import hashlib
 import logging
 import os
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -20,13 +21,51 @@ from dicomflow.edge.spool import ReceivedFile
 from dicomflow.errors import PeerError, PermanentError
 from dicomflow.manifest import Manifest
 
-__all__ = ["MANIFEST_FILE", "entry_of", "has_manifest", "has_same_data_set", "rank_of", "read_instance"]
+__all__ = [
+    "MANIFEST_FILE",
+    "entry_of",
+    "has_manifest",
+    "has_same_data_set",
+    "log_unreadable",
+    "rank_of",
+    "read_instance",
+    "read_instances",
+]
 
 MANIFEST_FILE: Final = "manifest.json"
 _HEAD_BYTES: Final = 16 << 10
 _CHUNK_BYTES: Final = 1 << 20
 
 _logger = logging.getLogger(__name__)
+
+
+def read_instances(
+    files: Iterable[ReceivedFile],
+    quarantine: Callable[[ReceivedFile, str], None],
+    *,
+    skips_unreadable: bool = False,
+) -> Iterator[ReceivedInstance]:
+    """Read the heads of files; one that is no instance is quarantined with its reason.
+
+    Raises `OSError` for one that the disk does not give, or leaves it where it is, for the others to go on.
+    """
+    for file in files:
+        try:
+            yield read_instance(file)
+        except FileNotFoundError:
+            continue  # its commit failed, and it was never acknowledged
+        except OSError as error:
+            if not skips_unreadable:
+                raise
+            log_unreadable(file, error)
+        except PeerError as error:
+            _logger.warning("instance_quarantined file=%s reason=%s", file.path.name, error)
+            quarantine(file, str(error))
+
+
+def log_unreadable(file: ReceivedFile, error: OSError) -> None:
+    """Tell of a file that the disk does not give, which stays where it is."""
+    _logger.error("file_not_read file=%s errno=%s", file.path.name, error.errno)
 
 
 def read_instance(file: ReceivedFile) -> ReceivedInstance:

@@ -124,7 +124,7 @@ class _Segment:
     def strike(self, descriptor: int, offset: int, name: bytes, length: int) -> None:
         """Have a record count no more, as far as that can be done: it was not acknowledged."""
         with contextlib.suppress(OSError):
-            _write_all(descriptor, self._head(_STRUCK, name, length), offset)
+            _write_all(descriptor, self._head(_STRUCK, name, length) + name, offset)
 
     def _head(self, magic: bytes, name: bytes, length: int) -> bytes:
         fields = _HEADER.pack(magic, self.key, time.time_ns(), length, len(name), 0)[:-_CRC_BYTES]

@@ -142,13 +142,15 @@ class Unpacker:
             # Asked before it is read: what is complete then is read to its end.
             is_complete = segments.is_complete(file)
             for record in segments.read_records(file, progress.offset, is_complete=is_complete):
+                if record.start != progress.offset:
+                    progress.is_damaged = True
                 if record.is_struck:
                     progress.offset = record.end
                     continue
                 is_whole = record.is_whole
                 if count >= limit or not (is_whole or is_complete):
                     return count
-                if record.start != progress.offset or not record.name:
+                if not record.name:
                     progress.is_damaged = True
                 try:
                     if record.name:
@@ -170,6 +172,8 @@ class Unpacker:
         assert self._made is not None
         if file is None or name in self._made:
             return
+        if not is_whole and file.path.exists():
+            return  # made by an earlier run, which could read it, and found whole at the start of this one
         # A process that is killed leaves no file in part under an instance's name.
         path = f"{self._folder}/{record.name}.part"
         try:

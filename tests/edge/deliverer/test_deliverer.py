@@ -9,7 +9,7 @@ from typing import Any
 import obstore
 import pytest
 
-from dicomflow.edge import deliverer
+from dicomflow.edge import deliverer, gather
 from dicomflow.edge.progress import PROGRESS_FILE
 from dicomflow.edge.spares import Spares
 from dicomflow.edge.spool import Spool
@@ -348,8 +348,8 @@ def test_file_that_cannot_be_read_stops_no_other(site: Site, monkeypatch: pytest
     bad = site.receive("1.2.1")
     site.receive("1.2.2")
     site.spool.associations.note_end("a1", "released")
-    original = deliverer.read_instance
-    monkeypatch.setattr(deliverer, "read_instance", lambda file: _fail() if file == bad else original(file))
+    original = gather.read_instance
+    monkeypatch.setattr(gather, "read_instance", lambda file: _fail() if file == bad else original(file))
     site.run(site.manifests)
     (manifest,) = site.manifests()
     assert ["1.2.2"] == [each.sop_instance_uid for each in manifest.instances()]
@@ -372,3 +372,63 @@ def test_limits_close_deliveries_while_more_arrives_than_is_gathered(site: Site,
     site.run(site.manifests, max_files=2)
     (manifest,) = site.manifests()
     assert {"1.3.1", "1.3.2"} == {each.sop_instance_uid for each in manifest.instances()}
+
+
+@pytest.mark.parametrize("is_closed", [False, True])
+def test_file_of_a_delivery_that_cannot_be_read_at_the_start_is_not_left_out(
+    site: Site, monkeypatch: pytest.MonkeyPatch, flaky_store: Any, caplog: Any, *, is_closed: bool
+):
+    """Stored without it, the delivery's folder would go with the only copy: it waits for a start that can read it."""
+    site.receive("1.2.1")
+    site.receive("1.2.2")
+    with monkeypatch.context() as patched:
+        flaky_store(patched, lambda _key: True)
+        if is_closed:
+            site.spool.associations.note_end("a1", "released")
+            site.run(lambda: list(site.spool.delivering.glob("*/manifest.json")))
+        else:
+            site.run(lambda: len(list(site.spool.delivering.glob("*/*.dcm"))) == 2)
+    (delivery_id,) = (path.name for path in site.spool.delivering.iterdir())
+    original = gather.read_instance
+    with monkeypatch.context() as patched:
+        patched.setattr(gather, "read_instance", lambda file: _fail() if file.number else original(file))
+        site.run(lambda: f"delivery_not_read delivery={delivery_id} errno={errno.EIO}" in caplog.text)
+    assert 2 == len(list(site.spool.scan_delivery(delivery_id)))
+    assert [] == site.manifests()
+    site.spool.associations.note_end("a1", "released")
+    site.run(site.is_empty)
+    (manifest,) = site.manifests()
+    assert 2 == len(list(manifest.instances()))
+
+
+def test_folder_with_a_file_that_is_no_instance_of_its_delivery_stays(site: Site, caplog: Any):
+    """Whatever brought it there: it is stored nowhere else."""
+    site.receive("1.2.1")
+    strays: list[Path] = []
+
+    def _is_told() -> bool:
+        if not strays and (found := list(site.spool.delivering.glob("*/*.dcm"))):
+            strays.append(found[0].with_name(f"a9_00000009_10.0.0.1_{'0' * 64}.dcm"))
+            strays[0].write_bytes(b"stray")
+            site.spool.associations.note_end("a1", "released")
+        return "delivery_has_others" in caplog.text
+
+    site.run(_is_told)
+    assert 1 == len(site.manifests())
+    assert strays[0].exists()
+
+
+def test_comparison_with_a_stored_file_that_cannot_be_read_stops_no_other(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: Any
+):
+    """A bad page behind the head is met only where the data set is compared."""
+    site.receive("1.2.1")
+    site.spool.associations.note_end("a1", "released")
+    site.run(site.is_empty)
+    monkeypatch.setattr(deliverer, "has_same_data_set", lambda *_: _fail())
+    bad = site.receive("1.2.1", association="a2", calling="OTHER")
+    site.receive("1.2.2", association="a2")
+    site.spool.associations.note_end("a2", "released")
+    site.run(lambda: len(site.manifests()) == 2)
+    assert bad.path.exists()
+    assert f"file_not_read file={bad.path.name}" in caplog.text
