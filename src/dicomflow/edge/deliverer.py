@@ -23,7 +23,7 @@ from dicomflow.edge.gather import (
     entry_of,
     has_manifest,
     has_same_data_set,
-    log_unreadable,
+    quarantine_unreadable,
     rank_of,
     read_instances,
 )
@@ -126,12 +126,7 @@ class Deliverer:
         for folder in sorted(path for path in self._spool.delivering.iterdir() if path.is_dir()):
             # The earlier run may have ended between moving files here and syncing that.
             self._spool.sync_deliveries([folder.name])
-            try:
-                instances = list(read_instances(self._spool.scan_delivery(folder.name), self._spool.quarantine))
-            except OSError as error:
-                # A bad page of the disk, or too little of something: stored without that file, the folder would go.
-                _logger.error("delivery_not_read delivery=%s errno=%s", folder.name, error.errno)  # noqa: TRY400  # no bug
-                continue
+            instances = list(read_instances(self._spool.scan_delivery(folder.name), self._spool.quarantine))
             if not instances:
                 if all(path.name.startswith(MANIFEST_FILE) for path in folder.iterdir()):
                     self._spool.remove_delivery(folder.name)
@@ -197,7 +192,7 @@ class Deliverer:
         now = time.monotonic()
         moved: list[tuple[Delivery, ReceivedInstance]] = []
         has_more = self._unpack(now)
-        for instance in read_instances(self._spool.scan_received(), self._spool.quarantine, skips_unreadable=True):
+        for instance in read_instances(self._spool.scan_received(), self._spool.quarantine):
             if len(moved) >= _BATCH:
                 has_more = True
                 break
@@ -206,7 +201,7 @@ class Deliverer:
             except FileNotFoundError:
                 continue  # as in `read_instances`
             except OSError as error:
-                log_unreadable(instance.file, error)
+                quarantine_unreadable(instance.file, error, self._spool.quarantine)
                 continue
             try:
                 delivery = None if is_resent else self._deliveries.find(instance, now)
@@ -264,7 +259,7 @@ class Deliverer:
             if delivery.instances:
                 self._queue.add(delivery, None, delivery.rank)
             else:
-                self._remove(delivery)
+                self._spool.remove_delivery(delivery.delivery_id)
 
     async def _put_queued(self) -> None:
         while True:
@@ -356,20 +351,11 @@ class Deliverer:
         await self._tell(StoredObject(key, len(content)))
         self._ledger.write()
         try:
-            await asyncio.to_thread(self._remove, delivery)
+            await asyncio.to_thread(self._spool.remove_delivery, delivery.delivery_id)
         except OSError as error:
             # Everything is stored; what is left here goes at the next start.
             _logger.warning("delivery_not_removed delivery=%s errno=%s", delivery.delivery_id, error.errno)
         _logger.info("delivery_stored delivery=%s instances=%d", delivery.delivery_id, len(sizes))
-
-    def _remove(self, delivery: Delivery) -> None:
-        """Remove a delivery's folder, unless it has a file that is no instance of it: that one is stored nowhere."""
-        names = {instance.file.path.name for instance in delivery.instances.values()}
-        others = [file for file in self._spool.scan_delivery(delivery.delivery_id) if file.path.name not in names]
-        if others:
-            _logger.error("delivery_has_others delivery=%s files=%d", delivery.delivery_id, len(others))
-        else:
-            self._spool.remove_delivery(delivery.delivery_id)
 
     async def _tell(self, stored: StoredObject) -> None:
         announce = self._announce

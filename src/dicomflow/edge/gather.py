@@ -3,6 +3,7 @@
 A file whose bytes, or whose data set, were delivered before is recognised by the ledger.
 """
 
+import errno
 import hashlib
 import logging
 import os
@@ -26,7 +27,7 @@ __all__ = [
     "entry_of",
     "has_manifest",
     "has_same_data_set",
-    "log_unreadable",
+    "quarantine_unreadable",
     "rank_of",
     "read_instance",
     "read_instances",
@@ -40,14 +41,11 @@ _logger = logging.getLogger(__name__)
 
 
 def read_instances(
-    files: Iterable[ReceivedFile],
-    quarantine: Callable[[ReceivedFile, str], None],
-    *,
-    skips_unreadable: bool = False,
+    files: Iterable[ReceivedFile], quarantine: Callable[[ReceivedFile, str], None]
 ) -> Iterator[ReceivedInstance]:
-    """Read the heads of files; one that is no instance is quarantined with its reason.
+    """Read the heads of files; one that is no instance, or has a bad page, is quarantined with its reason.
 
-    Raises `OSError` for one that the disk does not give, or leaves it where it is, for the others to go on.
+    Raises `OSError` for any other failure: it may pass, and the next process tries again.
     """
     for file in files:
         try:
@@ -55,17 +53,18 @@ def read_instances(
         except FileNotFoundError:
             continue  # its commit failed, and it was never acknowledged
         except OSError as error:
-            if not skips_unreadable:
-                raise
-            log_unreadable(file, error)
+            quarantine_unreadable(file, error, quarantine)
         except PeerError as error:
             _logger.warning("instance_quarantined file=%s reason=%s", file.path.name, error)
             quarantine(file, str(error))
 
 
-def log_unreadable(file: ReceivedFile, error: OSError) -> None:
-    """Tell of a file that the disk does not give, which stays where it is."""
-    _logger.error("file_not_read file=%s errno=%s", file.path.name, error.errno)
+def quarantine_unreadable(file: ReceivedFile, error: OSError, quarantine: Callable[[ReceivedFile, str], None]) -> None:
+    """Quarantine a file with a bad page, for the others to go on; raises `error` if it is any other."""
+    if error.errno != errno.EIO:
+        raise error
+    _logger.error("file_not_read file=%s", file.path.name)
+    quarantine(file, "the disk does not give its bytes")
 
 
 def read_instance(file: ReceivedFile) -> ReceivedInstance:

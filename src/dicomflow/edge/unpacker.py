@@ -61,6 +61,7 @@ class Unpacker:
         self._progress: dict[Path, _Progress] = {}
         # What an earlier run had made of records that it had not noted; None until it was looked at.
         self._made: set[str] | None = None
+        self._whole: set[str] = set()  # what it had made of records that it had noted, and that is still here
 
     def unpack(self, limit: int) -> bool:
         """Make files of about `limit` records; True if more may be there.
@@ -113,7 +114,9 @@ class Unpacker:
             except OSError as error:
                 _logger.error("file_not_read file=%s errno=%s", path.name, error.errno)  # noqa: TRY400  # no bug
                 continue
-            if not is_whole:
+            if is_whole:
+                self._whole.add(path.name)
+            else:
                 self._quarantine(file, _HALF_MADE)
         if self._fsync:
             self._sync()
@@ -172,8 +175,8 @@ class Unpacker:
         assert self._made is not None
         if file is None or name in self._made:
             return
-        if not is_whole and file.path.exists():
-            return  # made by an earlier run, which could read it, and found whole at the start of this one
+        if not is_whole and name in self._whole and file.path.exists():
+            return
         # A process that is killed leaves no file in part under an instance's name.
         path = f"{self._folder}/{record.name}.part"
         try:

@@ -343,8 +343,8 @@ def test_closed_delivery_of_many_instances_has_them_all(site: Site):
     assert json.loads(manifest.to_json())["edge"] == "site-1"
 
 
-def test_file_that_cannot_be_read_stops_no_other(site: Site, monkeypatch: pytest.MonkeyPatch, caplog: Any):
-    """A bad page of the disk: the file stays where it is, the log names it, and the others are stored."""
+def test_file_with_a_bad_page_stops_no_other(site: Site, monkeypatch: pytest.MonkeyPatch, caplog: Any):
+    """It is quarantined with its reason, and the others are stored; sent again, it is stored too."""
     bad = site.receive("1.2.1")
     site.receive("1.2.2")
     site.spool.associations.note_end("a1", "released")
@@ -353,12 +353,16 @@ def test_file_that_cannot_be_read_stops_no_other(site: Site, monkeypatch: pytest
     site.run(site.manifests)
     (manifest,) = site.manifests()
     assert ["1.2.2"] == [each.sop_instance_uid for each in manifest.instances()]
-    assert bad.path.exists()
-    assert f"file_not_read file={bad.path.name} errno={errno.EIO}" in caplog.text
+    ((file, reason),) = site.spool.scan_quarantined()
+    assert (bad.path.name, "the disk does not give its bytes") == (file.path.name, reason)
+    assert f"file_not_read file={bad.path.name}" in caplog.text
+    site.receive("1.2.1", association="a2")
+    site.spool.associations.note_end("a2", "released")
+    site.run(lambda: len(site.manifests()) == 2)
 
 
-def _fail() -> Any:
-    raise OSError(errno.EIO, os.strerror(errno.EIO))
+def _fail(number: int = errno.EIO) -> Any:
+    raise OSError(number, os.strerror(number))
 
 
 def test_limits_close_deliveries_while_more_arrives_than_is_gathered(site: Site, monkeypatch: pytest.MonkeyPatch):
@@ -375,25 +379,40 @@ def test_limits_close_deliveries_while_more_arrives_than_is_gathered(site: Site,
 
 
 @pytest.mark.parametrize("is_closed", [False, True])
-def test_file_of_a_delivery_that_cannot_be_read_at_the_start_is_not_left_out(
-    site: Site, monkeypatch: pytest.MonkeyPatch, flaky_store: Any, caplog: Any, *, is_closed: bool
+def test_delivery_whose_file_has_a_bad_page_at_the_start_goes_on_without_it(
+    site: Site, monkeypatch: pytest.MonkeyPatch, flaky_store: Any, *, is_closed: bool
 ):
-    """Stored without it, the delivery's folder would go with the only copy: it waits for a start that can read it."""
+    """The file is in quarantine, not gone with the delivery's folder; sent again, it is stored."""
     site.receive("1.2.1")
     site.receive("1.2.2")
-    with monkeypatch.context() as patched:
-        flaky_store(patched, lambda _key: True)
-        if is_closed:
-            site.spool.associations.note_end("a1", "released")
-            site.run(lambda: list(site.spool.delivering.glob("*/manifest.json")))
-        else:
-            site.run(lambda: len(list(site.spool.delivering.glob("*/*.dcm"))) == 2)
-    (delivery_id,) = (path.name for path in site.spool.delivering.iterdir())
+    _leave_delivery(site, monkeypatch, flaky_store, is_closed=is_closed)
     original = gather.read_instance
     with monkeypatch.context() as patched:
-        patched.setattr(gather, "read_instance", lambda file: _fail() if file.number else original(file))
-        site.run(lambda: f"delivery_not_read delivery={delivery_id} errno={errno.EIO}" in caplog.text)
-    assert 2 == len(list(site.spool.scan_delivery(delivery_id)))
+        patched.setattr(gather, "read_instance", lambda file: _fail() if file.number == 1 else original(file))
+        site.spool.associations.note_end("a1", "released")
+        site.run(lambda: site.manifests() and not list(site.spool.delivering.iterdir()))
+        site.receive("1.2.2", association="a2")
+        site.spool.associations.note_end("a2", "released")
+        site.run(lambda: len(site.manifests()) == 2)
+    assert [1] == [file.number for file, _ in site.spool.scan_quarantined()]
+    assert ["1.2.1", "1.2.2"] == sorted(
+        each.sop_instance_uid for manifest in site.manifests() for each in manifest.instances()
+    )
+
+
+@pytest.mark.parametrize("is_closed", [False, True])
+def test_failure_that_may_pass_leaves_nothing_out(
+    site: Site, monkeypatch: pytest.MonkeyPatch, flaky_store: Any, *, is_closed: bool
+):
+    """The process ends, and the next one takes the delivery up whole."""
+    site.receive("1.2.1")
+    site.receive("1.2.2")
+    _leave_delivery(site, monkeypatch, flaky_store, is_closed=is_closed)
+    original = gather.read_instance
+    with monkeypatch.context() as patched:
+        patched.setattr(gather, "read_instance", lambda file: _fail(errno.EMFILE) if file.number else original(file))
+        with pytest.raises(ExceptionGroup, match="unhandled errors"):
+            site.run(lambda: False)
     assert [] == site.manifests()
     site.spool.associations.note_end("a1", "released")
     site.run(site.is_empty)
@@ -401,21 +420,15 @@ def test_file_of_a_delivery_that_cannot_be_read_at_the_start_is_not_left_out(
     assert 2 == len(list(manifest.instances()))
 
 
-def test_folder_with_a_file_that_is_no_instance_of_its_delivery_stays(site: Site, caplog: Any):
-    """Whatever brought it there: it is stored nowhere else."""
-    site.receive("1.2.1")
-    strays: list[Path] = []
-
-    def _is_told() -> bool:
-        if not strays and (found := list(site.spool.delivering.glob("*/*.dcm"))):
-            strays.append(found[0].with_name(f"a9_00000009_10.0.0.1_{'0' * 64}.dcm"))
-            strays[0].write_bytes(b"stray")
+def _leave_delivery(site: Site, monkeypatch: pytest.MonkeyPatch, flaky_store: Any, *, is_closed: bool) -> None:
+    """Leave a delivery behind as a run does that ends while the store is away."""
+    with monkeypatch.context() as patched:
+        flaky_store(patched, lambda _key: True)
+        if is_closed:
             site.spool.associations.note_end("a1", "released")
-        return "delivery_has_others" in caplog.text
-
-    site.run(_is_told)
-    assert 1 == len(site.manifests())
-    assert strays[0].exists()
+            site.run(lambda: list(site.spool.delivering.glob("*/manifest.json")))
+        else:
+            site.run(lambda: len(list(site.spool.delivering.glob("*/*.dcm"))) == 2)
 
 
 def test_comparison_with_a_stored_file_that_cannot_be_read_stops_no_other(
@@ -430,5 +443,5 @@ def test_comparison_with_a_stored_file_that_cannot_be_read_stops_no_other(
     site.receive("1.2.2", association="a2")
     site.spool.associations.note_end("a2", "released")
     site.run(lambda: len(site.manifests()) == 2)
-    assert bad.path.exists()
+    assert [bad.path.name] == [file.path.name for file, _ in site.spool.scan_quarantined()]
     assert f"file_not_read file={bad.path.name}" in caplog.text
