@@ -61,8 +61,8 @@ class Listener:
         """Wait for a connection and count it; None when another worker gets it. Raises `OSError`."""
         connection, address = self._listener.accept()
         self._admission.count_connection(1)
-        other = self._admission.less_busy()
-        if other is not None and self._inboxes and self._give(connection, self._inboxes[other]):
+        other = self._admission.less_busy() if self._inboxes else None
+        if other is not None and self._give(connection, self._inboxes[other]):
             self._admission.count_connection(-1)
             connection.close()
             return None
@@ -85,7 +85,7 @@ class Inbox:
 
     Args:
         inbox: the end to receive from.
-        contexts: of the plain listener, None, and of the one that speaks TLS.
+        tls: what connections of the listener that speaks TLS are served with.
         admission: counts the connections of each worker.
     """
 

@@ -156,7 +156,7 @@ class Deliverer:
     async def _gather_and_close(self) -> None:
         """Take all that has been received, then close what is complete."""
         began_at = time.monotonic()
-        is_forgetting = time.monotonic() - self._forgot_notes_at >= _FORGET_NOTES_EVERY_SECONDS
+        is_forgetting = began_at - self._forgot_notes_at >= _FORGET_NOTES_EVERY_SECONDS
         # There may be a note for each image of the last minute: they are read only for somebody who asks.
         states = self._spool.associations.read_states() if is_forgetting or self._deliveries.is_any_open else None
         has_all = await self._gather_all()

@@ -59,7 +59,7 @@ class Unpacker:
         self._descriptor: int | None = None  # of the folder, where all of its file system can be synced at once
         self._is_stuck = False
         self._progress: dict[Path, _Progress] = {}
-        # What an earlier run had made of records that it had not noted; None until it was looked at.
+        # What an earlier run had put into deliveries; None until it was looked at.
         self._made: set[str] | None = None
         self._whole: set[str] = set()  # what it had made of records that it had noted, and that is still here
 

@@ -1,15 +1,13 @@
 """The deliverer on a real spool and a folder as store: what was acknowledged arrives, once and whole."""
 
-import errno
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import obstore
 import pytest
 
-from dicomflow.edge import deliverer, gather
+from dicomflow.edge import deliverer
 from dicomflow.edge.progress import PROGRESS_FILE
 from dicomflow.edge.spares import Spares
 from dicomflow.edge.spool import Spool
@@ -343,28 +341,6 @@ def test_closed_delivery_of_many_instances_has_them_all(site: Site):
     assert json.loads(manifest.to_json())["edge"] == "site-1"
 
 
-def test_file_with_a_bad_page_stops_no_other(site: Site, monkeypatch: pytest.MonkeyPatch, caplog: Any):
-    """It is quarantined with its reason, and the others are stored; sent again, it is stored too."""
-    bad = site.receive("1.2.1")
-    site.receive("1.2.2")
-    site.spool.associations.note_end("a1", "released")
-    original = gather.read_instance
-    monkeypatch.setattr(gather, "read_instance", lambda file: _fail() if file == bad else original(file))
-    site.run(site.manifests)
-    (manifest,) = site.manifests()
-    assert ["1.2.2"] == [each.sop_instance_uid for each in manifest.instances()]
-    ((file, reason),) = site.spool.scan_quarantined()
-    assert (bad.path.name, "the disk does not give its bytes") == (file.path.name, reason)
-    assert f"file_not_read file={bad.path.name}" in caplog.text
-    site.receive("1.2.1", association="a2")
-    site.spool.associations.note_end("a2", "released")
-    site.run(lambda: len(site.manifests()) == 2)
-
-
-def _fail(number: int = errno.EIO) -> Any:
-    raise OSError(number, os.strerror(number))
-
-
 def test_limits_close_deliveries_while_more_arrives_than_is_gathered(site: Site, monkeypatch: pytest.MonkeyPatch):
     """A receiver may be faster than the deliverer for hours; quiet closes none then, since more may be waiting."""
     monkeypatch.setattr(deliverer, "_GATHER_SECONDS", 0.01)
@@ -376,72 +352,3 @@ def test_limits_close_deliveries_while_more_arrives_than_is_gathered(site: Site,
     site.run(site.manifests, max_files=2)
     (manifest,) = site.manifests()
     assert {"1.3.1", "1.3.2"} == {each.sop_instance_uid for each in manifest.instances()}
-
-
-@pytest.mark.parametrize("is_closed", [False, True])
-def test_delivery_whose_file_has_a_bad_page_at_the_start_goes_on_without_it(
-    site: Site, monkeypatch: pytest.MonkeyPatch, flaky_store: Any, *, is_closed: bool
-):
-    """The file is in quarantine, not gone with the delivery's folder; sent again, it is stored."""
-    site.receive("1.2.1")
-    site.receive("1.2.2")
-    _leave_delivery(site, monkeypatch, flaky_store, is_closed=is_closed)
-    original = gather.read_instance
-    with monkeypatch.context() as patched:
-        patched.setattr(gather, "read_instance", lambda file: _fail() if file.number == 1 else original(file))
-        site.spool.associations.note_end("a1", "released")
-        site.run(lambda: site.manifests() and not list(site.spool.delivering.iterdir()))
-        site.receive("1.2.2", association="a2")
-        site.spool.associations.note_end("a2", "released")
-        site.run(lambda: len(site.manifests()) == 2)
-    assert [1] == [file.number for file, _ in site.spool.scan_quarantined()]
-    assert ["1.2.1", "1.2.2"] == sorted(
-        each.sop_instance_uid for manifest in site.manifests() for each in manifest.instances()
-    )
-
-
-@pytest.mark.parametrize("is_closed", [False, True])
-def test_failure_that_may_pass_leaves_nothing_out(
-    site: Site, monkeypatch: pytest.MonkeyPatch, flaky_store: Any, *, is_closed: bool
-):
-    """The process ends, and the next one takes the delivery up whole."""
-    site.receive("1.2.1")
-    site.receive("1.2.2")
-    _leave_delivery(site, monkeypatch, flaky_store, is_closed=is_closed)
-    original = gather.read_instance
-    with monkeypatch.context() as patched:
-        patched.setattr(gather, "read_instance", lambda file: _fail(errno.EMFILE) if file.number else original(file))
-        with pytest.raises(ExceptionGroup, match="unhandled errors"):
-            site.run(lambda: False)
-    assert [] == site.manifests()
-    site.spool.associations.note_end("a1", "released")
-    site.run(site.is_empty)
-    (manifest,) = site.manifests()
-    assert 2 == len(list(manifest.instances()))
-
-
-def _leave_delivery(site: Site, monkeypatch: pytest.MonkeyPatch, flaky_store: Any, *, is_closed: bool) -> None:
-    """Leave a delivery behind as a run does that ends while the store is away."""
-    with monkeypatch.context() as patched:
-        flaky_store(patched, lambda _key: True)
-        if is_closed:
-            site.spool.associations.note_end("a1", "released")
-            site.run(lambda: list(site.spool.delivering.glob("*/manifest.json")))
-        else:
-            site.run(lambda: len(list(site.spool.delivering.glob("*/*.dcm"))) == 2)
-
-
-def test_comparison_with_a_stored_file_that_cannot_be_read_stops_no_other(
-    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: Any
-):
-    """A bad page behind the head is met only where the data set is compared."""
-    site.receive("1.2.1")
-    site.spool.associations.note_end("a1", "released")
-    site.run(site.is_empty)
-    monkeypatch.setattr(deliverer, "has_same_data_set", lambda *_: _fail())
-    bad = site.receive("1.2.1", association="a2", calling="OTHER")
-    site.receive("1.2.2", association="a2")
-    site.spool.associations.note_end("a2", "released")
-    site.run(lambda: len(site.manifests()) == 2)
-    assert [bad.path.name] == [file.path.name for file, _ in site.spool.scan_quarantined()]
-    assert f"file_not_read file={bad.path.name}" in caplog.text
