@@ -211,7 +211,7 @@ def test_abort_of_another_length_is_an_invalid_pdu():
     ("data", "expected"),
     [
         (encode_message(99, ECHO, 0), encode_abort(2, 5)),
-        (encode_message(2, ECHO, 0), encode_abort(2, 6)),
+        (encode_message(2, ECHO, 0), encode_abort(2, 5)),
         (encode_message(3, STORE, 0) + encode_message(1, ECHO, 0), encode_abort(2, 5)),
         (encode_message(1, ECHO[:-1], 0), encode_abort(0, 0)),
         (encode_message(1, b"", 0), encode_abort(0, 0)),

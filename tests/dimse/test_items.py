@@ -13,6 +13,7 @@ from dicomflow.dimse.items import (
     UserIdentity,
     decode_answered_context,
     decode_common_extended,
+    decode_each,
     decode_max_length,
     decode_proposed_context,
     decode_role,
@@ -59,29 +60,40 @@ def test_proposed_context_decodes_in_the_requestors_order():
 def test_uid_padding_is_stripped(padding: bytes):
     """UIDs in items are not padded (PS3.8 F.1), but some senders do."""
     item = b"\x30\x00\x00" + bytes([17 + len(padding)]) + b"1.2.840.10008.1.1" + padding
-    assert "1.2.840.10008.1.1" == decode_proposed_context(b"\x01\0\0\0" + item + IMPLICIT_ITEM).abstract_syntax
+    context = decode_proposed_context(b"\x01\0\0\0" + item + IMPLICIT_ITEM)
+    assert context is not None
+    assert "1.2.840.10008.1.1" == context.abstract_syntax
 
 
 @pytest.mark.parametrize(
-    "value",
+    ("value", "abstract_syntax", "transfer_syntaxes"),
     [
-        b"",
-        b"\x01\0\0",
-        b"\x01\0\0\0",
-        b"\x01\0\0\0" + VERIFICATION_ITEM,
-        b"\x01\0\0\0" + IMPLICIT_ITEM,
-        b"\x01\0\0\0" + VERIFICATION_ITEM + VERIFICATION_ITEM + IMPLICIT_ITEM,
-        b"\x00\0\0\0" + VERIFICATION_ITEM + IMPLICIT_ITEM,
-        b"\x02\0\0\0" + VERIFICATION_ITEM + IMPLICIT_ITEM,
-        b"\x01\0\0\0" + VERIFICATION_ITEM + b"\x40\x00\x00\x41" + b"1" * 65,
-        b"\x01\0\0\0" + VERIFICATION_ITEM + IMPLICIT_ITEM[:-1],
+        (b"\x01", "", 0),
+        (b"\x01\0\0", "", 0),
+        (b"\x01\0\0\0", "", 0),
+        (b"\x01\0\0\0" + VERIFICATION_ITEM, "1.2.840.10008.1.1", 0),
+        (b"\x01\0\0\0" + IMPLICIT_ITEM, "", 1),
+        (b"\x01\0\0\0" + VERIFICATION_ITEM + VERIFICATION_ITEM + IMPLICIT_ITEM, "", 1),
+        (b"\x01\0\0\0" + VERIFICATION_ITEM + b"\x40\x00\x00\x41" + b"1" * 65, "1.2.840.10008.1.1", 1),
+        (b"\x01\0\0\0" + VERIFICATION_ITEM + IMPLICIT_ITEM + IMPLICIT_ITEM[:-1], "", 1),
+        (b"\x01\0\0\0" + VERIFICATION_ITEM + IMPLICIT_ITEM + b"\0\0\0", "1.2.840.10008.1.1", 1),
     ],
-    ids=["empty", "short", "none", "no-40", "no-30", "two-30", "zero-id", "even-id", "uid-of-65", "cut"],
+    ids=["id-only", "short", "none", "no-40", "no-30", "two-30", "uid-of-65", "cut", "padded"],
 )
-def test_proposed_context_that_does_not_fit_is_an_error(value: bytes):
-    """Odd ID, exactly one abstract syntax, at least one transfer syntax, UIDs of at most 64 bytes."""
-    with pytest.raises(PduError):
-        decode_proposed_context(value)
+def test_proposed_context_that_does_not_fit_lacks_what_is_flawed(
+    value: bytes, abstract_syntax: str, transfer_syntaxes: int
+):
+    """It has its ID, so that it can be refused; what it has not, or has twice, nobody guesses."""
+    context = decode_proposed_context(value)
+    assert context is not None
+    assert (1, abstract_syntax) == (context.context_id, context.abstract_syntax)
+    assert transfer_syntaxes == len(context.transfer_syntaxes)
+
+
+def test_context_without_an_id_is_none():
+    """There is nothing to answer to, or no result to take."""
+    assert None is decode_proposed_context(b"")
+    assert None is decode_answered_context(b"\x03\x00\x00")
 
 
 def test_answered_context_without_syntax_is_understood_when_refused():
@@ -147,11 +159,19 @@ def test_user_identity_response_that_does_not_fit_is_an_error():
         decode_user_identity_response(b"\x00\x07ticket")
 
 
-@pytest.mark.parametrize("values", [[], [b"\0\0\0"], [b"\0\0\0\0\0"], [b"\0\0\0\0", b"\0\0\0\0"]])
-def test_max_length_absent_twice_or_of_another_size_is_an_error(values: list[bytes]):
-    """Item 51H is required, once, of four bytes (PS3.8 D.1)."""
-    with pytest.raises(PduError):
-        decode_max_length({0x51: values} if values else {})
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([], 16_384),
+        ([b"\0\0\0"], 16_384),
+        ([b"\0\0\0\0\0"], 16_384),
+        ([b"\0\0\1\0", b"\0\0\2\0"], 256),
+        ([b"\1\0", b"\0\0\2\0"], 512),
+    ],
+)
+def test_max_length_absent_or_of_another_size_is_the_usual_one(values: list[bytes], expected: int):
+    """Item 51H is required, once, of four bytes (PS3.8 D.1): the first that is, or what every peer takes."""
+    assert expected == decode_max_length({0x51: values} if values else {})
 
 
 def test_max_length_is_unsigned():
@@ -159,12 +179,17 @@ def test_max_length_is_unsigned():
     assert 2**32 - 1 == decode_max_length({0x51: [b"\xff\xff\xff\xff"]})
 
 
-def test_window_of_another_size_is_an_error():
+def test_window_of_another_size_is_none():
     """Item 53H holds two numbers of two bytes; absent means synchronous."""
     assert (3, 5) == decode_window({0x53: [b"\x00\x03\x00\x05"]})
     assert None is decode_window({})
-    with pytest.raises(PduError):
-        decode_window({0x53: [b"\x00\x03"]})
+    assert None is decode_window({0x53: [b"\x00\x03"]})
+
+
+def test_values_that_cannot_be_decoded_are_left_out():
+    """Of several sub-items of one type each stands for itself."""
+    values = [b"", b"\x00\x031.2\x01\x00", b"\x00\x09x", b"\x00\x031.3\x00\x01"]
+    assert (Role("1.2", scu=True, scp=False), Role("1.3", scu=False, scp=True)) == decode_each(values, decode_role)
 
 
 def test_first_text_of_bytes_above_7f_is_no_uid():

@@ -118,8 +118,8 @@ def begin(*fragments: Fragment) -> MessageReader:
     [
         ([], command(ECHO, context_id=5), AbortReason.UNEXPECTED_PARAMETER),
         ([], data(b"ab", context_id=5), AbortReason.UNEXPECTED_PARAMETER),
-        ([], command(ECHO, context_id=2), AbortReason.INVALID_PARAMETER_VALUE),
-        ([], command(ECHO, context_id=0), AbortReason.INVALID_PARAMETER_VALUE),
+        ([], command(ECHO, context_id=2), AbortReason.UNEXPECTED_PARAMETER),
+        ([], command(ECHO, context_id=0), AbortReason.UNEXPECTED_PARAMETER),
         ([], data(b"ab"), AbortReason.UNEXPECTED_PARAMETER),
         ([command(ECHO)], data(b"ab"), AbortReason.UNEXPECTED_PARAMETER),
         ([command(STORE[:9], last=False)], data(b"ab"), AbortReason.UNEXPECTED_PARAMETER),

@@ -78,15 +78,24 @@ def test_associate_request_decodes_field_by_field():
 
 @pytest.mark.parametrize("length", range(len(BODY)))
 def test_associate_request_cut_short_is_an_error(length: int):
-    """At whatever byte it ends; two cuts fall between items and leave out only what is optional."""
-    optional = {len(BODY) - 4, len(BODY) - 4 - 7}  # before the unknown sub-item, before the version name
+    """At whatever byte it ends, but where its user information begins: that has defaults."""
     body = BODY[:length]
-    if length in optional:
-        body = body.replace(b"\x50\x00\x00\x48", b"\x50\x00\x00" + bytes([0x48 - (len(BODY) - length)]))
-        assert "CT-1" == decode_associate_request(body).calling_ae_title
+    if length == 143:
+        assert 16_384 == decode_associate_request(body).max_length
     else:
         with pytest.raises(PduError):
             decode_associate_request(body)
+
+
+@pytest.mark.parametrize("length", range(len(BODY) - 147))
+def test_user_information_cut_short_keeps_what_is_before(length: int):
+    """At whatever byte it ends, the sub-items that are whole count, and the contexts do."""
+    whole = decode_associate_request(BODY)
+    cut = decode_associate_request(BODY[:143] + b"\x50\x00" + length.to_bytes(2, "big") + BODY[147 : 147 + length])
+    assert (whole.contexts, whole.calling_ae_title, 16_384) == (cut.contexts, cut.calling_ae_title, cut.max_length)
+    assert cut.implementation_class_uid in {whole.implementation_class_uid, ""}
+    assert cut.asynchronous_window in {whole.asynchronous_window, None}
+    assert cut.roles in {whole.roles, ()}
 
 
 def test_unknown_items_are_skipped():
@@ -130,21 +139,19 @@ def test_protocol_version_is_kept_as_it_came():
     assert 2 == decode_associate_request(b"\x00\x02" + BODY[2:]).protocol_version
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        BODY[:68] + BODY[68:93] + BODY[143:],
-        BODY[:93] + BODY[93:143] * 2 + BODY[143:],
-        BODY[:143],
-        BODY.replace(b"\x51\x00\x00\x04", b"\x5e\x00\x00\x04"),
-        BODY.replace(b"\x01\x00\x00\x00\x30", b"\x02\x00\x00\x00\x30"),
-    ],
-    ids=["no-context", "one-id-twice", "no-user-information", "no-maximum-length", "even-id"],
-)
-def test_associate_request_without_what_is_required_is_an_error(body: bytes):
-    """What pynetdicom's codec lets pass is the peer's fault here."""
+def test_request_without_a_presentation_context_is_an_error():
+    """There is nothing to be negotiated; any other thing that lacks has a default or is refused by itself."""
     with pytest.raises(PduError):
-        decode_associate_request(body)
+        decode_associate_request(BODY[:93] + BODY[143:])
+    with pytest.raises(PduError):
+        decode_associate_request(BODY[:93] + b"\x20\x00\x00\x00" + BODY[143:])
+
+
+def test_context_id_that_comes_twice_is_the_first_ones():
+    """As with DCMTK and pynetdicom: one ID is answered once."""
+    again = BODY[93:143].replace(b"\x30\x00\x00\x111.2.840.10008.1.1", b"\x30\x00\x00\x111.2.840.10008.1.9")
+    assert again != BODY[93:143]
+    assert decode_associate_request(BODY) == decode_associate_request(BODY[:143] + again + BODY[143:])
 
 
 def test_long_version_name_is_cut():
@@ -224,10 +231,15 @@ def test_associate_accept_round_trips(data: st.DataObject, associate_accepts: st
 def test_associate_accept_cut_anywhere_is_an_error_or_lacks_what_is_optional(
     data: st.DataObject, cut: int, associate_accepts: st.SearchStrategy[AssociateAccept]
 ):
-    """A requestor's decoder ends in a value or in the documented error."""
-    body = encode_associate_accept(data.draw(associate_accepts))[6:]
-    with pytest.raises(PduError):
-        decode_associate_accept(body[: cut % len(body)])
+    """A requestor's decoder ends in the documented error, or in the contexts that were whole."""
+    accept = data.draw(associate_accepts)
+    body = encode_associate_accept(accept)[6:]
+    try:
+        decoded = decode_associate_accept(body[: cut % len(body)])
+    except PduError:
+        return
+    assert accept.contexts[: len(decoded.contexts)] == decoded.contexts
+    assert 16_384 == decoded.max_length
 
 
 def oracle_fields(pdu: Any) -> dict[str, Any]:

@@ -200,7 +200,7 @@ def test_answer_that_cannot_be_decoded_is_aborted(pdu: bytes, make_request: Make
 def test_command_set_that_cannot_be_decoded_is_aborted_as_a_user(make_request: MakeRequest):
     """A-ABORT 0/0."""
     requestor = requestor_in(S.STA6, make_request())
-    assert BY_US == told(drain(requestor, encode_message(1, RESPONSE[:-1], 0)))
+    assert BY_US == told(drain(requestor, encode_message(1, RESPONSE[:30], 0)))
     assert encode_abort(0, 0) == sent(requestor)
 
 

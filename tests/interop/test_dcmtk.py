@@ -1,5 +1,8 @@
 """DCMTK's programs as peers: what they send is stored as they sent it, indexed and mapped."""
 
+import shutil
+import socket
+import subprocess
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -7,7 +10,9 @@ from typing import Any
 
 import pydicom
 import pytest
+from flawed_requests import FLAWED_REQUESTS, REFUSED_BY_DCMTK
 from pydicom import dcmread
+from waiting import WAIT_SECONDS, wait_for
 
 from dicomflow import samples
 
@@ -104,3 +109,30 @@ def test_storescu_that_aborts_loses_nothing_it_was_told_is_stored(receiver: Any,
     result = dcmtk("storescu", "-v", "--abort", *PEER, receiver.port, *study)
     assert len(study) == (result.stdout + result.stderr).count("Received Store Response (Success)")
     receiver.wait_until_mapped(path.stem for path in study)
+
+
+def test_storescp_takes_the_flawed_requests_that_are_said_to_be_taken(tmp_path: Path):
+    """What stands in the table as taken by DCMTK is: a device that worked with it works here."""
+    found = shutil.which("storescp")
+    if found is None:
+        pytest.skip("DCMTK's storescp is not installed (package dcmtk)")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    process = subprocess.Popen([found, "-od", tmp_path, str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+    try:
+        wait_for(lambda: _answer(port, FLAWED_REQUESTS["no user information"]) == 2)
+        expected = {name for name in FLAWED_REQUESTS if name.rpartition(": ")[2] not in REFUSED_BY_DCMTK}
+        assert expected == {name for name in expected if _answer(port, FLAWED_REQUESTS[name]) == 2}
+    finally:
+        process.kill()
+        process.wait(WAIT_SECONDS)
+
+
+def _answer(port: int, request: bytes) -> int:
+    """Return the type of the PDU that answers a request; 0 for none."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=WAIT_SECONDS) as connection:
+            connection.sendall(request)
+            return int.from_bytes(connection.recv(1), "big")
+    except ConnectionError:
+        return 0

@@ -1,6 +1,7 @@
 """Command sets: Implicit VR Little Endian whatever the context says (PS3.7 6.3.1, 9.3, 10.3, E.1).
 
-Read tolerantly: unknown and retired elements of group 0000 are skipped and the group length is not believed.
+Read tolerantly: elements that are not known are skipped, the group length is not believed, and a number may have more
+bytes than its two. Only what says which command it is, and whether a data set follows, must be there.
 Written strictly: ascending tags, even lengths, UIDs padded with NUL and text with a space.
 """
 
@@ -118,26 +119,24 @@ class Command:
 def decode_command(encoded: bytes) -> Command:
     """Decode a whole command set.
 
+    What an element misses is the service's to judge; what stands behind one that runs past the end is lost with it.
+
     Raises:
-        CommandError: an element runs past the end, a number has the wrong size, or there is no Command Field.
+        CommandError: there is no Command Field or no Command Data Set Type.
     """
     fields: dict[str, Any] = {}
     offset, end = 0, len(encoded)
-    while offset < end:
-        if offset + _HEADER.size > end:
-            raise CommandError(f"command set of {end} bytes ends within an element header")
+    while offset + _HEADER.size <= end:
         group, element, length = _HEADER.unpack_from(encoded, offset)
         offset += _HEADER.size
         if offset + length > end:
-            raise CommandError(f"({group:04X},{element:04X}) of {length} bytes runs past the command set")
-        if group != 0:
-            raise CommandError(f"({group:04X},{element:04X}) stands in a command set")
-        if element in _FIELDS:
+            break
+        if group == 0 and element in _FIELDS:
             name, decode = _FIELDS[element]
             fields[name] = decode(element, encoded[offset : offset + length])
         offset += length
     if fields.get("command_field") is None or fields.get("data_set_type") is None:
-        raise CommandError("command set without Command Field or Command Data Set Type")
+        raise CommandError(f"command set of {end} bytes without Command Field or Command Data Set Type")
     return Command(**fields)
 
 
@@ -199,12 +198,9 @@ def _with_group_length(parts: Iterable[bytes]) -> bytes:
     return _GROUP_LENGTH.pack(0, 0, 4, len(body)) + body
 
 
-def _number(element: int, value: bytes) -> int | None:
-    if len(value) == 2:
-        return value[0] | value[1] << 8
-    if value:
-        raise CommandError(f"(0000,{element:04X}) has {len(value)} bytes instead of 2")
-    return None
+def _number(_: int, value: bytes) -> int | None:
+    """Decode the first number of an element: some devices write four bytes for one of two, as DCMTK reads them."""
+    return int.from_bytes(value[:2], "little") if value else None
 
 
 def _bytes(_: int, value: bytes) -> bytes:

@@ -1,16 +1,18 @@
 """Items and sub-items of the association PDUs: fields as values, bytes as laid out (PS3.8 9.3.2, PS3.7 D.3.3).
 
-All fields are big endian. Decoders take the value of one item and raise `PduError` on anything that does not fit;
-items of unknown type are the caller's to skip (PS3.8 9.3.1). Knows no PDUs.
+All fields are big endian. What is flawed within an item costs that item and nothing else: a presentation context loses
+what negotiation then misses, a sub-item of user information is left out. Items of unknown type are the caller's to skip
+(PS3.8 9.3.1). Knows no PDUs.
 """
 
+import contextlib
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Final
+from typing import Final, TypeVar
 
-from dicomflow.dicom.uids import MAX_UID_LENGTH, strip_padding
+from dicomflow.dicom.uids import strip_padding
 from dicomflow.errors import PeerError
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "UserIdentity",
     "decode_answered_context",
     "decode_common_extended",
+    "decode_each",
     "decode_max_length",
     "decode_proposed_context",
     "decode_role",
@@ -47,10 +50,14 @@ _ITEM: Final = struct.Struct(">BxH")
 _SHORT: Final = struct.Struct(">H")
 _LONG: Final = struct.Struct(">I")
 _WINDOW: Final = struct.Struct(">HH")
+_Value = TypeVar("_Value")
+_CONTEXT_HEAD_BYTES: Final = 4  # ID, reserved, result or reserved, reserved
+# What is sent to a peer that announces no length that can be read: the least that toolkits use.
+_USUAL_MAX_LENGTH: Final = 16_384
 
 
 class PduError(PeerError):
-    """A PDU whose bytes do not follow PS3.8 9.3; the association is aborted."""
+    """Bytes that do not follow PS3.8 9.3; of a PDU's own fields and items they abort the association."""
 
 
 class ItemType(IntEnum):
@@ -110,7 +117,7 @@ class UserIdentity:
 
 
 def iterate_items(container: bytes, offset: int) -> Iterator[tuple[int, bytes]]:
-    """Yield type and value of the items from `offset` to the container's end.
+    """Yield type and value of the items from `offset` to the container's end, or to NULs that no item fits into.
 
     Raises:
         PduError: an item's header or value runs past the container.
@@ -118,6 +125,8 @@ def iterate_items(container: bytes, offset: int) -> Iterator[tuple[int, bytes]]:
     end = len(container)
     while offset < end:
         if offset + _ITEM.size > end:
+            if not any(container[offset:]):
+                return
             raise PduError(f"{end - offset} bytes are left where an item header needs {_ITEM.size}")
         kind, length = _ITEM.unpack_from(container, offset)
         offset += _ITEM.size
@@ -128,45 +137,66 @@ def iterate_items(container: bytes, offset: int) -> Iterator[tuple[int, bytes]]:
 
 
 def decode_user_items(value: bytes) -> dict[int, list[bytes]]:
-    """Decode user information into the values of its sub-items, by type."""
+    """Decode user information into the values of its sub-items, by type; what runs past its end is left out."""
     found: dict[int, list[bytes]] = {}
-    for kind, sub_item in iterate_items(value, 0):
-        found.setdefault(kind, []).append(sub_item)
+    with contextlib.suppress(PduError):
+        for kind, sub_item in iterate_items(value, 0):
+            found.setdefault(kind, []).append(sub_item)
     return found
 
 
-def decode_proposed_context(value: bytes) -> ProposedContext:
-    """Decode a presentation context of a request: one abstract syntax, at least one transfer syntax."""
-    context_id = _context_id(value)
+def decode_proposed_context(value: bytes) -> ProposedContext | None:
+    """Decode a presentation context of a request; None where it has no ID to answer to.
+
+    One with a sub-item that runs past its end, or without one abstract syntax, has "" for it, which nobody supports.
+    """
+    if not value:
+        return None
     abstract_syntaxes: list[str] = []
     transfer_syntaxes: list[str] = []
-    for kind, sub_item in iterate_items(value, 4):
-        if kind == ItemType.ABSTRACT_SYNTAX:
-            abstract_syntaxes.append(_uid(sub_item))
-        elif kind == ItemType.TRANSFER_SYNTAX:
-            transfer_syntaxes.append(_uid(sub_item))
-    if len(abstract_syntaxes) != 1 or not transfer_syntaxes:
-        raise PduError(
-            f"presentation context {context_id} has {len(abstract_syntaxes)} abstract syntaxes"
-            f" and {len(transfer_syntaxes)} transfer syntaxes"
-        )
-    return ProposedContext(context_id, abstract_syntaxes[0], tuple(transfer_syntaxes))
+    try:
+        for kind, sub_item in iterate_items(value, _CONTEXT_HEAD_BYTES):
+            if kind == ItemType.ABSTRACT_SYNTAX:
+                abstract_syntaxes.append(strip_padding(sub_item))
+            elif kind == ItemType.TRANSFER_SYNTAX:
+                transfer_syntaxes.append(strip_padding(sub_item))
+    except PduError:
+        abstract_syntaxes.clear()
+    abstract_syntax = abstract_syntaxes[0] if len(abstract_syntaxes) == 1 else ""
+    return ProposedContext(value[0], abstract_syntax, tuple(transfer_syntaxes))
 
 
-def decode_answered_context(value: bytes) -> AnsweredContext:
-    """Decode a presentation context of an acceptance; a refused one may lack its transfer syntax."""
-    context_id = _context_id(value)
-    syntaxes = [_uid(sub_item) for kind, sub_item in iterate_items(value, 4) if kind == ItemType.TRANSFER_SYNTAX]
-    return AnsweredContext(context_id, value[2], syntaxes[0] if syntaxes else "")
+def decode_answered_context(value: bytes) -> AnsweredContext | None:
+    """Decode a presentation context of an acceptance; None where it is too short for a result.
+
+    A refused one may lack its transfer syntax, which is "" then.
+    """
+    if len(value) < _CONTEXT_HEAD_BYTES:
+        return None
+    syntaxes: list[str] = []
+    with contextlib.suppress(PduError):
+        for kind, sub_item in iterate_items(value, _CONTEXT_HEAD_BYTES):
+            if kind == ItemType.TRANSFER_SYNTAX:
+                syntaxes.append(strip_padding(sub_item))
+    return AnsweredContext(value[0], value[2], syntaxes[0] if syntaxes else "")
+
+
+def decode_each(values: list[bytes], decode: Callable[[bytes], _Value]) -> tuple[_Value, ...]:
+    """Decode the values of one type of sub-item; those that raise `PduError` are left out."""
+    decoded: list[_Value] = []
+    for value in values:
+        with contextlib.suppress(PduError):
+            decoded.append(decode(value))
+    return tuple(decoded)
 
 
 def decode_max_length(user_items: dict[int, list[bytes]]) -> int:
-    """Decode the maximum length, which both sides must announce once (PS3.8 D.1)."""
-    values = user_items.get(ItemType.MAX_LENGTH, [])
-    if len(values) != 1 or len(values[0]) != _LONG.size:
-        raise PduError("user information without one maximum length item of four bytes")
-    (length,) = _LONG.unpack(values[0])
-    return int(length)
+    """Decode the maximum length, which both sides must announce once (PS3.8 D.1).
+
+    We deviate: where no value has four bytes the usual 16,384 are taken, since less does no harm.
+    """
+    whole = [value for value in user_items.get(ItemType.MAX_LENGTH, []) if len(value) == _LONG.size]
+    return int(_LONG.unpack(whole[0])[0]) if whole else _USUAL_MAX_LENGTH
 
 
 def first_text(user_items: dict[int, list[bytes]], kind: ItemType) -> str:
@@ -175,13 +205,11 @@ def first_text(user_items: dict[int, list[bytes]], kind: ItemType) -> str:
 
 
 def decode_window(user_items: dict[int, list[bytes]]) -> tuple[int, int] | None:
-    """Decode the operations invoked and performed at once (PS3.7 D.3.3.3); None without the item."""
-    if ItemType.ASYNCHRONOUS_WINDOW not in user_items:
+    """Decode the operations invoked and performed at once (PS3.7 D.3.3.3); None without an item of four bytes."""
+    whole = [value for value in user_items.get(ItemType.ASYNCHRONOUS_WINDOW, []) if len(value) == _WINDOW.size]
+    if not whole:
         return None
-    value = user_items[ItemType.ASYNCHRONOUS_WINDOW][0]
-    if len(value) != _WINDOW.size:
-        raise PduError(f"asynchronous operations window item of {len(value)} bytes instead of {_WINDOW.size}")
-    invoked, performed = _WINDOW.unpack(value)
+    invoked, performed = _WINDOW.unpack(whole[0])
     return invoked, performed
 
 
@@ -275,20 +303,6 @@ def encode_user_identity_response(response: bytes) -> bytes:
 
 def _uid_item(kind: ItemType, uid: str) -> bytes:
     return encode_item(kind, uid.encode("ascii"))
-
-
-def _context_id(value: bytes) -> int:
-    if len(value) < 4:
-        raise PduError(f"presentation context item of {len(value)} bytes")
-    if value[0] % 2 == 0:
-        raise PduError(f"presentation context ID {value[0]} is not odd")
-    return value[0]
-
-
-def _uid(value: bytes) -> str:
-    if len(value) > MAX_UID_LENGTH:
-        raise PduError(f"UID of {len(value)} bytes exceeds {MAX_UID_LENGTH}")
-    return strip_padding(value)
 
 
 def _counted(value: bytes) -> bytes:

@@ -88,10 +88,6 @@ class MessageReader:
                 f"a message changes from context {self._context.context_id} to {fragment.context_id}",
                 AbortReason.UNEXPECTED_PARAMETER,
             )
-        if fragment.context_id % 2 == 0:
-            raise StreamError(
-                f"presentation context ID {fragment.context_id} is not odd", AbortReason.INVALID_PARAMETER_VALUE
-            )
         context = self._contexts.get(fragment.context_id)
         if context is None:
             raise StreamError(

@@ -24,6 +24,7 @@ from dicomflow.dimse.pdu import AssociateAccept, AssociateRequest
 __all__ = [
     "ABSTRACT_SYNTAX_NOT_SUPPORTED",
     "ACCEPTANCE",
+    "NO_REASON",
     "TRANSFER_SYNTAXES_NOT_SUPPORTED",
     "USER_REJECTION",
     "AcceptedContext",
@@ -34,6 +35,7 @@ __all__ = [
 
 ACCEPTANCE: Final = 0
 USER_REJECTION: Final = 1
+NO_REASON: Final = 2
 ABSTRACT_SYNTAX_NOT_SUPPORTED: Final = 3
 TRANSFER_SYNTAXES_NOT_SUPPORTED: Final = 4
 
@@ -103,14 +105,16 @@ _negotiate_once: Final = functools.lru_cache(maxsize=64)(_negotiate)
 
 
 def accepted_contexts(request: AssociateRequest, accept: AssociateAccept) -> dict[int, AcceptedContext]:
-    """Return the accepted contexts of an association by their ID."""
-    abstract_syntaxes = {context.context_id: context.abstract_syntax for context in request.contexts}
+    """Return the accepted contexts of an association by their ID; an answer that fits no proposal accepts nothing."""
+    proposed = {context.context_id: context for context in request.contexts}
     return {
         answer.context_id: AcceptedContext(
-            answer.context_id, abstract_syntaxes[answer.context_id], answer.transfer_syntax
+            answer.context_id, proposed[answer.context_id].abstract_syntax, answer.transfer_syntax
         )
         for answer in accept.contexts
-        if answer.result == ACCEPTANCE and answer.context_id in abstract_syntaxes
+        if answer.result == ACCEPTANCE
+        and answer.context_id in proposed
+        and answer.transfer_syntax in proposed[answer.context_id].transfer_syntaxes
     }
 
 
@@ -126,8 +130,13 @@ def _answer(
     *,
     storage_commitment: bool,
 ) -> AnsweredContext:
-    """Judge one context by itself."""
+    """Judge one context by itself.
+
+    An even ID does no harm, so it is let pass as DCMTK does (PS3.8 9.3.2.2 wants odd ones); 0 stands for none.
+    """
     abstract_syntax = context.abstract_syntax
+    if not context.context_id:
+        return _refuse(context, NO_REASON)
     if abstract_syntax == VERIFICATION or (abstract_syntax == STORAGE_COMMITMENT and storage_commitment):
         acceptable = [uid for uid in context.transfer_syntaxes if uid in _SERVICE_TRANSFER_SYNTAXES]
     elif _is_storage(abstract_syntax, general_classes):
@@ -145,7 +154,7 @@ def _answer(
 
 def _refuse(context: ProposedContext, result: int) -> AnsweredContext:
     """Echo the first syntax, which is not significant (PS3.8 9.3.3.2), unless it is no UID at all."""
-    first = context.transfer_syntaxes[0]
+    first = next(iter(context.transfer_syntaxes), "")
     return AnsweredContext(context.context_id, result, first if is_usable(first) else IMPLICIT_VR_LITTLE_ENDIAN)
 
 

@@ -1,8 +1,8 @@
 """PDUs: their fields as values, their bytes as the standard lays them out (PS3.8 9.3, PS3.7 D.3.3).
 
 All fields are big endian. Decoders take one complete PDU body (the bytes after the six-byte header) and raise
-`PduError` on anything that does not fit; unknown items are skipped (PS3.8 9.3.1). P-DATA-TF is not decoded here:
-`acceptor` streams it.
+`PduError` where it cannot be told what follows; unknown items are skipped (PS3.8 9.3.1), and a flaw within one item
+costs that item, see `items`. P-DATA-TF is not decoded here: `acceptor` streams it.
 """
 
 import functools
@@ -26,6 +26,7 @@ from dicomflow.dimse.items import (
     UserIdentity,
     decode_answered_context,
     decode_common_extended,
+    decode_each,
     decode_max_length,
     decode_proposed_context,
     decode_role,
@@ -155,9 +156,10 @@ def decode_associate_request(body: bytes) -> AssociateRequest:
     """Decode the body of an A-ASSOCIATE-RQ; one that came before costs a look-up, unless it holds a user identity.
 
     AE titles padded with NULs are understood; one that is not of the default repertoire, or empty, decodes to "".
+    Of several contexts with one ID the first counts, as with DCMTK and pynetdicom: it is answered once.
 
     Raises:
-        PduError: an item runs past its container, or a required item or value is missing or illegal.
+        PduError: an item runs past the PDU, or there is no presentation context.
     """
     request = _known_requests.get(body)
     if request is None:
@@ -171,63 +173,69 @@ def decode_associate_request(body: bytes) -> AssociateRequest:
 
 def _decode_associate_request(body: bytes) -> AssociateRequest:
     version, called, calling, _ = _fixed(body)
-    contexts: list[ProposedContext] = []
+    contexts: dict[int, ProposedContext] = {}
     application_context = ""
-    user_items: dict[int, list[bytes]] | None = None
+    user_items: dict[int, list[bytes]] = {}
     for kind, value in iterate_items(body, _FIXED.size):
         if kind == ItemType.APPLICATION_CONTEXT:
             application_context = strip_padding(value)
         elif kind == ItemType.PROPOSED_CONTEXT:
-            contexts.append(decode_proposed_context(value))
+            context = decode_proposed_context(value)
+            if context is not None:
+                contexts.setdefault(context.context_id, context)
         elif kind == ItemType.USER_INFORMATION:
-            user_items = decode_user_items(value)
+            _add_user_items(user_items, value)
     if not contexts:
         raise PduError("A-ASSOCIATE-RQ without a presentation context")
-    if len({context.context_id for context in contexts}) != len(contexts):
-        raise PduError("A-ASSOCIATE-RQ uses one presentation context ID twice")
-    if user_items is None:
-        raise PduError("A-ASSOCIATE-RQ without user information")
-    identities = user_items.get(ItemType.USER_IDENTITY)
+    identities = user_items.get(ItemType.USER_IDENTITY, [])
     return AssociateRequest(
         called_ae_title=_ae_title(called),
         calling_ae_title=_ae_title(calling),
-        contexts=tuple(contexts),
+        contexts=tuple(contexts.values()),
         max_length=decode_max_length(user_items),
         protocol_version=version,
         application_context=application_context,
         implementation_class_uid=first_text(user_items, ItemType.IMPLEMENTATION_CLASS_UID),
         implementation_version_name=_version_name(user_items),
         asynchronous_window=decode_window(user_items),
-        roles=tuple(decode_role(value) for value in user_items.get(ItemType.ROLE, [])),
-        common_extended=tuple(decode_common_extended(each) for each in user_items.get(ItemType.COMMON_EXTENDED, [])),
-        user_identity=None if identities is None else decode_user_identity(identities[0]),
+        roles=decode_each(user_items.get(ItemType.ROLE, []), decode_role),
+        common_extended=decode_each(user_items.get(ItemType.COMMON_EXTENDED, []), decode_common_extended),
+        # Who a peer says it is must not depend on which of two identities is flawed.
+        user_identity=next(iter(decode_each(identities[:1], decode_user_identity)), None),
         echoed=body[_ECHOED],
-        is_kept=identities is None and len(body) <= _MAX_KNOWN_BYTES,
+        is_kept=not identities and len(body) <= _MAX_KNOWN_BYTES,
     )
+
+
+def _add_user_items(user_items: dict[int, list[bytes]], value: bytes) -> None:
+    for kind, values in decode_user_items(value).items():
+        user_items.setdefault(kind, []).extend(values)
 
 
 def decode_associate_accept(body: bytes) -> AssociateAccept:
     """Decode the body of an A-ASSOCIATE-AC.
 
     Raises:
-        PduError: an item runs past its container, or a required item is missing or illegal.
+        PduError: an item runs past the PDU.
     """
     _fixed(body)
     contexts: list[AnsweredContext] = []
     user_items: dict[int, list[bytes]] = {}
     for kind, value in iterate_items(body, _FIXED.size):
         if kind == ItemType.ANSWERED_CONTEXT:
-            contexts.append(decode_answered_context(value))
+            context = decode_answered_context(value)
+            if context is not None:
+                contexts.append(context)
         elif kind == ItemType.USER_INFORMATION:
-            user_items = decode_user_items(value)
-    responses = user_items.get(ItemType.USER_IDENTITY_RESPONSE)
+            _add_user_items(user_items, value)
+    responses = decode_each(user_items.get(ItemType.USER_IDENTITY_RESPONSE, []), decode_user_identity_response)
     return AssociateAccept(
         contexts=tuple(contexts),
         max_length=decode_max_length(user_items),
         echoed=body[_ECHOED],
         asynchronous_window=decode_window(user_items),
-        roles=tuple(decode_role(value) for value in user_items.get(ItemType.ROLE, [])),
-        user_identity_response=None if responses is None else decode_user_identity_response(responses[0]),
+        roles=decode_each(user_items.get(ItemType.ROLE, []), decode_role),
+        user_identity_response=responses[0] if responses else None,
         implementation_class_uid=first_text(user_items, ItemType.IMPLEMENTATION_CLASS_UID),
         implementation_version_name=_version_name(user_items),
     )
