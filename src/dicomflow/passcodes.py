@@ -4,8 +4,10 @@ A line of the file is `name:salt:hash`, salt and hash in hex; empty lines and th
 `hash_passcode` makes a line. Knows neither associations nor HTTP.
 """
 
+import contextlib
 import hashlib
 import hmac
+import logging
 import os
 import threading
 from pathlib import Path
@@ -18,70 +20,117 @@ __all__ = ["PasscodeFile", "hash_passcode"]
 # About 50 ms and 16 MiB a check (RFC 7914); an answer is remembered, for senders that associate per object.
 _COST: Final = {"n": 1 << 14, "r": 8, "p": 1}
 _SALT_BYTES: Final = 16
+_HASH_BYTES: Final = 32
 _MAX_REMEMBERED: Final = 1000
+_CHECKS_AT_ONCE: Final = {True: 2, False: 1}
+_BOM: Final = b"\xef\xbb\xbf"
+
+_logger = logging.getLogger(__name__)
 
 
 class PasscodeFile:
-    """The users of one file, read again when it changes. Any thread.
+    """The users of one file, read again when it changes. Any thread; `_lock` guards what was read and is remembered.
+
+    A line that is no user costs itself only, at the start too: it is logged by its number and counted in `bad_lines`.
+    A file that cannot be read any more leaves what was read last in force.
 
     `setting` is what the file is called where it was named, for the messages.
 
     Raises:
-        PermanentError: on creation, when the file cannot be read or a line is malformed.
+        PermanentError: on creation, when the file cannot be read.
     """
 
     def __init__(self, path: Path, setting: str) -> None:
+        self.bad_lines = 0
         self._path = path
         self._setting = setting
         self._lock = threading.Lock()
+        # By whether the name is known: guesses at others do not make those wait whose passcode must be checked.
+        self._checking = {is_known: threading.BoundedSemaphore(count) for is_known, count in _CHECKS_AT_ONCE.items()}
         self._key = os.urandom(32)  # so that what is remembered is of no use elsewhere
-        self._seen = path.stat().st_mtime_ns if path.exists() else 0
-        self._hashes = self._read()
-        self._remembered: dict[bytes, bool] = {}
+        self._seen: object = None
+        self._hashes: dict[str, tuple[bytes, bytes]] = {}
+        self._right: set[bytes] = set()  # no more than there are users
+        self._wrong: set[bytes] = set()
+        try:
+            self._read()
+        except OSError as error:
+            raise PermanentError(f"{setting} {path} cannot be read: {error.strerror}") from error
 
     def accepts(self, name: bytes, passcode: bytes) -> bool:
         """Tell whether a name, in UTF-8, is known and its passcode right."""
+        message = len(name).to_bytes(4, "big") + name + passcode
+        asked = hmac.digest(self._key, message, "sha256")
         with self._lock:
             self._read_again()
-            message = len(name).to_bytes(4, "big") + name + passcode
-            asked = hmac.digest(self._key, message, "sha256")
-            if asked not in self._remembered:
-                if len(self._remembered) >= _MAX_REMEMBERED:
-                    self._remembered.clear()
-                self._remembered[asked] = self._check(name, passcode)
-            return self._remembered[asked]
+            if asked in self._right or asked in self._wrong:
+                return asked in self._right
+            hashes = self._hashes
+        known = hashes.get(name.decode("utf-8", "replace"))
+        with self._checking[known is not None]:
+            if asked in self._right:  # a device opens several associations at once
+                return True
+            # An unknown name costs as much as a known one.
+            salt, expected = known or (bytes(_SALT_BYTES), b"")
+            is_right = hmac.compare_digest(_derive(passcode, salt), expected) and known is not None
+        with self._lock:
+            if hashes is self._hashes:  # else the file was read again meanwhile
+                self._remember(asked, is_right=is_right)
+        return is_right
 
-    def _check(self, name: bytes, passcode: bytes) -> bool:
-        # An unknown name costs as much as a known one.
-        salt, expected = self._hashes.get(name.decode("utf-8", "replace"), (bytes(_SALT_BYTES), b""))
-        return hmac.compare_digest(_derive(passcode, salt), expected)
+    def look(self) -> int:
+        """Read the file again if it changed, and return how many of its lines are no users."""
+        with self._lock:
+            self._read_again()
+            return self.bad_lines
+
+    def _remember(self, asked: bytes, *, is_right: bool) -> None:
+        if is_right:
+            self._right.add(asked)
+            return
+        if len(self._wrong) >= _MAX_REMEMBERED:
+            self._wrong.clear()
+        self._wrong.add(asked)
 
     def _read_again(self) -> None:
         try:
-            seen = self._path.stat().st_mtime_ns
-        except OSError:
-            return
-        if seen != self._seen:
-            self._hashes = self._read()
-            self._seen = seen
-            self._remembered.clear()
-
-    def _read(self) -> dict[str, tuple[bytes, bytes]]:
-        where = f"{self._setting} {self._path}"
-        try:
-            lines = self._path.read_text(encoding="utf-8").splitlines()
+            if _state(self._path) != self._seen:
+                self._read()
         except OSError as error:
-            raise PermanentError(f"{where} cannot be read: {error.strerror}") from error
+            _logger.warning("users_not_reloaded file=%s errno=%s", self._path, error.errno)
+
+    def _read(self) -> None:
+        """Take the users that the file has now; raises `OSError`."""
+        self._seen = _state(self._path)
         users: dict[str, tuple[bytes, bytes]] = {}
-        for number, line in enumerate(lines, 1):
-            if not line.strip() or line.startswith("#"):
+        bad_lines = 0
+        for number, line in enumerate(self._path.read_bytes().removeprefix(_BOM).splitlines(), 1):
+            if not line.strip() or line.strip().startswith(b"#"):
                 continue
-            try:
-                name, salt, digest = line.strip().rsplit(":", 2)
-                users[name] = bytes.fromhex(salt), bytes.fromhex(digest)
-            except ValueError as error:
-                raise PermanentError(f"{where} line {number} is not name:salt:hash") from error
-        return users
+            user = _user_of(line.strip())
+            if user is None:
+                bad_lines += 1
+                _logger.warning("user_line_ignored file=%s line=%d reason=not name:salt:hash", self._path, number)
+            else:
+                users[user[0]] = user[1:]
+        self._hashes, self.bad_lines = users, bad_lines
+        self._right.clear()
+        self._wrong.clear()
+
+
+def _state(path: Path) -> tuple[int, int, int, int]:
+    found = path.stat()
+    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
+
+
+def _user_of(line: bytes) -> tuple[str, bytes, bytes] | None:
+    """Return name, salt and hash of a line; None for one that has no such."""
+    with contextlib.suppress(ValueError):
+        name, salt, digest = line.decode("utf-8").rsplit(":", 2)
+        user = name, bytes.fromhex(salt), bytes.fromhex(digest)
+        if name and user[1] and len(user[2]) == _HASH_BYTES:
+            return user
+    return None
 
 
 def hash_passcode(name: str, passcode: str) -> str:
@@ -91,4 +140,4 @@ def hash_passcode(name: str, passcode: str) -> str:
 
 
 def _derive(passcode: bytes, salt: bytes) -> bytes:
-    return hashlib.scrypt(passcode, salt=salt, dklen=32, maxmem=64 << 20, **_COST)
+    return hashlib.scrypt(passcode, salt=salt, dklen=_HASH_BYTES, maxmem=64 << 20, **_COST)

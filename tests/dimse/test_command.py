@@ -232,7 +232,7 @@ _text = st.text(st.characters(codec="ascii", min_codepoint=0x21, max_codepoint=0
         error_comment=_text,
         event_type_id=_numbers,
         action_type_id=_numbers,
-        move_originator_ae_title=st.none() | _text,
+        move_originator_ae_title=st.none() | _text.map(lambda text: text.replace("\\", "")),
         move_originator_message_id=_numbers,
     )
 )

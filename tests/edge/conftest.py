@@ -92,6 +92,7 @@ class InProcessReceiver:
         refuse_below_bytes: int = 1,
         slow_below_bytes: int = 0,
         commitment: CommitmentSettings | None = None,
+        metrics: Any = None,
         **dimse: Any,
     ) -> None:
         self.spool = spool
@@ -118,6 +119,7 @@ class InProcessReceiver:
             self.draining,
             admission,
             users,
+            metrics,
             commitments=Commitments(spool) if commitment else None,
             commitment=commitment or CommitmentSettings(),
         )

@@ -108,7 +108,7 @@ def test_silent_connections_do_not_count_as_associations(receiver_with: Any, scu
 @pytest.mark.parametrize(
     ("settings", "request_fields", "expected"),
     [
-        ({"networks": ("192.0.2.0/24",)}, {}, (1, 1, 3)),
+        ({"calling_ae_titles": ("OTHER",)}, {}, (1, 1, 3)),
         ({"called_ae_titles": ("OTHER",)}, {}, (1, 1, 7)),
         ({}, {"application_context": "1.2.3"}, (1, 1, 2)),
         ({}, {"protocol_version": 2}, (1, 2, 2)),

@@ -174,7 +174,7 @@ def test_accept_that_fails_is_tried_again(receiver: Any, scu_with: Any, monkeypa
         scu.associate()
         assert Status.SUCCESS == scu.echo(1).status
     assert [] == left
-    assert 2 == caplog.text.count("accept_failed")
+    assert 2 == caplog.text.count("accept_failed")  # one of each kind
 
 
 def test_association_files_of_two_workers_do_not_meet(receiver_with: Any, scu_with: Any, data_set: Any):

@@ -1,11 +1,14 @@
 """User identity against a file of hashes, over real associations."""
 
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import WAIT_SECONDS
 
+from dicomflow import passcodes
 from dicomflow.dimse.events import AssociationAccepted, AssociationRejected
 from dicomflow.dimse.items import UserIdentity
 from dicomflow.edge.users import Users, hash_passcode
@@ -91,13 +94,102 @@ def test_hash_hides_the_passcode_and_differs_each_time():
     assert first.startswith(f"{NAME}:")
 
 
-@pytest.mark.parametrize("line", ["name", "name:00", "name:zz:00"])
-def test_malformed_line_is_named_at_start(tmp_path: Path, line: str):
-    """A line that is no user stops the edge, by its number and not its content."""
-    path = tmp_path / "users"
-    path.write_text(f"# comment\n{line}\n")
-    with pytest.raises(PermanentError, match="line 2 is not name:salt:hash"):
-        Users(path)
+BAD_LINES = {
+    "a name": b"name",
+    "one colon": b"name:00",
+    "no hex": b"name:zz:00",
+    "a short hash": b"name:00:00",
+    "no salt": b"name::" + b"00" * 32,
+    "no name": b":00:" + b"00" * 32,
+    "a forgotten colon": b"mr1 forgotten-colon",
+    "bytes that are no UTF-8": b"\xff\xfe:00:" + b"00" * 32,
+    "NULs": bytes(5000),
+    "ten thousand colons": b":" * 10_000,
+    "a hash of letters above 7F": b"name:00:" + "ä".encode() * 32,
+    "a hash that is cut": b"name:00:" + b"00" * 31 + b"0",
+}
+
+
+@pytest.mark.parametrize("name", BAD_LINES)
+@pytest.mark.parametrize("is_first", [True, False], ids=["before", "behind"])
+def test_bad_line_costs_itself_only(
+    users_file: Path,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+    is_first: bool,  # noqa: FBT001  # a column of the table
+):
+    """At the start and while it runs: it is logged by its number and not its content, and the others stand."""
+    identity = UserIdentity(2, response_requested=False, primary=USER, secondary=PASS)
+    good = users_file.read_bytes()
+    running = Users(users_file)
+    assert running.accepts(identity)
+    users_file.write_bytes(BAD_LINES[name] + b"\n" + good if is_first else good + BAD_LINES[name] + b"\r\n")
+    for users in (running, Users(users_file)):
+        assert (True, 1) == (users.accepts(identity), users.look())
+    assert f"line={1 if is_first else 4}" in caplog.text
+    assert "forgotten" not in caplog.text
+    users_file.write_bytes(good)
+    assert (True, 0) == (running.accepts(identity), running.look())
+
+
+def test_file_that_goes_away_leaves_its_users_in_force(users_file: Path):
+    """Who may send is what was read last, until there is something to read again."""
+    identity = UserIdentity(2, response_requested=False, primary=USER, secondary=PASS)
+    users = Users(users_file)
+    users_file.rename(users_file.with_name("gone"))
+    assert users.accepts(identity)
+    users_file.mkdir()
+    assert users.accepts(identity)
+
+
+def test_file_that_is_replaced_within_a_tick_of_its_clock_is_read_again(users_file: Path):
+    """A change that keeps the time of modification is seen by the other marks of the file."""
+    users = Users(users_file)
+    before = users_file.stat()
+    replacement = users_file.with_name("new")
+    replacement.write_text(hash_passcode("other", "words") + "\n")
+    os.utime(replacement, ns=(before.st_atime_ns, before.st_mtime_ns))
+    replacement.replace(users_file)
+    assert users.accepts(UserIdentity(2, response_requested=False, primary=b"other", secondary=b"words"))
+
+
+def test_guesses_do_not_hold_up_a_user_that_is_known(users_file: Path, monkeypatch: pytest.MonkeyPatch):
+    """A passcode that was right before is answered while others are checked, and one that was not yet soon after."""
+    users = Users(users_file)
+    right = UserIdentity(2, response_requested=False, primary=USER, secondary=PASS)
+    assert users.accepts(right)
+    original, go_on = passcodes._derive, threading.Event()
+
+    def _derive(passcode: bytes, salt: bytes) -> bytes:
+        if passcode.startswith(b"guess"):
+            go_on.wait(WAIT_SECONDS)
+            return b"wrong"
+        return original(passcode, salt)
+
+    monkeypatch.setattr(passcodes, "_derive", _derive)
+    guesses = [UserIdentity(2, False, f"nobody{number}".encode(), b"guess") for number in range(20)]
+    guessing = [threading.Thread(target=users.accepts, args=(guess,)) for guess in guesses]
+    for thread in guessing:
+        thread.start()
+    try:
+        assert users.accepts(right)
+        assert not users.accepts(UserIdentity(2, False, USER, b"mistyped"))
+    finally:
+        go_on.set()
+        for thread in guessing:
+            thread.join()
+
+
+def test_wrong_guesses_do_not_make_a_right_passcode_forgotten(users_file: Path, monkeypatch: pytest.MonkeyPatch):
+    """However many there were, what was right once costs no check."""
+    users = Users(users_file)
+    right = UserIdentity(2, response_requested=False, primary=USER, secondary=PASS)
+    assert users.accepts(right)
+    monkeypatch.setattr(passcodes, "_derive", lambda *_: b"")
+    for number in range(2100):
+        assert not users.accepts(UserIdentity(2, False, b"nobody", str(number).encode()))
+    assert users.accepts(right)
+    assert len(users._file._wrong) <= 1000
 
 
 def test_missing_file_is_named_at_start(tmp_path: Path):

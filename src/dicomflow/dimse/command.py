@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final
 
+from dicomflow.dimse.items import decode_ae_title
 from dicomflow.errors import PeerError
 
 __all__ = [
@@ -211,6 +212,10 @@ def _text(_: int, value: bytes) -> str:
     return value.decode("ascii", "replace").strip(" \0")
 
 
+def _title(_: int, value: bytes) -> str:
+    return decode_ae_title(value)
+
+
 def _tags(_: int, value: bytes) -> tuple[int, ...]:
     return tuple(group << 16 | element for group, element in _TAG.iter_unpack(value[: len(value) // 4 * 4]))
 
@@ -256,6 +261,6 @@ _FIELDS: Final[dict[int, tuple[str, Callable[[int, bytes], Any]]]] = {
     _Element.ERROR_COMMENT: ("error_comment", _text),
     _Element.EVENT_TYPE_ID: ("event_type_id", _number),
     _Element.ACTION_TYPE_ID: ("action_type_id", _number),
-    _Element.MOVE_ORIGINATOR_AE_TITLE: ("move_originator_ae_title", _text),
+    _Element.MOVE_ORIGINATOR_AE_TITLE: ("move_originator_ae_title", _title),
     _Element.MOVE_ORIGINATOR_MESSAGE_ID: ("move_originator_message_id", _number),
 }

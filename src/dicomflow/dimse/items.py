@@ -22,6 +22,7 @@ __all__ = [
     "ProposedContext",
     "Role",
     "UserIdentity",
+    "decode_ae_title",
     "decode_answered_context",
     "decode_common_extended",
     "decode_each",
@@ -247,6 +248,13 @@ def decode_user_identity_response(value: bytes) -> bytes:
     """Decode the server response of an acceptance (PS3.7 D.3.3.7.2)."""
     response, _ = _take_counted(value)
     return response
+
+
+def decode_ae_title(raw: bytes) -> str:
+    """Return a stripped AE title, or "" for one that PS3.5 6.2 does not allow."""
+    title = raw.replace(b"\0", b" ").strip(b" ")
+    allowed = all(0x20 <= byte < 0x7F and byte != 0x5C for byte in title)
+    return title.decode("ascii") if allowed else ""
 
 
 def encode_item(kind: ItemType, value: bytes) -> bytes:

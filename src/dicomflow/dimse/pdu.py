@@ -24,6 +24,7 @@ from dicomflow.dimse.items import (
     ProposedContext,
     Role,
     UserIdentity,
+    decode_ae_title,
     decode_answered_context,
     decode_common_extended,
     decode_each,
@@ -189,8 +190,8 @@ def _decode_associate_request(body: bytes) -> AssociateRequest:
         raise PduError("A-ASSOCIATE-RQ without a presentation context")
     identities = user_items.get(ItemType.USER_IDENTITY, [])
     return AssociateRequest(
-        called_ae_title=_ae_title(called),
-        calling_ae_title=_ae_title(calling),
+        called_ae_title=decode_ae_title(called),
+        calling_ae_title=decode_ae_title(calling),
         contexts=tuple(contexts.values()),
         max_length=decode_max_length(user_items),
         protocol_version=version,
@@ -341,16 +342,9 @@ def _version_name(user_items: dict[int, list[bytes]]) -> str:
     return first_text(user_items, ItemType.IMPLEMENTATION_VERSION_NAME)[:_MAX_VERSION_NAME_LENGTH]
 
 
-def _ae_title(raw: bytes) -> str:
-    """Return a stripped AE title, or "" for one that PS3.5 6.2 does not allow."""
-    title = raw.replace(b"\0", b" ").strip(b" ")
-    allowed = all(0x20 <= byte < 0x7F and byte != 0x5C for byte in title)
-    return title.decode("ascii") if allowed else ""
-
-
 def _encode_ae_title(name: str, title: str) -> bytes:
     raw = title.encode("ascii", "replace")
-    stripped = _ae_title(raw)
+    stripped = decode_ae_title(raw)
     if not stripped or stripped != title.strip(" "):
         raise PermanentError(f"{name} AE title is empty or holds characters that PS3.5 6.2 does not allow")
     if len(raw) > AE_TITLE_LENGTH:

@@ -14,8 +14,9 @@ from dicomflow.dimse.status import AbortReason
 
 __all__ = ["MAX_PDU_BYTES", "DataSetRun", "Fragment", "Pdu", "PduStream", "StreamError"]
 
-# An A-ASSOCIATE-RQ with 128 contexts of three transfer syntaxes takes about 14 KB.
-MAX_PDU_BYTES: Final = 1 << 20
+# An A-ASSOCIATE-RQ with 128 contexts of three transfer syntaxes takes about 14 KB, one with all there are 150 KB, and a
+# user identity up to 64 KB. It is kept before anybody is known, so that no more is let in.
+MAX_PDU_BYTES: Final = 256 << 10
 # How much of a data set is received at once, at most; the core of a processor has it in its cache.
 _SCATTER_BYTES: Final = 256 << 10
 

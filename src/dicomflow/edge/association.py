@@ -1,7 +1,7 @@
 """One association on its own thread: a socket on one side, the protocol core and the services on the other.
 
-ARTIM runs until the request has come and after the last word; an association without a PDU for `idle_seconds` is
-aborted (PS3.8 9.1.5). What one association does cannot reach another.
+ARTIM runs until the request has come and after the last word; an association that does not get on for `idle_seconds`
+is aborted (PS3.8 9.1.5). What one association does cannot reach another.
 """
 
 import contextlib
@@ -36,6 +36,8 @@ _RECEIVE_BUFFER_BYTES: Final = 64 << 10
 # for the acknowledgement of its last segment. What is complete is acknowledged with its answer.
 _QUICKACK: Final[int | None] = getattr(socket, "TCP_QUICKACK", None)
 _LINGER_AFTER_ABORT_SECONDS: Final = 0.5
+# Who sends less of a message does not get on: no line is so slow, and a byte now and then would hold a place for ever.
+_LEAST_BYTES_PER_SECOND: Final = 100
 
 _logger = logging.getLogger(__name__)
 
@@ -62,7 +64,17 @@ class Association:
         self._acceptor = Acceptor()
         self._services = Services(receiver, self._acceptor, self.association_id, peer)
         self._started_at = self._artim_started_at = time.monotonic()
-        self._is_ending = self._is_logged = self._is_idle_timed = False
+        self._is_ending = self._is_logged = self._is_cut = False
+        self._timeout: float | None = None  # the socket's, where it is one of Sta6
+        self._idle_seconds = receiver.settings.idle_seconds
+        self._least_bytes = receiver.settings.idle_seconds * _LEAST_BYTES_PER_SECOND
+        self._got_on_at = self._started_at
+        self._slow_bytes = 0  # received since then
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it has no place among the associations, not yet or no more, and was not cut."""
+        return self._place is None and not self._is_cut
 
     def run(self) -> None:
         """Serve the association to its end; no exception leaves."""
@@ -84,18 +96,27 @@ class Association:
     def wake(self) -> None:
         """Make a thread that waits for the peer look at `draining`; a message under way goes on. Any thread."""
         if self._acceptor.is_between_messages or self._acceptor.state is State.STA13:
-            with contextlib.suppress(OSError):
-                self._connection.shutdown(socket.SHUT_RD)
+            self._shut(socket.SHUT_RD)
 
     def cut(self) -> None:
         """Close the transport under a thread that did not end in time. Any thread."""
+        self._is_cut = True
+        self._shut(socket.SHUT_RDWR)
+
+    def _shut(self, how: int) -> None:
+        """End a direction of the transport, of TCP alone: `SSLSocket.shutdown` would also forget TLS.
+
+        What is sent after that would go over the line in the clear.
+        """
         with contextlib.suppress(OSError):
-            self._connection.shutdown(socket.SHUT_RDWR)
+            socket.socket.shutdown(self._connection, how)
 
     def _shake_hands(self, tls: TlsContexts) -> None:
         """Wrap the connection; ARTIM covers the handshake. Raises `OSError`, of which `SSLError` is one."""
         self._connection.settimeout(self._receiver.settings.artim_seconds)
-        self._connection = tls.current().wrap_socket(self._connection, server_side=True)
+        secured = tls.current().wrap_socket(self._connection, server_side=True, do_handshake_on_connect=False)
+        self._connection = secured  # before the handshake, so that `cut` finds it
+        secured.do_handshake()
 
     def _serve(self) -> None:
         acceptor = self._acceptor
@@ -126,6 +147,7 @@ class Association:
                 self._act(event)
                 self._send()
             self._send()
+            self._get_on(received)
         self._log_end("silent", "connection closed before an association request")
 
     def _wait(self) -> bool:
@@ -135,13 +157,7 @@ class Association:
             if self._receiver.draining.is_set() and acceptor.is_between_messages:
                 self._abort("the receiver is stopping")
                 return False
-            if self._services.has_report:
-                self._is_idle_timed = False
-                self._connection.settimeout(LOOK_SECONDS)
-            elif not self._is_idle_timed:
-                self._is_idle_timed = True
-                self._connection.settimeout(settings.idle_seconds)
-            return True
+            return self._wait_for_pdu()
         if acceptor.state is State.STA13:
             if self._receiver.draining.is_set():
                 return False
@@ -152,16 +168,37 @@ class Association:
         if left <= 0:
             self._expired()
             return False
-        self._is_idle_timed = False
+        self._timeout = None
         self._connection.settimeout(left)
         return True
 
+    def _wait_for_pdu(self) -> bool:
+        """Set the time until a peer that does not get on is aborted, at most half as long again as `idle_seconds`."""
+        idle_seconds = self._idle_seconds
+        left = self._got_on_at + idle_seconds - time.monotonic()
+        if left <= 0:
+            slow = f"only {self._slow_bytes} bytes of a message" if self._slow_bytes else "no PDU"
+            self._abort(f"{slow} for {idle_seconds:g} s")
+            return False
+        # Set anew only where it matters: it is a system call.
+        timeout = idle_seconds if left > idle_seconds / 2 else left
+        if self._services.has_report:
+            timeout = min(timeout, LOOK_SECONDS)
+        if timeout != self._timeout:
+            self._timeout = timeout
+            self._connection.settimeout(timeout)
+        return True
+
+    def _get_on(self, received_bytes: int) -> None:
+        """Note that the peer gets on: it ended what it had begun, or sent enough of it since it last did."""
+        self._slow_bytes += received_bytes
+        if self._slow_bytes >= self._least_bytes or not self._acceptor.awaits_rest:
+            self._slow_bytes = 0
+            self._got_on_at = time.monotonic()
+
     def _expired(self) -> None:
-        if self._acceptor.state is State.STA6 and not self._is_idle_timed:
-            self._services.report()
-            return
         if self._acceptor.state is State.STA6:
-            self._abort(f"no PDU for {self._receiver.settings.idle_seconds:g} s")
+            self._services.report()
             return
         if self._acceptor.state is State.STA2:
             self._log_end("silent", "no association request before ARTIM expired")
@@ -174,7 +211,7 @@ class Association:
         until = time.monotonic() + _LINGER_AFTER_ABORT_SECONDS
         with contextlib.suppress(OSError):
             self._send()
-            self._connection.shutdown(socket.SHUT_WR)
+            self._shut(socket.SHUT_WR)
             while (left := until - time.monotonic()) > 0:
                 self._connection.settimeout(left)
                 if not self._connection.recv(1 << 16):
@@ -214,6 +251,7 @@ class Association:
             reject, reason = rejection
             self._log_end("rejected", f"rejected {reject.result}/{reject.source}/{reject.reason}: {reason}")
             return
+        self._got_on_at = time.monotonic()
         identity = request.user_identity
         # Of the types that are not checked nobody can say that the identity stands (PS3.7 D.3.3.7.2).
         wants_response = identity is not None and identity.response_requested and identity.identity_type in {1, 2}
@@ -229,7 +267,7 @@ class Association:
     def _rejection(self, request: AssociateRequest) -> tuple[AssociateReject, str] | None:
         if self._receiver.draining.is_set():
             return Rejection.TEMPORARY_CONGESTION, "the receiver is stopping"
-        rejection = check_request(self._receiver.settings, request, self._peer)
+        rejection = check_request(self._receiver.settings, request)
         if rejection is not None:
             return rejection
         if proposes_storage(request) and self._receiver.watermark.refuses:
@@ -258,9 +296,13 @@ class Association:
         services = self._services
         if self._receiver.metrics is not None:
             self._receiver.metrics.ended(result, services.calling)
-        _logger.info(
+        # The line of a rejection tells what to mend; of a probe nothing came, and the next one comes in seconds.
+        is_probe = not services.has_work and result != "rejected"
+        is_news = not is_probe or self._receiver.probes.is_news(result, self._peer, services.calling)
+        _logger.log(
+            logging.INFO if is_news else logging.DEBUG,
             "association_ended association=%s peer=%s calling=%s called=%s stored=%d bytes=%d refused=%d"
-            " seconds=%.3f how=%s",
+            " move_originator=%s seconds=%.3f how=%s",
             self.association_id,
             self._peer,
             services.calling or "-",
@@ -268,6 +310,7 @@ class Association:
             services.stored,
             services.stored_bytes,
             services.refused,
+            ",".join(services.move_originators) or "-",
             time.monotonic() - self._started_at,
             how,
         )

@@ -5,6 +5,7 @@ supervisor is gone: it accepts no more, lets messages under way end, aborts the 
 """
 
 import contextlib
+import errno
 import gc
 import logging
 import multiprocessing
@@ -20,10 +21,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from dicomflow import logs
+from dicomflow.edge.access import is_within
 from dicomflow.edge.admission import Admission
-from dicomflow.edge.arrivals import Inbox, Listener
+from dicomflow.edge.arrivals import Arrival, Inbox, Listener
 from dicomflow.edge.association import Association
 from dicomflow.edge.commitment import Commitments
+from dicomflow.edge.descriptors import most_waiting
 from dicomflow.edge.metrics import Metrics
 from dicomflow.edge.services import Receiver
 from dicomflow.edge.settings import EdgeSettings
@@ -38,6 +41,9 @@ __all__ = ["DRAIN_SECONDS", "LogSettings", "WorkerStart", "run_worker"]
 DRAIN_SECONDS: Final = 3.5
 # So many threads stay to wait for connections of a listener or an inbox; more come with them, and go.
 _IDLE_THREADS: Final = 8
+# So many of the newest connections without an association stay where descriptors are short: they may be about to ask.
+_NEWEST: Final = 8
+_NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 _logger = logging.getLogger(__name__)
 
@@ -97,7 +103,7 @@ def run_worker(start: WorkerStart) -> None:
     )
     # What is made so far stays, so the collector need not walk it again and again.
     gc.freeze()
-    worker = _Worker(receiver)
+    worker = _Worker(receiver, most_waiting(dimse.max_associations))
     givers = [giver for giver, _ in start.inboxes]
     contexts = TlsContexts(dimse.tls) if dimse.tls is not None else None
     # From here on nothing is left to go wrong, so that what others give is served.
@@ -125,12 +131,17 @@ def _wait_for_stop(stopping: threading.Event) -> None:
 
 
 class _Worker:
-    """The connections of one process. A thread accepts and serves; `_lock` guards set and counts."""
+    """The connections of one process. A thread accepts and serves; `_lock` guards connections and counts.
 
-    def __init__(self, receiver: Receiver) -> None:
+    Of connections without an association there are `most_waiting`: a newer one takes the place of the oldest, since an
+    honest requestor asks, or closes, at once. Their number bounds threads, descriptors and memory.
+    """
+
+    def __init__(self, receiver: Receiver, most_waiting: int = 256) -> None:
         self._receiver = receiver
+        self._most_waiting = most_waiting
         self._lock = threading.Lock()
-        self._associations: set[Association] = set()
+        self._associations: dict[Association, None] = {}  # in the order they came
         self._idle: Counter[Listener | Inbox] = Counter()
 
     def accept_from(self, source: Listener | Inbox) -> None:
@@ -165,20 +176,26 @@ class _Worker:
                 arrival = source.take()
             except OSError as error:
                 if not source.is_over:
-                    _logger.warning("accept_failed errno=%s", error.errno)
+                    if self._receiver.probes.is_news("accept", error.errno):
+                        _logger.warning("accept_failed errno=%s", error.errno)
+                    if error.errno in _NO_DESCRIPTORS:
+                        self._make_room(_NEWEST)
                     time.sleep(0.05)
                 continue
             if arrival is None:
                 continue
             # The requestor's scope (fe80::1%eth0) is of this host only.
             peer = arrival.peer.partition("%")[0]
+            if not is_within(self._receiver.settings.networks, peer):
+                self._turn_away(arrival, peer)
+                continue
             association = Association(self._receiver, arrival.connection, peer, arrival.tls)
             if self._begin(association, source):
                 with contextlib.suppress(Exception):  # `run` logs what it could not foresee
                     association.run()
                 self._receiver.admission.count_connection(-1)
                 with self._lock:
-                    self._associations.discard(association)
+                    self._associations.pop(association, None)
                     if self._idle[source] >= _IDLE_THREADS:
                         return
                     self._idle[source] += 1
@@ -191,7 +208,8 @@ class _Worker:
         with self._lock:
             self._idle[source] -= 1
             is_last = not self._idle[source]
-            self._associations.add(association)
+            self._associations[association] = None
+        self._make_room(self._most_waiting)
         if not is_last:
             return True
         try:
@@ -200,6 +218,26 @@ class _Worker:
             _logger.exception("thread_failed")
             with self._lock:
                 # The thread's place was counted already; this one goes back to it.
-                self._associations.discard(association)
+                self._associations.pop(association, None)
             return False
         return True
+
+    def _make_room(self, most_waiting: int) -> None:
+        """Cut the oldest connection without an association if there are more than so many."""
+        if len(self._associations) <= most_waiting:
+            return
+        with self._lock:
+            waiting = [each for each in self._associations if each.is_waiting]
+        if len(waiting) > most_waiting:
+            if self._receiver.probes.is_news("too many"):
+                _logger.warning("connections_without_association most=%d", self._most_waiting)
+            waiting[0].cut()
+
+    def _turn_away(self, arrival: Arrival, peer: str) -> None:
+        """Close a connection from another network, before a byte of it is read."""
+        arrival.connection.close()
+        self._receiver.admission.count_connection(-1)
+        if self._receiver.metrics is not None:
+            self._receiver.metrics.ended("network", "")
+        if self._receiver.probes.is_news("network", peer):
+            _logger.warning("connection_refused peer=%s reason=the address is in none of dimse.networks", peer)

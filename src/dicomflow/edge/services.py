@@ -7,7 +7,7 @@ import contextlib
 import logging
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from dicomflow.dicom.uids import STORAGE_COMMITMENT, VERIFICATION
@@ -16,9 +16,11 @@ from dicomflow.dimse.command import CommandField, encode_response
 from dicomflow.dimse.events import AssociationAborted, CommandReceived, DataSetReceived
 from dicomflow.dimse.pdu import AbortSource
 from dicomflow.dimse.status import AbortReason, Status
+from dicomflow.edge.actions import Action, ActionMemory
 from dicomflow.edge.admission import Admission
-from dicomflow.edge.commitment import MAX_ACTION_BYTES, Commitments, accept_action
+from dicomflow.edge.commitment import Commitments, accept_action
 from dicomflow.edge.metrics import Metrics
+from dicomflow.edge.probes import Probes
 from dicomflow.edge.promptreport import PromptReport, hold_seconds
 from dicomflow.edge.settings import CommitmentSettings, DimseSettings
 from dicomflow.edge.spool import Spool
@@ -29,6 +31,7 @@ from dicomflow.edge.watermark import Watermark
 __all__ = ["Receiver", "Services"]
 
 _NO_COMMITMENT: Final = CommitmentSettings()
+_MOST_MOVE_ORIGINATORS: Final = 8  # of one association, in its line of the log
 _N_EVENT_REPORT_RSP: Final = CommandField.N_EVENT_REPORT_RQ | 0x8000  # PS3.7 E.1
 
 _logger = logging.getLogger(__name__)
@@ -48,6 +51,8 @@ class Receiver:
     # None where no peer may ask for commitment.
     commitments: Commitments | None = None
     commitment: CommitmentSettings = _NO_COMMITMENT
+    actions: ActionMemory = field(default_factory=ActionMemory)
+    probes: Probes = field(default_factory=Probes)
 
 
 class Services:
@@ -63,13 +68,16 @@ class Services:
     def __init__(self, receiver: Receiver, acceptor: Acceptor, association_id: str, peer: str) -> None:
         self.calling = self.called = ""
         self.stored = self.stored_bytes = self.refused = 0
+        self.has_work = False  # asked for something, and not only whether we are there
+        # "AE title/message ID" of each C-MOVE that the instances came of, in their order (PS3.7 9.1.1.1).
+        self.move_originators: dict[str, None] = {}
         self._receiver = receiver
         self._acceptor = acceptor
         self._association_id = association_id
         self._peer = peer
         self._reception: StoreReception | None = None
         self._unperformed: CommandReceived | None = None
-        self._action: bytearray | None = None  # the data set of an N-ACTION as it comes
+        self._action: Action | None = None  # the data set of an N-ACTION as it comes
         self._report: PromptReport | None = None
         self._reports = 0  # how many were begun here; their numbers are the message IDs
         self._is_marked = False
@@ -97,12 +105,13 @@ class Services:
             self._report.leave_unsent()
             self._forget_report()
         is_verification = event.context.abstract_syntax == VERIFICATION
+        self.has_work = self.has_work or command.command_field != CommandField.C_ECHO_RQ
         if command.command_field == CommandField.C_STORE_RQ and not is_verification:
             self._begin_store(event)
         else:
             self._unperformed = event
-            is_action = command.command_field == CommandField.N_ACTION_RQ
-            self._action = bytearray() if is_action and command.has_data_set else None
+            if self._may_ask_for_commitment(event) and command.has_data_set:
+                self._action = Action(self._receiver.actions)
         if not command.has_data_set:
             self._answer()
         return None
@@ -117,13 +126,15 @@ class Services:
                 _logger.exception("store_failed association=%s", self._association_id)
                 self._reception.fail(error)
         elif self._action is not None:
-            for fragment in event.fragments:
-                self._action += fragment[: MAX_ACTION_BYTES - len(self._action)]
+            self._action.take(event.fragments)
         if event.is_last:
             self._answer()
 
     def end(self, how: str) -> None:
         """Drop what is half received, and note the end: released, aborted or lost."""
+        action, self._action = self._action, None
+        if action is not None:
+            action.drop()
         reception, self._reception = self._reception, None
         if reception is not None:
             with contextlib.suppress(OSError):
@@ -136,7 +147,19 @@ class Services:
         if report is not None:
             report.leave(f"the association is {how}")
 
+    def _may_ask_for_commitment(self, event: CommandReceived) -> bool:
+        """Tell whether a request is an N-ACTION that may be performed: of any other the data set is thrown away."""
+        return (
+            event.command.command_field == CommandField.N_ACTION_RQ
+            and event.context.abstract_syntax == STORAGE_COMMITMENT
+            and self._receiver.commitments is not None
+            and self.calling in self._receiver.commitment.peers
+        )
+
     def _begin_store(self, event: CommandReceived) -> None:
+        if event.command.move_originator_ae_title and len(self.move_originators) < _MOST_MOVE_ORIGINATORS:
+            number = event.command.move_originator_message_id
+            self.move_originators[f"{event.command.move_originator_ae_title}/{number or 0}"] = None
         self._reception = StoreReception(event.context, event.command)
         try:
             if not self._is_marked:
@@ -222,16 +245,21 @@ class Services:
         except Exception:
             _logger.exception("commitment_failed association=%s", self._association_id)
             return Status.PROCESSING_FAILURE
+        finally:
+            if action is not None:
+                action.drop()
 
-    def _perform_action(self, event: CommandReceived, action: bytearray | None, seconds: float) -> Status:
+    def _perform_action(self, event: CommandReceived, action: Action | None, seconds: float) -> Status:
         """Keep a request for commitment; its report may go out here within `seconds` after the response."""
         commitments = self._receiver.commitments
         assert commitments is not None
         began_at = time.monotonic()
+        if action is not None and action.is_refused:
+            return Status.RESOURCE_LIMITATION
         status, request = accept_action(
             commitments,
             event.command,
-            bytes(action or b""),
+            action.data if action is not None else b"",
             event.context.transfer_syntax,
             calling_ae_title=self.calling,
             called_ae_title=self.called,

@@ -27,6 +27,7 @@ from dicomflow.edge.admission import clear_row, table_length
 from dicomflow.edge.arrivals import open_inboxes
 from dicomflow.edge.deliverer import Announce
 from dicomflow.edge.deliverer_process import DelivererStart, run_deliverer
+from dicomflow.edge.descriptors import raise_limit
 from dicomflow.edge.ledger import LEDGER_FILE
 from dicomflow.edge.server import DRAIN_SECONDS, LogSettings, WorkerStart, run_worker
 from dicomflow.edge.settings import EdgeSettings
@@ -126,6 +127,7 @@ class Supervisor:
     def start(self) -> None:
         """Bind, open the spool, start the children; on return connections are accepted."""
         settings = self._settings
+        raise_limit()
         spool = Spool(settings.spool.dir, fsync=settings.spool.fsync)
         try:
             self._lock.acquire(timeout=0)

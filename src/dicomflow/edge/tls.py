@@ -37,6 +37,7 @@ class TlsContexts:
         self._lock = threading.Lock()
         self._seen = self._fingerprint()
         self._context = _build(settings)
+        self._is_old = False
 
     def current(self) -> ssl.SSLContext:
         """Return the context for now; files that changed and do not fit leave the old ones in force."""
@@ -46,10 +47,17 @@ class TlsContexts:
                 self._seen = seen
                 try:
                     self._context = _build(self._settings)
+                    self._is_old = False
                     _logger.info("tls_certificate_reloaded certificate=%s", self._settings.certificate)
                 except PermanentError as error:
+                    self._is_old = True
                     _logger.warning("tls_certificate_not_reloaded error=%s", error)
             return self._context
+
+    def look(self) -> int:
+        """Return 1 while the files, as they are now, do not fit and older ones are in force; else 0."""
+        self.current()
+        return int(self._is_old)
 
     def _fingerprint(self) -> tuple[tuple[int, int, int], ...]:
         return tuple(map(_state, self._files))
@@ -67,14 +75,17 @@ def _build(settings: TlsSettings) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(CIPHERS)
-    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    # An end of what is read must not keep what is still to be said from being sent: a stop reads no more before it has
+    # answered, and some peers close their side at once. Whether something is missing tell DICOM's own lengths.
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_IGNORE_UNEXPECTED_EOF
     try:
-        context.load_cert_chain(settings.certificate, settings.key)
+        # A key with a passphrase must not make a thread ask for it at a terminal.
+        context.load_cert_chain(settings.certificate, settings.key, password="")
         if settings.client_ca is not None:
             context.verify_mode = ssl.CERT_REQUIRED
             context.load_verify_locations(settings.client_ca)
-    except (OSError, ssl.SSLError) as error:
-        reason = getattr(error, "reason", None) or error.strerror or str(error)
+    except (OSError, ValueError) as error:  # of the first `SSLError` is one
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
         raise PermanentError(
             f"dimse.tls: certificate {settings.certificate}, key {settings.key} and client_ca do not load: {reason}"
         ) from error

@@ -15,11 +15,15 @@ class Users:
     """The users of one file, read again when it changes. Any thread.
 
     Raises:
-        PermanentError: on creation, when the file cannot be read or a line is malformed.
+        PermanentError: on creation, when the file cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
         self._file = PasscodeFile(path, "dimse.users_file")
+
+    def look(self) -> int:
+        """Return how many lines of the file are no users; see `PasscodeFile`."""
+        return self._file.look()
 
     def accepts(self, identity: UserIdentity | None) -> bool:
         """Tell whether an identity is of type 2, known, and its passcode right."""
