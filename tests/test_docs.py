@@ -98,10 +98,10 @@ def test_changelog_has_an_entry_for_this_version():
     assert f"\n## {__version__}" in _text(ROOT / "CHANGELOG.md")
 
 
-def test_decisions_are_numbered_without_gaps_and_have_their_four_parts():
+def test_decisions_have_a_number_each_and_their_four_parts():
     """Each decision has its number, its context, the decision, the evidence and what would change our mind."""
     decisions = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))
-    assert [f"{number:04}" for number in range(1, len(decisions) + 1)] == [path.name[:4] for path in decisions]
+    assert len(decisions) == len({path.name[:4] for path in decisions})
     for path in decisions:
         text = _text(path)
         assert text.startswith(f"# {path.name[:4]}: ")

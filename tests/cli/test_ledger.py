@@ -165,3 +165,21 @@ def test_ledger_that_is_not_there_is_said_and_not_made(run: Run, data: Path, com
     assert 1 == code
     assert "cannot read the ledger" in errors
     assert not (data / "spool" / LEDGER_FILE).exists()
+
+
+@pytest.mark.parametrize(("what", "code", "left"), [("1.2.2", 0, 3), ("1.2", 0, 1), ("--all", 0, 1), ("1.9", 1, 4)])
+def test_forget_removes_what_is_stored(run: Run, delivered: Path, what: str, code: int, left: int):
+    """An instance, a study or all of it; what waits stays, and nothing to forget is told apart."""
+    found, output, _ = run("ledger", "forget", what, "--data", delivered)
+    assert (code, f"{4 - left} entries forgotten") == (found, output.strip())
+    ledger = Ledger(delivered / "spool" / LEDGER_FILE)
+    assert left == len(ledger.entries())
+    ledger.close()
+
+
+@pytest.mark.parametrize("arguments", [(), ("1.2.1", "--all")])
+def test_forget_asks_what(run: Run, delivered: Path, arguments: tuple[str, ...]):
+    """Neither nothing nor both: everything is forgotten only when that is said."""
+    code, _, errors = run("ledger", "forget", *arguments, "--data", delivered)
+    assert 0 != code
+    assert "name UIDs, or --all" in errors

@@ -165,7 +165,8 @@ def test_commitment_report_lists_every_reference_once(ledger: Ledger, receive: A
     references = tuple(Reference(CT, f"1.2.{number}") for number in range(5))
     receive("1.2.0"), receive("1.2.2", sop_class="1.2.840.10008.5.1.4.1.1.4"), receive("1.2.3"), receive("1.2.4")
     ledger.record_stored([("key/1.2.0.dcm", datetime.now(UTC))])
-    ledger.record_problem("1.2.3", "0" * 64, "damaged")
+    ledger.note_problem(ledger.find("1.2.3")[0], "damaged")
+    ledger.write()
     request = replace(REQUEST, references=references)
     settings = CommitmentSettings(level="stored", limit_seconds=100)
     assert make_report(request, ledger, settings, NOW + 99) is None

@@ -43,7 +43,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def ledger(path: Path) -> Iterator[Ledger]:
     """Give an empty ledger."""
-    opened = Ledger(path)
+    opened = Ledger(path, store="s3://now")
     yield opened
     opened.close()
 
@@ -56,7 +56,9 @@ def test_chain_of_custody_is_kept_over_a_restart(ledger: Ledger, path: Path):
     ledger.record_imported([entry.object_key], NOW + timedelta(seconds=2))
     ledger.close()
     again = Ledger(path)
-    expected = replace(entry, stored_at="2026-01-02T03:04:06+00:00", imported_at="2026-01-02T03:04:07+00:00")
+    expected = replace(
+        entry, stored_at="2026-01-02T03:04:06+00:00", imported_at="2026-01-02T03:04:07+00:00", store="s3://now"
+    )
     assert [expected] == again.find("1.2.1") == again.of_delivery("d1") == list(again.entries())
     again.close()
 
@@ -73,7 +75,8 @@ def test_instance_delivered_again_has_an_entry_for_each_delivery(ledger: Ledger)
     """The first delivery keeps its entry and its times, stored or not; one that was given up follows its file."""
     ledger.record_received([_entry("1.2.1"), _entry("1.2.2"), _entry("1.2.3")])
     ledger.record_stored([(_entry("1.2.1").object_key, NOW)])
-    ledger.record_problem("1.2.3", "aa", "damaged", "d1")
+    ledger.note_problem(_entry("1.2.3"), "damaged")
+    ledger.write()
     ledger.record_received([_entry(f"1.2.{number}", delivery="d2") for number in (1, 2, 3)])
     entries = {uid: ledger.find(uid) for uid in ("1.2.1", "1.2.2", "1.2.3")}
     assert {"1.2.1": ["d1", "d2"], "1.2.2": ["d1", "d2"], "1.2.3": ["d2"]} == {
@@ -85,7 +88,8 @@ def test_instance_delivered_again_has_an_entry_for_each_delivery(ledger: Ledger)
 def test_problem_of_one_delivery_says_nothing_of_another(ledger: Ledger):
     """A damaged second copy leaves the entry of the first, which is stored, as it is."""
     ledger.record_received([_entry(), _entry(delivery="d2")])
-    ledger.record_problem("1.2.1", "aa", "damaged", "d2")
+    ledger.note_problem(_entry(delivery="d2"), "damaged")
+    ledger.write()
     assert [None, "damaged"] == [entry.problem for entry in ledger.find("1.2.1")]
 
 
@@ -99,7 +103,8 @@ def test_two_contents_of_one_instance_are_two_entries(ledger: Ledger):
 def test_problem_is_forgotten_when_the_instance_comes_again(ledger: Ledger):
     """A retried instance starts without its old reason."""
     ledger.record_received([_entry()])
-    ledger.record_problem("1.2.1", "aa", "damaged")
+    ledger.note_problem(_entry(), "damaged")
+    ledger.write()
     assert ["damaged"] == [entry.problem for entry in ledger.find("1.2.1")]
     ledger.record_received([_entry()])
     assert [None] == [entry.problem for entry in ledger.find("1.2.1")]
@@ -136,21 +141,23 @@ def test_damaged_ledger_is_put_aside_and_begun_anew(path: Path, content: bytes):
     assert [content] == [each.read_bytes() for each in path.parent.glob("ledger.db.damaged-*")]
 
 
-def test_ledger_of_the_first_layout_keeps_its_entries(ledger: Ledger, path: Path):
-    """A ledger from before import problems were kept is taken over whole, and works like a new one."""
+@pytest.mark.parametrize("unknown", [("import_problem", "store"), ("store",)])
+def test_ledger_of_an_earlier_layout_keeps_its_entries(ledger: Ledger, path: Path, unknown: tuple[str, ...]):
+    """A ledger of an earlier version is taken over whole and works like a new one; the store is not known."""
     ledger.record_received([_entry("1.2.1"), _entry("1.2.2")])
     ledger.record_stored([(_entry("1.2.1").object_key, NOW)])
-    expected = list(ledger.entries())
+    expected = [replace(entry, store=None) for entry in ledger.entries()]
     ledger.close()
     with contextlib.closing(sqlite3.connect(path)) as connection, connection:
         connection.executescript(
             "ALTER TABLE instance RENAME TO later; DROP INDEX instance_delivery; DROP INDEX instance_received;"
             " DROP INDEX instance_unimported;"
         )
-        columns = [name for _, name, *_ in connection.execute("PRAGMA table_info(later)") if name != "import_problem"]
+        columns = [name for _, name, *_ in connection.execute("PRAGMA table_info(later)") if name not in unknown]
         names = ", ".join(columns)
+        keys = "sop_instance_uid, sha256" + (", delivery_id" if "import_problem" in columns else "")
         connection.executescript(
-            f"CREATE TABLE instance ({names}, PRIMARY KEY (sop_instance_uid, sha256)) WITHOUT ROWID;"
+            f"CREATE TABLE instance ({names}, PRIMARY KEY ({keys})) WITHOUT ROWID;"
             " CREATE INDEX instance_delivery ON instance (delivery_id);"
             " CREATE INDEX instance_received ON instance (received_at);"
             " CREATE INDEX instance_unimported ON instance (received_at, delivery_id)"
@@ -164,19 +171,23 @@ def test_ledger_of_the_first_layout_keeps_its_entries(ledger: Ledger, path: Path
     assert [path] == list(path.parent.glob("*.db*"))
 
 
-def test_locked_ledger_is_not_taken_for_damaged(ledger: Ledger, path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Somebody else's lock is an error of the moment: the file stays where it is."""
-    monkeypatch.setattr("dicomflow.edge.ledger._BUSY_SECONDS", 0.01)
+def test_locked_ledger_is_not_taken_for_damaged(ledger: Ledger, path: Path):
+    """Somebody else's lock is an error of the moment: opening waits for nothing, what is noted is written later."""
     ledger.record_received([_entry()])
     ledger.close()
     with contextlib.closing(sqlite3.connect(path)) as other:
         other.execute("PRAGMA locking_mode = EXCLUSIVE")
         other.execute("BEGIN EXCLUSIVE")
+        late = Ledger(path, busy_seconds=0.01)
+        late.note_received([_entry("1.2.2")])
+        late.write()
         with pytest.raises(sqlite3.OperationalError, match="locked"):
-            Ledger(path)
+            late.find("1.2.1")
+    late._retry_at = 0
+    late.write()
+    assert ["1.2.1", "1.2.2"] == [entry.sop_instance_uid for entry in late.entries()]
+    late.close()
     assert [] == list(path.parent.glob("ledger.db.damaged-*"))
-    with contextlib.closing(Ledger(path, read_only=True)) as again:
-        assert [_entry()] == again.find("1.2.1")
 
 
 def test_reader_sees_what_the_writer_wrote_and_changes_nothing(ledger: Ledger, path: Path):
@@ -201,8 +212,7 @@ def test_reader_of_a_missing_or_damaged_ledger_says_so(path: Path, content: byte
 
 def test_what_cannot_be_written_is_kept_for_the_next_time(path: Path, caplog: pytest.LogCaptureFixture):
     """A ledger that is locked for long loses nothing that was noted."""
-    ledger = Ledger(path)
-    ledger._connection.execute("PRAGMA busy_timeout = 10")
+    ledger = Ledger(path, busy_seconds=0.01)
     with contextlib.closing(sqlite3.connect(path)) as other:
         other.execute("BEGIN IMMEDIATE")
         ledger.note_received([_entry()])
@@ -211,6 +221,101 @@ def test_what_cannot_be_written_is_kept_for_the_next_time(path: Path, caplog: py
         assert [] == list(ledger.entries())
         other.rollback()
     assert ["ledger_not_written"] == [line.getMessage().split()[0] for line in caplog.records]
+    ledger._retry_at = 0
     ledger.write()
     assert [NOW.isoformat()] == [entry.stored_at for entry in ledger.entries()]
     ledger.close()
+
+
+@contextlib.contextmanager
+def _spoiled(ledger: Ledger, path: Path, statement: str) -> Iterator[Ledger]:
+    """Spoil what an open ledger has, as a bad disk does, and open it as the next run does, and as the running one."""
+    ledger.close()
+    with contextlib.closing(sqlite3.connect(path)) as other, other:
+        other.execute("PRAGMA journal_mode = DELETE")
+        other.execute(statement)
+    opened = Ledger(path, store="s3://now")
+    yield opened
+    opened.close()
+
+
+_SPOILED = [
+    *(
+        f"UPDATE instance SET {column} = CAST(x'41FF42' AS TEXT) WHERE sop_instance_uid = '1.2.1'"
+        for column in ("calling_ae_title", "received_at", "stored_at", "object_key", "peer", "store")
+    ),
+    "UPDATE instance SET peer = x'FF' WHERE sop_instance_uid = '1.2.1'",
+    "UPDATE instance SET peer = NULL WHERE sop_instance_uid = '1.2.1'",
+    "UPDATE instance SET bytes = 'many' WHERE sop_instance_uid = '1.2.1'",
+    "UPDATE instance SET bytes = 1.5 WHERE sop_instance_uid = '1.2.1'",
+]
+
+
+@pytest.mark.parametrize("statement", _SPOILED)
+def test_damage_that_shows_in_a_statement_costs_what_is_damaged(
+    ledger: Ledger, path: Path, statement: str, caplog: pytest.LogCaptureFixture
+):
+    """A text that is none passes every check of the file: it is put aside when it is read, the others are kept."""
+    ledger.record_received([_entry("1.2.1"), _entry("1.2.2")])
+    with _spoiled(ledger, path, statement) as spoiled:
+        assert not spoiled.take_begun_anew()
+        assert [] == spoiled.find("1.2.1")
+        assert [_entry("1.2.2")] == spoiled.find("1.2.2")
+        assert (True, False) == (spoiled.take_begun_anew(), spoiled.take_begun_anew())
+        spoiled.record_received([_entry("1.2.1")])
+        assert ["1.2.1", "1.2.2"] == [entry.sop_instance_uid for entry in spoiled.entries()]
+    assert 1 == len(list(path.parent.glob("ledger.db.damaged-*[0-9]")))
+    assert ["ledger_damaged"] == [line.getMessage().split()[0] for line in caplog.records]
+    assert "A\\xff" not in caplog.text
+
+
+def test_damage_that_a_reader_finds_is_mended_by_the_owner(ledger: Ledger, path: Path):
+    """A reader changes nothing and says what is wrong; the owner, told of it, looks before its next write."""
+    ledger.record_received([_entry("1.2.1"), _entry("1.2.2")])
+    with _spoiled(ledger, path, _SPOILED[0]) as spoiled:
+        reader = Ledger(path, read_only=True)
+        with pytest.raises(PermanentError, match="is damaged"):
+            reader.find("1.2.1")
+        reader.close()
+        spoiled.distrust()
+        spoiled.write()
+        assert spoiled.take_begun_anew()
+        assert ["1.2.2"] == [entry.sop_instance_uid for entry in spoiled.entries()]
+
+
+def test_ledger_that_is_removed_under_its_owner_is_begun_anew(ledger: Ledger, path: Path):
+    """What is written into a file without a name nobody would find: the owner makes a new one, to be filled."""
+    ledger.record_received([_entry("1.2.1")])
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    ledger.note_received([_entry("1.2.2")])
+    ledger.write()
+    assert ledger.take_begun_anew()
+    with contextlib.closing(Ledger(path, read_only=True)) as reader:
+        assert ["1.2.2"] == [entry.sop_instance_uid for entry in reader.entries()]
+    assert [] == list(path.parent.glob("ledger.db.damaged-*"))
+
+
+def test_object_that_another_store_takes_has_that_store_from_then_on(ledger: Ledger, path: Path):
+    """Put into the store that is configured now, an object that another one had is noted anew; a repeat is not."""
+    ledger.record_received([_entry()])
+    ledger.record_stored([(_entry().object_key, NOW)])
+    ledger.record_stored([(_entry().object_key, NOW + timedelta(seconds=5))])
+    assert [("s3://now", NOW.isoformat())] == [(each.store, each.stored_at) for each in ledger.entries()]
+    ledger.close()
+    with contextlib.closing(Ledger(path, store="s3://next")) as again:
+        again.note_stored(_entry().object_key, NOW + timedelta(seconds=9))
+        again.write()
+        assert [("s3://next", "2026-01-02T03:04:14+00:00")] == [(e.store, e.stored_at) for e in again.entries()]
+
+
+@pytest.mark.parametrize(
+    ("uid", "left"), [("1.2.1", ["1.2.2"]), ("1.2.9", []), ("1.2", []), ("1.9", ["1.2.1", "1.2.2"])]
+)
+def test_forgotten_entries_are_those_of_an_instance_series_or_study(ledger: Ledger, uid: str, left: list[str]):
+    """What is stored and is meant goes; what waits in the spool stays."""
+    ledger.record_received([_entry("1.2.1"), _entry("1.2.2"), _entry("1.2.3")])
+    ledger.record_stored([(_entry(sop).object_key, NOW) for sop in ("1.2.1", "1.2.2")])
+    assert 2 - len(left) == ledger.forget([uid])
+    assert [*left, "1.2.3"] == [entry.sop_instance_uid for entry in ledger.entries()]
+    assert len(left) == ledger.forget_all()

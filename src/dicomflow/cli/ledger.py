@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json as json_
+import sqlite3
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
@@ -26,7 +27,7 @@ from dicomflow.errors import DicomflowError, PermanentError, TransientError
 __all__ = ["ledger"]
 
 ledger = typer.Typer(
-    help="Show an instance's chain of custody, and check its object.",
+    help="Show an instance's chain of custody, check its object, and forget it.",
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -96,6 +97,35 @@ def verify(config: Config = None, data: Data = None, *, json: Json = False) -> N
             print_table(Console(), "objects that are not what was received", columns, wrong)
         typer.echo(f"{len(entries) - len(wrong)} of {len(entries)} objects are what was received")
     if wrong:
+        raise typer.Exit(1)
+
+
+@ledger.command()
+def forget(
+    uids: Annotated[list[str] | None, typer.Argument(help="SOP Instance, Series or Study Instance UIDs.")] = None,
+    config: Config = None,
+    data: Data = None,
+    *,
+    everything: Annotated[bool, typer.Option("--all", help="Forget all that is stored.")] = False,
+) -> None:
+    """Forget what was stored, so that it is stored again when it is sent again.
+
+    For example: dicomflow ledger forget STUDY_UID --data DIR
+
+    What waits in the spool is not forgotten, and no object is deleted. The edge may run meanwhile. Exits 1 when the
+    ledger has nothing of it.
+    """
+    if everything == bool(uids):
+        raise PermanentError("name UIDs, or --all")
+    opened = Ledger(open_spool(config, data).root / LEDGER_FILE)
+    try:
+        count = opened.forget_all() if everything else opened.forget(uids or [])
+    except sqlite3.DatabaseError as error:
+        raise TransientError(f"the ledger cannot be written now: {error}") from error
+    finally:
+        opened.close()
+    typer.echo(f"{count} entries forgotten")
+    if not count:
         raise typer.Exit(1)
 
 

@@ -6,7 +6,9 @@ finds the same deliveries, and puts them under the same keys.
 """
 
 import asyncio
+import contextlib
 import logging
+import sqlite3
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -22,7 +24,6 @@ from dicomflow.edge.gather import (
     MANIFEST_FILE,
     entry_of,
     has_manifest,
-    has_same_data_set,
     quarantine_unreadable,
     rank_of,
     read_instances,
@@ -31,8 +32,10 @@ from dicomflow.edge.heartbeat import Heartbeats
 from dicomflow.edge.ledger import LEDGER_FILE, Ledger
 from dicomflow.edge.progress import PROGRESS_FILE, Progress
 from dicomflow.edge.putqueue import PutQueue
+from dicomflow.edge.resent import Resent, is_whole
 from dicomflow.edge.settings import DeliverySettings, EdgeSettings
 from dicomflow.edge.spool import Spool
+from dicomflow.edge.stores import identify_store
 from dicomflow.edge.uploader import Uploader, backoff_seconds, describe
 from dicomflow.errors import PermanentError
 from dicomflow.manifest import Manifest, manifest_key
@@ -49,6 +52,8 @@ _LOGGED_ASSOCIATIONS: Final = 20
 _FORGET_EVERY_SECONDS: Final = 3600.0
 _FORGET_AFTER_SECONDS: Final = 60.0
 _FORGET_NOTES_EVERY_SECONDS: Final = 2.0
+# All puts wait as long.
+_LEDGER_BUSY_SECONDS: Final = 0.1
 # By whether storage commitment waits for it.
 _FEEDBACK_SECONDS: Final = {False: 60.0, True: 10.0}
 
@@ -85,8 +90,10 @@ class Deliverer:
         self._spool = spool
         self._uploader = uploader
         self._announce = announce
-        self._ledger = Ledger(settings.spool.dir / LEDGER_FILE)
-        self._deliveries = Deliveries(settings.delivery, new_id=lambda: str(uuid.uuid4()))
+        store = identify_store(settings.delivery)
+        self._ledger = Ledger(settings.spool.dir / LEDGER_FILE, store=store, busy_seconds=_LEDGER_BUSY_SECONDS)
+        self._resent = Resent(settings.name, spool, self._ledger, store, uploader.is_stored)
+        self._deliveries = Deliveries(settings.delivery, new_id=lambda: str(uuid.uuid4()), is_whole=is_whole)
         self._queue = PutQueue(time.monotonic, backoff_seconds)
         self._bandwidth = Bandwidth(lambda: self._settings, lambda: datetime.now().astimezone())
         # When every put is under way and one more waits.
@@ -96,8 +103,6 @@ class Deliverer:
         self._feedback = FeedbackReader(settings.name, uploader.fetch, self._ledger)
         self._heartbeats = Heartbeats(settings, spool, uploader.put_note)
         self._feedback_seconds = _FEEDBACK_SECONDS[settings.commitment.level == "imported"]
-        # Stored by an earlier run, as the ledger has it: looked up before they are put again.
-        self._perhaps_stored: set[str] = set()
         self._forgot_at = self._forgot_notes_at = self._unpack_at = float("-inf")
 
     async def run(self) -> None:
@@ -145,11 +150,8 @@ class Deliverer:
         """Queue what is not stored yet; what the ledger says is stored is looked up, not believed."""
         self._ledger.note_received(entry_of(instance, delivery, self._edge) for instance in instances)
         self._ledger.write()
-        known = {entry.object_key for entry in self._ledger.of_delivery(delivery.delivery_id) if entry.stored_at}
+        self._resent.take_up(delivery)
         for instance in instances:
-            key = delivery.key_of(instance, self._edge)
-            if key in known:
-                self._perhaps_stored.add(key)
             self._enqueue(delivery, instance)
         self._enqueue_manifest_if_complete(delivery)
 
@@ -197,16 +199,17 @@ class Deliverer:
                 has_more = True
                 break
             try:
-                is_resent = self._is_resent(instance)
+                copies = self._resent.copies_of(instance) if self._settings.skip_resent else []
             except FileNotFoundError:
                 continue  # as in `read_instances`
             except OSError as error:
                 quarantine_unreadable(instance.file, error, self._spool.quarantine)
                 continue
             try:
-                delivery = None if is_resent else self._deliveries.find(instance, now)
+                is_here = any(map(self._resent.has_whole, copies))
+                delivery = None if is_here else self._deliveries.find(instance, now)
                 if delivery is None:
-                    self._spool.remove(instance.file)
+                    self._resent.skip(instance.file)
                     continue
                 file = self._spool.assign(instance.file, delivery.delivery_id)
             except FileNotFoundError:
@@ -214,6 +217,7 @@ class Deliverer:
             assigned = replace(instance, file=file)
             delivery.add(assigned, now)
             moved.append((delivery, assigned))
+            self._resent.add(delivery, assigned, copies)
             self._ledger.note_received([entry_of(assigned, delivery, self._edge)])
         self._spool.sync_deliveries({delivery.delivery_id for delivery, _ in moved})
         self._ledger.write()
@@ -235,16 +239,6 @@ class Deliverer:
             self._unpack_at = now + min(_UNPACK_SECONDS, self._settings.quiet_seconds / 4)
         return has_more
 
-    def _is_resent(self, instance: ReceivedInstance) -> bool:
-        """Tell whether the same data set is stored, or on its way, under another delivery."""
-        if not self._settings.skip_resent:
-            return False
-        for known in self._ledger.find(instance.sop_instance_uid):
-            is_kept = known.stored_at is not None or self._spool.holds(known.delivery_id, known.sha256)
-            if is_kept and known.problem is None and has_same_data_set(instance, known):
-                return True
-        return False
-
     def _enqueue(self, delivery: Delivery, instance: ReceivedInstance) -> None:
         rank = rank_of(instance, self._settings)
         # Until its first instance a delivery has no rank, and a rule's may be below none.
@@ -260,16 +254,18 @@ class Deliverer:
                 self._queue.add(delivery, None, delivery.rank)
             else:
                 self._spool.remove_delivery(delivery.delivery_id)
+                self._resent.remove(delivery)
 
     async def _put_queued(self) -> None:
         while True:
             put = await self._queue.take()
             delivery, instance = put.delivery, put.instance
+            was_put = False
             try:
                 if instance is None:
                     await self._put_manifest(delivery)
                 else:
-                    await self._put_instance(delivery, instance)
+                    was_put = await self._put_instance(delivery, instance)
             except PermanentError as error:
                 self._queue.dropped()
                 self._give_up(delivery, instance, str(error))
@@ -286,16 +282,18 @@ class Deliverer:
             else:
                 self._queue.succeeded()
                 if instance is not None:
-                    self._progress.stored(instance.bytes)
+                    (self._progress.stored if was_put else self._progress.given_up)(instance.bytes)
                     delivery.unstored -= 1
                     self._enqueue_manifest_if_complete(delivery)
 
-    async def _put_instance(self, delivery: Delivery, instance: ReceivedInstance) -> None:
+    async def _put_instance(self, delivery: Delivery, instance: ReceivedInstance) -> bool:
+        """Store an instance unless the store has it; tell whether it was put."""
         key = delivery.key_of(instance, self._edge)
-        if key in self._perhaps_stored:
-            self._perhaps_stored.discard(key)
-            if await self._uploader.is_stored(key, instance.bytes):
-                return
+        known = await self._resent.find_stored(key)
+        if known is not None:
+            if known.object_key != key:
+                self._resent.drop(delivery, instance)
+            return False
         await self._bandwidth.admit(instance.bytes)
         sent_at_once = self._uploader.sent_at_once(instance.bytes)
         await self._in_flight.enter(sent_at_once)
@@ -305,6 +303,8 @@ class Deliverer:
             self._in_flight.leave(sent_at_once)
         await self._tell(StoredObject(key, instance.bytes))
         self._ledger.note_stored(key, datetime.now(UTC))
+        self._resent.was_put(key)
+        return True
 
     def _give_up(self, delivery: Delivery, instance: ReceivedInstance | None, reason: str) -> None:
         """Quarantine an instance that will never be stored as it is; the others of its delivery go on."""
@@ -318,7 +318,7 @@ class Deliverer:
             return
         _logger.warning("instance_quarantined file=%s reason=%s", instance.file.path.name, reason)
         self._spool.quarantine(instance.file, reason)
-        self._ledger.record_problem(instance.sop_instance_uid, instance.file.sha256, reason, delivery.delivery_id)
+        self._ledger.note_problem(entry_of(instance, delivery, self._edge), reason)
         self._progress.given_up(instance.bytes)
         del delivery.instances[instance.sop_instance_uid]
         delivery.unstored -= 1
@@ -349,12 +349,14 @@ class Deliverer:
         sizes = {delivery.key_of(each, self._edge): each.bytes for each in delivery.instances.values()}
         await self._uploader.put_manifest(key, content, sizes)
         await self._tell(StoredObject(key, len(content)))
+        self._resent.finish(delivery)
         self._ledger.write()
         try:
             await asyncio.to_thread(self._spool.remove_delivery, delivery.delivery_id)
         except OSError as error:
             # Everything is stored; what is left here goes at the next start.
             _logger.warning("delivery_not_removed delivery=%s errno=%s", delivery.delivery_id, error.errno)
+        self._resent.remove(delivery)
         _logger.info("delivery_stored delivery=%s instances=%d", delivery.delivery_id, len(sizes))
 
     async def _tell(self, stored: StoredObject) -> None:
@@ -380,16 +382,22 @@ class Deliverer:
         if not self._progress.is_due():
             return
         self._ledger.write()
+        if self._ledger.take_begun_anew():
+            self._resent.fill_ledger()
+        self._resent.tell()
         if self._spool.free_bytes() < self._slow_below_bytes:
             self._spool.spares.trim(0)
         self._progress.write(
             is_store_failing=self._queue.is_store_failing,
             pause_seconds=self._queue.pause_seconds,
+            resent_skipped=self._resent.skipped,
+            resent_stored_again=self._resent.stored_again,
             limit=limit_at(self._settings, datetime.now().astimezone()),
         )
         if time.monotonic() - self._forgot_at >= _FORGET_EVERY_SECONDS:
             self._forgot_at = time.monotonic()
-            self._ledger.forget_before(datetime.now(UTC), self._settings.ledger_days)
+            with contextlib.suppress(sqlite3.DatabaseError):  # locked: in an hour
+                self._ledger.forget_before(datetime.now(UTC), self._settings.ledger_days)
 
     def _manifest_path(self, delivery: Delivery) -> Path:
         return self._spool.delivering / delivery.delivery_id / MANIFEST_FILE

@@ -106,11 +106,17 @@ class Delivery:
 
 
 class Deliveries:
-    """The open deliveries, one a study."""
+    """The open deliveries, one a study; `is_whole` tells whether a file still has the bytes that were received."""
 
-    def __init__(self, settings: DeliverySettings, new_id: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        settings: DeliverySettings,
+        new_id: Callable[[], str],
+        is_whole: Callable[[ReceivedFile], bool] = lambda _: True,
+    ) -> None:
         self._settings = settings
         self._new_id = new_id
+        self._is_whole = is_whole
         self._open: dict[str, Delivery] = {}
         self._full: list[Delivery] = []
 
@@ -128,12 +134,13 @@ class Deliveries:
     def find(self, instance: ReceivedInstance, now: float) -> Delivery | None:
         """Return the delivery that an instance is to be added to; None when its bytes are there already.
 
-        Other bytes under the same SOP Instance UID would have the same key, so they begin the study's next delivery.
+        Other bytes under the same SOP Instance UID would have the same key, so they begin the study's next delivery; so
+        does a good copy of a file that has rotted meanwhile.
         """
         delivery = self._open.get(instance.study_instance_uid)
         if delivery is not None:
             known = delivery.instances.get(instance.sop_instance_uid)
-            if known is not None and known.file.sha256 == instance.file.sha256:
+            if known is not None and known.file.sha256 == instance.file.sha256 and self._is_whole(known.file):
                 delivery.touched_at = now
                 return None
             if known is not None or self._would_overflow(delivery, instance):

@@ -25,6 +25,7 @@ from dicomflow.manifest import Manifest
 __all__ = [
     "MANIFEST_FILE",
     "entry_of",
+    "has_digest",
     "has_manifest",
     "has_same_data_set",
     "quarantine_unreadable",
@@ -105,16 +106,28 @@ def has_same_data_set(instance: ReceivedInstance, known: LedgerEntry) -> bool:
         return True
     if (instance.sop_class_uid, instance.transfer_syntax_uid) != (known.sop_class_uid, known.transfer_syntax_uid):
         return False
-    meta = encode_file_meta(
-        known.sop_class_uid,
-        known.sop_instance_uid,
-        known.transfer_syntax_uid,
-        known.calling_ae_title,
-        known.called_ae_title,
-    )
+    try:
+        meta = encode_file_meta(
+            known.sop_class_uid,
+            known.sop_instance_uid,
+            known.transfer_syntax_uid,
+            known.calling_ae_title,
+            known.called_ae_title,
+        )
+    except ValueError:  # the ledger's text is damaged
+        return False
     with instance.file.path.open("rb", buffering=0) as opened:
         opened.seek(decode_file_meta(opened.read(_HEAD_BYTES)).data_set_offset)
         return _digest(meta, opened) == known.sha256
+
+
+def has_digest(path: Path, sha256: str) -> bool:
+    """Tell whether a file can be read and its bytes are those of a digest."""
+    try:
+        with path.open("rb", buffering=0) as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest() == sha256
+    except OSError:
+        return False
 
 
 def entry_of(instance: ReceivedInstance, delivery: Delivery, edge: str) -> LedgerEntry:

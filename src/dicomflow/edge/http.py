@@ -7,7 +7,7 @@ from typing import Any, Final
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from dicomflow.edge.metrics import register_files
 from dicomflow.edge.progress import read_progress
@@ -23,6 +23,10 @@ _PROGRESS: Final = {
     "waiting_bytes": "Bytes that wait to be stored.",
     "stored_bytes_per_second": "Bytes stored a second.",
     "level_in_seconds": "Seconds until nothing waits, as the line has been; left out while that is not known.",
+}
+_RESENT: Final = {
+    "resent_skipped": "Instances that were sent again and not stored again: the spool or the store had them.",
+    "resent_stored_again": "Instances that were stored again: the store did not have what the ledger says.",
 }
 _TEXT: Final = ("Content-Type", "text/plain; charset=utf-8")
 
@@ -108,6 +112,15 @@ class _SpoolCollector:
         for name, text in _PROGRESS.items():
             if progress.get(name) is not None:
                 yield GaugeMetricFamily(f"dicomflow_delivery_{name}", text, value=progress[name])
+        for name, text in _RESENT.items():
+            yield CounterMetricFamily(f"dicomflow_{name}", text, value=progress.get(name, 0))
+        # Left out before the first progress: nothing is known of the store yet.
+        if "store" in progress:
+            yield GaugeMetricFamily(
+                "dicomflow_store_failing",
+                "1 while puts fail one after the other, or make no progress.",
+                value=progress["store"] == "failing",
+            )
         yield GaugeMetricFamily("dicomflow_spool_free_bytes", "Free space for the spool.", value=spool.free_bytes())
         yield GaugeMetricFamily("dicomflow_workers", "Workers that run.", value=self._supervisor.workers_alive)
         yield GaugeMetricFamily(

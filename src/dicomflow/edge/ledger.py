@@ -1,19 +1,30 @@
-"""The ledger: for each instance received, from where, when, its digest, its delivery, and when it was stored.
+"""The ledger: for each instance received, from where, when, its digest, its delivery, and in which store it was put.
 
 One SQLite file in the spool, written by the deliverer and read by anyone. It is a memory, not the truth: the spool's
-folders say what is left to do, so a lost or damaged ledger is begun anew and filled from them.
+folders say what is left to do, and the store says what it has. So a ledger that is locked is written later, and one
+that turns out to be damaged is begun anew with what can still be read of it.
 """
 
 import contextlib
 import logging
 import sqlite3
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+import time
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
-from operator import attrgetter
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
+from dicomflow.edge.ledger_file import (
+    COLUMN_NAMES,
+    LedgerEntry,
+    entry_of_row,
+    insert_entries,
+    is_damage,
+    open_file,
+    open_file_read_only,
+    salvage,
+    text_of,
+)
 from dicomflow.errors import PermanentError
 
 __all__ = ["LEDGER_FILE", "Ledger", "LedgerEntry"]
@@ -21,176 +32,125 @@ __all__ = ["LEDGER_FILE", "Ledger", "LedgerEntry"]
 LEDGER_FILE: Final = "ledger.db"
 
 _BUSY_SECONDS: Final = 10.0
+# Between two tries to write what could not be written.
+_RETRY_SECONDS: Final = 1.0
 
 _logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, slots=True)
-class LedgerEntry:
-    """One instance's chain of custody in one delivery; times are UTC in ISO 8601, `sha256` is of the whole file."""
-
-    sop_instance_uid: str
-    sha256: str
-    sop_class_uid: str
-    transfer_syntax_uid: str
-    study_instance_uid: str
-    series_instance_uid: str
-    bytes: int
-    association_id: str
-    calling_ae_title: str
-    called_ae_title: str
-    peer: str
-    received_at: str
-    delivery_id: str
-    object_key: str
-    stored_at: str | None = None
-    imported_at: str | None = None
-    problem: str | None = None
-    # Why the pipeline says that it is not imported, until it says that it is.
-    import_problem: str | None = None
-
-
-_COLUMNS: Final = tuple(field.name for field in fields(LedgerEntry))
-_values: Final = attrgetter(*_COLUMNS)  # `dataclasses.astuple` copies each value
-# The first layout knew no import problems, and one delivery for each content.
-_FIRST_COLUMNS: Final = tuple(name for name in _COLUMNS if name != "import_problem")
-_SCHEMA: Final = f"""
-CREATE TABLE IF NOT EXISTS instance (
-    {", ".join(name + (" INTEGER" if name == "bytes" else " TEXT") for name in _COLUMNS)},
-    PRIMARY KEY (sop_instance_uid, sha256, delivery_id)
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS instance_delivery ON instance (delivery_id);
-CREATE INDEX IF NOT EXISTS instance_received ON instance (received_at);
-CREATE INDEX IF NOT EXISTS instance_unimported ON instance (received_at, delivery_id)
-    WHERE stored_at IS NOT NULL AND imported_at IS NULL;
-"""
-_INSERT: Final = (
-    f"INSERT INTO instance ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608  # our names
-    " ON CONFLICT DO UPDATE SET problem = NULL WHERE instance.stored_at IS NULL"
-)
-
-
-_CHECK_COLUMNS: Final = f"SELECT {', '.join(_COLUMNS)} FROM instance LIMIT 0"  # noqa: S608  # our names
-
-# What may be gone at the next try, and says nothing of the file's content.
-_NOT_DAMAGE: Final = frozenset(
-    {
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_LOCKED,
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_READONLY,
-        sqlite3.SQLITE_PERM,
-        sqlite3.SQLITE_NOMEM,
-    }
-)
+_Write = Callable[[sqlite3.Connection, list[Any]], None]
+_T = TypeVar("_T")
 
 
 class Ledger:
-    """The ledger of one spool. Thread: one owner for each object.
+    """The ledger of one spool. Thread: one owner for each object, `distrust` apart.
 
-    Opening a damaged file puts it aside and begins a new one; `read_only`, for what another process may be writing,
-    raises `PermanentError` when there is none to read.
+    A damaged file, whenever that shows, is put aside, and a new one begun with what can be read of it. One that cannot
+    be had for the moment keeps what is noted until it can; asking it raises `sqlite3.OperationalError`.
+
+    Args:
+        path: the file; made where there is none.
+        store: the identity of the store that objects are put into.
+        read_only: for what another process may be writing; raises `PermanentError` when there is none to read.
+        busy_seconds: how long to wait for another's lock.
     """
 
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+    def __init__(
+        self, path: Path, *, store: str | None = None, read_only: bool = False, busy_seconds: float = _BUSY_SECONDS
+    ) -> None:
+        self._path = path
+        self._store = store
+        self._is_read_only = read_only
+        self._busy_seconds = busy_seconds
         self._received: dict[tuple[str, str, str], LedgerEntry] = {}  # noted and not written yet
-        self._stored: list[tuple[str, datetime]] = []
+        self._pending: list[tuple[_Write, list[Any]]] = []  # in the order they were noted
+        self._retry_at = float("-inf")
+        self._is_failing = self._is_distrusted = self._is_begun_anew = False
+        self._connection: sqlite3.Connection | None = None
         if read_only:
-            self._connection = _open_read_only(path)
+            self._connection = open_file_read_only(path, busy_seconds)
             return
         try:
-            self._connection = _open(path)
+            self._run(lambda _: None)
         except sqlite3.DatabaseError as error:
-            if getattr(error, "sqlite_errorcode", None) in _NOT_DAMAGE:
-                raise
-            aside = path.with_name(f"{path.name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S}")
-            _logger.warning("ledger_damaged error=%s kept_as=%s", error, aside.name)
-            for suffix in ("", "-wal", "-shm"):
-                with contextlib.suppress(FileNotFoundError):
-                    path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
-            self._connection = _open(path)
+            self._note_failure(error)
 
     def close(self) -> None:
         """Close the file."""
-        self._connection.close()
+        if self._connection is not None:
+            self._connection.close()
+
+    def take_begun_anew(self) -> bool:
+        """Tell, once, whether the ledger was begun anew: what is in the spool may be missing in it."""
+        is_begun_anew, self._is_begun_anew = self._is_begun_anew, False
+        return is_begun_anew
+
+    def distrust(self) -> None:
+        """Have the file checked before the next write: a reader of it came across damage. Any thread."""
+        self._is_distrusted = True
 
     def note_received(self, entries: Iterable[LedgerEntry]) -> None:
         """Keep instances for the next `write`; `find` knows them already."""
-        self._received |= {(entry.sop_instance_uid, entry.sha256, entry.delivery_id): entry for entry in entries}
+        for entry in entries:
+            self._received[(entry.sop_instance_uid, entry.sha256, entry.delivery_id)] = entry
+            self._note(_write_received, entry)
 
     def note_stored(self, object_key: str, at: datetime) -> None:
         """Keep for the next `write` that an object is in the store, checksum confirmed."""
-        self._stored.append((object_key, at))
+        self._note(_write_stored, (at.isoformat(), self._store, _sop_instance_uid(object_key), object_key, self._store))
+
+    def note_problem(self, entry: LedgerEntry, problem: str) -> None:
+        """Keep for the next `write` why an instance is not delivered in its delivery."""
+        self._note(_write_problem, (problem, entry.sop_instance_uid, entry.sha256, entry.delivery_id))
+
+    def note_dropped(self, entry: LedgerEntry) -> None:
+        """Keep for the next `write` that a delivery goes without an instance: the store has it from another one."""
+        key = (entry.sop_instance_uid, entry.sha256, entry.delivery_id)
+        self._received.pop(key, None)
+        self._note(_write_dropped, key)
 
     def write(self) -> None:
         """Write what was noted; what cannot be written now, on a full volume, is kept for the next time."""
+        if not (self._pending or self._is_distrusted) or time.monotonic() < self._retry_at:
+            return
         try:
-            if self._received:
-                self.record_received(self._received.values())
-                self._received.clear()
-            if self._stored:
-                self.record_stored(self._stored)
-                self._stored.clear()
-        except sqlite3.OperationalError as error:
-            _logger.warning("ledger_not_written error=%s waiting=%d", error, len(self._received) + len(self._stored))
+            self._run(self._write_pending)
+        except sqlite3.DatabaseError as error:
+            self._note_failure(error)
+            return
+        if self._is_failing:
+            self._is_failing = False
+            _logger.info("ledger_written_again")
+        self._received.clear()
+        self._pending.clear()
 
     def record_received(self, entries: Iterable[LedgerEntry]) -> None:
         """Record instances; one that was given up in an earlier delivery follows its file to the new one."""
-        noted = list(entries)
-        with self._connection:
-            self._connection.executemany(
-                "DELETE FROM instance WHERE sop_instance_uid = ? AND sha256 = ? AND delivery_id != ?"
-                " AND stored_at IS NULL AND problem IS NOT NULL",
-                [(entry.sop_instance_uid, entry.sha256, entry.delivery_id) for entry in noted],
-            )
-            self._connection.executemany(_INSERT, map(_values, noted))
+        self._record(_write_received, entries)
 
     def record_stored(self, stored: Iterable[tuple[str, datetime]]) -> None:
         """Record that objects, by their keys, are in the store, checksum confirmed."""
-        with self._connection:
-            self._connection.executemany(
-                "UPDATE instance SET stored_at = ? WHERE sop_instance_uid = ? AND object_key = ? AND stored_at IS NULL",
-                [(at.isoformat(), _sop_instance_uid(key), key) for key, at in stored],
-            )
+        store = self._store
+        self._record(_write_stored, ((at.isoformat(), store, _sop_instance_uid(key), key, store) for key, at in stored))
 
     def record_imported(self, object_keys: Iterable[str], at: datetime) -> None:
         """Record that objects are in an image set."""
-        with self._connection:
-            self._connection.executemany(
-                "UPDATE instance SET imported_at = ?, import_problem = NULL"
-                " WHERE sop_instance_uid = ? AND object_key = ? AND imported_at IS NULL",
-                [(at.isoformat(), _sop_instance_uid(key), key) for key in object_keys],
-            )
+        self._record(_write_imported, ((at.isoformat(), _sop_instance_uid(key), key) for key in object_keys))
 
     def record_not_imported(self, reasons: Iterable[tuple[str, str]]) -> None:
         """Record why objects, by their keys, are in no image set."""
-        with self._connection:
-            self._connection.executemany(
-                "UPDATE instance SET import_problem = :reason"
-                " WHERE sop_instance_uid = :uid AND object_key = :key AND import_problem IS NOT :reason",
-                [{"reason": reason, "uid": _sop_instance_uid(key), "key": key} for key, reason in reasons],
-            )
+        self._record(_write_not_imported, ((reason, _sop_instance_uid(key), key, reason) for key, reason in reasons))
 
     def unimported_deliveries(self, since: datetime) -> list[str]:
         """Return the deliveries of which something is stored and not known to be imported, if received since then."""
-        cursor = self._connection.execute(
+        statement = (
             "SELECT DISTINCT delivery_id FROM instance"
-            " WHERE stored_at IS NOT NULL AND imported_at IS NULL AND received_at >= ? ORDER BY delivery_id",
-            (since.isoformat(),),
+            " WHERE stored_at IS NOT NULL AND imported_at IS NULL AND received_at >= ? ORDER BY delivery_id"
         )
-        return [delivery_id for (delivery_id,) in cursor]
 
-    def record_problem(self, sop_instance_uid: str, sha256: str, problem: str, delivery_id: str | None = None) -> None:
-        """Record why an instance is not delivered, in one delivery or in all."""
-        with self._connection:
-            self._connection.execute(
-                "UPDATE instance SET problem = :problem"
-                " WHERE sop_instance_uid = :uid AND sha256 = :sha256"
-                " AND (:delivery IS NULL OR delivery_id = :delivery)",
-                {"problem": problem, "uid": sop_instance_uid, "sha256": sha256, "delivery": delivery_id},
-            )
+        def _ask(connection: sqlite3.Connection) -> list[str]:
+            return [text_of(row[0]) for row in connection.execute(statement, (since.isoformat(),))]
+
+        return self._run(_ask)
 
     def find(self, sop_instance_uid: str) -> list[LedgerEntry]:
         """Return the entries of an instance, one for each content and each delivery of it, oldest first."""
@@ -203,76 +163,151 @@ class Ledger:
         """Return the entries of a delivery."""
         return self._select("WHERE delivery_id = ? ORDER BY received_at", (delivery_id,))
 
-    def entries(self) -> Iterator[LedgerEntry]:
-        """Yield every entry, oldest first."""
-        cursor = self._connection.execute(
-            f"SELECT {', '.join(_COLUMNS)} FROM instance ORDER BY received_at"  # noqa: S608  # our names
-        )
-        for row in cursor:
-            yield LedgerEntry(*row)
+    def entries(self) -> list[LedgerEntry]:
+        """Return every entry, oldest first."""
+        return self._select("ORDER BY received_at", ())
 
     def forget_before(self, now: datetime, days: float) -> int:
         """Remove entries of stored instances that were received longer ago than `days`; return how many."""
-        with self._connection:
-            return self._connection.execute(
-                "DELETE FROM instance WHERE received_at < ? AND stored_at IS NOT NULL",
-                ((now - timedelta(days=days)).isoformat(),),
-            ).rowcount
+        statement = "DELETE FROM instance WHERE received_at < ? AND stored_at IS NOT NULL"
+        return self._delete(statement, [((now - timedelta(days=days)).isoformat(),)])
+
+    def forget(self, uids: Iterable[str]) -> int:
+        """Remove the entries of stored instances that are, or are of a series or study that is, one of these."""
+        statement = (
+            "DELETE FROM instance WHERE stored_at IS NOT NULL"
+            " AND :uid IN (sop_instance_uid, series_instance_uid, study_instance_uid)"
+        )
+        return self._delete(statement, [{"uid": uid} for uid in uids])
+
+    def forget_all(self) -> int:
+        """Remove the entries of all stored instances."""
+        return self._delete("DELETE FROM instance WHERE stored_at IS NOT NULL", [()])
 
     def _select(self, condition: str, values: tuple[str, ...]) -> list[LedgerEntry]:
-        rows = self._connection.execute(
-            f"SELECT {', '.join(_COLUMNS)} FROM instance {condition}",  # noqa: S608  # our names and placeholders
-            values,
-        )
-        return [LedgerEntry(*row) for row in rows]
+        statement = f"SELECT {COLUMN_NAMES} FROM instance {condition}"  # noqa: S608  # our names and placeholders
+        return self._run(lambda connection: [entry_of_row(row) for row in connection.execute(statement, values)])
+
+    def _delete(self, statement: str, values: Iterable[Any]) -> int:
+        noted = list(values)
+
+        def _do(connection: sqlite3.Connection) -> int:
+            with connection:
+                return connection.executemany(statement, noted).rowcount
+
+        return self._run(_do)
+
+    def _record(self, write: _Write, items: Iterable[Any]) -> None:
+        noted = list(items)
+
+        def _do(connection: sqlite3.Connection) -> None:
+            with connection:
+                write(connection, noted)
+
+        self._run(_do)
+
+    def _note(self, write: _Write, item: Any) -> None:  # what the function takes
+        if not self._pending or self._pending[-1][0] is not write:
+            self._pending.append((write, []))
+        self._pending[-1][1].append(item)
+
+    def _write_pending(self, connection: sqlite3.Connection) -> None:
+        if self._is_distrusted:
+            self._is_distrusted = False
+            for row in connection.execute(f"SELECT {COLUMN_NAMES} FROM instance"):  # noqa: S608  # our names
+                entry_of_row(row)
+        with connection:
+            for write, items in self._pending:
+                write(connection, items)
+
+    def _run(self, use: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Use the file; if it shows damage, use a new one."""
+        try:
+            return use(self._connect())
+        except sqlite3.DatabaseError as error:
+            if not is_damage(error):
+                raise
+            if self._is_read_only:
+                raise PermanentError(f"the ledger {self._path} is damaged") from error
+            self._begin_anew(error)
+            return use(self._connect())
+
+    def _connect(self) -> sqlite3.Connection:
+        if self._connection is not None and not (self._is_read_only or self._path.exists()):
+            # Somebody removed it: what is written here nobody would find.
+            self._connection.close()
+            self._connection, self._is_begun_anew = None, True
+        if self._connection is None:
+            self._connection = open_file(self._path, self._busy_seconds)
+        return self._connection
+
+    def _begin_anew(self, error: sqlite3.DatabaseError) -> None:
+        """Put the file aside, and begin a new one with what can be read of it."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        # Nanoseconds, since a second one may follow.
+        aside = self._path.with_name(f"{self._path.name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S}-{time.time_ns()}")
+        for suffix in ("", "-wal", "-shm"):
+            with contextlib.suppress(FileNotFoundError):
+                self._path.with_name(self._path.name + suffix).rename(aside.with_name(aside.name + suffix))
+        self._is_begun_anew = True
+        kept = salvage(aside, self._connect())
+        # Not the error's text: it may quote what was read.
+        code = getattr(error, "sqlite_errorname", type(error).__name__)
+        _logger.error("ledger_damaged error=%s kept_as=%s entries_kept=%d", code, aside.name, kept)
+
+    def _note_failure(self, error: sqlite3.DatabaseError) -> None:
+        """Log the first failure of a row, and leave the file alone for a moment: each try may wait for a lock."""
+        self._retry_at = time.monotonic() + _RETRY_SECONDS
+        if not self._is_failing:
+            self._is_failing = True
+            waiting = sum(len(items) for _, items in self._pending)
+            _logger.warning("ledger_not_written error=%s waiting=%d", error, waiting)
 
 
-def _open(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, check_same_thread=False)
-    try:
-        connection.execute("PRAGMA journal_mode = WAL")
-        # A memory: after power loss the last entries come again from the spool.
-        connection.execute("PRAGMA synchronous = NORMAL")
-        _upgrade(connection)
-        connection.executescript(_SCHEMA)
-        _check(connection)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+def _write_received(connection: sqlite3.Connection, entries: list[LedgerEntry]) -> None:
+    connection.executemany(
+        "DELETE FROM instance WHERE sop_instance_uid = ? AND sha256 = ? AND delivery_id != ?"
+        " AND stored_at IS NULL AND problem IS NOT NULL",
+        [(entry.sop_instance_uid, entry.sha256, entry.delivery_id) for entry in entries],
+    )
+    insert_entries(connection, entries)
 
 
-def _open_read_only(path: Path) -> sqlite3.Connection:
-    try:
-        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_SECONDS)
-        with contextlib.ExitStack() as stack:
-            stack.callback(connection.close)
-            connection.execute(_CHECK_COLUMNS)
-            stack.pop_all()
-    except sqlite3.DatabaseError as error:
-        raise PermanentError(f"cannot read the ledger {path}: {error}") from error
-    return connection
+def _write_stored(connection: sqlite3.Connection, items: list[Any]) -> None:
+    connection.executemany(
+        "UPDATE instance SET stored_at = ?, store = ? WHERE sop_instance_uid = ? AND object_key = ?"
+        " AND (stored_at IS NULL OR store IS NOT ?)",
+        items,
+    )
+
+
+def _write_problem(connection: sqlite3.Connection, items: list[Any]) -> None:
+    connection.executemany(
+        "UPDATE instance SET problem = ? WHERE sop_instance_uid = ? AND sha256 = ? AND delivery_id = ?", items
+    )
+
+
+def _write_dropped(connection: sqlite3.Connection, items: list[Any]) -> None:
+    connection.executemany("DELETE FROM instance WHERE sop_instance_uid = ? AND sha256 = ? AND delivery_id = ?", items)
+
+
+def _write_imported(connection: sqlite3.Connection, items: list[Any]) -> None:
+    connection.executemany(
+        "UPDATE instance SET imported_at = ?, import_problem = NULL"
+        " WHERE sop_instance_uid = ? AND object_key = ? AND imported_at IS NULL",
+        items,
+    )
+
+
+def _write_not_imported(connection: sqlite3.Connection, items: list[Any]) -> None:
+    connection.executemany(
+        "UPDATE instance SET import_problem = ?"
+        " WHERE sop_instance_uid = ? AND object_key = ? AND import_problem IS NOT ?",
+        items,
+    )
 
 
 def _sop_instance_uid(object_key: str) -> str:
     return object_key.rpartition("/")[2].removesuffix(".dcm")
-
-
-def _upgrade(connection: sqlite3.Connection) -> None:
-    """Take over the entries of the first layout; all of them, or none."""
-    found = [name for _, name, *_ in connection.execute("PRAGMA table_info(instance)")]
-    if found != list(_FIRST_COLUMNS):
-        return
-    names = ", ".join(_FIRST_COLUMNS)
-    connection.executescript(
-        "BEGIN IMMEDIATE; ALTER TABLE instance RENAME TO instance_first;"  # noqa: S608  # our names
-        " DROP INDEX instance_delivery; DROP INDEX instance_received; DROP INDEX instance_unimported;"
-        f" {_SCHEMA} INSERT INTO instance ({names}) SELECT {names} FROM instance_first;"
-        " DROP TABLE instance_first; COMMIT;"
-    )
-
-
-def _check(connection: sqlite3.Connection) -> None:
-    connection.execute(_CHECK_COLUMNS)  # one of another version is begun anew
-    if connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
-        raise sqlite3.DatabaseError("quick_check failed")

@@ -89,13 +89,23 @@ class Progress:
         """Tell whether a second has passed since the last file."""
         return self._clock() - self._written_at >= _WRITE_SECONDS
 
-    def write(self, *, is_store_failing: bool, limit: int = 0, pause_seconds: float = 0.0) -> None:
+    def write(
+        self,
+        *,
+        is_store_failing: bool,
+        limit: int = 0,
+        pause_seconds: float = 0.0,
+        resent_skipped: int = 0,
+        resent_stored_again: int = 0,
+    ) -> None:
         """Write the file; it is news, so nothing is synced.
 
         Args:
             is_store_failing: whether the last puts all failed.
             limit: the bandwidth's limit in force, in bytes a second; 0 for none.
             pause_seconds: until the failing store is tried again.
+            resent_skipped: how many instances were sent again and not stored again, since the deliverer's start.
+            resent_stored_again: how many were, since the store did not have what the ledger says.
         """
         self._written_at = self._clock()
         rate, arriving = self._stores.per_second(), self._arrivals.per_second()
@@ -109,6 +119,8 @@ class Progress:
             "level_in_seconds": self._level_in(arriving, limit, pause_seconds),
             "store": "failing" if is_store_failing else "ok",
             "last_error": self._last_error,
+            "resent_skipped": resent_skipped,
+            "resent_stored_again": resent_stored_again,
         }
         temporary = self._path.with_suffix(".tmp")
         with contextlib.suppress(OSError):

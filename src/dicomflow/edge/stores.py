@@ -15,7 +15,7 @@ from dicomflow.edge.settings import DeliverySettings
 from dicomflow.errors import PermanentError, TransientError
 from dicomflow.manifest import MANIFEST_PREFIX
 
-__all__ = ["build_store", "check_store", "describe_refusal", "local_root"]
+__all__ = ["build_store", "check_store", "describe_refusal", "identify_store", "local_root"]
 
 # A part of 8 MiB at 1 Mbit/s takes 68 s, and several share the line: the default of 30 s would let none through.
 _REQUEST_TIMEOUT: Final = timedelta(minutes=15)
@@ -76,6 +76,18 @@ def build_store(settings: DeliverySettings, *, is_patient: bool = True) -> Objec
     if not is_patient:
         return _build_s3(settings, _CHECK_TIMEOUT, 0)
     return _build_s3(settings, _REQUEST_TIMEOUT, _MAX_RETRIES)
+
+
+def identify_store(settings: DeliverySettings) -> str:
+    """Return what tells this store from any other: what one took, another does not have."""
+    root = local_root(settings.store_url)
+    if root is not None:
+        return root.absolute().as_uri()
+    url = settings.store_url.rstrip("/")
+    # As obstore and botocore rank them.
+    names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+    endpoint = os.environ.get(names[0]) or settings.endpoint or os.environ.get(names[1])
+    return f"{url} at {endpoint.rstrip('/')}" if endpoint else url
 
 
 def check_store(settings: DeliverySettings, edge: str) -> None:

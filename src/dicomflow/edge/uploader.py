@@ -19,6 +19,8 @@ from obstore.exceptions import BaseError, PermissionDeniedError
 from obstore.store import ObjectStore
 
 from dicomflow.edge.delivery import ReceivedInstance
+from dicomflow.edge.gather import has_digest
+from dicomflow.edge.ledger import LedgerEntry
 from dicomflow.edge.spool import sync_directory
 from dicomflow.errors import PermanentError
 
@@ -31,6 +33,8 @@ _PARTS_IN_FLIGHT: Final = 4
 # Up to this an object is read by the event loop itself: from memory it takes less than a millisecond, and a thread
 # costs a third of that. From a disk all wait for it, but those on the line, which have threads of their own.
 _BUFFER_BYTES: Final = 1 << 20
+# For a question; one that is not answered is taken for a no.
+_ASK_SECONDS: Final = 30.0
 _FIRST_PAUSE_SECONDS: Final = 0.5
 _LONGEST_PAUSE_SECONDS: Final = 60.0
 
@@ -76,13 +80,19 @@ class Uploader:
         """Return how many bytes of an object of this size are on the line at one time."""
         return size_bytes if size_bytes <= _MULTIPART_ABOVE_BYTES else _PARTS_IN_FLIGHT * _PART_BYTES
 
-    async def is_stored(self, key: str, size_bytes: int) -> bool:
-        """Tell whether an object of this size is in the store; False also when the store does not answer."""
+    async def is_stored(self, known: LedgerEntry) -> bool:
+        """Tell whether an object is in the store as the ledger has it; False also when the store does not say so.
+
+        Of a folder the bytes are compared, of S3, which keeps them whole, their number.
+        """
         try:
-            found = await obstore.head_async(self._store, key)
-        except Exception:  # noqa: BLE001  # it is put again then, which finds out what is wrong
+            async with asyncio.timeout(_ASK_SECONDS):
+                found = await obstore.head_async(self._store, known.object_key)
+            if found["size"] != known.bytes or self._local_root is None:
+                return bool(found["size"] == known.bytes)
+            return await asyncio.to_thread(has_digest, self._local_root / known.object_key, known.sha256)
+        except Exception:  # noqa: BLE001  # it is put then, which finds out what is wrong
             return False
-        return found["size"] == size_bytes
 
     async def fetch(self, key: str) -> bytes | None:
         """Return an object's content, or None when there is no such object; raises whatever the store raises.

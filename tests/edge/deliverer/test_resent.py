@@ -1,10 +1,22 @@
 """What is sent again: the ledger tells what was delivered before, and loses nothing when it is lost itself."""
 
+import asyncio
+import contextlib
+import json
+import shutil
+import sqlite3
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import obstore
 import pytest
+from obstore.store import LocalStore
 
 from dicomflow.edge.ledger import LEDGER_FILE
+from dicomflow.edge.progress import PROGRESS_FILE
+from dicomflow.edge.uploader import Uploader
 
 Site = Any  # conftest's
 
@@ -110,6 +122,202 @@ def test_lost_or_damaged_ledger_is_filled_from_the_spool(site: Site, flaky_store
     assert {f"1.2.{number}" for number in range(6)} == {each.sop_instance_uid for each in site.entries()}
     assert all(entry.stored_at for entry in site.entries())
     assert (damage != "lost") == bool(list(site.spool.root.glob(f"{LEDGER_FILE}.damaged-*")))
+
+
+def _another_bucket(site: Site) -> str:
+    other = site.objects.with_name("objects-2")
+    site.uploader_with = lambda: Uploader(LocalStore(other, mkdir=True), other)
+    site.objects = other
+    return "s3://another"
+
+
+def _same_bucket_made_anew(site: Site) -> str:
+    shutil.rmtree(site.objects)
+    return STORE
+
+
+def _object_deleted(site: Site) -> str:
+    next(site.objects.rglob("1.2.1.dcm")).unlink()
+    return STORE
+
+
+def _object_cut(site: Site) -> str:
+    path = next(site.objects.rglob("1.2.1.dcm"))
+    path.write_bytes(path.read_bytes()[:-1])
+    return STORE
+
+
+def _object_rotten(site: Site) -> str:
+    path = next(site.objects.rglob("1.2.1.dcm"))
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    return STORE
+
+
+def _ledger_of_an_earlier_version(site: Site) -> str:
+    with contextlib.closing(sqlite3.connect(site.spool.root / LEDGER_FILE)) as connection, connection:
+        connection.execute("ALTER TABLE instance DROP COLUMN store")
+    return STORE
+
+
+def _spoiled_key(site: Site) -> str:
+    with contextlib.closing(sqlite3.connect(site.spool.root / LEDGER_FILE)) as connection, connection:
+        connection.execute("UPDATE instance SET object_key = '//../\u0001'")
+    return STORE
+
+
+STORE = "s3://the-bucket"
+
+
+@pytest.mark.parametrize("calling", ["CT1", "WORKSTATION"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        _another_bucket,
+        _same_bucket_made_anew,
+        _object_deleted,
+        _object_cut,
+        _object_rotten,
+        _ledger_of_an_earlier_version,
+        _spoiled_key,
+    ],
+)
+def test_resend_of_what_the_store_does_not_confirm_is_stored_again(
+    site: Site, part10: Any, change: Callable[[Site], str], calling: str, caplog: pytest.LogCaptureFixture
+):
+    """However the store came to be without it, what is sent again is stored again, in a delivery with a manifest."""
+    caplog.set_level("INFO")
+    site.receive("1.2.1")
+    site.receive("1.2.2")
+    site.spool.associations.note_end("a1", "released")
+    site.run(site.is_empty, store_url=STORE)
+    first = {manifest.delivery for manifest in site.manifests()}
+    store = change(site)
+    site.receive("1.2.1", association="a2", calling=calling)
+    site.spool.associations.note_end("a2", "released")
+    site.run(lambda: site.is_empty() and json.loads(_progress(site)).get("resent_stored_again"), store_url=store)
+    (again,) = [manifest for manifest in site.manifests() if manifest.delivery not in first]
+    (instance,) = again.instances()
+    assert part10("1.2.1", calling=calling) == (site.objects / instance.key).read_bytes()
+    assert {"resent_skipped": 0, "resent_stored_again": 1}.items() <= json.loads(_progress(site)).items()
+    assert "resent skipped=0 stored_again=1" in caplog.text
+    _deliver_again(site, store)
+    assert 1 == sum(manifest.delivery not in first for manifest in site.manifests())
+
+
+def _deliver_again(site: Site, store: str) -> None:
+    """Once it is stored there, a further one is skipped, and that is counted."""
+    site.receive("1.2.1", association="a3")
+    site.spool.associations.note_end("a3", "released")
+    site.run(lambda: site.is_empty() and json.loads(_progress(site)).get("resent_skipped"), store_url=store)
+
+
+def _progress(site: Site) -> str:
+    path = site.spool.root / PROGRESS_FILE
+    return str(path.read_text()) if path.exists() else "{}"
+
+
+@pytest.mark.parametrize("answer", [PermissionError(1, "forbidden"), OSError(104, "connection reset"), TimeoutError()])
+def test_resend_is_stored_again_where_the_store_does_not_say(
+    site: Site, monkeypatch: pytest.MonkeyPatch, answer: Exception
+):
+    """An edge that may not ask, or gets no answer, takes that for a no."""
+    _deliver(site)
+
+    async def _no(*_: Any, **__: Any) -> Any:
+        raise answer
+
+    monkeypatch.setattr(obstore, "head_async", _no)
+    _deliver(site, association="a2")
+    assert 2 == len(site.manifests())
+
+
+def test_store_is_asked_of_what_is_sent_again_alone(site: Site, monkeypatch: pytest.MonkeyPatch):
+    """A fresh object costs no question, and one that is sent again costs one."""
+    asked: Counter[str] = Counter()
+    original = obstore.head_async
+
+    async def _head(store: Any, key: str) -> Any:
+        asked[key.rpartition("/")[2]] += 1
+        return await original(store, key)
+
+    monkeypatch.setattr(obstore, "head_async", _head)
+    for number in range(5):
+        site.receive(f"1.2.{number}")
+    site.spool.associations.note_end("a1", "released")
+    site.run(site.is_empty)
+    assert {} == asked
+    _deliver(site, "1.2.3", association="a2")
+    assert {"1.2.3.dcm": 1} == asked
+
+
+@pytest.mark.parametrize("options", [{"skip_resent": True}, {"skip_resent": False}])
+@pytest.mark.parametrize("state", ["open", "closed"])
+@pytest.mark.parametrize("calling", ["CT1", "WORKSTATION"])
+def test_good_copy_is_not_dropped_for_a_rotten_one_in_the_spool(
+    site: Site, part10: Any, calling: str, state: str, options: dict[str, bool]
+):
+    """A file that waits is known by its name; before a good one goes for it, its bytes are looked at."""
+
+    async def _hang(*_: Any) -> None:
+        await asyncio.sleep(3600)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Uploader, "put_instance", _hang)
+        site.receive("1.2.1")
+        if state == "closed":
+            site.spool.associations.note_end("a1", "released")
+        site.run(lambda: site.spool.counts()["delivering"] and (state == "open" or _closed(site)), **options)
+        rotten = next(site.spool.delivering.glob("*/*.dcm"))
+        rotten.write_bytes(rotten.read_bytes()[:-1] + b"!")
+        site.receive("1.2.1", association="a2", calling=calling)
+        site.run(lambda: not any(site.spool.scan_received()), **options)
+    for association in ("a1", "a2"):
+        site.spool.associations.note_end(association, "released")
+    site.run(site.is_empty, **options)
+    (instance,) = [each for manifest in site.manifests() for each in manifest.instances()]
+    assert part10("1.2.1", calling=calling) == (site.objects / instance.key).read_bytes()
+    assert 1 == site.spool.counts()["quarantined"]
+
+
+def _closed(site: Site) -> list[Path]:
+    return list(site.spool.delivering.glob("*/manifest.json"))
+
+
+def test_locked_ledger_holds_up_no_delivery(site: Site):
+    """Somebody who has the ledger, from before the start to the end, delays no instance; it is written afterwards."""
+    _deliver(site)
+    with contextlib.closing(sqlite3.connect(site.spool.root / LEDGER_FILE)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        damaged = site.receive("1.2.2", association="a2")
+        damaged.path.write_bytes(b"")
+        _deliver(site, "1.2.3", association="a2")
+        _deliver(site, "1.2.1", association="a3")
+        assert 3 == len(site.manifests())
+    _deliver(site, "1.2.4", association="a4")
+    assert {"1.2.1", "1.2.4"} == {entry.sop_instance_uid for entry in site.entries()}
+
+
+def test_ledger_that_shows_its_damage_while_it_runs_is_filled_again(site: Site, flaky_store: Any):
+    """A text that no check of the file finds stops nobody when it is met: what waits is in the new ledger too."""
+    for number in range(4):
+        site.receive(f"1.2.{number}")
+    path = site.spool.root / LEDGER_FILE
+
+    def _spoil() -> bool:
+        if not list(path.parent.glob(f"{LEDGER_FILE}.damaged-*")) and 4 == len(site.announced):
+            with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+                connection.execute("UPDATE instance SET peer = CAST(x'41FF42' AS TEXT)")
+            site.receive("1.2.1", association="a2")
+        return bool(list(path.parent.glob(f"{LEDGER_FILE}.damaged-*")))
+
+    site.run(_spoil)
+    for association in ("a1", "a2"):
+        site.spool.associations.note_end(association, "released")
+    site.run(site.is_empty)
+    assert 4 <= len(site.entries())
+    assert {f"1.2.{number}" for number in range(4)} == {each.sop_instance_uid for each in site.entries()}
+    assert all(entry.stored_at for entry in site.entries())
 
 
 def _damage(path: Any, how: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dicomflow.edge import deliverer, gather
+from dicomflow.edge import gather, resent
 
 Site = Any  # conftest's
 
@@ -89,7 +89,7 @@ def test_comparison_with_a_stored_file_that_cannot_be_read_stops_no_other(
     site.receive("1.2.1")
     site.spool.associations.note_end("a1", "released")
     site.run(site.is_empty)
-    monkeypatch.setattr(deliverer, "has_same_data_set", lambda *_: _fail())
+    monkeypatch.setattr(resent, "has_same_data_set", lambda *_: _fail())
     bad = site.receive("1.2.1", association="a2", calling="OTHER")
     site.receive("1.2.2", association="a2")
     site.spool.associations.note_end("a2", "released")
