@@ -162,3 +162,51 @@ def test_large_object_has_its_turn_among_small_ones():
         return entered
 
     assert ["a", "large", "b"] == asyncio.run(_run())
+
+
+@pytest.mark.parametrize(
+    ("sizes", "line", "tries", "seconds"),
+    [
+        pytest.param([], 0, 0, (30, 30), id="nothing"),
+        pytest.param([100_000] * 8, 0, 0, (30, 45), id="images on any line"),
+        pytest.param([64 << 20], 0, 0, (64 * 8.4, 1200), id="as much as 1 Mbit/s carries"),
+        pytest.param([100 << 20] * 8, 12_500_000, 0, (2 * 67, 400), id="100 Mbit/s, half as fast as it was"),
+        pytest.param([100 << 20] * 8, 12_500_000, 3, (8 * 67, 3000), id="much slower, after three tries"),
+        pytest.param([64 << 20], 12_500_000, 60, (64 * 8.4, 1200), id="never less than the slowest line needs"),
+    ],
+)
+def test_put_has_the_time_that_its_share_of_the_line_needs(
+    sizes: list[int], line: float, tries: int, seconds: tuple[float, float]
+):
+    """By what is sent at once, on a line that may be slower than it has been; small objects have seconds."""
+
+    async def _run() -> float:
+        in_flight = InFlight(lambda: line)
+        for size in sizes:
+            await in_flight.enter(size)
+        return in_flight.limit_seconds(tries)
+
+    least, most = seconds
+    assert least <= asyncio.run(_run()) <= most
+
+
+def test_puts_of_which_none_gets_on_are_told_of_before_they_end():
+    """Stalled is what has begun and does not move; nothing being sent, a part taken and a put done are none."""
+    now = 1000.0
+
+    async def _run() -> list[bool]:
+        nonlocal now
+        in_flight = InFlight(lambda: 0.0, lambda: now)
+        seen = [in_flight.is_stalled]
+        now += 100
+        await in_flight.enter(1000)
+        await in_flight.enter(1000)
+        seen.append(in_flight.is_stalled)
+        for act in (lambda: None, in_flight.moved, lambda: in_flight.leave(1000), lambda: in_flight.leave(1000)):
+            act()
+            seen.append(in_flight.is_stalled)
+            now += 16
+            seen.append(in_flight.is_stalled)
+        return seen
+
+    assert [False, False, False, True, False, True, False, True, False, False] == asyncio.run(_run())

@@ -15,6 +15,7 @@ from fault_proxy import FaultProxy
 from obstore.exceptions import BaseError
 
 from dicomflow.edge.delivery import ReceivedInstance
+from dicomflow.edge.ledger import LedgerEntry
 from dicomflow.edge.settings import DeliverySettings
 from dicomflow.edge.spool import Spool
 from dicomflow.edge.stores import build_store
@@ -105,3 +106,43 @@ def test_fetch_of_an_object_that_may_not_be_listed_finds_nothing(uploader: Uploa
     fault_proxy.faults.append(FaultProxy.status(403, "AccessDenied"))
     assert asyncio.run(uploader.fetch("feedback/edge/delivery.json")) is None
     assert asyncio.run(uploader.fetch("feedback/edge/delivery.json")) is None  # 404, with the right to list
+
+
+@pytest.mark.parametrize("size", [1000, 2 << 20, (64 << 20) + 1])
+def test_store_that_takes_a_request_and_never_answers_is_given_up_in_time(
+    uploader: Uploader, instance_of: Any, fault_proxy: FaultProxy, size: int
+):
+    """Small, larger or in parts: the put ends with the reason, and the next one works."""
+    fault_proxy.fault = FaultProxy.hang
+    with pytest.raises(TimeoutError, match=r"within 1 s|for 1 s"):
+        asyncio.run(uploader.put_instance(instance := instance_of(size), KEY, 1.0))
+    fault_proxy.fault = None
+    asyncio.run(uploader.put_instance(instance, KEY, 30.0))
+
+
+def test_large_object_has_its_time_anew_with_each_part(uploader: Uploader, instance_of: Any, fault_proxy: FaultProxy):
+    """What gets on is not given up, however long it takes in all, and each part is told of."""
+    moved: list[None] = []
+    fault_proxy.fault = FaultProxy.pause(0.3)
+    asyncio.run(uploader.put_instance(instance_of((64 << 20) + 1), KEY, 1.5, lambda: moved.append(None)))
+    assert 8 <= len(moved)
+
+
+@pytest.mark.parametrize("ask", ["fetch", "note", "manifest", "head"])
+def test_small_request_that_is_not_answered_is_given_up(
+    uploader: Uploader, fault_proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch, ask: str
+):
+    """Feedback, heartbeats and manifests wait no quarter of an hour, and a question not answered is a no."""
+    monkeypatch.setattr("dicomflow.edge.uploader._ASK_SECONDS", 0.5)
+    fault_proxy.fault = FaultProxy.hang
+    known = LedgerEntry("1.2.3", "0" * 64, "", "", "", "", 1, "", "", "", "", "", "d1", KEY)
+    if ask == "head":
+        assert not asyncio.run(uploader.is_stored(known))
+        return
+    calls = {
+        "fetch": lambda: uploader.fetch("feedback/edge/d1.json"),
+        "note": lambda: uploader.put_note("status/edge.json", b"{}"),
+        "manifest": lambda: uploader.put_manifest("manifests/edge/d1.json", b"{}", {}, 0.5),
+    }
+    with pytest.raises(TimeoutError):
+        asyncio.run(calls[ask]())

@@ -126,6 +126,18 @@ class FaultProxy:
         return True
 
     @staticmethod
+    def hang(handler: Any) -> bool:
+        """Take the request and never answer it."""
+        handler.body()
+        handler.proxy.stopping.wait(WAIT_SECONDS)
+        return bool(handler.reset())
+
+    @staticmethod
+    def pause(seconds: float) -> Callable[[Any], bool]:
+        """Answer, but later."""
+        return lambda handler: handler.proxy.stopping.wait(seconds)
+
+    @staticmethod
     def slow(bytes_per_second: int) -> Callable[[Any], bool]:
         """Take the body no faster than this, then pass it on."""
         return lambda handler: handler.read_slowly(bytes_per_second)

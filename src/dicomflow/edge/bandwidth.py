@@ -1,6 +1,7 @@
 """The upload's share of the line: a limit in bytes a second, by hour and weekday, and how much is sent at once."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Final
@@ -15,6 +16,12 @@ _SLICE_SECONDS: Final = 0.5
 # which 1 Mbit/s carries in nine minutes, and on a faster one what it carries in five.
 LEAST_IN_FLIGHT_BYTES: Final = 64 << 20
 _IN_FLIGHT_SECONDS: Final = 300.0
+# What a put may take: for the answer, and for its share of a line that is slower than it has been, or half of 1 Mbit/s.
+_ANSWER_SECONDS: Final = 30.0
+_SLOWER_BY: Final = 4.0
+_SLOWEST_BYTES_PER_SECOND: Final = 62_500.0
+# Puts that have taken so much of their time without any of them getting on are told of before they end.
+_STALLED_SHARE: Final = 0.5
 
 
 def limit_at(settings: DeliverySettings, moment: datetime) -> int:
@@ -59,12 +66,15 @@ class Bandwidth:
 class InFlight:
     """Lets as many bytes be sent at once as the line carries in time. Event loop: one owner.
 
-    `line` gives the speed that the line has shown, in bytes a second; 0 while that is not known.
+    `line` gives the speed that the line has shown, in bytes a second; 0 while that is not known. `clock` gives
+    monotonic seconds.
     """
 
-    def __init__(self, line: Callable[[], float]) -> None:
+    def __init__(self, line: Callable[[], float], clock: Callable[[], float] = time.monotonic) -> None:
         self._line = line
+        self._clock = clock
         self._bytes = 0
+        self._moved_at = clock()
         self._turn = asyncio.Lock()  # first come, first served: small objects never hold back a large one
         self._changed = asyncio.Event()
 
@@ -74,12 +84,29 @@ class InFlight:
             while self._bytes and self._bytes + size_bytes > self._most():
                 self._changed.clear()
                 await self._changed.wait()
+            if not self._bytes:
+                self.moved()
             self._bytes += size_bytes
 
     def leave(self, size_bytes: int) -> None:
         """Note that so many bytes are sent, or given up."""
         self._bytes -= size_bytes
+        self.moved()
         self._changed.set()
+
+    def moved(self) -> None:
+        """Note that something that is being sent has got on."""
+        self._moved_at = self._clock()
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether nothing of all that is being sent has got on for long."""
+        return bool(self._bytes) and self._clock() - self._moved_at > self.limit_seconds() * _STALLED_SHARE
+
+    def limit_seconds(self, tries: int = 0) -> float:
+        """Return how long what is being sent now may take; each failed try takes the line for half as fast."""
+        slowest = max(self._line() / _SLOWER_BY / 2.0 ** min(tries, 60), _SLOWEST_BYTES_PER_SECOND)
+        return _ANSWER_SECONDS + self._bytes / slowest
 
     def _most(self) -> float:
         return max(LEAST_IN_FLIGHT_BYTES, self._line() * _IN_FLIGHT_SECONDS)

@@ -259,13 +259,13 @@ class Deliverer:
     async def _put_queued(self) -> None:
         while True:
             put = await self._queue.take()
-            delivery, instance = put.delivery, put.instance
+            delivery, instance, tries = put.delivery, put.instance, put.attempts + put.probes
             was_put = False
             try:
                 if instance is None:
-                    await self._put_manifest(delivery)
+                    await self._put_manifest(delivery, tries)
                 else:
-                    was_put = await self._put_instance(delivery, instance)
+                    was_put = await self._put_instance(delivery, instance, tries)
             except PermanentError as error:
                 self._queue.dropped()
                 self._give_up(delivery, instance, str(error))
@@ -286,7 +286,7 @@ class Deliverer:
                     delivery.unstored -= 1
                     self._enqueue_manifest_if_complete(delivery)
 
-    async def _put_instance(self, delivery: Delivery, instance: ReceivedInstance) -> bool:
+    async def _put_instance(self, delivery: Delivery, instance: ReceivedInstance, tries: int) -> bool:
         """Store an instance unless the store has it; tell whether it was put."""
         key = delivery.key_of(instance, self._edge)
         known = await self._resent.find_stored(key)
@@ -298,7 +298,8 @@ class Deliverer:
         sent_at_once = self._uploader.sent_at_once(instance.bytes)
         await self._in_flight.enter(sent_at_once)
         try:
-            await self._uploader.put_instance(instance, key)
+            limit_seconds = self._in_flight.limit_seconds(tries)
+            await self._uploader.put_instance(instance, key, limit_seconds, self._in_flight.moved)
         finally:
             self._in_flight.leave(sent_at_once)
         await self._tell(StoredObject(key, instance.bytes))
@@ -341,13 +342,17 @@ class Deliverer:
             ",".join(each.association_id for each in manifest.associations[:_LOGGED_ASSOCIATIONS]),
         )
 
-    async def _put_manifest(self, delivery: Delivery) -> None:
+    async def _put_manifest(self, delivery: Delivery, tries: int) -> None:
         """Store the manifest of a delivery whose instances are stored, and remove its folder."""
         manifest = Manifest.from_json(self._manifest_path(delivery).read_bytes())
         content = manifest.only(delivery.instances).to_json()
         key = manifest_key(self._edge, delivery.delivery_id)
         sizes = {delivery.key_of(each, self._edge): each.bytes for each in delivery.instances.values()}
-        await self._uploader.put_manifest(key, content, sizes)
+        await self._in_flight.enter(len(content))
+        try:
+            await self._uploader.put_manifest(key, content, sizes, self._in_flight.limit_seconds(tries))
+        finally:
+            self._in_flight.leave(len(content))
         await self._tell(StoredObject(key, len(content)))
         self._resent.finish(delivery)
         self._ledger.write()
@@ -387,8 +392,10 @@ class Deliverer:
         self._resent.tell()
         if self._spool.free_bytes() < self._slow_below_bytes:
             self._spool.spares.trim(0)
+        if self._in_flight.is_stalled:
+            self._progress.failed("the store takes nothing of what is being sent")
         self._progress.write(
-            is_store_failing=self._queue.is_store_failing,
+            is_store_failing=self._queue.is_store_failing or self._in_flight.is_stalled,
             pause_seconds=self._queue.pause_seconds,
             resent_skipped=self._resent.skipped,
             resent_stored_again=self._resent.stored_again,

@@ -9,7 +9,7 @@ import hashlib
 import os
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from io import FileIO
 from pathlib import Path
 from typing import Final
@@ -33,7 +33,7 @@ _PARTS_IN_FLIGHT: Final = 4
 # Up to this an object is read by the event loop itself: from memory it takes less than a millisecond, and a thread
 # costs a third of that. From a disk all wait for it, but those on the line, which have threads of their own.
 _BUFFER_BYTES: Final = 1 << 20
-# For a question; one that is not answered is taken for a no.
+# For a question and for a small note: what is not answered by then is not answered.
 _ASK_SECONDS: Final = 30.0
 _FIRST_PAUSE_SECONDS: Final = 0.5
 _LONGEST_PAUSE_SECONDS: Final = 60.0
@@ -59,21 +59,34 @@ class Uploader:
         self._local_root = local_root
         self._buffers: list[bytearray] = []  # free ones
 
-    async def put_instance(self, instance: ReceivedInstance, key: str) -> None:
+    async def put_instance(
+        self,
+        instance: ReceivedInstance,
+        key: str,
+        limit_seconds: float = _ASK_SECONDS,
+        moved: Callable[[], None] = lambda: None,
+    ) -> None:
         """Store an instance; on return the object is in the store with the bytes that were received.
+
+        Args:
+            instance: what is stored.
+            key: the object's.
+            limit_seconds: for what is sent at once, see `sent_at_once`.
+            moved: called when the store has taken the next part of a large object.
 
         Raises:
             DamagedFileError: the spooled file's bytes are not those that were acknowledged.
             RefusedObjectError: the store will never take it.
+            TimeoutError: the store did not take it in time.
             Exception: whatever the store or the spool's volume raises.
         """
         if instance.bytes <= _BUFFER_BYTES:
-            await self._put_buffered(instance, key)
+            await self._put_buffered(instance, key, limit_seconds)
         elif instance.bytes <= _MULTIPART_ABOVE_BYTES:
-            await self._put(key, await asyncio.to_thread(_read_checked, instance), use_multipart=False)
+            await self._put_whole(key, await asyncio.to_thread(_read_checked, instance), limit_seconds)
         else:
             await asyncio.to_thread(_check_large, instance)
-            await self._put(key, instance.file.path, use_multipart=True)
+            await self._put_parts(instance.file.path, key, limit_seconds, moved)
         await self._confirm(key, instance.bytes)
 
     def sent_at_once(self, size_bytes: int) -> int:
@@ -100,44 +113,72 @@ class Uploader:
         S3 calls an object that is not there forbidden, to whom may not list its bucket: an edge may not.
         """
         try:
-            result = await obstore.get_async(self._store, key)
+            async with asyncio.timeout(_ASK_SECONDS):
+                result = await obstore.get_async(self._store, key)
+                return bytes(await result.bytes_async())
         except (FileNotFoundError, PermissionDeniedError):
             return None
-        return bytes(await result.bytes_async())
 
     async def put_note(self, key: str, content: bytes) -> None:
         """Store a small object that may be lost; raises whatever the store raises."""
-        await self._put(key, content, use_multipart=False)
+        await self._put_whole(key, content, _ASK_SECONDS)
 
-    async def put_manifest(self, key: str, content: bytes, instance_bytes: Mapping[str, int]) -> None:
+    async def put_manifest(
+        self, key: str, content: bytes, instance_bytes: Mapping[str, int], limit_seconds: float = _ASK_SECONDS
+    ) -> None:
         """Store a manifest after its instances; on return all of them are durable in the store.
 
         Args:
             key: the manifest's.
             content: the manifest.
             instance_bytes: the size of each instance's object by its key.
+            limit_seconds: for the put.
         """
         if self._local_root is not None:
             await asyncio.to_thread(_sync_instances, self._local_root, instance_bytes)
-        await self._put(key, content, use_multipart=False)
+        await self._put_whole(key, content, limit_seconds)
         await self._confirm(key, len(content))
         if self._local_root is not None:
             await asyncio.to_thread(_sync_folders, self._local_root, [key])
 
-    async def _put_buffered(self, instance: ReceivedInstance, key: str) -> None:
+    async def _put_buffered(self, instance: ReceivedInstance, key: str, limit_seconds: float) -> None:
         """Store an instance from a buffer that was used before: memory that is new costs a page fault every 4 KiB."""
         buffer = self._buffers.pop() if self._buffers else bytearray(_BUFFER_BYTES)
         content = memoryview(buffer)[: instance.bytes]
         try:
             _read_into(content, instance)
-            await self._put(key, content, use_multipart=False)
+            await self._put_whole(key, content, limit_seconds)
         finally:
             # A put that was cancelled may go on for a moment, and holds the buffer as long as it does.
             with contextlib.suppress(BufferError):
                 content.release()
                 self._buffers.append(buffer)
 
-    async def _put(self, key: str, content: bytes | memoryview | Path, *, use_multipart: bool) -> None:
+    async def _put_whole(self, key: str, content: bytes | memoryview, limit_seconds: float) -> None:
+        """Put what one request takes: of its progress nothing is seen but its end."""
+        try:
+            async with asyncio.timeout(limit_seconds):
+                await self._put(key, content, use_multipart=False)
+        except TimeoutError as error:
+            raise TimeoutError(f"the store did not take it within {limit_seconds:.0f} s") from error
+
+    async def _put_parts(self, path: Path, key: str, limit_seconds: float, moved: Callable[[], None]) -> None:
+        """Put a large object; the time begins anew with each part that obstore asks for."""
+        loop = asyncio.get_running_loop()
+
+        def _move() -> None:
+            with contextlib.suppress(RuntimeError):  # it is over
+                watch.reschedule(loop.time() + limit_seconds)
+                moved()
+
+        try:
+            async with asyncio.timeout(limit_seconds) as watch:
+                with _WatchedFile(path, lambda: loop.call_soon_threadsafe(_move)) as file:
+                    await self._put(key, file, use_multipart=True)
+        except TimeoutError as error:
+            raise TimeoutError(f"the store took no part of it for {limit_seconds:.0f} s") from error
+
+    async def _put(self, key: str, content: bytes | memoryview | FileIO, *, use_multipart: bool) -> None:
         try:
             await obstore.put_async(
                 self._store,
@@ -157,6 +198,18 @@ class Uploader:
         """A folder does not check what it is given, nor sync it; S3 has compared the checksum of the request."""
         if self._local_root is not None:
             await asyncio.to_thread(_sync_object, self._local_root / key, size_bytes)
+
+
+class _WatchedFile(FileIO):
+    """A file that tells when more of it is read, by obstore's threads."""
+
+    def __init__(self, path: Path, moved: Callable[[], object]) -> None:
+        super().__init__(path)
+        self._moved = moved
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._moved()
+        return super().read(-1 if size is None else size)
 
 
 def backoff_seconds(attempt: int) -> float:
