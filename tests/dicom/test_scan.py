@@ -3,15 +3,26 @@
 import contextlib
 import io
 import random
-import struct
 import sys
 import tracemalloc
-import warnings
-import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
+from data_sets import (
+    BIG_ENDIAN,
+    DEFLATED,
+    EXPLICIT,
+    IDENTITY,
+    IMPLICIT,
+    JPEG,
+    UNDEFINED,
+    deflate,
+    element,
+    identifying,
+    item,
+    sequence,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from pydicom import Dataset, data, dcmread
@@ -20,16 +31,7 @@ from dicomflow.dicom.part10 import decode_file_meta
 from dicomflow.dicom.scan import Identity, Outcome, read_identity, scan
 from dicomflow.errors import PeerError
 
-IMPLICIT = "1.2.840.10008.1.2"
-EXPLICIT = "1.2.840.10008.1.2.1"
-DEFLATED = "1.2.840.10008.1.2.1.99"
-BIG_ENDIAN = "1.2.840.10008.1.2.2"
-JPEG = "1.2.840.10008.1.2.4.50"
-UNDEFINED = 0xFFFFFFFF
-LONG_FORM = {"OB", "OW", "SQ", "UN", "UT"}
-
 CLASS, INSTANCE, STUDY, SERIES = 0x00080016, 0x00080018, 0x0020000D, 0x0020000E
-IDENTITY = Identity(b"1.2.840.10008.5.1.4.1.1.2\0", b"1.2.3.4\0", b"1.2.5\0", b"1.2.6\0")
 # Those that come with the package; the function for test files would fetch the others.
 FILES = sorted(
     path
@@ -38,53 +40,8 @@ FILES = sorted(
 )
 
 
-def element(tag: int, vr: str, value: bytes, syntax: str = EXPLICIT, length: int | None = None) -> bytes:
-    """Encode an element; `length` replaces the true one."""
-    order = ">" if syntax == BIG_ENDIAN else "<"
-    size = len(value) if length is None else length
-    head = struct.pack(order + "HH", tag >> 16, tag & 0xFFFF)
-    if syntax == IMPLICIT or tag >> 16 == 0xFFFE:
-        return head + struct.pack(order + "I", size) + value
-    if vr in LONG_FORM:
-        return head + vr.encode() + b"\0\0" + struct.pack(order + "I", size) + value
-    return head + vr.encode() + struct.pack(order + "H", size & 0xFFFF) + value
-
-
-def item(value: bytes, syntax: str = EXPLICIT, *, defined: bool = False) -> bytes:
-    """Encode an item of a sequence."""
-    if defined:
-        return element(0xFFFEE000, "", value, syntax)
-    return element(0xFFFEE000, "", value, syntax, UNDEFINED) + element(0xFFFEE00D, "", b"", syntax)
-
-
-def sequence(tag: int, *items: bytes, syntax: str = EXPLICIT, defined: bool = False) -> bytes:
-    """Encode a sequence."""
-    value = b"".join(items)
-    if defined:
-        return element(tag, "SQ", value, syntax)
-    return element(tag, "SQ", value, syntax, UNDEFINED) + element(0xFFFEE0DD, "", b"", syntax)
-
-
-def identifying(syntax: str = EXPLICIT, between: bytes = b"", after: bytes = b"", **replaced: bytes | None) -> bytes:
-    """Encode a data set that the scan should understand; None leaves an element out."""
-    values = {
-        "sop_class": (CLASS, IDENTITY.sop_class_uid),
-        "sop_instance": (INSTANCE, IDENTITY.sop_instance_uid),
-        "study": (STUDY, IDENTITY.study_instance_uid),
-        "series": (SERIES, IDENTITY.series_instance_uid),
-    }
-    encoded = element(0x00080005, "CS", b"ISO_IR 100", syntax)
-    for name, (tag, usual) in values.items():
-        if name == "study":
-            encoded += between
-        value = replaced.get(name, usual)
-        if value is not None:
-            encoded += element(tag, "UI", value, syntax)
-    return encoded + after + element(0x00280010, "US", b"\0\1", syntax)
-
-
 def read(data_set: bytes, syntax: str) -> Identity:
-    """Do what the receiver does: scan, then pydicom for what the scan leaves to it."""
+    """Do what the receiver does: scan, then the walk for what the scan leaves to it."""
     found = scan(data_set, syntax, complete=True)
     return found if isinstance(found, Identity) else read_identity(io.BytesIO(data_set), syntax)
 
@@ -107,13 +64,14 @@ def test_head_cut_anywhere_asks_for_more_and_finds_nothing_else(syntax: str):
 
 
 def test_data_set_that_ends_early_has_what_it_has():
-    """A whole data set gives no reason to ask for more."""
+    """A whole data set gives no reason to ask for more, and what is missing is looked for before that is said."""
     data_set = identifying()[: -len(element(0x00280010, "US", b"\0\1"))]
     without_series = data_set[: -len(element(SERIES, "UI", b"1.2.6\0"))]
     assert Outcome.NEED_MORE is scan(without_series, EXPLICIT, complete=False)
     expected = Identity(IDENTITY.sop_class_uid, IDENTITY.sop_instance_uid, IDENTITY.study_instance_uid, None)
-    assert expected == scan(without_series, EXPLICIT, complete=True)
-    assert Identity(None, None, None, None) == scan(b"", EXPLICIT, complete=True)
+    assert Outcome.UNUSUAL is scan(without_series, EXPLICIT, complete=True)
+    assert expected == read(without_series, EXPLICIT)
+    assert Identity(None, None, None, None) == read(b"", EXPLICIT)
 
 
 @pytest.mark.parametrize("syntax", [IMPLICIT, EXPLICIT, BIG_ENDIAN])
@@ -138,15 +96,6 @@ def test_deeply_nested_sequences_do_not_recurse():
     opened = (element(0x00081140, "SQ", b"", length=UNDEFINED) + element(0xFFFEE000, "", b"", length=UNDEFINED)) * depth
     closed = (element(0xFFFEE00D, "", b"") + element(0xFFFEE0DD, "", b"")) * depth
     assert IDENTITY == scan(identifying(between=opened + closed), EXPLICIT, complete=False)
-
-
-@pytest.mark.parametrize("tag", [0x00081140, 0x00080080, 0x0020000D], ids=hex)
-def test_nesting_that_only_pydicom_meets_ends_in_the_documented_error(tag: int):
-    """What makes another parser give up is an unreadable object, not a crash."""
-    depth = 3 * sys.getrecursionlimit()
-    opened = element(tag, "SQ", b"", length=UNDEFINED) + element(0xFFFEE000, "", b"", length=UNDEFINED)
-    with pytest.raises(PeerError):
-        read_identity(io.BytesIO(opened * depth), EXPLICIT)
 
 
 @pytest.mark.parametrize(
@@ -174,13 +123,13 @@ def test_nesting_that_only_pydicom_meets_ends_in_the_documented_error(tag: int):
         "implicit-vr",
     ],
 )
-def test_construct_out_of_the_ordinary_is_left_to_pydicom(odd: bytes):
-    """No guess is made: an attacker must not show one identity here and another to whoever reads the object."""
+def test_construct_out_of_the_ordinary_is_left_to_the_walk(odd: bytes):
+    """No guess is made here: an attacker must not show one identity and another to whoever reads the object."""
     assert Outcome.UNUSUAL is scan(identifying(between=odd), EXPLICIT, complete=True)
 
 
 @pytest.mark.parametrize("syntax", [IMPLICIT, EXPLICIT])
-def test_long_leading_element_needs_more_and_pydicom_skips_it(syntax: str):
+def test_long_leading_element_needs_more_and_the_walk_skips_it(syntax: str):
     """A value of 100 kB before group 0020 is passed by seeking."""
     between = element(0x00091010, "OB", bytes(100_000), syntax)
     data_set = identifying(syntax, between=between)
@@ -189,7 +138,7 @@ def test_long_leading_element_needs_more_and_pydicom_skips_it(syntax: str):
     assert IDENTITY == scan(data_set, syntax, complete=True)
 
 
-def test_undefined_length_of_unknown_vr_is_read_with_pydicom():
+def test_undefined_length_of_unknown_vr_is_walked():
     """(PS3.5 6.2.2): such a value is a sequence in implicit VR."""
     nested = item(element(STUDY, "UI", b"9.9\0", IMPLICIT), IMPLICIT)
     between = element(0x00091010, "UN", nested, length=UNDEFINED) + element(0xFFFEE0DD, "", b"")
@@ -217,7 +166,7 @@ def test_huge_length_fields_allocate_nothing(syntax: str, tag: int, length: int)
     tracemalloc.start()
     try:
         found = scan(data_set, syntax, complete=False)
-        assert found is Outcome.NEED_MORE or isinstance(found, Identity)
+        assert isinstance(found, Identity | Outcome)
         with contextlib.suppress(PeerError):
             read_identity(Watched(data_set), syntax)
         _, peak = tracemalloc.get_traced_memory()
@@ -231,18 +180,11 @@ def test_huge_length_fields_allocate_nothing(syntax: str, tag: int, length: int)
 def test_overlong_uid_is_known_to_be_unusable(syntax: str):
     """It is not waited for: what is longer than any UID is refused by its length."""
     data_set = element(CLASS, "UI", b"1" * 100, syntax)
-    assert b"1" * 100 == getattr(scan(data_set, syntax, complete=True), "sop_class_uid", None)
+    assert b"1" * 100 == read(data_set, syntax).sop_class_uid
     found = scan(element(CLASS, "UI", b"1" * 10, syntax, 60_000), syntax, complete=False)
     assert isinstance(found, Identity)
     assert found.sop_class_uid is not None
     assert len(found.sop_class_uid) > 64
-
-
-def deflate(data_set: bytes) -> bytes:
-    """Deflate a data set without a header of zlib's, padded to an even length (PS3.5 A.5)."""
-    deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-    deflated = deflater.compress(data_set) + deflater.flush()
-    return deflated + b"\0" * (len(deflated) % 2)
 
 
 def test_deflated_data_set_is_inflated_up_to_group_0020():
@@ -317,18 +259,10 @@ def test_multi_valued_uid_is_given_as_it_stands():
 @pytest.mark.parametrize("name", ["sop_class", "sop_instance", "study", "series"])
 def test_missing_uid_is_none_and_an_empty_one_empty(name: str):
     """Both are refused by the caller, with the element's tag."""
-    absent = scan(identifying(**{name: None}), EXPLICIT, complete=False)
-    empty = scan(identifying(**{name: b""}), EXPLICIT, complete=False)
+    absent = read(identifying(**{name: None}), EXPLICIT)
+    empty = read(identifying(**{name: b""}), EXPLICIT)
     attribute = name if name.startswith("sop_class") else f"{name}_instance" if not name.startswith("sop") else name
     assert (None, b"") == (getattr(absent, f"{attribute}_uid"), getattr(empty, f"{attribute}_uid"))
-
-
-def test_values_of_the_data_set_stay_out_of_warnings_and_errors():
-    """Warnings of pydicom's quote values, which are patient data."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        found = read_identity(io.BytesIO(identifying(IMPLICIT)), EXPLICIT)
-    assert IDENTITY == found
 
 
 def expected_identity(data_set: Dataset) -> tuple[str | None, ...]:

@@ -1,24 +1,30 @@
 """Find the four UIDs that identify an object in the first kilobytes of its data set (PS3.5 7).
 
 Values are skipped by their length and nesting is a counter, so a hostile data set costs neither memory nor
-recursion. Of what this scanner cannot read it says so, and the caller reads it with pydicom instead.
+recursion. Of what this scanner cannot read it says so, and the caller has it walked in its file instead.
 """
 
-import io
 import struct
-import zlib
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import BinaryIO, Final, Literal, cast
+from typing import BinaryIO, Final, Literal
 
-from dicomflow.dicom.quiet import without_warnings
+from dicomflow.dicom.encoding import (
+    ITEM,
+    ITEM_DELIMITATION,
+    ITEM_GROUP,
+    LONG_FORM_VRS,
+    SEQUENCE_DELIMITATION,
+    SHORT_FORM_VRS,
+    UNDEFINED,
+    declared_encoding,
+)
 from dicomflow.dicom.uids import (
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
-    EXPLICIT_VR_BIG_ENDIAN,
     EXPLICIT_VR_LITTLE_ENDIAN,
-    IMPLICIT_VR_LITTLE_ENDIAN,
     MAX_UID_LENGTH,
 )
+from dicomflow.dicom.walk import inflate, open_data_set
 from dicomflow.errors import PeerError
 
 __all__ = ["Identity", "Outcome", "read_identity", "scan"]
@@ -28,29 +34,21 @@ _SOP_INSTANCE: Final = 0x00080018
 _STUDY: Final = 0x0020000D
 _SERIES: Final = 0x0020000E
 _MODALITY: Final = 0x00080060
-_WANTED: Final = frozenset((_SOP_CLASS, _SOP_INSTANCE, _MODALITY, _STUDY, _SERIES))
-_ITEM_GROUP: Final = 0xFFFE
-_ITEM: Final = 0xFFFEE000
-_ITEM_DELIMITATION: Final = 0xFFFEE00D
-_SEQUENCE_DELIMITATION: Final = 0xFFFEE0DD
-_UNDEFINED: Final = 0xFFFFFFFF
+_UIDS: Final = frozenset((_SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES))
+_WANTED: Final = _UIDS | {_MODALITY}
+_VRS: Final = SHORT_FORM_VRS | LONG_FORM_VRS
 # A UID is at most 64 bytes, so of a value longer than this only one thing matters: it must be refused by its length.
 _MAX_KEPT_BYTES: Final = 1024
 _TOO_LONG: Final = b"?" * (MAX_UID_LENGTH + 1)
 # A Part 10 file goes on with group 0002 behind its prefix; a data set may hold "DICM" there by chance (PS3.10 7.1).
 _PREFIX_AND_META: Final = b"DICM\x02\x00"
 _PREFIX_OFFSET: Final = 128
-# Group 0020 stands within the first kilobytes of a data set; a megabyte leaves room for long leading elements.
+# Nearly always enough of a deflated data set; if not, it is walked, and more is inflated.
 _MAX_INFLATED_BYTES: Final = 1 << 20
-_INFLATED_CHUNK_BYTES: Final = 64 << 10
 
 _ORDERS: Final[tuple[tuple[str, Literal["little", "big"]], ...]] = (("<", "little"), (">", "big"))
 _TAG_AND_LENGTH: Final = {order: struct.Struct(order + "HHI") for order, _ in _ORDERS}
-_SHORT_FORM_VRS: Final = frozenset(
-    b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split()  # reads as the standard's list
-)
-_SHORT_FORMS: Final = {order: frozenset(int.from_bytes(vr, name) for vr in _SHORT_FORM_VRS) for order, name in _ORDERS}
-_LONG_FORM_VRS: Final = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())  # as above
+_SHORT_FORMS: Final = {order: frozenset(int.from_bytes(vr, name) for vr in SHORT_FORM_VRS) for order, name in _ORDERS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +67,7 @@ class Outcome(Enum):
     """Why `scan` gives no identity."""
 
     NEED_MORE = "the bytes end before group 0020 does"
-    UNUSUAL = "deflated, or a construct this scanner leaves to pydicom"
+    UNUSUAL = "deflated, a construct that this scanner leaves to the walk, or a UID is not where it belongs"
 
 
 def scan(head: bytes | bytearray | memoryview, transfer_syntax_uid: str, *, complete: bool) -> Identity | Outcome:
@@ -88,78 +86,42 @@ def scan(head: bytes | bytearray | memoryview, transfer_syntax_uid: str, *, comp
     if transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
         return Outcome.UNUSUAL
     values: dict[int, bytes] = {}
-    outcome = _walk(
-        head,
-        ">" if transfer_syntax_uid == EXPLICIT_VR_BIG_ENDIAN else "<",
-        is_implicit=transfer_syntax_uid == IMPLICIT_VR_LITTLE_ENDIAN,
-        values=values,
-    )
+    encoding = declared_encoding(transfer_syntax_uid)
+    if encoding.is_implicit and bytes(head[4:6]) in _VRS:
+        return Outcome.UNUSUAL  # perhaps in explicit VR, against what was declared
+    outcome = _walk(head, encoding.order, is_implicit=encoding.is_implicit, values=values)
     if outcome is Outcome.UNUSUAL or (outcome is Outcome.NEED_MORE and not complete):
         return outcome
-    return _identity(values)
+    if values.keys() >= _UIDS or _TOO_LONG in values.values():
+        return _identity(values)
+    return Outcome.UNUSUAL  # out of order, perhaps, or not encoded as declared: whoever walks on finds it
 
 
 def read_identity(data_set: BinaryIO, transfer_syntax_uid: str) -> Identity:
-    """Read the four UIDs with pydicom from a file that stands at the first byte of the data set.
+    """Look for the four UIDs in all of a data set, in a file that stands at its first byte.
 
-    Values that are not wanted are skipped by seeking; of a deflated data set the first MiB is inflated.
+    Values that are not wanted are sought over; a deflated data set is inflated up to `walk.MAX_INFLATED_BYTES`.
 
     Raises:
-        PeerError: the data set cannot be read up to group 0020.
+        PeerError: the data set cannot be read, or not within the bounds of `dicom.walk`, as far as its UIDs.
     """
+    start = data_set.tell()
     if transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
-        inflated = _inflate(data_set)
-        found = scan(inflated, EXPLICIT_VR_LITTLE_ENDIAN, complete=True)
+        found = scan(inflate(data_set, _MAX_INFLATED_BYTES), EXPLICIT_VR_LITTLE_ENDIAN, complete=False)
         if isinstance(found, Identity):
             return found
-        return _read_with_pydicom(io.BytesIO(inflated), EXPLICIT_VR_LITTLE_ENDIAN)
-    return _read_with_pydicom(cast("BinaryIO", _Bounded(data_set)), transfer_syntax_uid)
-
-
-class _Bounded:
-    """A file that is never asked for more bytes than it has left: a read allocates what it is asked for first."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        start = file.tell()
-        self._end = file.seek(0, io.SEEK_END)
-        file.seek(start)
-        self.seek = file.seek
-        self.tell = file.tell
-
-    def read(self, size: int = -1) -> bytes:
-        left = max(self._end - self._file.tell(), 0)
-        return self._file.read(left if size < 0 else min(size, left))
-
-
-def _inflate(data_set: BinaryIO) -> bytes:
-    """Inflate the head of a deflated data set, reading no more of it than that takes (PS3.5 A.5)."""
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    inflated = bytearray()
-    try:
-        while len(inflated) < _MAX_INFLATED_BYTES and (chunk := data_set.read(_INFLATED_CHUNK_BYTES)):
-            inflated += inflater.decompress(chunk, _MAX_INFLATED_BYTES - len(inflated))
-    except zlib.error as error:
-        raise PeerError("the deflated data set cannot be inflated") from error
-    return bytes(inflated)
-
-
-def _read_with_pydicom(data_set: BinaryIO, transfer_syntax_uid: str) -> Identity:
-    from pydicom.filereader import read_dataset  # noqa: PLC0415  # a large import that ordinary objects never need
-
-    try:
-        with without_warnings():
-            found = read_dataset(
-                data_set,
-                is_implicit_VR=transfer_syntax_uid == IMPLICIT_VR_LITTLE_ENDIAN,
-                is_little_endian=transfer_syntax_uid != EXPLICIT_VR_BIG_ENDIAN,
-                stop_when=lambda tag, _vr, _length: tag > _SERIES,
-                specific_tags=sorted(_WANTED),
-            )
-            raw = {int(tag): found.get_item(tag) for tag in found.keys()}  # noqa: SIM118  # a Dataset iterates over elements
-    except Exception as error:  # pydicom raises whatever a malformed data set leads it into
-        raise PeerError(f"the data set cannot be read up to group 0020: {type(error).__name__}") from error
-    return _identity({tag: _value_bytes(element) for tag, element in raw.items() if tag in _WANTED})
+        data_set.seek(start)
+    values: dict[int, bytes] = {}
+    with open_data_set(data_set, transfer_syntax_uid) as opened:
+        for element in opened.elements():
+            if element.tag in _WANTED and element.tag not in values:
+                is_short = element.stop - element.value <= _MAX_KEPT_BYTES
+                value = opened.read(element.value, element.length) if is_short else _TOO_LONG
+                if not is_short or len(value) == element.length:  # half a UID is another one
+                    values[element.tag] = value
+            if element.tag >= _SERIES and values.keys() >= _UIDS:
+                break
+    return _identity(values)
 
 
 def _identity(values: dict[int, bytes]) -> Identity:
@@ -184,17 +146,17 @@ def _walk(
         tag = group << 16 | element
         if depth % 2:  # within a sequence, where items stand
             offset += 8
-            if tag == _SEQUENCE_DELIMITATION:
+            if tag == SEQUENCE_DELIMITATION:
                 depth -= 1
-            elif tag != _ITEM:
+            elif tag != ITEM:
                 return Outcome.UNUSUAL
-            elif length == _UNDEFINED:
+            elif length == UNDEFINED:
                 depth += 1
             else:
                 offset += length
             continue
-        if group == _ITEM_GROUP:  # within an item, or outside all sequences, where elements stand
-            if depth == 0 or tag != _ITEM_DELIMITATION:
+        if group == ITEM_GROUP:  # within an item, or outside all sequences, where elements stand
+            if depth == 0 or tag != ITEM_DELIMITATION:
                 return Outcome.UNUSUAL
             depth -= 1
             offset += 8
@@ -214,12 +176,12 @@ def _walk(
                 if isinstance(found, Outcome):
                     return found
                 value, length = found
-        if length == _UNDEFINED:
+        if length == UNDEFINED:
             depth += 1
             offset = value
             continue
         offset = value + length
-        if depth == 0 and tag in _WANTED:
+        if depth == 0 and tag in _WANTED and tag not in values:
             if length > _MAX_KEPT_BYTES and tag != _MODALITY:
                 values[tag] = _TOO_LONG
                 return None
@@ -232,20 +194,11 @@ def _walk(
 
 def _explicit_value(head: bytes | bytearray | memoryview, offset: int, order: str) -> tuple[int, int] | Outcome:
     """Return offset and length of the value of a long form element; only sequences may be of undefined length."""
-    vr = bytes(head[offset + 4 : offset + 6])
-    if vr not in _LONG_FORM_VRS:
+    if bytes(head[offset + 4 : offset + 6]) not in LONG_FORM_VRS or bytes(head[offset + 6 : offset + 8]) != b"\0\0":
         return Outcome.UNUSUAL
     if offset + 12 > len(head):
         return Outcome.NEED_MORE
     (length,) = struct.unpack_from(order + "I", head, offset + 8)
-    if length == _UNDEFINED and vr != b"SQ":
+    if length == UNDEFINED and bytes(head[offset + 4 : offset + 6]) != b"SQ":
         return Outcome.UNUSUAL
     return offset + 12, length
-
-
-def _value_bytes(element: object) -> bytes:
-    """Return the bytes of a raw element, or of one that pydicom has decoded already."""
-    value = getattr(element, "value", None)
-    if isinstance(value, bytes):
-        return value
-    return "\\".join(value).encode() if isinstance(value, list) else str(value or "").encode()

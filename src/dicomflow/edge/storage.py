@@ -70,6 +70,7 @@ class StoreReception:
         self._sop_class_uid = strip_padding(command.affected_sop_class_uid or b"")
         self._sop_instance_uid = strip_padding(command.affected_sop_instance_uid or b"")
         self._head: bytearray | None = bytearray()
+        self._taken_bytes = 0  # of the data set, while its head is kept
         self._scan_at_bytes = 0  # how long the head must be for the next scan
         self._is_identified = False
         self._data_set_offset = 0
@@ -123,7 +124,7 @@ class StoreReception:
         if self._file is None:
             return None
         if not self._is_identified:
-            self._read_with_pydicom(self._file)
+            self._walk(self._file)
         if self._file is None:
             return None
         self.size_bytes = self._file.size_bytes
@@ -173,11 +174,12 @@ class StoreReception:
                 return
         for fragment in fragments:
             head += fragment[: _MAX_HEAD_BYTES - len(head)]
+            self._taken_bytes += len(fragment)
         if len(head) < min(self._scan_at_bytes, _MAX_HEAD_BYTES) and not is_last:
             return
         # Twice as much before it is scanned again, or a sender that drips would have it scanned at each byte.
         self._scan_at_bytes = 2 * len(head)
-        self._scan(head, is_whole=is_last)
+        self._scan(head, is_whole=is_last and self._taken_bytes == len(head))
         if len(head) >= _MAX_HEAD_BYTES:
             self._head = None
 
@@ -194,7 +196,8 @@ class StoreReception:
         elif found is Outcome.UNUSUAL:
             self._head = None
 
-    def _read_with_pydicom(self, file: IncomingFile) -> None:
+    def _walk(self, file: IncomingFile) -> None:
+        """Look for the identity in all that was received."""
         try:
             with file.open_written() as written:
                 written.seek(self._data_set_offset)
