@@ -4,12 +4,14 @@ import contextlib
 import datetime as dt
 import io
 import logging
+import time
 import warnings
 from pathlib import Path
 from typing import Any
 
 import pydicom
 import pytest
+from data_sets import ODD, identifying
 from hypothesis import given
 from hypothesis import strategies as st
 from pydicom import Dataset, dcmread
@@ -114,6 +116,49 @@ def test_values_that_do_not_parse_are_none_with_their_text():
     assert {Level.STUDY: {"StudyDate": "2026-11-"}, Level.INSTANCE: {"InstanceNumber": "five"}} == header.raw_values
 
 
+@pytest.mark.parametrize("name", ODD)
+def test_odd_data_set_is_read_by_the_index_as_by_the_receiver(name: str):
+    """The UIDs are those under which the object was filed, and another encoding than declared is told."""
+    syntax, make = ODD[name]
+    header = read(part10(make(), transfer_syntax=syntax))
+    found = [header.values[f"{level}InstanceUID"] for level in ("SOP", "Study", "Series")]
+    assert ["1.2.3.4", "1.2.5", "1.2.6"] == found
+    assert (" declared " in name and "plain" not in name) == (header.problem is not None)
+
+
+def test_encoding_that_contradicts_its_transfer_syntax_is_told_in_words():
+    """Both are named, and no value is."""
+    syntax, make = ODD["implicit declared explicit"]
+    expected = "the data set is in Implicit VR Little Endian, and its transfer syntax says Explicit VR Little Endian"
+    assert expected == read(part10(make(), transfer_syntax=syntax)).problem
+
+
+def test_patient_behind_the_pixels_is_found():
+    """An attribute that an object is filed by is looked for in all of it."""
+    pixels = b"\xe0\x7f\x10\0OW\0\0\0\0\2\0" + bytes(2 << 16)
+    header = read(part10(identifying(), pixels, element(0x10, 0x20, "LO", b"P1")))
+    assert "P1" == header.values["PatientID"]
+
+
+@pytest.mark.parametrize("site", ["", "GBK"])
+@pytest.mark.parametrize("complete", [True, False])
+def test_site_character_set_is_asked_by_calling_ae_title(site: str, *, complete: bool):
+    """A device that declares none writes in what its site says."""
+    name = element(0x10, 0x10, "PN", "\u738b".encode("gbk"))
+    data = part10(identifying().replace(b"ISO_IR 100", bytes(10)), name + element(0x10, 0x20, "LO", b"P1"))
+
+    def site_character_set(calling_ae_title: str) -> str:
+        return site if calling_ae_title == "A" else "?"
+
+    if complete:
+        header = read_header(data, complete=True, site_character_set=site_character_set)
+    else:
+        header = read_header_from(io.BytesIO(data), site_character_set)
+    assert header is not None
+    assert ("\u738b" if site else "\xcd\xf5") == header.values["PatientName"]
+    assert ({} if site else {Level.PATIENT: {"PatientName": "\\xcd\\xf5"}}) == header.raw_values
+
+
 def test_missing_sop_uids_are_taken_from_the_file_meta():
     """An object that names itself only in its meta information is found by that name."""
     header = read(part10())
@@ -137,21 +182,27 @@ def test_sequence_that_repeats_is_read_by_its_own_character_set():
     assert ["\xe4\xf6", "\u0444\u0456", "\xe4\xf6"] == meanings
 
 
-def test_value_too_long_to_hold_is_refused_with_its_tag():
-    """A text of many megabytes is refused instead of cut."""
+def test_value_too_long_to_hold_is_none_with_its_length():
+    """A text of many megabytes is not cut, and does not cost its object."""
     length = MAX_VALUE_BYTES + 2
     comments = b"\x20\x00\x00\x40UT\0\0" + length.to_bytes(4, "little") + b"x" * length
-    data = part10(comments)
-    for size in (len(data), 1000):
-        with pytest.raises(PeerError, match=r"\(0020,4000\) holds 4,194,306 bytes, more than the 4,194,304"):
-            read_header(data[:size], complete=size == len(data))
+    header = read(part10(element(0x10, 0x20, "LO", b"P1"), comments))
+    assert (None, "P1") == (header.values["ImageComments"], header.values["PatientID"])
+    assert {Level.INSTANCE: {"ImageComments": "4,194,306 bytes, more than are indexed"}} == header.raw_values
 
 
-def test_sequences_nested_without_end_are_refused():
-    """An object made to exhaust its reader costs a moment."""
-    levels = b"\xfe\xff\x00\xe0\xff\xff\xff\xff" * 50_000
-    with pytest.raises(PeerError, match="nested deeper than 64"):
-        read(part10(b"\x08\x00\x10\x22SQ\0\0\xff\xff\xff\xff" + levels))
+@pytest.mark.parametrize("depth", [60, 65, 2_000, 50_000])
+@pytest.mark.parametrize("is_closed", [True, False], ids=["closed", "open"])
+def test_sequences_nested_without_end_cost_a_moment(depth: int, *, is_closed: bool):
+    """An object made to exhaust its reader is indexed without them."""
+    sequence = b"\x08\x00\x18\x22SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff" * depth
+    ends = b"\xfe\xff\x0d\xe0\0\0\0\0\xfe\xff\xdd\xe0\0\0\0\0" * depth if is_closed else b""
+    began_at = time.process_time()
+    header = read(part10(element(8, 0x60, "CS", b"CT"), sequence + ends + element(0x10, 0x20, "LO", b"P1")))
+    assert time.process_time() - began_at < 4
+    assert "CT" == header.values["Modality"]
+    assert (depth == 60 and is_closed) == bool(header.values.get("AnatomicRegionSequence"))
+    assert is_closed == ("P1" == header.values.get("PatientID"))
 
 
 @pytest.mark.parametrize(

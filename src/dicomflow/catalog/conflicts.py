@@ -1,4 +1,4 @@
-"""What an operator should look at: objects that could not be indexed, and objects that contradict each other.
+"""What an operator should look at: objects with a problem, and objects that contradict each other.
 
 Nothing is merged and nothing is dropped: a conflict is found in the rows as they stand, so it goes when its cause goes.
 This module only reads, and shows no patient's name.
@@ -42,7 +42,7 @@ class Conflict:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """An object that is stored and cannot be indexed."""
+    """An object that is stored and cannot be indexed, or whose data set is not what it says it is."""
 
     object_key: str
     reason: str
@@ -52,7 +52,7 @@ class Problem:
 
 
 def list_problems(connection: Connection, *, after: str = "", limit: int = 1000) -> list[Problem]:
-    """Return objects that could not be indexed, by key, from behind `after`."""
+    """Return objects with a problem, indexed or not, by key, from behind `after`."""
     # "problem IS NOT NULL" stands as it does in the index of the few rows that have one.
     statement = (
         select(

@@ -214,7 +214,7 @@ def image_sets_of_study(connection: Connection, study_key: int) -> list[Row[Any]
 
 
 def problems_of_study(connection: Connection, study_instance_uid: str) -> list[Row[Any]]:
-    """Return objects of a study that could not be indexed: object_key, problem."""
+    """Return objects of a study that have a problem, indexed or not: object_key, problem."""
     statement = (
         select(stored_object.c.object_key, stored_object.c.problem)
         .where(stored_object.c.study_instance_uid == study_instance_uid, stored_object.c.problem.is_not(None))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Row, String, cast, func, literal, select, union_all
+from sqlalchemy import ColumnElement, Connection, Row, String, case, cast, func, literal, select, union_all
 
 from dicomflow.catalog.tables import instance, patient, series, stored_object, study
 
@@ -46,7 +46,7 @@ def facts_of_series(connection: Connection, row: Row[Any]) -> SeriesFacts:
     counts = connection.execute(
         select(
             func.coalesce(func.max(stored_object.c.bytes), 0),
-            func.count(stored_object.c.problem),
+            func.count(case((stored_object.c.indexed_at.is_(None), stored_object.c.problem))),
             func.count() - func.count(stored_object.c.indexed_at),
         ).where(*of_series)
     ).one()

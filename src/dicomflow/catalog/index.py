@@ -240,7 +240,7 @@ def _stored_row(indexed: IndexedObject, now: datetime) -> dict[str, Any]:
         "delivery_id": location.delivery_id,
         "stored_at": location.stored_at,
         "indexed_at": now,
-        "problem": None,
+        "problem": indexed.problem,
     }
 
 

@@ -44,13 +44,14 @@ class IndexedObject:
     """An object with its indexed attributes.
 
     `values` are by DICOM keyword, `raw_values` the texts of those that did not parse; `site_issuer` is the issuer of
-    Patient IDs that name none.
+    Patient IDs that name none; `problem` what is wrong with the object although it can be indexed.
     """
 
     location: ObjectLocation
     site_issuer: str
     values: Mapping[str, Any]
     raw_values: Mapping[Level, Mapping[str, str]]
+    problem: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot have a place in the index.

@@ -92,7 +92,9 @@ def count_everything(engine: Engine) -> dict[str, Any]:
         require_schema(engine)
         with engine.connect() as connection:
             counts: dict[str, Any] = {name: _count(connection, table) for name, table in counted.items()}
-            problems = select(func.count()).where(stored_object.c.problem.is_not(None))
+            problems = select(func.count()).where(
+                stored_object.c.problem.is_not(None), stored_object.c.indexed_at.is_(None)
+            )
             counts["unreadable"] = connection.execute(problems).scalar_one()
             counts["imports"] = _count_imports(connection)
     except OperationalError as error:

@@ -195,7 +195,8 @@ instance: Final = Table(
 # Every object that an event or a manifest named, readable or not. `indexed_at` is NULL while only the manifest has
 # spoken, `sha256` (lower-case hex) while only the event has; `object_sha256` is what the store or the object's own
 # bytes say, where they could be asked; `data_set_sha256` is of the data set alone, where objects of an instance had to
-# be compared; `problem` says why an object could not be indexed.
+# be compared; `problem` says why an object could not be indexed, or
+# what is wrong with one that is.
 stored_object: Final = Table(
     "stored_object",
     metadata,

@@ -42,7 +42,7 @@ Limit = Annotated[int, typer.Option(help="Print at most so many.", min=1)]
 def problems(
     data: DataFolder = None, database_url: DatabaseUrl = None, *, limit: Limit = 1000, json: Json = False
 ) -> None:
-    """List stored objects that could not be indexed, each with its reason."""
+    """List stored objects that could not be indexed, or that are not encoded as they say, each with its problem."""
     with _reading(data, database_url) as connection:
         found = list_problems(connection, limit=limit)
     columns = ("object_key", "reason", "edge", "bytes", "stored_at")

@@ -121,7 +121,7 @@ async def _read_one(
     try:
         location, header = await _read(store, key, edge, delivery_id)
         site_issuer = issuers.get(f"{edge}/{header.calling_ae_title}") or issuers.get(edge) or edge
-        return IndexedObject(location, site_issuer, header.values, header.raw_values)
+        return IndexedObject(location, site_issuer, header.values, header.raw_values, header.problem)
     except (PermanentError, PeerError) as error:
         return ObjectProblem(key, edge, delivery_id, None, str(error))
     except TransientError as error:
@@ -129,7 +129,7 @@ async def _read_one(
 
 
 async def _read(store: ObjectStore, key: str, edge: str, delivery_id: str | None) -> tuple[ObjectLocation, Header]:
-    """Read an object's header: a first range, a longer one, and at last pydicom with a range for each read.
+    """Read an object's header: a first range, a longer one, and at last a walk with a range for each read.
 
     Raises:
         PermanentError: there is no such object, or it is empty.
