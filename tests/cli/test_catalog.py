@@ -129,6 +129,7 @@ def test_rebuild_of_a_lost_catalog_finds_everything_again(run: Run, data: Path, 
 def test_rebuild_with_issuers_that_are_no_json_fails_in_one_line(run: Run, data: Path, monkeypatch: pytest.MonkeyPatch):
     """A wrong setting stops it before anything is written."""
     monkeypatch.setenv("DICOMFLOW_ISSUERS", "site=HOSPITAL")
+    (data / "objects").mkdir()
     code, out, errors = run("catalog", "rebuild", "--data", data)
     assert (1, "", True) == (code, out, errors.startswith("dicomflow: DICOMFLOW_ISSUERS: "))
 

@@ -1,6 +1,7 @@
 """What operators ask the catalog: counts, and statements of their own, which can only read."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -34,7 +35,8 @@ def create_read_only_engine(url: str) -> Engine:
     parsed = database_url(url)
     if parsed.get_backend_name() == "sqlite":
         file = f"file:{quote(parsed.database or '')}"
-        engine = create_engine(parsed.set(database=file).update_query_dict({"mode": "ro", "uri": "true"}))
+        query = {"mode": "ro", "uri": "true"} | ({} if _is_open(parsed.database or "") else {"immutable": "1"})
+        engine = create_engine(parsed.set(database=file).update_query_dict(query))
         event.listen(engine, "connect", _forbid_writes)
         return engine
     return create_engine(
@@ -153,6 +155,16 @@ def _count_imports(connection: Connection) -> dict[str, int]:
 
 def _first_line(error: BaseException | None) -> str:
     return str(error).strip().partition("\n")[0]
+
+
+def _is_open(file: str) -> bool:
+    """Tell whether somebody has a catalog open, or left a log beside it.
+
+    SQLite would make its log and index anew to read a catalog that nobody has open, or fail where it may not; told that
+    the file is not written to, it reads what lies there.
+    """
+    log = Path(f"{file}-wal")
+    return Path(f"{file}-shm").exists() or (log.exists() and log.stat().st_size > 0)
 
 
 def _forbid_writes(connection: Any, _record: Any) -> None:  # the driver's connection, untyped

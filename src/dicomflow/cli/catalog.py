@@ -15,9 +15,9 @@ from sqlalchemy import Connection
 
 from dicomflow.catalog.audit import list_audit_events
 from dicomflow.catalog.conflicts import KINDS, list_conflicts, list_problems
-from dicomflow.catalog.engine import begin_read, create_engine_for, require_schema
+from dicomflow.catalog.engine import begin_read, require_schema
 from dicomflow.catalog.search import STATUSES, StudyFilter, search_studies
-from dicomflow.cli.database import DatabaseUrl, DataFolder, existing_catalog_url
+from dicomflow.cli.database import DatabaseUrl, DataFolder, reading
 from dicomflow.cli.deletion import delete_study_
 from dicomflow.cli.rebuild import rebuild
 from dicomflow.cli.tables import as_json, print_table
@@ -120,13 +120,10 @@ catalog.command("delete-study")(delete_study_)
 
 @contextmanager
 def _reading(data: Path | None, database_url: str | None) -> Iterator[Connection]:
-    engine = create_engine_for(existing_catalog_url(data, database_url))
-    try:
+    with reading(data, database_url) as engine:
         require_schema(engine)
         with begin_read(engine) as connection:
             yield connection
-    finally:
-        engine.dispose()
 
 
 def _print(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, as_json_: bool) -> None:

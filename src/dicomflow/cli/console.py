@@ -14,22 +14,19 @@ import typer
 from sqlalchemy import Engine
 
 from dicomflow.catalog import queue
-from dicomflow.catalog.engine import create_engine_for, require_schema
-from dicomflow.cli.database import DatabaseUrl, DataFolder, existing_catalog_url
+from dicomflow.catalog.engine import require_schema
+from dicomflow.cli.database import DatabaseUrl, DataFolder, writing
+from dicomflow.cli.stores import StoreUrl, store_of
 from dicomflow.console.access import LOOPBACK_HOSTS, Access, Proxy
 from dicomflow.console.app import build_context, create_console
 from dicomflow.console.counters import read_url
 from dicomflow.console.server import ConsoleServer
 from dicomflow.passcodes import PasscodeFile
-from dicomflow.pipeline.connect import build_queues, build_store
+from dicomflow.pipeline.connect import build_queues
 from dicomflow.pipeline.wakeups import DRIVE_QUEUE
 
 __all__ = ["console"]
 
-StoreUrl = Annotated[
-    str | None,
-    typer.Option(envvar="DICOMFLOW_STORE_URL", help="Where the objects lie; DIR/objects if --data is given."),
-]
 Bind = Annotated[str, typer.Option(help="The address to serve on.")]
 Port = Annotated[int, typer.Option(help="The port; 0 takes a free one.", min=0, max=65535)]
 UsersFile = Annotated[
@@ -84,11 +81,8 @@ def console(
     """
     access = _access(bind, users_file, trusted_proxy or [], user_header, host or [], certificate, key, plain_http)
     sources = dict(_metrics_source(each) for each in edge_metrics or [])
-    if store_url is None and data is None:
-        raise typer.BadParameter("give the data folder or the store's URL", param_hint="--store-url")
-    _, store = build_store(store_url or (data or Path()).absolute().joinpath("objects").as_uri())
-    engine = create_engine_for(existing_catalog_url(data, database_url))
-    try:
+    _, store = store_of(data, store_url)
+    with writing(data, database_url) as engine:
         require_schema(engine)
         context = build_context(engine, store, _wake(engine, drive_queue_url), sources)
         server = ConsoleServer(create_console(context, access), bind, port, certificate=certificate, key=key)
@@ -96,8 +90,6 @@ def console(
             signal.signal(name, lambda _number, _frame: server.stop())
         typer.echo(f"ready: {server.url} {json.dumps({'port': server.port, 'pid': os.getpid()})}")
         server.run()
-    finally:
-        engine.dispose()
 
 
 def _access(

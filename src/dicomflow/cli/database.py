@@ -1,28 +1,39 @@
-"""Which catalog a command works on: that of the environment, or the one under a local data folder."""
+"""Which catalog a command works on, and as whom: that of the environment, or the one under a local data folder.
 
+What only reads creates nothing, not even SQLite's files beside the catalog. What writes leaves every file to the
+catalog's owner, who goes on with them.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Final
 from urllib.parse import quote
 
 import typer
+from sqlalchemy import Engine
+from sqlalchemy.exc import OperationalError
 
-from dicomflow.errors import PermanentError
+from dicomflow.catalog.engine import create_engine_for
+from dicomflow.catalog.report import create_read_only_engine
+from dicomflow.errors import PermanentError, TransientError
 
-__all__ = [
-    "CATALOG_FILE",
-    "DATABASE_URL_VARIABLE",
-    "DataFolder",
-    "DatabaseUrl",
-    "catalog_url",
-    "existing_catalog_url",
-]
+__all__ = ["CATALOG_FILE", "DATABASE_URL_VARIABLE", "DataFolder", "DatabaseUrl", "reading", "writing"]
 
 CATALOG_FILE: Final = "catalog.db"
 DATABASE_URL_VARIABLE: Final = "DICOMFLOW_DATABASE_URL"
+_PRIVATE_FOLDER: Final = 0o700
+_PRIVATE_FILE: Final = 0o600
 
 DataFolder = Annotated[
     Path | None,
-    typer.Option("--data", help="The folder that `dicomflow local --data` was given.", show_default=False),
+    typer.Option(
+        "--data",
+        help="The folder that `dicomflow local --data` was given.",
+        show_default=False,
+        readable=False,  # is looked at here, where there is more to say
+    ),
 ]
 DatabaseUrl = Annotated[
     str | None,
@@ -34,27 +45,106 @@ DatabaseUrl = Annotated[
 ]
 
 
-def catalog_url(data: Path | None, database_url: str | None) -> str:
-    """Return the catalog's URL.
+@contextmanager
+def reading(data: Path | None, database_url: str | None) -> Iterator[Engine]:
+    """Give an engine on an existing catalog for a command that only reads; nothing is created.
 
     Raises:
         typer.BadParameter: neither a folder nor a URL was given.
+        PermanentError: there is no catalog under the folder, or this user may not read it.
+        TransientError: the database does not answer.
     """
+    file = _file(data, database_url)
+    if file is not None:
+        _require_file(file)
+        if not os.access(file, os.R_OK):
+            raise PermanentError(f"this user may not read {file}: {_advice(file)}")
+    with _disposed(create_read_only_engine(_url(file, database_url))) as engine:
+        yield engine
+
+
+@contextmanager
+def writing(data: Path | None, database_url: str | None, *, may_create: bool = False) -> Iterator[Engine]:
+    """Give an engine on a catalog for a command that writes; a folder is made for a new one.
+
+    Raises:
+        typer.BadParameter: neither a folder nor a URL was given.
+        PermanentError: there is no catalog under the folder, it belongs to another user, or cannot be written.
+        TransientError: the database does not answer.
+    """
+    file = _file(data, database_url)
+    if file is not None:
+        if may_create:
+            _create(file)
+        _require_file(file)
+        _require_owner(file)
+    with _disposed(create_engine_for(_url(file, database_url))) as engine:
+        yield engine
+
+
+def _file(data: Path | None, database_url: str | None) -> Path | None:
+    """Return the catalog's file under a data folder; None where a URL goes before it."""
     if database_url:
-        return database_url
+        return None
     if data is None:
         raise typer.BadParameter(f"give the data folder, or set {DATABASE_URL_VARIABLE}", param_hint="--data")
-    return f"sqlite:///{quote(str(data.absolute() / CATALOG_FILE))}"
+    return data.absolute() / CATALOG_FILE
 
 
-def existing_catalog_url(data: Path | None, database_url: str | None) -> str:
-    """Return the catalog's URL for a command that only reads.
+def _url(file: Path | None, database_url: str | None) -> str:
+    return f"sqlite:///{quote(str(file))}" if file is not None else database_url or ""
 
-    Raises:
-        typer.BadParameter: neither a folder nor a URL was given.
-        PermanentError: there is no catalog under the folder.
-    """
-    url = catalog_url(data, database_url)
-    if not database_url and data is not None and not (data / CATALOG_FILE).is_file():
-        raise PermanentError(f"no {CATALOG_FILE} in {data}; start `dicomflow local --data {data}` first")
-    return url
+
+@contextmanager
+def _disposed(engine: Engine) -> Iterator[Engine]:
+    try:
+        yield engine
+    except OperationalError as error:
+        reason = str(error.orig).strip().partition("\n")[0]
+        raise TransientError(f"the catalog cannot be used now: {reason}") from error
+    finally:
+        engine.dispose()
+
+
+def _require_file(file: Path) -> None:
+    try:
+        file.stat()
+    except PermissionError as error:
+        raise PermanentError(f"this user may not look into {file.parent}: {_advice(file)}") from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise PermanentError(
+            f"no {file.name} in {file.parent}; start `dicomflow local --data {file.parent}` first"
+        ) from error
+
+
+def _require_owner(file: Path) -> None:
+    """Refuse to write as a user whose files the owner could not use; SQLite itself gives root's to the owner."""
+    if os.name == "posix" and os.geteuid() not in {0, file.stat().st_uid}:
+        raise PermanentError(f"{file} belongs to another user: {_advice(file)}")
+    if not (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK | os.X_OK)):
+        raise PermanentError(f"{file} cannot be written, which this command needs: its folder or volume is read-only")
+
+
+def _create(file: Path) -> None:
+    """Make an empty catalog where there is none; it belongs to whom the folder belongs to."""
+    try:
+        file.parent.mkdir(_PRIVATE_FOLDER, parents=True, exist_ok=True)
+        os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR, _PRIVATE_FILE))
+    except FileExistsError:
+        return
+    except PermissionError as error:
+        raise PermanentError(f"this user may not make {file}: {_advice(file)}") from error
+    if os.name == "posix" and os.geteuid() == 0:
+        folder = file.parent.stat()
+        os.chown(file, folder.st_uid, folder.st_gid)
+
+
+def _advice(file: Path) -> str:
+    """Say who may, as far as that can be seen."""
+    for path in (file, *file.parents):
+        try:
+            owner = path.owner()
+        except (OSError, KeyError, NotImplementedError):
+            continue
+        return f"run the command as {owner}, as with `sudo -u {owner}`"
+    return "run the command as its owner"

@@ -11,9 +11,9 @@ from obstore.store import ObjectStore
 from sqlalchemy import Engine
 
 from dicomflow.catalog.audit import record_audit_event
-from dicomflow.catalog.engine import begin_read, create_engine_for, require_schema
+from dicomflow.catalog.engine import begin_read, require_schema
 from dicomflow.catalog.removal import check_removable, delete_study, image_sets_of_study, object_keys_of_study
-from dicomflow.cli.database import DatabaseUrl, DataFolder, existing_catalog_url
+from dicomflow.cli.database import DatabaseUrl, DataFolder, writing
 from dicomflow.cli.stores import StoreUrl, actor, now, store_of
 from dicomflow.errors import TransientError
 from dicomflow.healthimaging.client import build_client, delete_image_set
@@ -41,8 +41,7 @@ def delete_study_(
     Objects that stay in the store come back into the catalog when their events are sent again. HealthImaging is where
     AWS's own environment variables say, as AWS_ENDPOINT_URL_MEDICAL_IMAGING for a simulator.
     """
-    engine = create_engine_for(existing_catalog_url(data, database_url))
-    try:
+    with writing(data, database_url) as engine:
         require_schema(engine)
         with begin_read(engine) as connection:
             check_removable(connection, uid)
@@ -66,8 +65,6 @@ def delete_study_(
             removed = delete_study(
                 connection, uid, now(), actor=actor(), objects_deleted=deleted, image_sets_deleted=gone
             )
-    finally:
-        engine.dispose()
     rows = ", ".join(f"{count} {table}" for table, count in removed.items() if count)
     typer.echo(f"deleted study {uid}: {rows}; {deleted} objects; {len(gone)} image sets")
 

@@ -13,8 +13,8 @@ from sqlalchemy import Connection, Engine, Row
 
 from dicomflow.catalog import imports as catalog
 from dicomflow.catalog import outcomes, queue
-from dicomflow.catalog.engine import begin_read, create_engine_for, require_schema
-from dicomflow.cli.database import DatabaseUrl, DataFolder, existing_catalog_url
+from dicomflow.catalog.engine import begin_read, require_schema
+from dicomflow.cli.database import DatabaseUrl, DataFolder, reading, writing
 from dicomflow.cli.tables import as_json, print_table
 from dicomflow.errors import PermanentError
 from dicomflow.pipeline.connect import build_queues
@@ -68,7 +68,7 @@ def list_(
     For example: dicomflow imports list --data DIR --state failed
     """
     _check_states(state)
-    with _open(data, database_url) as engine, begin_read(engine) as connection:
+    with _reading(data, database_url) as connection:
         rows = [_values(connection, row) for row in catalog.list_series(connection, state, limit)]
     _print("imports", COLUMNS, rows, json=json)
 
@@ -82,7 +82,7 @@ def show(
     json: Json = False,
 ) -> None:
     """Show what became of each instance of a series, with the reasons."""
-    with _open(data, database_url) as engine, begin_read(engine) as connection:
+    with _reading(data, database_url) as connection:
         found = catalog.find_series(connection, name)
         if not found:
             raise PermanentError(f"there is no import {name}; see `dicomflow imports list`")
@@ -130,7 +130,8 @@ def retry(
         raise typer.BadParameter("only failed, partial and disabled series can be queued again", param_hint="--state")
     if bool(numbers) == everything:
         raise typer.BadParameter("give the numbers of imports, or --all", param_hint="NUMBERS")
-    with _open(data, database_url) as engine:
+    with writing(data, database_url) as engine:
+        require_schema(engine)
         now = datetime.now(UTC)
         with engine.begin() as connection:
             queued = catalog.retry_series(connection, now, states, numbers or None)
@@ -143,13 +144,11 @@ def retry(
 
 
 @contextmanager
-def _open(data: Any, database_url: str | None) -> Iterator[Engine]:
-    engine = create_engine_for(existing_catalog_url(data, database_url))
-    try:
+def _reading(data: Any, database_url: str | None) -> Iterator[Connection]:
+    with reading(data, database_url) as engine:
         require_schema(engine)
-        yield engine
-    finally:
-        engine.dispose()
+        with begin_read(engine) as connection:
+            yield connection
 
 
 def _wake(engine: Engine, drive_queue_url: str | None, now: datetime) -> None:

@@ -138,18 +138,16 @@ def _ask_catalog(data: Path | None, entries: list[LedgerEntry]) -> dict[str, dic
     if data is None or not (data / "catalog.db").is_file():
         return {}
     try:
-        from dicomflow.catalog.report import create_read_only_engine, find_objects  # noqa: PLC0415
-        from dicomflow.cli.database import catalog_url  # noqa: PLC0415  # an edge alone has no catalog's packages
+        from dicomflow.catalog.report import find_objects  # noqa: PLC0415
+        from dicomflow.cli.database import reading  # noqa: PLC0415  # an edge alone has no catalog's packages
     except ModuleNotFoundError:
         return {}
-    engine = create_read_only_engine(catalog_url(data, None))
     try:
-        return find_objects(engine, [entry.object_key for entry in entries])
+        with reading(data, None) as engine:
+            return find_objects(engine, [entry.object_key for entry in entries])
     except DicomflowError as error:
         typer.echo(f"the catalog is not shown: {error}", err=True)
         return {}
-    finally:
-        engine.dispose()
 
 
 def _delivery(config: Path | None, data: Path | None) -> DeliverySettings:

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from dicomflow.catalog.engine import create_engine_for, schema_revision
 from dicomflow.catalog.engine import migrate as migrate_catalog
-from dicomflow.cli.database import DatabaseUrl, DataFolder, catalog_url
+from dicomflow.catalog.engine import schema_revision
+from dicomflow.cli.database import DatabaseUrl, DataFolder, writing
 
 __all__ = ["migrate"]
 
@@ -24,13 +24,7 @@ def migrate(
 
     For example: dicomflow migrate --database-url postgresql://HOST/NAME
     """
-    url = catalog_url(data, database_url)
-    if data is not None and not database_url:
-        data.mkdir(parents=True, exist_ok=True)
-    engine = create_engine_for(url)
-    try:
+    with writing(data, database_url, may_create=True) as engine:
         migrate_catalog(engine)
         revision = schema_revision(engine)
-        typer.echo(json_.dumps({"revision": revision}) if json else f"the catalog is at revision {revision}")
-    finally:
-        engine.dispose()
+    typer.echo(json_.dumps({"revision": revision}) if json else f"the catalog is at revision {revision}")

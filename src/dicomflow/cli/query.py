@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from dicomflow.catalog.report import create_read_only_engine, run_read_only
-from dicomflow.cli.database import DatabaseUrl, DataFolder, existing_catalog_url
+from dicomflow.catalog.report import run_read_only
+from dicomflow.cli.database import DatabaseUrl, DataFolder, reading
 from dicomflow.cli.tables import as_json, print_table
 
 __all__ = ["query"]
@@ -29,11 +29,8 @@ def query(
 
     For example: dicomflow query --data DIR "SELECT * FROM Ahlijob WHERE status = 4"
     """
-    engine = create_read_only_engine(existing_catalog_url(data, database_url))
-    try:
+    with reading(data, database_url) as engine:
         columns, rows = run_read_only(engine, sql)
-    finally:
-        engine.dispose()
     if json:
         typer.echo(as_json(columns, rows))
         return

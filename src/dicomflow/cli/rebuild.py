@@ -7,8 +7,8 @@ from typing import Final
 import typer
 
 from dicomflow.catalog.audit import record_audit_event
-from dicomflow.catalog.engine import create_engine_for, migrate
-from dicomflow.cli.database import DatabaseUrl, DataFolder, catalog_url
+from dicomflow.catalog.engine import migrate
+from dicomflow.cli.database import DatabaseUrl, DataFolder, writing
 from dicomflow.cli.stores import StoreUrl, actor, now, store_of
 from dicomflow.pipeline.rebuild import Rebuilt, rebuild_catalog
 from dicomflow.pipeline.settings import load_issuers
@@ -26,7 +26,6 @@ def rebuild(data: DataFolder = None, database_url: DatabaseUrl = None, store_url
     `dicomflow imports retry --all --state disabled` queues what is not in HealthImaging.
     """
     bucket, store = store_of(data, store_url)
-    engine = create_engine_for(catalog_url(data, database_url))
     told_at = time.monotonic()
 
     def tell(done: Rebuilt) -> None:
@@ -35,14 +34,12 @@ def rebuild(data: DataFolder = None, database_url: DatabaseUrl = None, store_url
             told_at = time.monotonic()
             typer.echo(_text(done), err=True)
 
-    try:
+    with writing(data, database_url, may_create=True) as engine:
         migrate(engine)
         done = rebuild_catalog(engine, store, bucket, issuers=load_issuers(), tell=tell)
         details = {name: value for name, value in asdict(done).items() if isinstance(value, int)}
         with engine.begin() as connection:
             record_audit_event(connection, now(), actor=actor(), action="rebuild", uid=None, details=details)
-    finally:
-        engine.dispose()
     typer.echo(f"{_text(done)}; {done.not_imported} series are not in HealthImaging")
 
 

@@ -7,8 +7,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from dicomflow.catalog.report import count_everything, create_read_only_engine
-from dicomflow.cli.database import DatabaseUrl, DataFolder, existing_catalog_url
+from dicomflow.catalog.report import count_everything
+from dicomflow.cli.database import DatabaseUrl, DataFolder, reading
 from dicomflow.edge.progress import read_progress
 from dicomflow.edge.spool import count_files
 
@@ -27,11 +27,8 @@ def status(
 
     For example: dicomflow status --data DIR --json
     """
-    engine = create_read_only_engine(existing_catalog_url(data, database_url))
-    try:
+    with reading(data, database_url) as engine:
         counts = count_everything(engine)
-    finally:
-        engine.dispose()
     if data is not None:
         counts["spool"] = count_files(data / "spool")
         progress = read_progress(data / "spool")

@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 import typer
 from obstore.store import ObjectStore
 
+from dicomflow.errors import PermanentError
+from dicomflow.folders import folder_of_url
 from dicomflow.pipeline.connect import build_store
 
 __all__ = ["StoreUrl", "actor", "now", "store_of"]
@@ -30,6 +32,9 @@ def store_of(data: Path | None, store_url: str | None) -> tuple[str, ObjectStore
     url = store_url if store_url is not None else (data or Path()).absolute().joinpath("objects").as_uri()
     if urlsplit(url).scheme not in {"s3", "file"}:
         raise typer.BadParameter(f"{url!r} is no URL: use s3://BUCKET or file:///FOLDER", param_hint="--store-url")
+    folder = folder_of_url(url)
+    if folder is not None and not folder.is_dir():
+        raise PermanentError(f"there is no folder {folder}")  # made here it would be this user's, not its owner's
     return build_store(url)
 
 

@@ -6,13 +6,14 @@ import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 import obstore
 from obstore.store import LocalStore, ObjectStore, S3Store
 
 from dicomflow.edge.settings import DeliverySettings
 from dicomflow.errors import PermanentError, TransientError
+from dicomflow.folders import folder_of_url
 from dicomflow.manifest import MANIFEST_PREFIX
 
 __all__ = ["build_store", "check_store", "describe_refusal", "identify_store", "local_root"]
@@ -126,9 +127,7 @@ def describe_refusal(error: Exception) -> str:
 
 def local_root(store_url: str) -> Path | None:
     """Return the folder of a `file://` URL; None for any other, one with a host (a slash too few) included."""
-    parts = urlsplit(store_url)
-    is_folder = parts.scheme == "file" and parts.netloc in {"", "localhost"} and parts.path.startswith("/")
-    return Path(unquote(parts.path)) if is_folder else None
+    return folder_of_url(store_url, Path)
 
 
 def _build_s3(settings: DeliverySettings, timeout: timedelta, max_retries: int) -> S3Store:

@@ -8,13 +8,14 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from obstore.store import LocalStore, ObjectStore, S3Store
 
 from dicomflow.catalog.engine import create_engine_for, require_schema
+from dicomflow.errors import PermanentError
+from dicomflow.folders import folder_of_url
 from dicomflow.healthimaging.client import build_client
 from dicomflow.pipeline.database import create_iam_engine
 from dicomflow.pipeline.dependencies import Dependencies
@@ -67,19 +68,26 @@ def build_dependencies(settings: PipelineSettings) -> Dependencies:
 
 
 def build_store(store_url: str) -> tuple[str, ObjectStore]:
-    """Return the bucket that a URL names, and its store; endpoint and credentials follow the environment."""
-    parts = urlsplit(store_url)
-    if parts.scheme == "file":
-        return LOCAL_BUCKET, LocalStore(Path(unquote(parts.path)), mkdir=True)
+    """Return the bucket that a URL names, and its store; endpoint and credentials follow the environment.
+
+    Raises:
+        PermanentError: the URL is neither a bucket's nor a folder's.
+    """
+    folder = folder_of_url(store_url)
+    if folder is not None:
+        return LOCAL_BUCKET, LocalStore(folder, mkdir=True)
+    bucket = urlsplit(store_url).netloc
+    if not store_url.startswith("s3://") or not bucket:
+        raise PermanentError(f"the store's URL {store_url!r} is neither s3://BUCKET nor file:///FOLDER")
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     config = {"endpoint": endpoint} if endpoint else {}
     store = S3Store.from_url(
-        f"s3://{parts.netloc}",
+        f"s3://{bucket}",
         config=config,  # type: ignore[arg-type]  # a TypedDict cannot be built by parts
         client_options={"timeout": _REQUEST_TIMEOUT, "connect_timeout": _CONNECT_TIMEOUT, "allow_http": True},
         retry_config={"max_retries": ATTEMPTS, "retry_timeout": _RETRY_TIMEOUT},
     )
-    return parts.netloc, store
+    return bucket, store
 
 
 def build_queues(urls: Mapping[str, str]) -> SqsQueues:
