@@ -28,12 +28,13 @@ from dicomflow.catalog.engine import create_engine_for, migrate
 from dicomflow.edge.deliverer import StoredObject
 from dicomflow.edge.http import register_edge
 from dicomflow.edge.server import LogSettings
-from dicomflow.edge.settings import DeliverySettings, DimseSettings, EdgeSettings, SpoolSettings
+from dicomflow.edge.settings import EdgeSettings
 from dicomflow.edge.supervisor import Supervisor
 from dicomflow.healthimaging.client import build_client, create_datastore
 from dicomflow.healthimaging.simulator.app import create_app
 from dicomflow.healthimaging.simulator.server import Server, serve
 from dicomflow.healthimaging.simulator.settings import SimulatorSettings
+from dicomflow.local_folder import claim_folder, load_edge_settings
 from dicomflow.manifest import MANIFEST_PREFIX
 from dicomflow.pipeline.events import encode_object_event
 from dicomflow.pipeline.handlers import QUEUES, Dependencies, handlers_of
@@ -47,26 +48,26 @@ BuildConsole = Callable[[Engine, ObjectStore, Callable[[], None], Callable[[], s
 """Makes the operators' pages from catalog, store, what wakes the pipeline, and what reads the metrics."""
 
 BUCKET: Final = "local-bucket"
-_EDGE_NAME: Final = "local"
 _DATASTORE_NAME: Final = "local"
 _ROLE: Final = "arn:aws:iam::123456789012:role/dicomflow-local"
 _OUTPUT_PREFIX: Final = "imports/"
 _CONCURRENT_IMPORTS: Final = 100
 _STARTS_PER_SECOND: Final = 1.0
 _VISIBILITY_SECONDS: Final = 30.0  # how long what was at work when the power went is hidden from the next start
-# A laptop's disk may be nearly full; a receiver must not stop while it has a little left.
-_SLOW_BELOW_BYTES: Final = 1 << 30
-_REFUSE_BELOW_BYTES: Final = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class LocalSettings:
-    """What the command `local` is given; ports may be 0 for any free one, `issuers` are the pipeline's setting."""
+    """What the command `local` is given; ports may be 0 for any free one, `issuers` are the pipeline's setting.
+
+    What is None is as the folder's `edge.toml` has it, or as an edge has it by itself.
+    """
 
     data: Path
-    port: int
     http_port: int
-    quiet_seconds: float
+    port: int | None = None
+    bind: str | None = None
+    quiet_seconds: float | None = None
     database_url: str | None = None
     issuers: Mapping[str, str] = field(default_factory=dict)
 
@@ -95,33 +96,28 @@ def _engine_of(database_url: str) -> Engine:
 
 def edge_settings(settings: LocalSettings) -> EdgeSettings:
     """Return the settings of the edge in a local system."""
-    data = settings.data.absolute()
-    return EdgeSettings(
-        name=_EDGE_NAME,
-        http_port=None,
-        dimse=DimseSettings(port=settings.port),
-        spool=SpoolSettings(
-            dir=data / "spool", slow_below_bytes=_SLOW_BELOW_BYTES, refuse_below_bytes=_REFUSE_BELOW_BYTES
-        ),
-        delivery=DeliverySettings(store_url=(data / "objects").as_uri(), quiet_seconds=settings.quiet_seconds),
-    )
+    return load_edge_settings(settings.data.absolute(), settings.port, settings.bind, settings.quiet_seconds)
 
 
 class Local:
-    """The whole system; `start`, then `stop`. Data under `settings.data` outlives it."""
+    """The whole system; `start`, then `stop`. Data under `settings.data` outlives it.
+
+    Raises:
+        PermanentError: on creation, when another one works in the folder, or it is another user's; from `start` too,
+            when a port cannot be had.
+    """
 
     def __init__(self, settings: LocalSettings, build_console: BuildConsole | None = None) -> None:
         data = settings.data.absolute()
-        data.mkdir(parents=True, exist_ok=True)
+        edge = edge_settings(settings)
+        self._lock = claim_folder(data)
         self._http_port = settings.http_port
         self._issuers = settings.issuers
         self._database_url = settings.database_url or f"sqlite:///{quote(str(data / 'catalog.db'))}"
         self._store = LocalStore(data / "objects", mkdir=True)
         self._engine = create_engine_for(self._database_url)
         self._queues = LocalQueues(self._engine, _now, _VISIBILITY_SECONDS)
-        self._supervisor = Supervisor(
-            edge_settings(settings), LogSettings.of_this_process(), Notifier(self._database_url)
-        )
+        self._supervisor = Supervisor(edge, LogSettings.of_this_process(), Notifier(self._database_url))
         self._simulator = create_app(
             SimulatorSettings(state_path=data / "healthimaging.db"), {BUCKET: self._store}, self._deliver_event, _now
         )
@@ -185,6 +181,7 @@ class Local:
         if self._server is not None:
             self._server.close()
         self._engine.dispose()
+        self._lock.release()
 
     def _application(self) -> Starlette:
         @asynccontextmanager

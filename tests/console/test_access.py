@@ -1,6 +1,8 @@
 """Who may see the pages: a login, its end, guesses, and a proxy that is believed only where it stands."""
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_network
 from typing import Any
 
@@ -116,6 +118,53 @@ def test_login_with_a_wrong_passcode_is_refused_and_slowed(
     assert "Too many attempts" in log_in(stranger).text
     clock.seconds += 301
     assert 303 == log_in(stranger).status_code
+
+
+@pytest.mark.parametrize("by", ["user", "address"])
+def test_guesses_that_arrive_at_once_are_looked_at_no_more_than_allowed(by: str, clock: Clock):
+    """An attempt counts before it is looked at: the others do not slip by in the meantime."""
+    attempts = Attempts(allowed=5, pause_seconds=300, clock=clock)
+    barrier = threading.Barrier(60)
+
+    def guess(number: int) -> bool:
+        barrier.wait()
+        names = ("user x", f"address {number}") if by == "user" else (f"user {number}", "address x")
+        return attempts.begin(*names) is not None
+
+    with ThreadPoolExecutor(60) as threads:
+        assert 5 == sum(threads.map(guess, range(60)))
+    clock.seconds += 301
+    assert attempts.begin("user x", "address x") is not None
+
+
+def test_attempt_that_succeeded_counts_no_more(clock: Clock):
+    """Who knows the passcode logs in as often as they like; the failures of before still count."""
+    attempts = Attempts(allowed=3, pause_seconds=300, clock=clock)
+    failed = [attempts.begin("user x") for _ in range(2)]
+    for _ in range(10):
+        begun = attempts.begin("user x")
+        assert begun is not None
+        attempts.succeeded(begun, "user x")
+    assert None not in failed
+    assert attempts.begin("user x") is not None
+    assert attempts.begin("user x") is None
+
+
+def test_guesses_of_a_page_at_once_find_few_answers(stranger: httpx.Client, token_of: Any, log_in: Callable[..., Any]):
+    """Of 30 forms sent at once three are looked at, the right one among them or not."""
+    token = token_of(stranger, "/login")
+
+    def guess(number: int) -> str:
+        form = {"csrf": token, "user": NAME, "passcode": f"guess {number}", "next": "/"}
+        return stranger.post("/login", data=form).text
+
+    with ThreadPoolExecutor(30) as threads:
+        answers = list(threads.map(guess, range(30)))
+    assert (3, 27) == (
+        sum("is wrong" in answer for answer in answers),
+        sum("Too many attempts" in answer for answer in answers),
+    )
+    assert "Too many attempts" in log_in(stranger).text
 
 
 def test_session_ends_when_it_is_idle_too_long_or_too_old(

@@ -42,6 +42,25 @@ def test_edge_that_is_healthy_exits_0(doctor: Any, edge_toml: Any, certificate: 
     } == findings.keys()
     assert "C-ECHO and C-STORE are answered 0000" in findings["DIMSE self-test"]["text"]
     assert [] == [path for path in tmp_path.rglob("*") if "doctor" in path.name or "probe" in path.name]
+    assert [] == [path for path in tmp_path.rglob("*") if path.is_dir() and path.name in {"spool", "objects"}]
+
+
+def test_local_that_is_not_there_yet_stays_so(doctor: Any, tmp_path: Path):
+    """Folders would be made in the name of whoever asks, who may be another user than the program's."""
+    code, findings = doctor("--quick", "--data", tmp_path / "new" / "data", "--port", 0, "--http-port", 0)
+    assert (0, {}) == (code, _states(findings, "failed")), findings
+    assert "for its owner alone" in findings["data folder"]["text"]
+    assert not (tmp_path / "new").exists()
+
+
+def test_local_that_others_can_read_is_warned_of(doctor: Any, tmp_path: Path):
+    """What lies open is named, and how it is closed."""
+    for name in ("", "objects", "spool"):
+        (tmp_path / "data" / name).mkdir(mode=0o755)
+    found = doctor("--quick", "--data", tmp_path / "data", "--port", 0, "--http-port", 0)[1]["data folder"]
+    assert "warning" == found["state"]
+    assert str(tmp_path / "data" / "objects") in found["text"]
+    assert f"chmod -R go= {tmp_path / 'data'}" in found["advice"]
 
 
 def test_local_that_runs_is_recognised_by_its_ports(doctor: Any, local_daemon: Any):

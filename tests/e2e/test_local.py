@@ -1,6 +1,8 @@
 """The main job on one machine: what real senders store is indexed and mapped, whatever happens on the way."""
 
 import hashlib
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -8,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from waiting import WAIT_SECONDS
 
@@ -64,6 +67,38 @@ def test_local_same_study_twice_changes_nothing_a_reader_sees(local_daemon: Any,
     local_daemon.wait_until_idle()
     assert before == {name: _visible(local_daemon, name) for name in tables}
     assert Counter(path.stem for path in study) == local_daemon.mapped()
+
+
+def test_local_is_closed_to_others_and_to_a_second_one(local_daemon: Any, send: Any, tmp_path: Path):
+    """Whatever the umask nobody else reads images or catalog, no other site's page asks, a second one is refused."""
+    sent = samples.write(samples.ct_study(1, series=1, slices=2), tmp_path / "sent")
+    assert {0} == set(send(local_daemon.port, sent).values())
+    local_daemon.wait_until_idle()
+    readable = [path for path in (local_daemon.data, *local_daemon.data.rglob("*")) if path.stat().st_mode & 0o077]
+    assert [] == readable
+    url = f"http://127.0.0.1:{local_daemon.http_port}"
+    paths = ("/studies", "/healthz", "/metrics", "/healthimaging/datastore", "/healthimaging/_simulator/state")
+    assert {421} == {httpx.get(url + path, headers={"host": "evil.example"}).status_code for path in paths}
+    assert (
+        403
+        == httpx.post(
+            f"{url}/healthimaging/_simulator/faults", headers={"origin": "http://evil.example"}, content="{}"
+        ).status_code
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "dicomflow",
+        "local",
+        "--data",
+        local_daemon.data,
+        "--port",
+        "0",
+        "--http-port",
+        "0",
+    ]
+    second = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_SECONDS, check=False)
+    assert (1, True) == (second.returncode, "another `dicomflow local` runs on" in second.stderr)
 
 
 def test_local_stopped_and_started_in_the_middle_loses_nothing(

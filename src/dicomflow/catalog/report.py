@@ -1,5 +1,6 @@
 """What operators ask the catalog: counts, and statements of their own, which can only read."""
 
+import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -7,6 +8,7 @@ from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, Table, create_engine, event, func, select
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
 from dicomflow.catalog.engine import database_url, require_schema
 from dicomflow.catalog.tables import (
@@ -34,9 +36,8 @@ def create_read_only_engine(url: str) -> Engine:
     """
     parsed = database_url(url)
     if parsed.get_backend_name() == "sqlite":
-        file = f"file:{quote(parsed.database or '')}"
-        query = {"mode": "ro", "uri": "true"} | ({} if _is_open(parsed.database or "") else {"immutable": "1"})
-        engine = create_engine(parsed.set(database=file).update_query_dict(query))
+        # Each transaction has a connection of its own: whether somebody writes is another question the next time.
+        engine = create_engine(parsed, creator=lambda: _connect_read_only(parsed.database or ""), poolclass=NullPool)
         event.listen(engine, "connect", _forbid_writes)
         return engine
     return create_engine(
@@ -157,14 +158,16 @@ def _first_line(error: BaseException | None) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-def _is_open(file: str) -> bool:
-    """Tell whether somebody has a catalog open, or left a log beside it.
+def _connect_read_only(file: str) -> sqlite3.Connection:
+    """Open a catalog without a trace.
 
-    SQLite would make its log and index anew to read a catalog that nobody has open, or fail where it may not; told that
-    the file is not written to, it reads what lies there.
+    To read one that nobody has open SQLite would make its log and index anew, or fail where it may not; told that the
+    file is not written to, it reads what lies there. Where somebody has it open, or a log was left, both are there.
     """
     log = Path(f"{file}-wal")
-    return Path(f"{file}-shm").exists() or (log.exists() and log.stat().st_size > 0)
+    is_open = Path(f"{file}-shm").exists() or (log.exists() and log.stat().st_size > 0)
+    mode = "ro" if is_open else "ro&immutable=1"
+    return sqlite3.connect(f"file:{quote(file)}?mode={mode}", uri=True, check_same_thread=False)
 
 
 def _forbid_writes(connection: Any, _record: Any) -> None:  # the driver's connection, untyped

@@ -17,13 +17,14 @@ from dicomflow.catalog import queue
 from dicomflow.catalog.engine import require_schema
 from dicomflow.cli.database import DatabaseUrl, DataFolder, writing
 from dicomflow.cli.stores import StoreUrl, store_of
-from dicomflow.console.access import LOOPBACK_HOSTS, Access, Proxy
+from dicomflow.console.access import Access, Proxy
 from dicomflow.console.app import build_context, create_console
 from dicomflow.console.counters import read_url
 from dicomflow.console.server import ConsoleServer
 from dicomflow.passcodes import PasscodeFile
 from dicomflow.pipeline.connect import build_queues
 from dicomflow.pipeline.wakeups import DRIVE_QUEUE
+from dicomflow.sites import LOOPBACK_HOSTS
 
 __all__ = ["console"]
 

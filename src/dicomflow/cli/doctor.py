@@ -24,7 +24,9 @@ _NAME_WIDTH: Final = 20
 def doctor(
     config: Annotated[Path | None, typer.Option(help="Check an edge: its settings file.")] = None,
     data: Annotated[Path | None, typer.Option(help="Check `dicomflow local`: its data folder.")] = None,
-    port: Annotated[int, typer.Option(help="With --data, its DIMSE port.", min=0, max=65535)] = 11112,
+    port: Annotated[
+        int | None, typer.Option(help="With --data, its DIMSE port, 11112 by default.", min=0, max=65535)
+    ] = None,
     http_port: Annotated[int, typer.Option(help="With --data, its HTTP port.", min=0, max=65535)] = 8042,
     *,
     worker: Annotated[
@@ -62,7 +64,7 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _checks(config: Path | None, data: Path | None, port: int, http_port: int) -> Iterator[Check]:
+def _checks(config: Path | None, data: Path | None, port: int | None, http_port: int) -> Iterator[Check]:
     """Return the checks of what was named; each kind needs the packages of its own extra only."""
     if config is not None:
         from dicomflow.doctor.edge import checks_of_edge  # noqa: PLC0415  # an edge has no catalog
@@ -74,7 +76,7 @@ def _checks(config: Path | None, data: Path | None, port: int, http_port: int) -
         from dicomflow.local import LocalSettings  # noqa: PLC0415  # as above
 
         url = os.environ.get("DICOMFLOW_DATABASE_URL")
-        return checks_of_local(LocalSettings(data, port, http_port, 10.0, url))
+        return checks_of_local(LocalSettings(data, http_port, port, database_url=url))
     from dicomflow.doctor.pipeline import checks_of_pipeline  # noqa: PLC0415  # as above
     from dicomflow.pipeline.settings import load_settings  # noqa: PLC0415  # as above
 

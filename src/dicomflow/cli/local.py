@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -15,28 +15,41 @@ from dicomflow.pipeline.settings import load_issuers
 
 __all__ = ["local"]
 
+_PRIVATE: Final = 0o077  # images, catalog and spool are patients' data
+
 
 def local(
     data: Annotated[Path, typer.Option(help="The folder for catalog, objects and spool; it outlives the program.")],
-    port: Annotated[int, typer.Option(help="The DIMSE port; 0 takes a free one.", min=0, max=65535)] = 11112,
+    port: Annotated[
+        int | None, typer.Option(help="The DIMSE port, 11112 by default; 0 takes a free one.", min=0, max=65535)
+    ] = None,
     http_port: Annotated[int, typer.Option(help="The HTTP port; 0 takes a free one.", min=0, max=65535)] = 8042,
     quiet_seconds: Annotated[
-        float, typer.Option(help="A study is delivered when nothing has come for this long.", min=0)
-    ] = 10.0,
+        float | None,
+        typer.Option(help="A study is delivered when nothing has come for this long, 10 by default.", min=0),
+    ] = None,
+    *,
+    bind: Annotated[
+        str | None,
+        typer.Option(help="The address to receive on: 127.0.0.1 for this machine alone; every address by default."),
+    ] = None,
 ) -> None:
     """Run everything on this machine, with a simulated import.
 
     Receives over DIMSE, stores in DIR/objects, indexes in DIR/catalog.db (or in DICOMFLOW_DATABASE_URL) and imports
-    into a simulated HealthImaging. The console is at / of the HTTP port, for this machine only. DICOMFLOW_ISSUERS is
-    read as the pipeline reads it. Runs until SIGTERM or Ctrl-C; what is not done goes on at the next start.
+    into a simulated HealthImaging. The console is at / of the HTTP port, for this machine only. Who may send, to whom
+    reports of storage commitment go, limits and rules are set in DIR/edge.toml where it is present, as for an edge.
+    DIR is for the user's own eyes. DICOMFLOW_ISSUERS is read as the pipeline reads it. Runs until SIGTERM or Ctrl-C;
+    what is not done goes on at the next start.
 
     For example: dicomflow local --data ~/dicomflow --quiet-seconds 5
     """
     stopping = threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda _number, _frame: stopping.set())
+    os.umask(_PRIVATE)
     database_url = os.environ.get("DICOMFLOW_DATABASE_URL")
-    settings = LocalSettings(data, port, http_port, quiet_seconds, database_url, load_issuers())
+    settings = LocalSettings(data, http_port, port, bind, quiet_seconds, database_url, load_issuers())
     system = Local(settings, local_console)
     try:
         system.start()

@@ -1,6 +1,7 @@
 """`dicomflow simulator`: AWS HealthImaging for anybody's SDK client."""
 
 import json
+import os
 import signal
 import threading
 from collections.abc import Callable
@@ -59,6 +60,7 @@ def simulator(
     stopping = threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda _number, _frame: stopping.set())
+    os.umask(0o077)  # metadata and names are patients' data
     data.mkdir(parents=True, exist_ok=True)
     server = serve(create_app(settings, _stores(folders), _deliver_to(events_queue_url)), host, port)
     try:

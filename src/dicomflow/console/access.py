@@ -12,15 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Final
-from urllib.parse import urlsplit
 
 from starlette.requests import HTTPConnection, Request
 
 from dicomflow.passcodes import PasscodeFile
+from dicomflow.sites import LOOPBACK_HOSTS, is_of_another_site
 
-__all__ = ["LOOPBACK_HOSTS", "Access", "Attempts", "Proxy", "Sessions", "check_form", "form_token", "is_own_host"]
+__all__ = ["Access", "Attempts", "Proxy", "Sessions", "check_form", "form_token"]
 
-LOOPBACK_HOSTS: Final = ("localhost", "127.0.0.1", "::1")
 LOCAL_USER: Final = "console:local"
 _TOKEN: Final = "csrf"  # noqa: S105  # a name
 _SESSION: Final = "session"
@@ -91,7 +90,10 @@ class Sessions:
 
 
 class Attempts:
-    """Slows down guessing: after so many failures of a user or an address, a pause. Threads: any."""
+    """Slows down guessing: after so many failures of a user or an address, a pause. Threads: any.
+
+    An attempt counts from its beginning, so that those which arrive while others are looked at are counted too.
+    """
 
     def __init__(self, allowed: int, pause_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._allowed = allowed
@@ -100,19 +102,32 @@ class Attempts:
         self._lock = threading.Lock()
         self._failed: OrderedDict[str, list[float]] = OrderedDict()
 
-    def may_try(self, *names: str) -> bool:
-        """Tell whether none of these has failed too often of late."""
-        since = self._clock() - self._pause_seconds
-        with self._lock:
-            return all(sum(at > since for at in self._failed.get(name, ())) < self._allowed for name in names)
+    def begin(self, *names: str) -> float | None:
+        """Count an attempt, as failed until it is taken back; None when one of these has failed too often of late.
 
-    def failed(self, *names: str) -> None:
-        """Remember a failure."""
+        Returns:
+            What `succeeded` takes it back by.
+        """
+        now = self._clock()
+        since = now - self._pause_seconds
         with self._lock:
-            for name in names:
-                self._failed[name] = [*self._failed.pop(name, [])[-self._allowed :], self._clock()]
+            recent = {name: [at for at in self._failed.get(name, ()) if at > since] for name in names}
+            if any(len(ats) >= self._allowed for ats in recent.values()):
+                return None
+            for name, ats in recent.items():
+                self._failed.pop(name, None)
+                self._failed[name] = [*ats, now]
             while len(self._failed) > _MAX_TRIED:
                 self._failed.popitem(last=False)
+        return now
+
+    def succeeded(self, begun: float, *names: str) -> None:
+        """Take back an attempt that was no failure."""
+        with self._lock:
+            for name in names:
+                ats = self._failed.get(name, [])
+                if begun in ats:
+                    ats.remove(begun)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,21 +183,7 @@ def form_token(request: Request) -> str:
 
 def check_form(request: Request, token: str) -> bool:
     """Tell whether a form was sent from a page of this session, and not from another site."""
-    origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != request.headers.get("host", ""):
-        return False
-    if request.headers.get("sec-fetch-site", "same-origin") not in {"same-origin", "none"}:
+    if is_of_another_site(request):
         return False
     expected = request.session.get(_TOKEN)
     return isinstance(expected, str) and hmac.compare_digest(expected.encode(), token.encode())
-
-
-def is_own_host(connection: HTTPConnection, hosts: tuple[str, ...]) -> bool:
-    """Tell whether a request names us: a page of another site that resolves its name to our address does not."""
-    if not hosts:
-        return True
-    try:
-        name = urlsplit(f"//{connection.headers.get('host', '')}").hostname
-    except ValueError:
-        return False
-    return name in hosts

@@ -175,14 +175,15 @@ def _login(context: Context, access: Access, templates: Templates) -> list[BaseR
         user, after = form.get("user", "")[:200], _own_address(form.get("next", ""))
         address = request.client.host if request.client else ""
         names = (f"user {user}", f"address {address}")
-        if not access.attempts.may_try(*names):
+        begun = access.attempts.begin(*names)
+        if begun is None:
             mistake = "Too many attempts. Wait five minutes."
         elif await run_in_threadpool(access.log_in, request, user, form.get("passcode", "")):
+            access.attempts.succeeded(begun, *names)
             request.state.user = f"console:{user}"
             await run_in_threadpool(context.record, request, "log_in", None)
             return RedirectResponse(after, status_code=303)
         else:
-            access.attempts.failed(*names)
             request.state.user = "console"
             await run_in_threadpool(context.record, request, "log_in_refused", None)
             mistake = "Name or passcode is wrong."

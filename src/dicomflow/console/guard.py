@@ -8,8 +8,9 @@ from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dicomflow.console.access import Access, is_own_host
+from dicomflow.console.access import Access
 from dicomflow.console.metrics import METRICS_PATH
+from dicomflow.sites import is_own_host
 
 __all__ = ["Guard", "Headers", "wants_json"]
 

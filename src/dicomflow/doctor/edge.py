@@ -23,6 +23,7 @@ from dicomflow.doctor.machine import (
     check_space,
     check_store,
     check_sync,
+    leaving_no_folder,
     require_folder,
 )
 from dicomflow.edge.sender import SendAssociation
@@ -39,6 +40,8 @@ __all__ = ["checks_of_edge"]
 
 # What has our port is on this machine, and answers at once or is none of ours.
 _ANSWER_SECONDS: Final = 5.0
+# An edge that is just being started answers when its workers run, on a busy machine after some seconds.
+_START_SECONDS: Final = 60.0
 _WARN_DAYS: Final = 30
 _STORE_ADVICE: Final = "the edge needs s3:PutObject on the bucket, and kms:GenerateDataKey where a key is set"
 _SELF_ADVICE: Final = "run it again with --log-level DEBUG: an edge that is started with these settings must receive"
@@ -46,6 +49,15 @@ _SELF_ADVICE: Final = "run it again with --log-level DEBUG: an edge that is star
 
 def checks_of_edge(settings: EdgeSettings) -> Iterator[Check]:
     """Yield the checks of an edge's settings, in the order in which one needs the other."""
+    folders = [settings.spool.dir]
+    root = local_root(settings.delivery.store_url)
+    if root is not None:
+        folders.append((root / _probe(settings.name)).parent)
+    with leaving_no_folder(folders):
+        yield from _checks(settings)
+
+
+def _checks(settings: EdgeSettings) -> Iterator[Check]:
     spool, dimse, delivery = settings.spool, settings.dimse, settings.delivery
     yield Check("spool folder", lambda: check_folder(spool.dir), "repair spool.dir")
     yield Check(
@@ -192,7 +204,7 @@ def _send_to(port: int, settings: EdgeSettings, folder: Path) -> str:
         (VERIFICATION, EXPLICIT_VR_LITTLE_ENDIAN),
         (file.meta.sop_class_uid, file.meta.transfer_syntax_uid),
     ]
-    with _association("127.0.0.1", port, settings, pairs) as association:
+    with _association("127.0.0.1", port, settings, pairs, _START_SECONDS) as association:
         echoed = association.echo()
         outcome = association.store(file)
     if echoed != 0 or not outcome.is_stored:
@@ -200,7 +212,9 @@ def _send_to(port: int, settings: EdgeSettings, folder: Path) -> str:
     return "C-ECHO and C-STORE are answered 0000, the image is on disk"
 
 
-def _association(host: str, port: int, settings: EdgeSettings, pairs: list[tuple[str, str]]) -> SendAssociation:
+def _association(
+    host: str, port: int, settings: EdgeSettings, pairs: list[tuple[str, str]], seconds: float = _ANSWER_SECONDS
+) -> SendAssociation:
     """Associate as somebody whom the settings admit."""
     dimse = settings.dimse
     return SendAssociation(
@@ -209,5 +223,5 @@ def _association(host: str, port: int, settings: EdgeSettings, pairs: list[tuple
         pairs,
         calling_ae_title=next(iter(dimse.calling_ae_titles), "DOCTOR"),
         called_ae_title=next(iter(dimse.called_ae_titles), dimse.ae_title),
-        timeout_seconds=_ANSWER_SECONDS,
+        timeout_seconds=seconds,
     )

@@ -1,12 +1,13 @@
 """Checks of the machine: folders, free space, the speed of a sync, ports, and a store that is asked to do its work."""
 
+import contextlib
 import os
 import secrets
 import shutil
 import socket
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -17,7 +18,16 @@ from obstore.store import ObjectStore
 from dicomflow.doctor.findings import Problem, Skip, Warn
 from dicomflow.edge.stores import describe_refusal
 
-__all__ = ["check_clock", "check_folder", "check_port", "check_space", "check_store", "check_sync", "require_folder"]
+__all__ = [
+    "check_clock",
+    "check_folder",
+    "check_port",
+    "check_space",
+    "check_store",
+    "check_sync",
+    "leaving_no_folder",
+    "require_folder",
+]
 
 _SYNC_ROUNDS: Final = 20
 _SYNC_BYTES: Final = 10_000
@@ -28,6 +38,18 @@ _PROBE_BYTES: Final = 1000
 # S3 refuses requests that are 15 minutes off; a minute off is a clock that nobody sets.
 _CLOCK_FAILS_SECONDS: Final = 300.0
 _CLOCK_WARNS_SECONDS: Final = 30.0
+
+
+@contextlib.contextmanager
+def leaving_no_folder(folders: Iterable[Path]) -> Iterator[None]:
+    """Remove the folders that were made in the meantime, and their parents: they would be this user's, for good."""
+    missing = [path for folder in folders for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        yield
+    finally:
+        for path in sorted(missing, key=lambda path: len(path.parts), reverse=True):
+            with contextlib.suppress(OSError):  # it is in use by now
+                path.rmdir()
 
 
 def check_folder(folder: Path) -> str:

@@ -28,7 +28,9 @@ __all__ = [
     "SettingsFile",
     "SpoolSettings",
     "TlsSettings",
+    "build_settings",
     "load_settings",
+    "read_document",
 ]
 
 _RELOADED: Final = ("max_bytes_per_second", "bandwidth", "priorities")
@@ -239,19 +241,36 @@ def load_settings(path: Path) -> EdgeSettings:
         PermanentError: the file is missing or no TOML, a key is unknown or missing, or a value is out of range;
             the text names each key.
     """
+    return build_settings(read_document(path), str(path))
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        PermanentError: it is missing or no TOML.
+    """
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise PermanentError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
         raise PermanentError(f"{path} is no TOML: {error}") from error
+
+
+def build_settings(document: dict[str, Any], source: str) -> EdgeSettings:
+    """Return the settings of a document, and above them those of the environment.
+
+    Raises:
+        PermanentError: a key is unknown or missing, or a value is out of range; the text names `source` and each key.
+    """
     unknown = sorted(name for name in os.environ if name.upper().startswith(_LIKE_OURS) and not _names_a_setting(name))
     if unknown:
         raise PermanentError(f"unknown environment variable {unknown[0]}: no such edge setting")
     try:
         return EdgeSettings(**document)
     except ValidationError as error:
-        raise PermanentError(f"{path}: {_describe(error)}") from error
+        raise PermanentError(f"{source}: {_describe(error)}") from error
 
 
 def _describe(error: ValidationError) -> str:

@@ -7,6 +7,9 @@ from typing import Final
 import uvicorn
 from starlette.applications import Starlette
 
+from dicomflow.errors import PermanentError
+from dicomflow.sites import LOOPBACK_HOSTS, OwnSite
+
 __all__ = ["Server", "serve"]
 
 BACKLOG: Final = 128
@@ -14,14 +17,21 @@ CLOSE_SECONDS: Final = 10
 
 
 class Server:
-    """A running server; `close` drains it and waits for its end."""
+    """A running server; `close` drains it and waits for its end. On a loopback address no other site's pages reach it.
+
+    Raises:
+        PermanentError: on creation, when the port cannot be had.
+    """
 
     def __init__(self, app: Starlette, host: str, port: int) -> None:
-        self._socket = socket.create_server((host, port), backlog=BACKLOG)
+        try:
+            self._socket = socket.create_server((host, port), backlog=BACKLOG)
+        except OSError as error:
+            raise PermanentError(f"cannot serve HTTP on {host} port {port}: {error.strerror}") from error
         self.host = host
         self.port: int = self._socket.getsockname()[1]
         config = uvicorn.Config(
-            app,
+            OwnSite(app, LOOPBACK_HOSTS if host in LOOPBACK_HOSTS else ()),
             log_config=None,
             access_log=False,
             lifespan="on",
