@@ -37,6 +37,7 @@ _QUEUED: Final = ("index", "plan", "drive", "collect")
 _FRAMEWORK: Final = "IEPAurora/Provider/framework-onEvent"
 _INSTALLER: Final = "IEPDevices/Installer/DefaultPolicy"
 _OWN_KEYS: Final = "An object's key is not known before it comes; this prefix holds nothing that is not the role's work"
+_STORES: Final = "arn:<AWS::Partition>:medical-imaging:<AWS::Region>:<AWS::AccountId>:datastore/*"
 _INLINE: Final = "The policy is this one role's, made and deleted with it; a managed policy could be attached elsewhere"
 _INTERFACES: Final = "What Lambda needs to put a function into a VPC; EC2 knows no resource for it before it is made"
 _RUNTIME: Final = (
@@ -136,9 +137,6 @@ def acknowledge(stack: Stack, settings: DeploymentSettings, *, bucket: IConstruc
         "migrate": _arn(stack, migrate),
         "stack": settings.name,
     }
-    store = stack.node.try_find_child("HealthImaging")
-    if store is not None:
-        names["store"] = f"<{stack.get_logical_id(_resource(store.node.find_child('Datastore')))}.DatastoreArn>"
     for entry in acknowledgements(settings):
         construct: IConstruct | None = stack
         for part in entry.path.split("/"):
@@ -185,8 +183,9 @@ def _of_function(name: str, path: str) -> Iterator[Acknowledgement]:
     for prefix in _PREFIXES[name]:
         yield Acknowledgement(policy, f"AwsSolutions-IAM5[Resource::{{bucket}}/{prefix}*]", _OWN_KEYS)
     if name in {"drive", "collect"}:
-        reason = "An image set has no name before a job of the function makes it"
-        yield Acknowledgement(policy, "AwsSolutions-IAM5[Resource::{store}/imageset/*]", reason)
+        reason = "Jobs under way in an older data store are followed too, and an image set has no name before its job"
+        for pattern in (_STORES, f"{_STORES}/imageset/*"):
+            yield Acknowledgement(policy, f"AwsSolutions-IAM5[Resource::{pattern}]", reason)
 
 
 def _of_device(policy: str) -> Iterator[Acknowledgement]:

@@ -60,6 +60,7 @@ class Alarms(Construct):
         threshold: float,
         description: str,
         periods: int = 1,
+        missing: cloudwatch.TreatMissingData = cloudwatch.TreatMissingData.NOT_BREACHING,
     ) -> None:
         """Raise an alarm above a threshold; docs/operations.md says what to do about each."""
         alarm = cloudwatch.Alarm(
@@ -71,12 +72,21 @@ class Alarms(Construct):
             threshold=threshold,
             evaluation_periods=periods,
             comparison_operator=cloudwatch.ComparisonOperator.GREATER_THAN_THRESHOLD,
-            treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING,
+            treat_missing_data=missing,
         )
         alarm.add_alarm_action(actions.SnsAction(self.topic))
         alarm.add_ok_action(actions.SnsAction(self.topic))
 
     def add_silence(self, scope: Construct, edge: str) -> None:
-        """Raise the alarm of an edge of EDGE_CONFIG whose heartbeats do not arrive."""
+        """Raise the alarm of an edge of EDGE_CONFIG whose heartbeats do not arrive, or never did."""
         metric = self.metric(SILENCE, MAXIMUM, edge=self._settings.device_name(edge))
-        self.add(scope, f"{edge}-silent", metric, _SILENT_SECONDS, "No heartbeat of the edge arrives")
+        # An edge that never reported has no value at all. Of two periods one may have missed its run of the watch.
+        self.add(
+            scope,
+            f"{edge}-silent",
+            metric,
+            _SILENT_SECONDS,
+            "No heartbeat of the edge arrives",
+            periods=2,
+            missing=cloudwatch.TreatMissingData.BREACHING,
+        )

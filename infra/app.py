@@ -7,36 +7,55 @@ import argparse
 import os
 import runpy
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from infra.errors import ConfigError
 from infra.regions import check_region
-from infra.settings import load_deployment
+from infra.settings import DeploymentSettings, load_deployment
 
-__all__ = ["main", "use_packaged_node"]
+__all__ = ["CONFIG", "main", "read_settings", "synthesise_settings", "use_packaged_node"]
 
 _ROOT: Final = Path(__file__).resolve().parent.parent
+CONFIG: Final = _ROOT / "config.py"
 _REGION_VARIABLES: Final = ("CDK_DEFAULT_REGION", "AWS_REGION", "AWS_DEFAULT_REGION")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Synthesise; return 2 where the configuration or the region is wrong, and 1 where a rule of cdk-nag is broken."""
     parser = argparse.ArgumentParser(prog="python -m infra.app", description="Synthesise the deployment.")
-    parser.add_argument("--config", type=Path, default=_ROOT / "config.py", help="what to deploy (config.py)")
+    parser.add_argument("--config", type=Path, default=CONFIG, help="what to deploy (config.py)")
     options = parser.parse_args(arguments)
     try:
-        settings = load_deployment(runpy.run_path(str(options.config)))
-        region = next((os.environ[name] for name in _REGION_VARIABLES if os.environ.get(name)), None)
-        check_region(region, with_imports=settings.imports.ahli_enabled)
-    except (ConfigError, OSError) as error:
+        settings = read_settings(options.config)
+    except ConfigError as error:
         sys.stderr.write(f"{error}\n")
         return 2
+    return synthesise_settings(settings, Path(os.environ.get("CDK_OUTDIR", _ROOT / "cdk.out")))
+
+
+def read_settings(config: Path) -> DeploymentSettings:
+    """Return what a config.py says.
+
+    Raises:
+        ConfigError: it cannot be read, a value is wrong, or the region lacks HealthImaging.
+    """
+    try:
+        settings = load_deployment(runpy.run_path(str(config)))
+    except (OSError, SyntaxError) as error:
+        raise ConfigError(f"{config.name} cannot be read: {error}") from error
+    region = next((os.environ[name] for name in _REGION_VARIABLES if os.environ.get(name)), None)
+    check_region(region, with_imports=settings.imports.ahli_enabled)
+    return settings
+
+
+def synthesise_settings(settings: DeploymentSettings, output: Path, context: Mapping[str, str] | None = None) -> int:
+    """Write a deployment's assembly; return 1 where a rule of cdk-nag is broken."""
     use_packaged_node()
     from infra.synthesis import synthesise  # noqa: PLC0415  # jsii looks for Node when it is imported
 
-    return synthesise(settings, Path(os.environ.get("CDK_OUTDIR", _ROOT / "cdk.out")))
+    return synthesise(settings, output, context)
 
 
 def use_packaged_node() -> None:

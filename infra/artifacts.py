@@ -25,8 +25,7 @@ class EdgeArtifacts(Construct):
         is_skipped = skips_bundles(self)
         paths = {platform: _NOTHING if is_skipped else build_artifact(platform, ARTIFACTS) for platform in PLATFORMS}
         self._assets = {platform: assets.Asset(self, platform, path=str(path)) for platform, path in paths.items()}
-        # Components are the account's: another stack of the same program needs a version of its own.
-        self.version = f"{component_version(paths.values())}.{settings.name}"
+        self.version = component_version(paths.values(), settings.name)
 
     def url_of(self, platform: str) -> str:
         """Return where a platform's zip lies: `s3://…`."""

@@ -53,7 +53,8 @@ _INTERFACE_ACTIONS: Final = (
     "ec2:DescribeSubnets",
     "ec2:UnassignPrivateIpAddresses",
 )
-_MAX_RECEIVES: Final = 5
+_MAX_RECEIVES: Final = 100
+"""A bad file is recorded and done at once; what comes back so often outlives an outage of six hours."""
 _VISIBILITY: Final = 6
 """A message is hidden for so many times the function's timeout, as Lambda's guide asks: throttled batches come back."""
 
@@ -136,7 +137,8 @@ class PipelineFunction(Construct):
         )
 
     def work_on(self, queue: "WorkQueue", *, batch_size: int, max_concurrency: int, window: Duration | None) -> None:
-        """Call the function with batches of a queue's messages; those that fail come back alone."""
+        """Call the function with batches of a queue's messages; those that fail come back alone, sooner at first."""
+        self.function.add_environment(f"DICOMFLOW_QUEUES__{queue.name.upper()}", queue.queue.queue_url)
         self.grant(
             "Receive",
             ["sqs:ChangeMessageVisibility", "sqs:DeleteMessage", "sqs:GetQueueAttributes", "sqs:ReceiveMessage"],
@@ -154,10 +156,11 @@ class PipelineFunction(Construct):
 
 
 class WorkQueue(Construct):
-    """A queue and its dead letters, to which a message goes that failed five times: that means a bug."""
+    """A queue and its dead letters, to which a message goes that failed a hundred times: that means a bug."""
 
     def __init__(self, scope: Construct, name: str, *, settings: DeploymentSettings, timeout: Duration) -> None:
         super().__init__(scope, f"{name.capitalize()}Queue")
+        self.name = name
         self.dead_letters = sqs.Queue(
             self,
             "DeadLetters",

@@ -43,6 +43,7 @@ PLATFORMS: Final = {
 }
 """pip's tags of each platform: of Linux those that glibc 2.28 runs, which is that of Debian 10 and RHEL 8."""
 _FOLDER: Final = ROOT / "greengrass"
+_RECIPE: Final = _FOLDER / "recipe.yaml"
 _SCRIPTS: Final = ("component.py", "dicomflow-edge.service", "python.cmd", "python.sh", "windows_service.py")
 _WINDOWS_PACKAGES: Final = ("pywin32>=306",)  # only for the service of sites without Greengrass
 _EPOCH: Final = "315532800"  # 1980-01-01, the first that a zip can hold
@@ -109,16 +110,21 @@ def pack(wheels: Iterable[Path], pythons: Sequence[str], target: Path) -> None:
             archive.writestr(entry, encoded)
 
 
-def component_version(zips: Iterable[Path]) -> str:
-    """Return the version of a component with these zips: a component's artifacts can never change."""
+def component_version(zips: Iterable[Path], stack: str) -> str:
+    """Return the version of a stack's component with these zips and the recipe as it is: neither can ever change.
+
+    Components are the account's, so that each stack needs versions of its own. The classic nucleus takes one hyphen
+    only, and a stack's name may have more: so it is told by its digest.
+    """
     from dicomflow import __version__  # noqa: PLC0415  # the only thing of ours that a deployment needs
 
-    return f"{__version__}-b{content_hash([], sorted(zips))[:12]}"
+    content = content_hash([], [*sorted(zips), _RECIPE])[:12]
+    return f"{__version__}-b{content}x{content_hash([stack], [])[:8]}"
 
 
 def render_recipe(version: str, artifacts: Mapping[str, Artifact], component: str = COMPONENT) -> str:
     """Return the recipe in YAML, with the artifacts of every platform."""
-    text = (_FOLDER / "recipe.yaml").read_text(encoding="utf-8")
+    text = _RECIPE.read_text(encoding="utf-8")
     values = {"COMPONENT": component, "VERSION": version}
     for platform in PLATFORMS:
         name = platform.upper().replace("-", "_")
@@ -146,7 +152,8 @@ def main() -> None:
 
 def _build_own_wheel(wheels: Path) -> None:
     command = [*_PIP, "wheel", "--no-deps", "--wheel-dir", str(wheels), str(ROOT)]
-    environment = {**os.environ, "SOURCE_DATE_EPOCH": _EPOCH, "PIP_CONSTRAINT": str(CONSTRAINTS)}
+    # pip splits the variable at blanks, which a URI has none of.
+    environment = {**os.environ, "SOURCE_DATE_EPOCH": _EPOCH, "PIP_CONSTRAINT": CONSTRAINTS.as_uri()}
     subprocess.run(command, check=True, env=environment)  # noqa: S603  # our arguments
 
 

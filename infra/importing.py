@@ -6,27 +6,31 @@ there is something to do; the service's events end jobs. Nothing polls, so that 
 
 from typing import Final
 
-from aws_cdk import Aws, Duration, RemovalPolicy
+from aws_cdk import Arn, ArnComponents, Aws, CfnCondition, Duration, Fn, RemovalPolicy, Stack
 from aws_cdk import aws_events as events
 from aws_cdk import aws_events_targets as targets
 from aws_cdk import aws_healthimaging as healthimaging
 from aws_cdk import aws_iam as iam
+from aws_cdk import aws_kms as kms
 from constructs import Construct
 
 from infra.functions import PipelineFunction, WorkQueue
 from infra.landing import FEEDBACK, IMPORTS, MANIFESTS, STAGING
+from infra.regions import HEALTHIMAGING_REGIONS
+from infra.settings import DeploymentSettings
 from infra.wiring import Foundation
 
 __all__ = ["HealthImagingStore", "Imports", "Planning", "grant_wake_ups"]
 
-_PLAN_TIMEOUT: Final = Duration.minutes(3)
+_PLAN_TIMEOUT: Final = Duration.seconds(60)
 _DRIVE_TIMEOUT: Final = Duration.minutes(10)
 _COLLECT_TIMEOUT: Final = Duration.minutes(5)
 _PLAN_CONCURRENCY: Final = 10
 _DRIVE_CONCURRENCY: Final = 2  # the least that there is; drivers exclude each other in the catalog
 _COLLECT_CONCURRENCY: Final = 5
 _JOB_EVENTS: Final = ("Import Job In Progress", "Import Job Completed", "Import Job Failed")
-_SERVICE: Final = "medical-imaging.amazonaws.com"
+_SERVICE_NAME: Final = "medical-imaging"
+_SERVICE: Final = f"{_SERVICE_NAME}.amazonaws.com"
 
 
 class HealthImagingStore(Construct):
@@ -35,15 +39,10 @@ class HealthImagingStore(Construct):
     def __init__(self, scope: Construct, construct_id: str, *, foundation: Foundation) -> None:
         super().__init__(scope, construct_id)
         landing, key = foundation.landing, foundation.key
-        # Each property replaces the data store when it changes, and with it every image: none is set from config.py
-        # but its name and key.
-        store = healthimaging.CfnDatastore(
-            self, "Datastore", datastore_name=f"{foundation.settings.name}-datastore", kms_key_arn=key.key_arn
-        )
-        store.apply_removal_policy(RemovalPolicy.RETAIN)
         self._settings = foundation.settings.imports
-        self.datastore_id = store.attr_datastore_id
-        self.datastore_arn = store.attr_datastore_arn
+        self.datastore_id = self._adopt_or_make(foundation.settings, key)
+        if not self._settings.ahli_enabled:
+            return
         self.role = iam.Role(
             self,
             "DataAccess",
@@ -74,6 +73,30 @@ class HealthImagingStore(Construct):
         self.role.add_to_policy(
             iam.PolicyStatement(sid="Key", actions=["kms:Decrypt", "kms:GenerateDataKey"], resources=[key.key_arn])
         )
+
+    def _adopt_or_make(self, settings: DeploymentSettings, key: kms.IKey) -> str:
+        """Return the id of the data store that config.py names, or of one that is made and stays when the stack goes.
+
+        Each property replaces the store when it changes, and with it every image: so it has no tags, and only its name
+        and key come from config.py. With imports off it stays as well.
+        """
+        if settings.imports.datastore_id:
+            return settings.imports.datastore_id
+        store = healthimaging.CfnDatastore(
+            self, "Datastore", datastore_name=f"{settings.name}-datastore", kms_key_arn=key.key_arn
+        )
+        store.apply_removal_policy(RemovalPolicy.RETAIN_ON_UPDATE_OR_DELETE)
+        if not settings.imports.ahli_enabled:
+            # Where it is, it stays; and a region without HealthImaging gets none.
+            there = [Fn.condition_equals(Aws.REGION, name) for name in HEALTHIMAGING_REGIONS]
+            store.cfn_options.condition = CfnCondition(self, "Available", expression=Fn.condition_or(*there))
+        return str(store.attr_datastore_id)
+
+    @property
+    def any_arn(self) -> str:
+        """The pattern of every data store in the account and region."""
+        components = ArnComponents(service=_SERVICE_NAME, resource="datastore", resource_name="*")
+        return Arn.format(components, Stack.of(self))
 
     @property
     def environment(self) -> dict[str, str]:
@@ -133,6 +156,7 @@ class Imports(Construct):
             event_pattern=events.EventPattern(
                 source=["aws.medical-imaging"],
                 detail_type=list(_JOB_EVENTS),
+                # Jobs under way in a store that was here before are followed by the driver's own wake-ups.
                 detail={"datastoreId": [store.datastore_id]},
             ),
             targets=[targets.SqsQueue(self.events.queue)],
@@ -151,7 +175,8 @@ class Imports(Construct):
         landing.grant_read(function, f"{IMPORTS}*")
         landing.grant_write(function, f"{FEEDBACK}*")
         function.grant("Unstage", ["s3:DeleteObject"], landing.arn_of(f"{STAGING}*"))
-        store = self._store.datastore_arn
+        # Of every data store here: jobs under way in the one before are followed to their end.
+        store = self._store.any_arn
         function.grant("Follow", ["medical-imaging:GetDICOMImportJob", "medical-imaging:SearchImageSets"], [store])
         function.grant("ImageSets", ["medical-imaging:GetImageSet"], [f"{store}/imageset/*"])
         return function
@@ -161,7 +186,7 @@ class Imports(Construct):
         landing, drive = self._foundation.landing, self.drive
         drive.grant("CopyFrom", ["s3:GetObject"], landing.arn_of(f"{landing.received_prefix}*"))
         drive.grant("Stage", ["s3:GetObject", "s3:PutObject"], landing.arn_of(f"{STAGING}*"))
-        drive.grant("Start", ["medical-imaging:StartDICOMImportJob"], [self._store.datastore_arn])
+        drive.grant("Start", ["medical-imaging:StartDICOMImportJob"], [self._store.any_arn])
         drive.grant(
             "PassRole",
             ["iam:PassRole"],

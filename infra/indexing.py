@@ -10,7 +10,7 @@ from infra.wiring import Foundation
 
 __all__ = ["Indexing"]
 
-_TIMEOUT: Final = Duration.minutes(3)
+_TIMEOUT: Final = Duration.seconds(60)
 _BATCH: Final = 100
 _WINDOW: Final = Duration.seconds(2)
 _CONCURRENCY: Final = 20

@@ -22,7 +22,7 @@ def data_key(scope: Construct, settings: DeploymentSettings) -> kms.IKey:
         alias=f"alias/{settings.name}-data",
         description=f"Encrypts what {settings.name} keeps: images, catalog, logs",
         enable_key_rotation=True,
-        removal_policy=RemovalPolicy.RETAIN,
+        removal_policy=RemovalPolicy.RETAIN_ON_UPDATE_OR_DELETE,
     )
     key.add_to_resource_policy(
         iam.PolicyStatement(
@@ -48,15 +48,15 @@ def data_key(scope: Construct, settings: DeploymentSettings) -> kms.IKey:
             conditions={"StringEquals": {"aws:SourceAccount": Aws.ACCOUNT_ID}},
         )
     )
-    if settings.imports.ahli_enabled:
-        # HealthImaging Developer Guide, "Data encryption": without the grant a data store cannot be read any more.
-        key.add_to_resource_policy(
-            iam.PolicyStatement(
-                sid="HealthImaging",
-                principals=[iam.ServicePrincipal(_HEALTHIMAGING)],
-                actions=["kms:CreateGrant", "kms:Decrypt", "kms:DescribeKey", "kms:GenerateDataKey*", "kms:ReEncrypt*"],
-                resources=["*"],
-                conditions={"StringEquals": {"aws:SourceAccount": Aws.ACCOUNT_ID}},
-            )
+    # HealthImaging Developer Guide, "Data encryption": without the grant a data store cannot be read any more, and it
+    # stays where imports are switched off.
+    key.add_to_resource_policy(
+        iam.PolicyStatement(
+            sid="HealthImaging",
+            principals=[iam.ServicePrincipal(_HEALTHIMAGING)],
+            actions=["kms:CreateGrant", "kms:Decrypt", "kms:DescribeKey", "kms:GenerateDataKey*", "kms:ReEncrypt*"],
+            resources=["*"],
+            conditions={"StringEquals": {"aws:SourceAccount": Aws.ACCOUNT_ID}},
         )
+    )
     return key

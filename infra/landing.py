@@ -55,7 +55,7 @@ class LandingBucket(Construct):
                     noncurrent_version_expiration=Duration.days(_NONCURRENT_DAYS),
                 )
             ],
-            removal_policy=RemovalPolicy.RETAIN,
+            removal_policy=RemovalPolicy.RETAIN_ON_UPDATE_OR_DELETE,
         )
         self.bucket = s3.Bucket(
             self,

@@ -88,7 +88,11 @@ class Monitoring(Construct):
                 period=FIVE_MINUTES, statistic=MAXIMUM
             )
             self._alarms.add(
-                self, f"{name}-dead-letters", dead, 0, "Messages that failed five times: a bug. Redrive when mended"
+                self,
+                f"{name}-dead-letters",
+                dead,
+                0,
+                "Messages that failed a hundred times: a bug. Redrive when mended",
             )
             oldest = queue.queue.metric_approximate_age_of_oldest_message(period=FIVE_MINUTES, statistic=MAXIMUM)
             if name != "drive":  # its wake-ups may wait for as long as they were sent for
@@ -173,8 +177,8 @@ class Monitoring(Construct):
         budgets.CfnBudget(
             self,
             "MonthlyBudget",
+            # Without a name of ours: another address replaces the budget, and two of one name cannot be.
             budget=budgets.CfnBudget.BudgetDataProperty(
-                budget_name=f"{self._settings.name}-monthly",
                 budget_type="COST",
                 time_unit="MONTHLY",
                 budget_limit=budgets.CfnBudget.SpendProperty(amount=limit, unit="USD"),

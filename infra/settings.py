@@ -3,7 +3,7 @@
 import ipaddress
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -18,13 +18,18 @@ from pydantic import (
 
 from infra.errors import ConfigError
 
-__all__ = ["LOG_DAYS", "DeploymentSettings", "EdgeDevice", "load_deployment"]
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+__all__ = ["ARCHIVE_LEAST_DAYS", "LOG_DAYS", "DeploymentSettings", "EdgeDevice", "load_deployment"]
 
 # Role names have 64 characters at most, and the longest here is {stack}-{edge}-GG-Role.
 _MAX_ROLE_NAME: Final = 64
 _ROLE_SUFFIX: Final = "-GG-Role"
 _VPC_PREFIXES: Final = range(16, 25)
-_MAX_TAGS: Final = 50
+# A resource has 50: one is the stack's own, and the CDK names subnets with three of its own.
+_MAX_TAGS: Final = 45
+_OWN_TAG: Final = "application"
 _ACU: Final = re.compile(r"ACU_(\d+)")
 # Aurora PostgreSQL's limits of Serverless v2.
 _MIN_ACU, _MAX_ACU = 0.5, 256.0
@@ -42,7 +47,9 @@ _SECTIONS: Final = {
     "MONITORING_CONFIG": "monitoring",
     "SITE_ISSUERS": "issuers",
 }
-_KEY_ARN: Final = r"(arn:aws[\w-]*:kms:[\w-]+:\d{12}:key/([\da-f]{8}(-[\da-f]{4}){3}-[\da-f]{12}|mrk-[\da-f]{32}))?"
+_KEY_ARN: Final = r"(arn:aws[\w-]*:kms:[\w-]+:\d{12}:key/[\da-f]{8}(-[\da-f]{4}){3}-[\da-f]{12})?"
+ARCHIVE_LEAST_DAYS: Final = 90
+"""S3 bills an object in Glacier Instant Retrieval for so many days at least."""
 _NEEDED: Final = ("CDK_APP_NAME", "VPC_CIDR", "EDGE_CONFIG")
 
 
@@ -63,6 +70,12 @@ def _text(pattern: str, rule: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _not_multi_region(arn: str) -> str:
+    if ":key/mrk-" in arn:
+        raise ValueError(f"{arn!r}; HealthImaging takes no multi-Region key (mrk-): give one of a single Region")
+    return arn
+
+
 def _not_of_aws(name: str) -> str:
     if name.lower().startswith("aws:"):
         raise ValueError(f"{name!r}; names that begin with aws: are AWS's own")
@@ -70,9 +83,13 @@ def _not_of_aws(name: str) -> str:
 
 
 Acu = Annotated[float, BeforeValidator(_acu), Field(ge=_MIN_ACU, le=_MAX_ACU, multiple_of=0.5)]
-_TAG: Final = "letters, digits, spaces and . : / = + @ _ -"
-TagName = Annotated[str, _text(r"[\w .:/=+@-]{1,128}", f"1 to 128 {_TAG}"), AfterValidator(_not_of_aws)]
-TagValue = Annotated[str, _text(r"[\w .:/=+@-]{0,256}", f"up to 256 {_TAG}")]
+# Narrower than elsewhere: Greengrass takes no others.
+TagName = Annotated[
+    str,
+    _text(r"[A-Za-z0-9.:/=+_-]{1,128}", "1 to 128 letters, digits and . : / = + _ -, and no blank"),
+    AfterValidator(_not_of_aws),
+]
+TagValue = Annotated[str, _text(r"[\w .:/=+@-]{0,256}", "up to 256 letters, digits, blanks and . : / = + @ _ -")]
 
 
 class _Section(BaseModel):
@@ -102,7 +119,9 @@ class ResourceTags(_Section):
     @classmethod
     def _is_not_too_long(cls, tags: dict[str, str]) -> dict[str, str]:
         if len(tags) > _MAX_TAGS:
-            raise ValueError(f"{len(tags)} tags; a resource can have {_MAX_TAGS}")
+            raise ValueError(f"{len(tags)} tags; {_MAX_TAGS} at most, beside those that the stack sets itself")
+        if _OWN_TAG in {name.lower() for name in tags}:
+            raise ValueError(f"{_OWN_TAG!r} is a tag that the stack sets itself, to its name: choose another name")
         return tags
 
 
@@ -112,6 +131,9 @@ class ImportConfig(_Section):
     ahli_enabled: bool = True
     ahli_endpoint: Annotated[str, _text(r"(https://[^/]+)?", "nothing, or https:// and a host")] = ""
     ahli_concurrent_imports: int = Field(20, ge=1)
+    datastore_id: Annotated[str, _text(r"([0-9a-z]{32})?", "nothing, or the 32 letters and digits of a data store")] = (
+        ""
+    )
 
 
 class DatabaseConfig(_Section):
@@ -143,8 +165,19 @@ class StorageConfig(_Section):
     """STORAGE_CONFIG."""
 
     transfer_acceleration: bool = False
-    kms_key_arn: Annotated[str, _text(_KEY_ARN, "nothing, or a key's ARN")] = ""
+    kms_key_arn: Annotated[
+        str,
+        AfterValidator(_not_multi_region),
+        _text(_KEY_ARN, "nothing, or a key's ARN, which ends in key/ and its id"),
+    ] = ""
     retention_days: int = Field(0, ge=0)
+    archive_after_days: int = Field(30, ge=0)
+
+    @property
+    def archives(self) -> bool:
+        """Whether images move to the archive class: only where they stay long enough to be worth their move."""
+        kept, after = self.retention_days, self.archive_after_days
+        return after > 0 and (kept == 0 or kept >= after + ARCHIVE_LEAST_DAYS)
 
 
 class NetworkConfig(_Section):
@@ -204,6 +237,13 @@ class DeploymentSettings(_Section):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"EDGE_CONFIG: Name {name!r} is there {names.count(name)} times; names are unique")
+            # IAM knows no case, and CloudFormation's logical ids and outputs no hyphen.
+            alike = [other for other in names if other != name and _plain(other) == _plain(name)]
+            if alike:
+                raise ValueError(
+                    f"EDGE_CONFIG: Names {name!r} and {alike[0]!r} differ only in case or hyphens,"
+                    " which AWS does not tell apart"
+                )
             role = f"{self.device_name(name)}{_ROLE_SUFFIX}"
             if len(role) > _MAX_ROLE_NAME:
                 raise ValueError(
@@ -243,13 +283,47 @@ def load_deployment(config: Mapping[str, Any]) -> DeploymentSettings:
     except ValidationError as error:
         missing = {_SECTIONS[name] for name in _NEEDED if name not in found}
         problems += [
-            _describe(item["loc"], item["msg"])
+            _describe(item["loc"], _in_words(item))
             for item in error.errors()
             if not (item["type"] == "missing" and item["loc"][0] in missing)
         ]
     if problems:
         raise ConfigError("config.py: " + "; ".join(problems))
     return deployment
+
+
+def _plain(name: str) -> str:
+    return name.replace("-", "").lower()
+
+
+def _in_words(item: "ErrorDetails") -> str:
+    """Return what is wrong in the words of whoever writes config.py, not in those of its types."""
+    kind, context = item["type"], item.get("ctx", {})
+    name = str(item["loc"][-1]) if item["loc"] else ""
+    if kind in {"tuple_type", "list_type"}:
+        return f"{item['input']!r}; it must be a list{' of edges' if name == 'edges' else ''}, in [ and ]"
+    if kind in {"model_type", "dict_type", "model_attributes_type"}:
+        return f"{item['input']!r}; it must be names and values, in {{ and }}"
+    words = {
+        "bool_parsing": "it must be True or False",
+        "bool_type": "it must be True or False",
+        "extra_forbidden": "there is no such parameter",
+        "float_parsing": "it must be a number, or ACU_ and a number",
+        "float_type": "it must be a number, or ACU_ and a number",
+        "greater_than": f"it must be more than {context.get('gt')}",
+        "greater_than_equal": f"it must be {context.get('ge')} or more",
+        "int_from_float": "it must be a whole number",
+        "int_parsing": "it must be a whole number",
+        "int_type": "it must be a whole number",
+        "ip_v4_network": "it must be a network with its first address, such as 10.10.0.0/22",
+        "less_than_equal": f"it must be {context.get('le')} or less",
+        "literal_error": f"it must be {context.get('expected')}",
+        "multiple_of": f"it must be a multiple of {context.get('multiple_of')}",
+        "string_type": "it must be a text, in quotes",
+    }
+    if kind == "missing":
+        return "it is missing"
+    return f"{item['input']!r}; {words[kind]}" if kind in words else item["msg"]
 
 
 def _describe(location: tuple[int | str, ...], message: str) -> str:

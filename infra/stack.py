@@ -26,7 +26,12 @@ class DicomflowStack(Stack):
     """Everything that a deployment is, in whichever account and region it is deployed to."""
 
     def __init__(self, scope: Construct, settings: DeploymentSettings) -> None:
-        super().__init__(scope, settings.name, description="DICOM from a hospital's devices into S3 and HealthImaging")
+        super().__init__(
+            scope,
+            settings.name,
+            description="DICOM from a hospital's devices into S3 and HealthImaging",
+            termination_protection=settings.database.deletion_protection,
+        )
         self._settings = settings
         key = data_key(self, settings)
         network = Network(self, "Network", settings=settings, key=key)
@@ -34,14 +39,14 @@ class DicomflowStack(Stack):
         catalog = Catalog(self, "IEPAurora", settings=settings, network=network, key=key)
         foundation = Foundation(settings, key, network, landing, catalog)
         imports_off = {"DICOMFLOW_IMPORTS__ENABLED": "false"}
-        store = HealthImagingStore(self, "HealthImaging", foundation=foundation) if self._imports else None
-        foundation = foundation.with_environment(store.environment if store else imports_off)
+        store = HealthImagingStore(self, "HealthImaging", foundation=foundation)
+        foundation = foundation.with_environment(store.environment if self._imports else imports_off)
         indexing = Indexing(self, "Indexing", foundation=foundation)
         planning = Planning(self, "Planning", foundation=foundation)
         landing.tell(instances=indexing.queue.queue, manifests=planning.queue.queue)
         queues = {"index": indexing.queue, "plan": planning.queue}
         functions = {"index": indexing.function, "plan": planning.function, "migrate": catalog.migrate_function}
-        if store is not None:
+        if self._imports:
             wake_ups = Imports.wake_up_queue(self, foundation)
             imports = Imports(self, "Imports", foundation=foundation, store=store, wake_ups=wake_ups)
             grant_wake_ups(planning.function, wake_ups)
@@ -56,9 +61,9 @@ class DicomflowStack(Stack):
         CfnOutput(self, "Bucket", value=landing.bucket.bucket_name)
         CfnOutput(self, "DatabaseSecret", value=catalog.secret_arn)
         self._check_region()
-        for name, value in settings.tags.tag_list.items():
-            Tags.of(self).add(name, value)
-        Tags.of(self).add("application", settings.name)
+        for name, value in {**settings.tags.tag_list, "application": settings.name}.items():
+            # A data store is replaced when a tag of it changes.
+            Tags.of(self).add(name, value, exclude_resource_types=["AWS::HealthImaging::Datastore"])
 
     @property
     def _imports(self) -> bool:

@@ -23,6 +23,7 @@ __all__ = ["add_rules", "build_stack", "prebuild", "synthesise", "violations"]
 _FLAGS: Final = {
     "@aws-cdk/aws-s3:serverAccessLogsUseBucketPolicy": True,  # access logs by a bucket policy, without ACLs
     "@aws-cdk/core:enablePartitionLiterals": True,
+    "@aws-cdk/core:explicitStackTags": True,  # a stack's tags are passed down to the data store, which they replace
 }
 """The CDK's feature flags, set here so that they hold with and without its command line."""
 

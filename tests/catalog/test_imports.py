@@ -168,9 +168,9 @@ def test_claimed_job_is_retaken_after_its_time(engine: Engine) -> None:
     job = claim(engine)
     assert job is not None
     with engine.begin() as connection:
-        assert jobs.retake_claimed_job(connection, TARGET.datastore_id, NOW, LATER) is None
-        taken = jobs.retake_claimed_job(connection, TARGET.datastore_id, LATER, LATER + timedelta(seconds=60))
-        assert jobs.retake_claimed_job(connection, TARGET.datastore_id, LATER, LATER) is None
+        assert jobs.retake_claimed_job(connection, NOW, LATER) is None
+        taken = jobs.retake_claimed_job(connection, LATER, LATER + timedelta(seconds=60))
+        assert jobs.retake_claimed_job(connection, LATER, LATER) is None
     assert taken is not None
     assert (job.import_job_id, job.client_token) == (taken.import_job_id, taken.client_token)
 

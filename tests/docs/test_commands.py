@@ -21,20 +21,23 @@ INLINE = re.compile(r"`dicomflow ([a-z][^`\n]*)`")
 
 # What begins like this is run by another test, or cannot be run on one machine without AWS, root or Docker.
 ELSEWHERE = {
-    "scripts/": "tests/test_scripts.py, and CI itself",
-    ".venv/bin/python -m infra": "tests/infra",
+    "scripts/deploy synth": "tests/walks/test_deploy.py::test_deploy_synth_in_a_fresh_clone_ends_with_the_stacks_name",
+    "scripts/deploy": "needs AWS; tests/infra/test_deploy.py::test_first_deployment_is_made_unprotected_then_protected",
+    "scripts/destroy": "needs AWS; tests/infra/test_deploy.py::test_destroy_of_what_can_go_asks_the_cdk",
+    "scripts/demo": "tests/walks/test_run.py::test_demo_in_a_fresh_clone_shows_every_table",
+    "scripts/bootstrap": "each walk of tests/walks/test_run.py and tests/walks/test_deploy.py begins with it",
+    "scripts/test": "CI itself",
+    ".venv/bin/python -m infra.greengrass": "tests/walks/test_deploy.py::test_greengrass_zip_is_made_as_documented",
     ".venv/bin/dicomflow local": "it is what these tests run against",
-    ".venv/bin/dicomflow edge-install": "tests/cli and tests/infra: it asks AWS for credentials",
+    ".venv/bin/dicomflow edge-install": "tests/walks/test_deploy.py::test_edge_install_writes_its_commands_without_aws",
     "git clone": "it is how the reader came to the document",
     "docker ": "needs Docker",
     "sudo ": "needs root, on a device",
     "export ": "a setting",
-    "cd ": "a folder",
-    "aws ": "needs an AWS account",
     "curl http://127.0.0.1:8080": "tests/edge/test_http.py asks the same of an edge",
 }
 # Programs that run until they are stopped: tests/test_docs.py checks their options, and they have tests of their own.
-DAEMONS = {"local", "edge", "worker", "simulator", "console", "edge-install"}
+DAEMONS = {"local", "edge", "worker", "simulator", "console", "edge-install", "edge-remove"}
 # Placeholders of inline commands: a document may write what it likes there.
 WORDS = {
     "HOST": "127.0.0.1",
@@ -67,6 +70,14 @@ COMMANDS = [
     if not any(command.startswith(start) for start in ELSEWHERE)
 ]
 INLINES = sorted({call for document in DOCUMENTS for call in INLINE.findall(document.read_text(encoding="utf-8"))})
+
+
+@pytest.mark.parametrize("start", ELSEWHERE)
+def test_walk_that_a_command_is_left_to_is_there(start: str):
+    """What is run elsewhere is run by a test that exists, and is shown by a document."""
+    for file, name in re.findall(r"(tests/[\w/]+\.py)::(\w+)", ELSEWHERE[start]):
+        assert f"def {name}(" in (ROOT / file).read_text(encoding="utf-8")
+    assert any(command.startswith(start) for document in DOCUMENTS for _, command in _lines(document))
 
 
 @pytest.mark.parametrize(("language", "command"), COMMANDS)

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-_TEMPLATES = frozenset({"template", "small"})
+_TEMPLATES = frozenset({"template", "small", "adopted"})
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests of templates in one process, so that each template is synthesised once."""
     for item in items:
@@ -132,6 +133,17 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Template:
             "retention_days": 90,
             "kms_key_arn": "arn:aws:kms:eu-west-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab",
         },
+    )
+
+
+@pytest.fixture(scope="session")
+def adopted(tmp_path_factory: pytest.TempPathFactory) -> Template:
+    """Give a deployment without edges that takes a data store which is there."""
+    return read(
+        tmp_path_factory.mktemp("adopted"),
+        CDK_APP_NAME="iep-01",
+        EDGE_CONFIG=[],
+        AHLI_CONFIG={"datastore_id": "0123456789abcdef0123456789abcdef"},
     )
 
 

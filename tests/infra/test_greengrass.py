@@ -151,8 +151,16 @@ def test_recipe_is_for_each_platform_and_names_files_that_are_there(artifact: Pa
         } == variables
 
 
-def test_artifact_of_same_wheels_has_same_bytes(tmp_path: Path):
-    """A zip says nothing of when it was made and in which order; its version is that of its content."""
+@pytest.mark.parametrize("stack", ["iep", "iep-01", "a-b-c-d", "Z9", "a" * 32])
+def test_component_version_is_one_that_the_classic_nucleus_takes(stack: str):
+    """One hyphen, 64 characters, and parts of a pre-release that start with a letter, whatever the stack is called."""
+    version = greengrass.component_version([], stack)
+    assert re.fullmatch(r"\d{1,6}\.\d{1,6}\.\d{1,6}-b[0-9a-f]{12}x[0-9a-f]{8}", version)
+    assert len(version) <= 64
+
+
+def test_artifact_of_same_wheels_has_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A zip says nothing of when it was made and in which order; a version is that of zips, recipe and stack."""
     wheels = [tmp_path / f"{name}-1.0-py3-none-any.whl" for name in ("b", "a")]
     for path in wheels:
         path.write_bytes(path.name.encode())
@@ -163,9 +171,14 @@ def test_artifact_of_same_wheels_has_same_bytes(tmp_path: Path):
     first, second, third = (tmp_path / f"{number}.zip" for number in (1, 2, 3))
     assert first.read_bytes() == second.read_bytes()
     second.unlink()
-    versions = {greengrass.component_version([first]), greengrass.component_version([third])}
-    assert 2 == len(versions)
-    assert all(re.fullmatch(r"\d+\.\d+\.\d+-b[0-9a-f]{12}", version) for version in versions)
+    version = greengrass.component_version([first], "iep-01")
+    assert version == greengrass.component_version([first], "iep-01")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_bytes(greengrass._RECIPE.read_bytes() + b"# edited\n")
+    monkeypatch.setattr(greengrass, "_RECIPE", recipe)
+    others = {greengrass.component_version([third], "iep-01"), greengrass.component_version([first], "iep-02")}
+    others.add(greengrass.component_version([first], "iep-01"))  # of the edited recipe
+    assert 3 == len(others - {version})
 
 
 def test_artifact_of_unknown_platform_is_refused(tmp_path: Path):

@@ -71,11 +71,13 @@ def test_bucket_with_a_retention_expires_what_was_received(small: Any):
 
 @pytest.mark.parametrize("name", QUEUES)
 def test_queue_keeps_messages_through_an_outage(template: Any, name: str):
-    """Two weeks, hidden for six times the function's timeout, and set aside after five failures."""
+    """Two weeks, hidden for six times the function's timeout; six hours of calls that time out are no dead letter."""
     queue = template.one("AWS::SQS::Queue", QueueName=f"iep-{name}")
     assert 14 * 86_400 == queue["MessageRetentionPeriod"]
     assert 6 * function(template, name)["Timeout"] == queue["VisibilityTimeout"]
-    assert 5 == queue["RedrivePolicy"]["maxReceiveCount"]
+    assert queue["RedrivePolicy"]["maxReceiveCount"] * queue["VisibilityTimeout"] >= 6 * 3600
+    assert 100 == queue["RedrivePolicy"]["maxReceiveCount"]
+    assert queue["VisibilityTimeout"] <= {"index": 360, "plan": 360, "drive": 3600, "collect": 1800}[name]
     assert queue["SqsManagedSseEnabled"]
     assert 14 * 86_400 == template.one("AWS::SQS::Queue", QueueName=f"iep-{name}-dead")["MessageRetentionPeriod"]
 
@@ -130,6 +132,7 @@ def test_function_environment_is_one_that_the_program_takes(template: Any, name:
     assert "imports/" == settings.imports.output_prefix
     assert 20 == settings.imports.concurrent
     assert (name == "index") == (settings.queues.drive is None)
+    assert name in settings.queues.urls()  # its own, to let failed messages come sooner
     assert "/opt/rds.pem" == told["PGSSLROOTCERT"]
 
 
@@ -199,7 +202,65 @@ def test_images_stay_when_the_stack_goes(template: Any):
     """The data store and the key that opens it and every backup are kept."""
     for resource in template.all_resources.values():
         if resource["Type"] in RETAINED:
-            assert "Retain" == resource["DeletionPolicy"]
+            assert "RetainExceptOnCreate" == resource["DeletionPolicy"]
+            assert "Retain" == resource["UpdateReplacePolicy"]
+
+
+def test_first_deployment_that_fails_leaves_nothing(template: Any):
+    """What the stack keeps for good it keeps only once it was made: a rollback deletes it, and can be tried again."""
+    kept = {name: each for name, each in template.all_resources.items() if "Retain" == each.get("DeletionPolicy")}
+    assert {} == kept
+
+
+def test_data_store_has_no_property_that_an_edit_changes(template: Any, small: Any):
+    """Name and key alone, neither tags of its own nor of its stack, with imports on or off, under one name."""
+    for each, key in ((template, "DataKey"), (small, None)):
+        store = each.resource("HealthImagingDatastore")
+        assert {"DatastoreName", "KmsKeyArn"} == store["Properties"].keys()
+        assert key is None or key in json.dumps(store["Properties"]["KmsKeyArn"])
+        manifest = json.loads((each.paths[0].parent / "manifest.json").read_text())
+        (stack,) = [found for found in manifest["artifacts"].values() if found["type"] == "aws:cloudformation:stack"]
+        assert not stack["properties"].get("tags")  # which CloudFormation would hand down
+
+
+def test_data_store_without_imports_is_made_only_where_the_service_is(small: Any):
+    """Imports that are switched off keep the store, and a region without HealthImaging gets none."""
+    store = small.resource("HealthImagingDatastore")
+    assert "Fn::Or" in small.document["Conditions"][store["Condition"]]
+
+
+def test_data_store_of_config_is_adopted(adopted: Any):
+    """With `datastore_id` nothing is made, and every function is told that store."""
+    assert {} == adopted.resources("AWS::HealthImaging::Datastore")
+    functions = adopted.resources("AWS::Lambda::Function").values()
+    told = [
+        each["Environment"]["Variables"].get("DICOMFLOW_IMPORTS__DATASTORE_ID")
+        for each in functions
+        if "Environment" in each
+    ]
+    assert 4 == told.count("0123456789abcdef0123456789abcdef")
+
+
+def test_jobs_of_an_older_data_store_may_be_followed(template: Any):
+    """The functions that follow jobs may ask about, and repeat a start in, any store of the account and region."""
+    for name in ("Drive", "Collect"):
+        statements = template.statements(f"Imports{name}Role")
+        assert ":datastore/*" in json.dumps(statements["Follow"]["Resource"])
+        assert ":datastore/*/imageset/*" in json.dumps(statements["ImageSets"]["Resource"])
+    assert ":datastore/*" in json.dumps(template.statements("ImportsDriveRole")["Start"]["Resource"])
+
+
+def test_stack_is_protected_as_long_as_its_database_is(template: Any, small: Any):
+    """CloudFormation refuses to delete the stack until `deletion_protection` is off."""
+    for each, expected in ((template, True), (small, None)):
+        manifest = json.loads((each.paths[0].parent / "manifest.json").read_text())
+        (stack,) = [found for found in manifest["artifacts"].values() if found["type"] == "aws:cloudformation:stack"]
+        assert expected == (stack["properties"].get("terminationProtection") or None)
+
+
+def test_budget_is_replaced_when_its_address_changes(template: Any):
+    """Its subscribers cannot change in place, and two budgets of one name cannot be: so it has none of ours."""
+    assert "BudgetName" not in template.one("AWS::Budgets::Budget")["Budget"]
 
 
 def test_migration_waits_for_the_way_to_its_secret(template: Any):
@@ -287,7 +348,16 @@ def test_alarm_for_each_way_to_lose_sight_of_an_image(template: Any):
     expected |= {"iep-edge-1-silent", "iep-edge-2-silent", "iep-index-oldest-message"}
     assert expected <= alarms.keys()
     assert all(alarm["AlarmActions"] and alarm["OKActions"] for alarm in alarms.values())
-    assert {"notBreaching"} == {alarm["TreatMissingData"] for alarm in alarms.values()}
+    assert {"notBreaching"} == {
+        alarm["TreatMissingData"] for name, alarm in alarms.items() if not name.endswith("-silent")
+    }
+
+
+@pytest.mark.parametrize("edge", ["edge-1", "edge-2"])
+def test_edge_that_never_reported_is_told_of(template: Any, edge: str):
+    """It writes no value at all, and no value for two periods raises its alarm."""
+    alarm = template.one("AWS::CloudWatch::Alarm", AlarmName=f"iep-{edge}-silent")
+    assert ("breaching", 2) == (alarm["TreatMissingData"], alarm["EvaluationPeriods"])
 
 
 def test_metrics_are_those_that_the_pipeline_writes(template: Any):

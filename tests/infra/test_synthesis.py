@@ -212,7 +212,7 @@ def test_component_is_deployed_to_the_group_of_the_seed(template: Any):
     assert "iep-IEP-devices" == template.one("AWS::IoT::ThingGroup")["ThingGroupName"]
     deployment = template.one("AWS::GreengrassV2::Deployment")
     (component,) = deployment["Components"].values()
-    assert re.fullmatch(r"\d+\.\d+\.\d+-b[0-9a-f]{12}\.iep", component["ComponentVersion"])
+    assert re.fullmatch(r"\d+\.\d+\.\d+-b[0-9a-f]{12}x[0-9a-f]{8}", component["ComponentVersion"])
     recipe = json.dumps(template.one("AWS::GreengrassV2::ComponentVersion")["InlineRecipe"])
     assert component["ComponentVersion"] in recipe
     told = json.dumps(component["ConfigurationUpdate"]["Merge"])

@@ -158,6 +158,40 @@ def test_lost_event_is_repaired_by_the_sweep(deployment: Any) -> None:
     assert [] == deployment.messages["drive"]
 
 
+@pytest.mark.parametrize("way", ["sweep", "event"])
+def test_job_of_an_older_data_store_is_followed_to_its_end(deployment: Any, way: str) -> None:
+    """A deployment with another data store ends what runs in the one before, and its image sets are that one's."""
+    older = deployment.deps.datastore_id
+    deployment.plan(deployment.deliver({"1.2.1": 2}, delivery="d1"))
+    assert 1 == deployment.drive().started
+    created = deployment.deps.client.create_datastore(datastoreName="newer", clientToken="newer")
+    newer = deployment.variant(datastore_id=created["datastoreId"])
+    deployment.advance(10)
+    deployment.advance(60)
+    if way == "sweep":
+        newer.drive()
+    else:
+        newer.collect()
+    assert {"1.2.1": "completed"} == newer.states()
+    (image_set,) = newer.rows("image_set")
+    assert older == image_set["datastore_id"]
+
+
+def test_start_put_off_in_an_older_data_store_is_made_good_there(deployment: Any) -> None:
+    """A job claimed for the store before keeps its token and its store."""
+    deployment.plan(deployment.deliver({"1.2.1": 1}, delivery="d1"))
+    deployment.faults.fail_calls("StartDICOMImportJob", "InternalServerException")
+    deployment.drive()
+    created = deployment.deps.client.create_datastore(datastoreName="newer", clientToken="newer")
+    newer = deployment.variant(datastore_id=created["datastoreId"])
+    deployment.offset[0] += timedelta(minutes=10)
+    newer.drive()
+    newer.finish()
+    assert {"1.2.1": "completed"} == newer.states()
+    (job,) = newer.rows("import_job")
+    assert deployment.deps.datastore_id == job["datastore_id"]
+
+
 def test_queue_order_is_fair(deployment: Any) -> None:
     """A series that failed before stands behind those that were not tried."""
     deployment.plan(deployment.deliver({"1.2.1": 1}, delivery="d1"))

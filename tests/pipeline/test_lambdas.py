@@ -25,6 +25,7 @@ def _fresh(restore_logging: None) -> Iterator[None]:
         lambdas._dependencies().engine.dispose()
     lambdas._dependencies.cache_clear()
     lambdas._configure_logging.cache_clear()
+    lambdas._queues.cache_clear()
     build_client.cache_clear()
 
 
@@ -69,6 +70,39 @@ def test_functions_on_s3_and_sqs_import_a_series(environment: dict[str, str], de
     assert {"1.2.1": "completed"} == deployment.states()
     assert 3 == len(deployment.rows("instance"))
     assert 1 == len(deployment.rows("series_image_set"))
+
+
+def test_messages_that_failed_come_back_by_their_count(
+    environment: dict[str, str], deployment: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One fault delays an image by half a minute and not by the queue's visibility; an outage by half an hour."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")  # nobody is there
+    sqs = boto3.client("sqs", endpoint_url=environment["AWS_ENDPOINT_URL"])
+    url = environment["DICOMFLOW_QUEUES__INDEX"]
+    bucket = environment["DICOMFLOW_STORE_URL"].removeprefix("s3://")
+    manifest = Manifest.from_json(bytes(deployment.store.get(deployment.deliver({"1.2.1": 12}, delivery="d1")).bytes()))
+    for each in manifest.instances():
+        sqs.send_message(QueueUrl=url, MessageBody=encode_object_event(bucket, each.key, 1))
+    received = [sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10)["Messages"] for _ in range(2)]
+    counts = [1, 2, 6, 7, 100, *([1] * 7)]
+    records = [
+        {
+            "messageId": message["MessageId"],
+            "receiptHandle": message["ReceiptHandle"],
+            "body": message["Body"],
+            "attributes": {"ApproximateReceiveCount": str(count)},
+        }
+        for message, count in zip([*received[0], *received[1]], counts, strict=True)
+    ]
+    told: list[dict[str, Any]] = []
+    lambdas._queues()._client.meta.events.register(
+        "provide-client-params.sqs.ChangeMessageVisibilityBatch", lambda params, **_: told.append(params)
+    )
+    answer = lambdas.index({"Records": records})
+    assert 12 == len(answer["batchItemFailures"])
+    assert [10, 2] == [len(each["Entries"]) for each in told]
+    seconds = [entry["VisibilityTimeout"] for each in told for entry in each["Entries"]]
+    assert [30, 60, 960, 1800, 1800, *([30] * 7)] == seconds
 
 
 def test_dependencies_are_built_once(environment: dict[str, str]) -> None:

@@ -172,12 +172,11 @@ def claim_job(
     return Job(*inserted)
 
 
-def retake_claimed_job(connection: Connection, datastore_id: str, now: datetime, due_at: datetime) -> Job | None:
-    """Take a job that was claimed and not started by its time: its driver crashed, or the service put it off."""
+def retake_claimed_job(connection: Connection, now: datetime, due_at: datetime) -> Job | None:
+    """Take a job that was claimed and not started by its time, of any store: its driver crashed, or it was put off."""
     candidate = (
         select(import_job.c.import_job_id)
-        .where(import_job.c.datastore_id == datastore_id, import_job.c.state == "claimed")
-        .where(import_job.c.due_at <= now)
+        .where(import_job.c.state == "claimed", import_job.c.due_at <= now)
         .order_by(import_job.c.due_at)
         .limit(1)
         .scalar_subquery()
@@ -185,11 +184,10 @@ def retake_claimed_job(connection: Connection, datastore_id: str, now: datetime,
     return _take(connection, candidate, ("claimed",), now, {"due_at": due_at, "called_at": now, "updated_at": now})
 
 
-def take_due_job(connection: Connection, datastore_id: str, now: datetime, due_at: datetime) -> Job | None:
-    """Take a job under way that nobody has heard of by its time, and put off the next look."""
+def take_due_job(connection: Connection, now: datetime, due_at: datetime) -> Job | None:
+    """Take a job under way that nobody has heard of by its time, of any data store, and put off the next look."""
     candidate = (
         select(import_job.c.import_job_id)
-        .where(import_job.c.datastore_id == datastore_id)
         .where(import_job.c.state.in_(("submitted", "in_progress")), import_job.c.due_at <= now)
         .order_by(import_job.c.due_at)
         .limit(1)
@@ -306,11 +304,9 @@ def finish_job(
     return changed is not None
 
 
-def next_job_due(connection: Connection, datastore_id: str, states: Sequence[str]) -> datetime | None:
+def next_job_due(connection: Connection, states: Sequence[str]) -> datetime | None:
     """Return when somebody must look at a job in one of these states next; None when there is none."""
-    statement = select(func.min(import_job.c.due_at)).where(
-        import_job.c.datastore_id == datastore_id, import_job.c.state.in_(states)
-    )
+    statement = select(func.min(import_job.c.due_at)).where(import_job.c.state.in_(states))
     due_at: datetime | None = connection.execute(statement).scalar_one()
     return due_at
 

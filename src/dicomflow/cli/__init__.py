@@ -42,6 +42,7 @@ COMMANDS: Final = {
     "edge": Entry("Run the edge daemon: receive, spool, deliver.", "edge"),
     "doctor": Entry("Check a set-up and say what to do.", "edge"),
     "edge-install": Entry("Write the commands that make a device an edge.", "edge"),
+    "edge-remove": Entry("Take an edge's device out of a deployed stack.", "edge"),
     "send": Entry("Send DICOM files to a receiver over DIMSE.", "edge"),
     "spool": Entry("List what cannot be delivered, and try it again.", "edge"),
     "ledger": Entry("Show an instance's chain of custody, and check its object.", "edge"),

@@ -10,7 +10,7 @@ import typer
 
 from dicomflow.errors import PermanentError, TransientError
 
-__all__ = ["edge_install"]
+__all__ = ["edge_install", "stack_of_config"]
 
 CONFIG: Final = Path("config.py")
 INSTALLER_SECONDS: Final = 3600
@@ -124,7 +124,7 @@ def edge_install(
     """
     if systemd and windows_service:
         raise typer.BadParameter("choose one of --systemd and --windows-service")
-    stack = stack or _stack_of_config(name)
+    stack = stack or stack_of_config(name)
     thing = f"{stack}-{name}"
     values = {"stack": stack, "thing": thing, "region": region}
     if systemd or windows_service:
@@ -143,7 +143,7 @@ def edge_install(
         typer.echo(f"its credentials end at {credentials.expires.isoformat()}; delete it when the device is installed")
 
 
-def _stack_of_config(edge: str) -> str:
+def stack_of_config(edge: str) -> str:
     """Return the stack that config.py names, after a look whether it has the edge; its code is not run."""
     try:
         tree = ast.parse(CONFIG.read_text(encoding="utf-8"))

@@ -5,6 +5,7 @@ Events come in any order, repeated or not at all; a job ends once in the catalog
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -51,9 +52,10 @@ def collect_event(deps: Dependencies, document: Mapping[str, Any]) -> None:
         raise PermanentError(f"the event lacks a member: {error!r}") from error
     with deps.engine.begin() as connection:
         job = jobs.find_job(connection, datastore_id, told.job_id, told.job_name)
-    if job is None or datastore_id != deps.datastore_id:
+    if job is None:
         logger.info("job_event_of_others", extra={"job_id": told.job_id})
         return
+    deps = replace(deps, datastore_id=job.datastore_id)  # it may be of a store that was here before
     if job.state == GIVEN_UP:
         if told.status == "COMPLETED":  # later than we had patience for, and good all the same
             settle_completed(deps, job, told)
@@ -72,6 +74,7 @@ def follow_job(deps: Dependencies, job: Job) -> None:
         TransientError: the service or the store did not answer.
     """
     assert job.job_id is not None  # a job under way has the service's id
+    deps = replace(deps, datastore_id=job.datastore_id)  # it may be of a store that was here before
     try:
         told = healthimaging.get_import_job(deps.client, deps.datastore_id, job.job_id)
     except JobNotFoundError:

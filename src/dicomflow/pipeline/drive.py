@@ -74,7 +74,7 @@ def _look_at_one(deps: Dependencies) -> bool:
     """Follow one job that is due; False when none is."""
     now = deps.clock()
     with deps.engine.begin() as connection:
-        job = jobs.take_due_job(connection, deps.datastore_id, now, now + LOOK_AGAIN)
+        job = jobs.take_due_job(connection, now, now + LOOK_AGAIN)
     if job is None:
         return False
     try:
@@ -143,7 +143,7 @@ def _claim(deps: Dependencies, connection: Connection, counts: Counts) -> Job | 
     jobs.lock_claims(connection)
     if _next_call_at(deps, connection, now) > now:
         return None
-    job = jobs.retake_claimed_job(connection, deps.datastore_id, now, due_at)
+    job = jobs.retake_claimed_job(connection, now, due_at)
     if job is not None:
         return job
     if jobs.count_unfinished_jobs(connection, deps.datastore_id) >= deps.concurrent_imports:
@@ -253,7 +253,7 @@ def _next_due(deps: Dependencies, *, is_cut_short: bool) -> datetime | None:
     if is_cut_short:
         return now
     with deps.engine.begin() as connection:
-        times = [jobs.next_job_due(connection, deps.datastore_id, ("submitted", "in_progress"))]
+        times = [jobs.next_job_due(connection, ("submitted", "in_progress"))]
         if deps.import_enabled:
             times.append(imports.next_series_due(connection, now))
             times.append(_next_start_at(deps, connection, now))
@@ -268,5 +268,5 @@ def _next_start_at(deps: Dependencies, connection: Connection, now: datetime) ->
     has_slot = jobs.count_unfinished_jobs(connection, deps.datastore_id) < deps.concurrent_imports
     if has_slot and imports.count_ready_series(connection, now) > 0:
         return next_call_at
-    put_off = jobs.next_job_due(connection, deps.datastore_id, ("claimed",))
+    put_off = jobs.next_job_due(connection, ("claimed",))
     return None if put_off is None else max(put_off, next_call_at)

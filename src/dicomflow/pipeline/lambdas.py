@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dicomflow import logs
 from dicomflow.errors import PermanentError
-from dicomflow.pipeline.connect import build_dependencies, build_store
+from dicomflow.pipeline.connect import build_dependencies, build_queues, build_store
 from dicomflow.pipeline.dependencies import Dependencies
 from dicomflow.pipeline.handlers import SqsEvent, handlers_of
 from dicomflow.pipeline.heartbeats import silences
 from dicomflow.pipeline.metrics import EmfMetrics
 from dicomflow.pipeline.settings import load_settings
+from dicomflow.pipeline.worker import SqsQueues
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -78,7 +79,10 @@ def _handle(queue: str, event: SqsEvent, context: "LambdaContext | None") -> dic
     _request_id.set(context.aws_request_id if context else None)
     handler = handlers_of(_dependencies())[queue]
     try:
-        return handler(event)
+        answer = handler(event)
+        failed = {each["itemIdentifier"] for each in answer["batchItemFailures"]}
+        _queues().put_off(queue, [record for record in event["Records"] if record["messageId"] in failed])
+        return answer
     finally:
         _metrics().flush()
 
@@ -88,6 +92,11 @@ def _dependencies() -> Dependencies:
     """Build them once for the life of the process; a failure is tried again by the next call."""
     _configure_logging()
     return replace(build_dependencies(load_settings()), metrics=_metrics())
+
+
+@cache
+def _queues() -> SqsQueues:
+    return build_queues(load_settings().queues.urls())
 
 
 @cache

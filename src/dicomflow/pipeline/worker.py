@@ -25,6 +25,9 @@ VISIBILITY_SECONDS: Final = 180
 LONG_POLL_SECONDS: Final = 10
 POLL_SECONDS: Final = 0.5
 RECOVERY_SECONDS: Final = 1.0
+FIRST_PAUSE_SECONDS: Final = 30
+LONGEST_PAUSE_SECONDS: Final = 1800
+MAX_DOUBLINGS: Final = 10
 
 Record = dict[str, Any]  # a record of Lambda's SQS event
 
@@ -66,6 +69,11 @@ def _succeeded(handler: Handler, records: Sequence[Record]) -> list[Record]:
     failures = handler({"Records": list(records)})["batchItemFailures"]
     failed = {failure["itemIdentifier"] for failure in failures}
     return [record for record in records if record["messageId"] not in failed]
+
+
+def receive_count(record: Record) -> int:
+    """Return how often a message was received, this time included."""
+    return max(1, int(record.get("attributes", {}).get("ApproximateReceiveCount", 1)))
 
 
 class LocalQueues:
@@ -140,6 +148,32 @@ class SqsQueues:
         if queue not in self._urls:
             raise PermanentError(f"queue {queue} has no URL; set DICOMFLOW_QUEUES__{queue.upper()}")
         self._client.send_message(QueueUrl=self._urls[queue], MessageBody=body, DelaySeconds=math.ceil(delay_seconds))
+
+    def put_off(self, queue: str, records: Sequence[Record]) -> None:
+        """Let messages that failed come again, later each time: 30 seconds after the first, up to half an hour.
+
+        A call that fails changes nothing but the time: the queue's own visibility then holds.
+        """
+        if queue not in self._urls:
+            return
+        for start in range(0, len(records), BATCH):
+            entries: Any = [
+                {
+                    "Id": str(number),
+                    "ReceiptHandle": record["receiptHandle"],
+                    "VisibilityTimeout": min(
+                        FIRST_PAUSE_SECONDS * 2 ** min(receive_count(record) - 1, MAX_DOUBLINGS), LONGEST_PAUSE_SECONDS
+                    ),
+                }
+                for number, record in enumerate(records[start : start + BATCH])
+            ]
+            try:
+                answer = self._client.change_message_visibility_batch(QueueUrl=self._urls[queue], Entries=entries)
+            except Exception:  # one of many: the others' boundary, and the message comes back all the same
+                logger.warning("message_not_put_off", extra={"queue": queue}, exc_info=True)
+                continue
+            if answer.get("Failed"):
+                logger.warning("message_not_put_off", extra={"queue": queue, "messages": len(answer["Failed"])})
 
     def receive(self, queue: str) -> list[Record]:
         """Receive a batch by long polling."""

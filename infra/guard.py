@@ -1,0 +1,150 @@
+"""What a deployment may never replace or remove: what holds images, and what its place depends on.
+
+CloudFormation replaces a resource when a create-only property of its type changes; the types' published schemas, which
+come with cfn-lint, say which those are. Three guards use what stands here: a comparison of templates before a
+deployment, a stack policy in AWS, and a test that every protected resource keeps its name. Calls nobody.
+"""
+
+import json
+from collections.abc import Collection, Mapping
+from typing import Any, Final
+
+__all__ = ["PROTECTED", "protected_ids", "refused_changes", "stack_policy"]
+
+PROTECTED: Final = {
+    "AWS::EC2::NetworkInterface": "the address of an EC2 edge",
+    "AWS::EC2::Subnet": "the subnets of functions and database",
+    "AWS::EC2::VPC": "the network",
+    "AWS::EC2::Volume": "the spool of an EC2 edge",
+    "AWS::HealthImaging::Datastore": "the data store with its images",
+    "AWS::KMS::Key": "the key without which nothing can be read",
+    "AWS::RDS::DBCluster": "the catalog",
+    "AWS::RDS::DBInstance": "the catalog's engine",
+    "AWS::S3::Bucket": "the bucket with its images",
+}
+"""Types whose replacement or removal is refused, and what they are to a reader."""
+
+_FREE_SUBNETS: Final = "gatewaySubnet"
+"""The public pair, in which nothing of ours lives but a NAT gateway."""
+_UNLISTED: Final = {
+    # The schema lists none, and EC2 changes none of these on a volume that is there.
+    "AWS::EC2::Volume": ("/properties/AvailabilityZone", "/properties/Encrypted", "/properties/KmsKeyId"),
+}
+_ADDED_IN_PLACE: Final = frozenset({("AWS::EC2::Subnet", "/properties/Ipv6CidrBlock")})
+"""Create-only on a condition, and added to a resource without it in place."""
+_PARAMETERS: Final = {
+    "CidrBlock": "VPC_CIDR",
+    "DBClusterIdentifier": "CDK_APP_NAME",
+    "DatabaseName": "db_name in DB_CONFIG",
+    "DatastoreName": "CDK_APP_NAME",
+    "KmsKeyArn": "kms_key_arn in STORAGE_CONFIG",
+    "KmsKeyId": "kms_key_arn in STORAGE_CONFIG",
+    "Tags": "the tags the data store was made with",
+}
+"""Where a value comes from, for the reader of a refusal."""
+
+Template = Mapping[str, Any]
+
+
+def protected_ids(template: Template) -> dict[str, str]:
+    """Return the type of each protected resource of a template, by logical id."""
+    return {
+        name: each["Type"]
+        for name, each in sorted(template["Resources"].items())
+        if each["Type"] in PROTECTED and _FREE_SUBNETS not in name
+    }
+
+
+def refused_changes(old: Template, new: Template, allowed: Collection[str] = ()) -> list[str]:
+    """Return a line for each protected resource that a deployment would replace or remove.
+
+    Args:
+        old: the template that is deployed.
+        new: the one that would be.
+        allowed: logical ids that may go.
+    """
+    replaced = _replaced(old["Resources"], new["Resources"])
+    lines = []
+    for name, kind in protected_ids(old).items():
+        if name in allowed:
+            continue
+        what = f"{PROTECTED[kind]} ({name})"
+        if name not in new["Resources"]:
+            lines.append(f"{what} would be removed from the stack")
+        elif name in replaced:
+            reason = replaced[name]
+            source = _PARAMETERS.get(reason.rpartition("/")[2])
+            lines.append(f"{what} would be replaced, for its {reason} changes" + (f": {source}" if source else ""))
+    return lines
+
+
+def stack_policy(template: Template, allowed: Collection[str] = ()) -> str:
+    """Return the policy that lets CloudFormation update everything, and replace or delete nothing that is protected."""
+    ids = [name for name in protected_ids(template) if name not in allowed]
+    statements: list[dict[str, object]] = [{"Effect": "Allow", "Principal": "*", "Action": "Update:*", "Resource": "*"}]
+    if ids:
+        statements.append(
+            {
+                "Effect": "Deny",
+                "Principal": "*",
+                "Action": ["Update:Replace", "Update:Delete"],
+                "Resource": [f"LogicalResourceId/{name}" for name in ids],
+            }
+        )
+    return json.dumps({"Statement": statements})
+
+
+def _replaced(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
+    """Return why each resource would be replaced, by logical id: through what it refers to as well."""
+    replaced: dict[str, str] = {}
+    while True:
+        found = {
+            name: reason
+            for name in old.keys() & new.keys() - replaced.keys()
+            if (reason := _reason(old[name], new[name], replaced)) is not None
+        }
+        if not found:
+            return replaced
+        replaced |= found
+
+
+def _reason(old: Mapping[str, Any], new: Mapping[str, Any], replaced: Collection[str]) -> str | None:
+    """Return the property for which a resource would be replaced."""
+    if old["Type"] != new["Type"]:
+        return "Type"
+    for path in _create_only(old["Type"]):
+        before, after = _value(old, path), _value(new, path)
+        if before is None and (old["Type"], path) in _ADDED_IN_PLACE:
+            continue
+        if before != after or _refers(after, replaced):
+            return path.removeprefix("/properties/")
+    return None
+
+
+def _create_only(kind: str) -> tuple[str, ...]:
+    """Return the paths of a type's properties that cannot change in place; none of a custom resource's."""
+    from cfnlint.schema import PROVIDER_SCHEMA_MANAGER, ResourceNotFoundError  # noqa: PLC0415  # two seconds
+
+    try:
+        schema = PROVIDER_SCHEMA_MANAGER.get_resource_schema("us-east-1", kind).schema
+    except ResourceNotFoundError:
+        return ()
+    names = ("createOnlyProperties", "conditionalCreateOnlyProperties")
+    return (*(path for name in names for path in schema.get(name) or ()), *_UNLISTED.get(kind, ()))
+
+
+def _value(resource: Mapping[str, Any], path: str) -> Any:
+    value: Any = resource.get("Properties", {})
+    for part in path.removeprefix("/properties/").split("/"):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def _refers(value: Any, names: Collection[str]) -> bool:
+    """Tell whether a value is made of one of these resources."""
+    if isinstance(value, Mapping):
+        target = value.get("Ref") or value.get("Fn::GetAtt")
+        if (target[0] if isinstance(target, list) else target) in names:
+            return True
+        return any(_refers(each, names) for each in value.values())
+    return isinstance(value, list) and any(_refers(each, names) for each in value)
