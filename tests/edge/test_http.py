@@ -3,10 +3,21 @@
 import contextlib
 import os
 import signal
+import socket
+import threading
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from waiting import WAIT_SECONDS
+
+from dicomflow.edge import http as http_module
+from dicomflow.edge.http import EdgeHttp
+from dicomflow.edge.server import LogSettings
+from dicomflow.edge.settings import DeliverySettings, EdgeSettings, SpoolSettings
+from dicomflow.edge.supervisor import Supervisor
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 
@@ -30,7 +41,8 @@ def test_readiness_is_503_while_a_process_is_dead(edge: Any, until: Any):
         """Ask after a kill: each time it takes longer until the next child is started, so that one is asked in time."""
         with contextlib.suppress(IndexError, ProcessLookupError):
             os.kill(edge.children()[0], signal.SIGKILL)
-        return bool(edge.get("/readyz") == (503, "not ready\n"))
+        status, text = edge.get("/readyz")
+        return bool(status == 503 and text.startswith("not ready\n") and "does not run" in text)
 
     until(_is_unready)
     assert 200 == edge.get("/healthz")[0]
@@ -78,7 +90,7 @@ def test_metrics_of_all_workers_are_summed_and_outlive_a_worker(edge: Any, scu_w
     assert 8 * len(data_set()) < values()[f"dicomflow_instance_bytes_total {CT} CT1"]
     for pid in edge.children():
         os.kill(pid, signal.SIGKILL)
-    until(lambda: edge.get("/readyz")[0] == 200 and values()["dicomflow_child_restarts"] == 3)
+    until(lambda: edge.get("/readyz")[0] == 200 and values()["dicomflow_child_restarts"] == 3, explain=edge.tail)
     assert expected.items() <= values().items()
 
 
@@ -90,3 +102,53 @@ def test_metrics_show_what_waits_and_the_forecast(edge: Any, until: Any):
 
     until(lambda: "dicomflow_delivery_level_in_seconds 0.0" in lines(), explain=lambda: edge.get("/metrics")[1])
     assert "dicomflow_delivery_waiting_bytes 0.0" in lines()
+
+
+def idle_http(folder: Path) -> EdgeHttp:
+    """Serve the health of an edge that was not started."""
+    settings = EdgeSettings(
+        name="site-1", spool=SpoolSettings(dir=folder), delivery=DeliverySettings(store_url="file:///unused")
+    )
+    return EdgeHttp(Supervisor(settings, LogSettings("INFO", as_json=False)), "127.0.0.1", 0)
+
+
+def test_http_port_serves_while_thousands_hold_half_a_request(tmp_path: Path):
+    """The newest is served at once, however many wait, and no more threads are kept than there are places."""
+    http = idle_http(tmp_path)
+    with contextlib.ExitStack() as opened:
+        for _ in range(300):
+            half = opened.enter_context(socket.create_connection(("127.0.0.1", http.port), timeout=WAIT_SECONDS))
+            half.sendall(b"GET /healthz HTTP/1.1\r\nHost: ")
+        for _ in range(3):
+            with socket.create_connection(("127.0.0.1", http.port), timeout=WAIT_SECONDS) as asking:
+                asking.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+                assert asking.makefile("rb").read().endswith(b"ok\n")
+        deadline = time.monotonic() + WAIT_SECONDS
+        while sum("process_request" in thread.name for thread in threading.enumerate()) > 33:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    http.close()
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"GET /met", b"GET /metrics HTTP/1.1\r\nX: y\r\n"], ids=["none", "half", "all but one"]
+)
+def test_http_request_that_drips_is_cut_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: bytes):
+    """The time is for the request as a whole, however its bytes come."""
+    monkeypatch.setattr(http_module, "_REQUEST_SECONDS", 0.3)
+    http = idle_http(tmp_path)
+    with socket.create_connection(("127.0.0.1", http.port), timeout=WAIT_SECONDS) as dripping:
+        started = time.monotonic()
+        dripping.sendall(sent)
+        dripping.settimeout(0.05)
+        while time.monotonic() - started < WAIT_SECONDS:
+            try:
+                dripping.sendall(b"x")
+                if not dripping.recv(100):
+                    break
+            except TimeoutError:
+                continue
+            except OSError:
+                break
+        assert 0.2 <= time.monotonic() - started < 5
+    http.close()

@@ -30,7 +30,8 @@ def edge(
     """
     settings = load_settings(config)
     stopping = threading.Event()
-    for name in (signal.SIGTERM, signal.SIGINT):
+    # SIGBREAK is what Windows sends to a console program that is to end.
+    for name in (signal.SIGTERM, signal.SIGINT, getattr(signal, "SIGBREAK", signal.SIGINT)):
         signal.signal(name, lambda _number, _frame: stopping.set())
     supervisor = Supervisor(settings, LogSettings.of_this_process(), config=config)
     supervisor.start()

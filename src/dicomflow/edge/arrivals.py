@@ -16,10 +16,11 @@ from typing import Final, NamedTuple
 from dicomflow.edge.admission import Admission
 from dicomflow.edge.tls import TlsContexts
 
-__all__ = ["Arrival", "Inbox", "Listener", "open_inboxes"]
+__all__ = ["Arrival", "Inbox", "Listener", "open_inboxes", "pass_on"]
 
 _PLAIN: Final = b"p"
 _TLS: Final = b"t"
+_DESCRIPTOR: Final = struct.Struct("i")
 
 
 class Arrival(NamedTuple):
@@ -73,7 +74,7 @@ class Listener:
         if sys.platform == "win32":
             return False
         with contextlib.suppress(OSError):
-            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", connection.fileno()))
+            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, _DESCRIPTOR.pack(connection.fileno()))
             # Not `send_fds`, which passes no flags on (CPython 3.11) and would wait.
             inbox.sendmsg([_TLS if self._tls else _PLAIN], [rights], socket.MSG_DONTWAIT)
             return True
@@ -114,6 +115,28 @@ class Inbox:
             return None
         self._admission.count_connection(1)
         return Arrival(connection, peer, self._contexts[kind])
+
+
+def pass_on(inbox: socket.socket, other: socket.socket) -> int:
+    """Put what waits in an inbox into another; return how many connections. What that one does not take is closed."""
+    if sys.platform == "win32":
+        return 0
+    count = 0
+    with contextlib.suppress(OSError):
+        while True:
+            # Not `recv_fds`, which passes no flags on (CPython 3.11) and would wait.
+            kind, ancillary, _, _ = inbox.recvmsg(1, socket.CMSG_LEN(_DESCRIPTOR.size), socket.MSG_DONTWAIT)
+            for _, _, sent in ancillary:
+                (descriptor,) = _DESCRIPTOR.unpack(sent)
+                try:
+                    rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, sent)
+                    other.sendmsg([kind], [rights], socket.MSG_DONTWAIT)
+                    count += 1
+                finally:
+                    os.close(descriptor)
+            if not kind:
+                break
+    return count
 
 
 def open_inboxes(workers: int) -> list[tuple[socket.socket, socket.socket]]:

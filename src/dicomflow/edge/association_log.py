@@ -80,6 +80,20 @@ class AssociationLog:
         """Return the processes that have logs."""
         return {int(logs[0].stem.partition("-")[0]) for logs in _logs_of_processes(self._folder)}
 
+    def is_at_work(self, process_id: int) -> bool:
+        """Tell whether a process still has one of its logs open; always no where there are no such locks."""
+        if sys.platform == "win32":
+            return False
+        for log in next(_logs_of_processes(self._folder, process_id), []):
+            with contextlib.suppress(FileNotFoundError), log.open("rb") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    return True
+                except OSError:  # a file system without locks
+                    return False
+        return False
+
     def note_lost(self, process_id: int | None = None) -> None:
         """Note that the open associations of a process that died, or of all processes, are lost. Raises `OSError`."""
         for logs in _logs_of_processes(self._folder, process_id):

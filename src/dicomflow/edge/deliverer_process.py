@@ -11,13 +11,15 @@ import multiprocessing.connection
 import os
 import signal
 import threading
+from collections.abc import MutableSequence, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from filelock import FileLock, Timeout
 
 from dicomflow import logs
+from dicomflow.edge.children import beat, beat_until
 from dicomflow.edge.deliverer import Announce, Deliverer
 from dicomflow.edge.reporter import report_commitments
 from dicomflow.edge.server import LogSettings
@@ -44,6 +46,11 @@ class DelivererStart:
     announce: Announce | None
     # The file the settings came from; limits and priorities are read again when it changes.
     config: Path | None = None
+    # Where it counts its beats, in a place for the process and one for its loop; None for nobody who looks.
+    beats: MutableSequence[int] | None = None
+    slots: Sequence[int] = ()
+    # Its end is the stop.
+    stop: multiprocessing.connection.Connection | None = None
 
 
 def run_deliverer(start: DelivererStart) -> None:
@@ -51,6 +58,8 @@ def run_deliverer(start: DelivererStart) -> None:
     logs.configure(start.logs.level, as_json=start.logs.as_json)
     if hasattr(os, "nice"):
         os.nice(_NICENESS)
+    if start.beats is not None:
+        beat_until(threading.Event(), start.beats, start.slots[0])
     settings = start.settings
     spool = Spool(settings.spool.dir, fsync=settings.spool.fsync, spare_bytes=settings.spool.spare_bytes)
     lock = FileLock(settings.spool.dir / "deliverer.lock")
@@ -73,22 +82,31 @@ def run_deliverer(start: DelivererStart) -> None:
     gc.freeze()
     if settings.commitment.peers:
         threading.Thread(target=report_commitments, args=(settings, spool), name="reporter", daemon=True).start()
-    asyncio.run(_run(deliverer))
+    asyncio.run(_run(deliverer, start))
     logging.shutdown()
     # Puts in flight are repeated under the same keys at the next start.
     os._exit(0)
 
 
-async def _run(deliverer: Deliverer) -> None:
-    """Deliver until a signal comes or the supervisor ends; an error of ours ends the process, which is restarted."""
+async def _run(deliverer: Deliverer, start: DelivererStart) -> None:
+    """Deliver until a signal comes, or the supervisor stops it or ends; an error of ours ends the process.
+
+    It is started again then.
+    """
     loop = asyncio.get_running_loop()
     delivering = asyncio.create_task(deliverer.run())
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: loop.call_soon_threadsafe(delivering.cancel))
     parent = multiprocessing.parent_process()
+    ends: list[Any] = [] if parent is None else [parent.sentinel]  # Any: what `wait` takes has no name
+    if start.stop is not None:
+        ends.append(start.stop)
     while not delivering.done():
-        if parent is not None and multiprocessing.connection.wait([parent.sentinel], timeout=0):
+        if start.beats is not None:
+            beat(start.beats, start.slots[1])
+        if ends and multiprocessing.connection.wait(ends, timeout=0):
             delivering.cancel()
+            ends.clear()
         await asyncio.wait([delivering], timeout=_LOOK_SECONDS)
     if not delivering.cancelled():
         delivering.result()

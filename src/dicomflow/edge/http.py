@@ -1,6 +1,15 @@
-"""The edge's HTTP port: `/healthz`, `/readyz` and `/metrics` (Prometheus)."""
+"""The edge's HTTP port: `/healthz`, `/readyz` and `/metrics` (Prometheus).
 
+A request has a few seconds to come, and there are never more than some at once: the newest goes first, so that what
+others hold open keeps no check of health out.
+"""
+
+import contextlib
+import logging
+import socket
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from socketserver import ThreadingMixIn
 from typing import Any, Final
@@ -19,6 +28,10 @@ __all__ = ["EdgeHttp", "register_edge"]
 
 # How long a stop waits for the server, of the five seconds that it has in all.
 _POLL_SECONDS: Final = 0.1
+# Until a request has come, and then until its answer is taken.
+_REQUEST_SECONDS: Final = 10.0
+_ANSWER_SECONDS: Final = 60.0
+_MOST_REQUESTS: Final = 32
 _PROGRESS: Final = {
     "waiting_bytes": "Bytes that wait to be stored.",
     "stored_bytes_per_second": "Bytes stored a second.",
@@ -29,6 +42,8 @@ _RESENT: Final = {
     "resent_stored_again": "Instances that were stored again: the store did not have what the ledger says.",
 }
 _TEXT: Final = ("Content-Type", "text/plain; charset=utf-8")
+
+_logger = logging.getLogger(__name__)
 
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]  # Any: the write callable that WSGI keeps for old servers
 
@@ -66,12 +81,21 @@ class EdgeHttp:
             case "/readyz":
                 is_ready = self._supervisor.is_ready
                 start_response("200 OK" if is_ready else "503 Service Unavailable", [_TEXT])
-                return [b"ready\n" if is_ready else b"not ready\n"]
+                return [_lines("ready" if is_ready else "not ready", *self._supervisor.problems, *self._remarks())]
             case "/metrics":
                 answer: Iterable[bytes] = self._metrics(environ, start_response)
                 return answer
         start_response("404 Not Found", [_TEXT])
         return [b"not found; try /healthz, /readyz or /metrics\n"]
+
+    def _remarks(self) -> Iterator[str]:
+        """Yield what does not keep the edge from receiving, and has to be seen to."""
+        spool = self._supervisor.spool
+        if spool is not None and (read_progress(spool.root) or {}).get("store") == "failing":
+            yield "the store fails: what is received stays in the spool"
+        for name, count in self._supervisor.flawed_settings.items():
+            if count:
+                yield f"{name} is not in force as it is: see the log"
 
 
 def register_edge(registry: CollectorRegistry, supervisor: Supervisor) -> None:
@@ -81,11 +105,71 @@ def register_edge(registry: CollectorRegistry, supervisor: Supervisor) -> None:
         register_files(registry, supervisor.spool.root)
 
 
+def _lines(*lines: str) -> bytes:
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
 class _Server(ThreadingMixIn, WSGIServer):
+    """Threads: one accepts and looks at times, one serves each request; `_lock` guards the deadlines."""
+
     daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self._lock = threading.Lock()
+        self._deadlines: dict[socket.socket, float] = {}  # in the order the connections came
+        super().__init__(*arguments, **options)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve a connection on a thread of its own; the oldest one makes room for it."""
+        self.give(request, _REQUEST_SECONDS)
+        with self._lock:
+            oldest = next(iter(self._deadlines)) if len(self._deadlines) > _MOST_REQUESTS else None
+        if oldest is not None:
+            self._cut(oldest)
+        super().process_request(request, client_address)
+
+    def give(self, request: socket.socket, seconds: float) -> None:
+        """Give a connection so much time from now on."""
+        with self._lock:
+            self._deadlines[request] = time.monotonic() + seconds
+
+    def service_actions(self) -> None:
+        """Cut the connections whose time is up; called between connections, many times a second."""
+        now = time.monotonic()
+        with self._lock:
+            late = [request for request, deadline in self._deadlines.items() if deadline <= now]
+        for request in late:
+            self._cut(request)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection that is served."""
+        with self._lock:
+            self._deadlines.pop(request, None)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Log what went wrong with one request; that a peer is gone, or was cut, is none of it."""
+        del request, client_address
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            _logger.error("http_request_failed", exc_info=error)
+
+    def _cut(self, request: socket.socket) -> None:
+        """End a connection under the thread that serves it, which closes it."""
+        with self._lock:
+            self._deadlines.pop(request, None)
+            with contextlib.suppress(OSError):
+                request.shutdown(socket.SHUT_RDWR)
 
 
 class _QuietHandler(WSGIRequestHandler):
+    def get_environ(self) -> dict[str, Any]:
+        """Give what the request asks for: it has come."""
+        assert isinstance(self.server, _Server)
+        self.server.give(self.connection, _ANSWER_SECONDS)
+        return super().get_environ()
+
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the base class's name
         """Leave out a line a request."""
 
@@ -126,3 +210,17 @@ class _SpoolCollector:
         yield GaugeMetricFamily(
             "dicomflow_child_restarts", "Processes that died and were replaced.", value=self._supervisor.restarts
         )
+        silent = GaugeMetricFamily(
+            "dicomflow_child_silent_seconds", "For how long a process that runs has not moved.", labels=["name"]
+        )
+        for name, seconds in self._supervisor.silent_seconds.items():
+            silent.add_metric([name], seconds)
+        yield silent
+        flawed = GaugeMetricFamily(
+            "dicomflow_settings_flawed",
+            "Lines of users, certificates and settings that are not in force as their files are now.",
+            labels=["file"],
+        )
+        for name, count in self._supervisor.flawed_settings.items():
+            flawed.add_metric([name], count)
+        yield flawed

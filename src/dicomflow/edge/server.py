@@ -1,7 +1,7 @@
 """A worker process: accepts connections from the shared listening sockets, a thread for each association.
 
 Started by the supervisor with `spawn`, so everything it gets can be pickled. Stops on SIGTERM, or when the
-supervisor is gone: it accepts no more, lets messages under way end, aborts the rest, and leaves.
+supervisor says so or is gone: it accepts no more, lets messages under way end, aborts the rest, and leaves.
 """
 
 import contextlib
@@ -25,6 +25,7 @@ from dicomflow.edge.access import is_within
 from dicomflow.edge.admission import Admission
 from dicomflow.edge.arrivals import Arrival, Inbox, Listener
 from dicomflow.edge.association import Association
+from dicomflow.edge.children import BEAT_SECONDS, beat
 from dicomflow.edge.commitment import Commitments
 from dicomflow.edge.descriptors import most_waiting
 from dicomflow.edge.metrics import Metrics
@@ -64,7 +65,10 @@ class LogSettings:
 
 @dataclass(frozen=True, slots=True)
 class WorkerStart:
-    """What a worker is started with; listeners, the table of open associations and the inboxes are shared by all."""
+    """What a worker is started with; listeners, the table of open associations and the inboxes are shared by all.
+
+    It counts its beats in `beats[slot]`, and stops at the end of the pipe `stop`.
+    """
 
     index: int
     settings: EdgeSettings
@@ -73,6 +77,9 @@ class WorkerStart:
     tls_listener: socket.socket | None
     table: MutableSequence[int]
     inboxes: Sequence[tuple[socket.socket, socket.socket]]
+    beats: MutableSequence[int]
+    slot: int
+    stop: multiprocessing.connection.Connection
 
 
 def run_worker(start: WorkerStart) -> None:
@@ -113,20 +120,23 @@ def run_worker(start: WorkerStart) -> None:
         worker.accept_from(Listener(start.tls_listener, contexts, receiver.admission, givers))
     if start.inboxes:
         worker.accept_from(Inbox(start.inboxes[start.index][1], contexts, receiver.admission))
-    _wait_for_stop(stopping)
+    _wait_for_stop(start, stopping)
     worker.drain()
     # Threads still in a system call must not keep the process: what they hold was not acknowledged.
     logging.shutdown()
     os._exit(0)
 
 
-def _wait_for_stop(stopping: threading.Event) -> None:
-    """Return when a signal came or the supervisor has ended, however it ended."""
+def _wait_for_stop(start: WorkerStart, stopping: threading.Event) -> None:
+    """Return when a signal came, or the supervisor stops it or has ended, however it ended; beat meanwhile."""
     parent = multiprocessing.parent_process()
     assert parent is not None, "a worker is started by the supervisor"
     while not stopping.is_set():
-        if multiprocessing.connection.wait([parent.sentinel], timeout=0.2):
+        beat(start.beats, start.slot)
+        ended = multiprocessing.connection.wait([parent.sentinel, start.stop], timeout=BEAT_SECONDS)
+        if parent.sentinel in ended:
             _logger.warning("supervisor_gone pid=%d", os.getpid())
+        if ended:
             stopping.set()
 
 

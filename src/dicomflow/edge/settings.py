@@ -296,12 +296,22 @@ def _model_of(annotation: Any) -> Any:
 
 
 class SettingsFile:
-    """Reads the delivery's settings again when their file changes; a broken file leaves the old ones in force."""
+    """Reads the delivery's settings again when their file changes; a broken file leaves the old ones in force.
 
-    def __init__(self, path: Path, settings: DeliverySettings) -> None:
+    The first read is one too: the file may have changed since the program was started, or what it was started with.
+
+    Args:
+        path: the file.
+        settings: what is in force until then.
+        is_told: whether the log tells of changes, which more than one process sees.
+    """
+
+    def __init__(self, path: Path, settings: DeliverySettings, *, is_told: bool = True) -> None:
+        self.is_broken = False
         self._path = path
         self._settings = settings
-        self._seen = self._state()
+        self._is_told = is_told
+        self._seen: tuple[int, int, int] | None = None
 
     def read(self) -> DeliverySettings:
         """Return the settings in force: what the program was started with, but new limits and priorities."""
@@ -311,16 +321,20 @@ class SettingsFile:
             try:
                 new = load_settings(self._path).delivery
             except PermanentError as error:
-                _logger.warning("settings_not_reloaded error=%s", error)
+                self.is_broken = True
+                if self._is_told:
+                    _logger.warning("settings_not_reloaded error=%s", error)
             else:
-                changed = {name: getattr(new, name) for name in _RELOADED}
-                self._settings = self._settings.model_copy(update=changed)
-                _logger.info("settings_reloaded path=%s", self._path)
+                self.is_broken = False
+                before = self._settings
+                self._settings = before.model_copy(update={name: getattr(new, name) for name in _RELOADED})
+                if self._is_told and self._settings != before:
+                    _logger.info("settings_reloaded path=%s", self._path)
         return self._settings
 
-    def _state(self) -> tuple[int, int]:
+    def _state(self) -> tuple[int, int, int]:
         try:
             found = self._path.stat()
         except OSError:
-            return (0, 0)
-        return found.st_mtime_ns, found.st_size
+            return (0, 0, 0)
+        return found.st_mtime_ns, found.st_size, found.st_ino

@@ -1,7 +1,8 @@
 """The supervisor: binds the ports, starts workers and the deliverer, replaces those that die, stops them in order.
 
 Children are started with `spawn` on every platform. A child that dies again and again is replaced with growing
-pauses, never given up: the others go on receiving.
+pauses, never given up: the others go on receiving. One that is alive and does not get on is killed, and so replaced.
+What stops them is the end of a pipe that only the supervisor writes to, so that they end after it however it ended.
 """
 
 import contextlib
@@ -11,10 +12,10 @@ import logging
 import multiprocessing
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, MutableSequence
-from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -24,13 +25,14 @@ from filelock import FileLock, Timeout
 
 from dicomflow.edge import metrics
 from dicomflow.edge.admission import clear_row, table_length
-from dicomflow.edge.arrivals import open_inboxes
+from dicomflow.edge.arrivals import open_inboxes, pass_on
+from dicomflow.edge.children import SILENT_SECONDS, Child, slots_of
 from dicomflow.edge.deliverer import Announce
 from dicomflow.edge.deliverer_process import DelivererStart, run_deliverer
 from dicomflow.edge.descriptors import raise_limit
 from dicomflow.edge.ledger import LEDGER_FILE
 from dicomflow.edge.server import DRAIN_SECONDS, LogSettings, WorkerStart, run_worker
-from dicomflow.edge.settings import EdgeSettings
+from dicomflow.edge.settings import EdgeSettings, SettingsFile
 from dicomflow.edge.spool import Spool
 from dicomflow.edge.stores import build_store, check_store
 from dicomflow.edge.tls import TlsContexts
@@ -45,24 +47,10 @@ _STOP_SECONDS: Final = 4.5
 # Workers whose supervisor was killed give the port free when they have drained.
 _PORT_SECONDS: Final = DRAIN_SECONDS + 2.5
 _PORT_RETRY_SECONDS: Final = 0.1
-_FIRST_PAUSE_SECONDS: Final = 0.1
-_LONGEST_PAUSE_SECONDS: Final = 10.0
-# A child that lived this long did not fail at its start.
-_STEADY_SECONDS: Final = 30.0
+_LOOK_SECONDS: Final = 0.1
+_READ_SETTINGS_SECONDS: Final = 1.0
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class _Child:
-    """A process and how to start it again."""
-
-    name: str
-    start: Callable[[], SpawnProcess]
-    process: SpawnProcess
-    started_at: float
-    pause_seconds: float = _FIRST_PAUSE_SECONDS
-    restart_at: float | None = None
 
 
 class Supervisor:
@@ -92,7 +80,12 @@ class Supervisor:
         self._announce = announce
         self._config = config
         self._context = multiprocessing.get_context("spawn")
-        self._children: list[_Child] = []
+        self._children: list[Child] = []
+        self._beats: MutableSequence[int] = ()  # type: ignore[assignment]  # until there are children
+        self._stop_reader, self._stop_writer = self._context.Pipe(duplex=False)
+        self._users: Users | None = None
+        self._tls: TlsContexts | None = None
+        self._settings_file = SettingsFile(config, settings.delivery, is_told=False) if config is not None else None
         self._stopping = threading.Event()
         self._watcher: threading.Thread | None = None
         self._listener: socket.socket | None = None
@@ -117,12 +110,37 @@ class Supervisor:
     @property
     def workers_alive(self) -> int:
         """How many workers run."""
-        return sum(child.process.is_alive() for child in self._children if child.name.startswith("worker"))
+        return sum(child.process.is_alive() for child in self._children if child.is_worker)
 
     @property
     def is_ready(self) -> bool:
-        """Whether all children run and no stop was asked for."""
-        return not self._stopping.is_set() and all(child.process.is_alive() for child in self._children)
+        """Whether all children run and get on, and no stop was asked for."""
+        return not self._stopping.is_set() and not self.problems
+
+    @property
+    def problems(self) -> list[str]:
+        """What hinders the edge: each child that does not run, or does not get on."""
+        dead = [f"{child.name} does not run" for child in self._children if not child.process.is_alive()]
+        silent = [
+            f"{child.name} has not moved for {child.silent_seconds:.0f} s"
+            for child in self._children
+            if child.process.is_alive() and child.silent_seconds >= SILENT_SECONDS
+        ]
+        return [*dead, *silent]
+
+    @property
+    def silent_seconds(self) -> dict[str, float]:
+        """For how long each child has not moved."""
+        return {child.name: child.silent_seconds for child in self._children}
+
+    @property
+    def flawed_settings(self) -> dict[str, int]:
+        """How much of the files that are read again while it runs is not in force: lines of users, certificates."""
+        return {
+            "users_file": 0 if self._users is None else self._users.look(),
+            "tls": 0 if self._tls is None else self._tls.look(),
+            "settings": 0 if self._settings_file is None else int(self._settings_file.is_broken),
+        }
 
     def start(self) -> None:
         """Bind, open the spool, start the children; on return connections are accepted."""
@@ -137,9 +155,9 @@ class Supervisor:
         self._try_store()
         dimse = settings.dimse
         if dimse.users_file is not None:
-            Users(dimse.users_file)
+            self._users = Users(dimse.users_file)
         if dimse.tls is not None:
-            TlsContexts(dimse.tls)
+            self._tls = TlsContexts(dimse.tls)
             self._tls_listener = bind(dimse.bind, dimse.tls.port, patience_seconds=_PORT_SECONDS)
             if dimse.tls.client_ca is None:
                 _logger.warning("tls_without_client_certificates port=%d", dimse.tls.port)
@@ -153,12 +171,23 @@ class Supervisor:
         workers = settings.spool.workers or max(_LEAST_WORKERS, os.cpu_count() or 1)
         length = table_length(workers, dimse.max_associations)
         table: MutableSequence[int] = self._context.RawArray("Q", length)
+        self._beats = self._context.RawArray("Q", slots_of(workers + 1).start)
         self._inboxes = open_inboxes(workers)
         for index in range(workers):
-            start = WorkerStart(index, settings, self._logs, self._listener, self._tls_listener, table, self._inboxes)
-            self._add(f"worker-{index}", lambda start=start: self._spawn(run_worker, start))  # type: ignore[misc]
-        deliverer = DelivererStart(settings, self._logs, self._announce, self._config)
-        self._add("deliverer", lambda: self._spawn(run_deliverer, deliverer))
+            start = WorkerStart(
+                index,
+                settings,
+                self._logs,
+                self._listener,
+                self._tls_listener,
+                table,
+                self._inboxes,
+                self._beats,
+                slots_of(index)[0],
+                self._stop_reader,
+            )
+            self._add(f"worker-{index}", lambda start=start: self._spawn(run_worker, start), 1)  # type: ignore[misc]
+        self._add("deliverer", lambda: self._spawn_deliverer(slots_of(workers)), 2)
         self._watcher = threading.Thread(target=self._watch, args=(table,), name="watcher", daemon=True)
         self._watcher.start()
         _logger.info("edge_started name=%s port=%d workers=%d", settings.name, self.dimse_port, workers)
@@ -168,8 +197,7 @@ class Supervisor:
         self._stopping.set()
         if self._watcher is not None:
             self._watcher.join()
-        for child in self._children:
-            child.process.terminate()
+        self._stop_writer.close()
         deadline = time.monotonic() + _STOP_SECONDS
         for child in self._children:
             child.process.join(max(0.0, deadline - time.monotonic()))
@@ -180,6 +208,7 @@ class Supervisor:
         for shared in (self._listener, self._tls_listener, *itertools.chain(*self._inboxes)):
             if shared is not None:
                 shared.close()
+        self._stop_reader.close()
         self._lock.release()
         _logger.info("edge_stopped name=%s", self._settings.name)
 
@@ -204,8 +233,25 @@ class Supervisor:
         except PermanentError as error:
             _logger.error("store_refuses reason=%s", error)  # noqa: TRY400  # no bug of ours
 
-    def _add(self, name: str, start: Callable[[], SpawnProcess]) -> None:
-        self._children.append(_Child(name, start, start(), time.monotonic()))
+    def _add(self, name: str, start: Callable[[], SpawnProcess], slots: int) -> None:
+        places = slots_of(len(self._children))[:slots]
+        self._children.append(Child(name, start, start(), time.monotonic(), places))
+
+    def _spawn_deliverer(self, slots: range) -> SpawnProcess:
+        """Start a deliverer with what is in force by now, which may not be what the edge was started with."""
+        settings = self._settings
+        if self._settings_file is not None:
+            settings = settings.model_copy(update={"delivery": self._settings_file.read()})
+        start = DelivererStart(
+            settings,
+            self._logs,
+            self._announce,
+            self._config,
+            self._beats,
+            slots,
+            self._stop_reader,
+        )
+        return self._spawn(run_deliverer, start)
 
     def _spawn(self, target: Callable[..., None], argument: WorkerStart | DelivererStart) -> SpawnProcess:
         process = self._context.Process(target=target, args=(argument,), daemon=False)
@@ -213,20 +259,67 @@ class Supervisor:
         return process
 
     def _watch(self, table: MutableSequence[int]) -> None:
+        looked_at = settings_read_at = time.monotonic()
         while not self._stopping.is_set():
             alive = [child.process.sentinel for child in self._children if child.restart_at is None]
-            connection.wait(alive, timeout=0.1)
+            connection.wait(alive, timeout=_LOOK_SECONDS)
             if self._stopping.is_set():
                 return
+            now = time.monotonic()
             if self._unnoted:
                 self._note_lost()
+            if self._settings_file is not None and now - settings_read_at >= _READ_SETTINGS_SECONDS:
+                settings_read_at = now
+                # So that they outlive the deliverer, whatever the file holds when it dies.
+                self._settings_file.read()
             for index, child in enumerate(self._children):
-                if child.restart_at is None and not child.process.is_alive():
-                    self._bury(child)
-                    if child.name.startswith("worker"):
-                        clear_row(table, index, self._settings.dimse.max_associations)
-                elif child.restart_at is not None and time.monotonic() >= child.restart_at:
-                    self._replace(child)
+                try:
+                    self._look_after(index, child, table, now, now - looked_at)
+                except Exception:
+                    _logger.exception("child_not_looked_after name=%s", child.name)
+            looked_at = now
+
+    def _look_after(self, index: int, child: Child, table: MutableSequence[int], now: float, seconds: float) -> None:
+        """Do what one child needs now, `seconds` after it was looked after last."""
+        if child.restart_at is not None:
+            if now >= child.restart_at:
+                self._replace(child, now)
+            elif child.is_worker:
+                self._pass_on(index)
+        elif child.process.is_alive():
+            self._listen(child, seconds)
+        else:
+            if child.is_worker:
+                clear_row(table, index, self._settings.dimse.max_associations)
+            self._bury(child, now)
+
+    def _listen(self, child: Child, seconds: float) -> None:
+        """Take in a child's beats, and kill it when it has long been silent: a stopped process dies of that too."""
+        was_silent = child.silent_seconds >= SILENT_SECONDS
+        child.look(self._beats, seconds)
+        if child.silent_seconds >= SILENT_SECONDS and not was_silent:
+            _logger.warning("child_silent name=%s pid=%s", child.name, child.process.pid)
+        if child.is_frozen and not child.is_killed:
+            child.is_killed = True
+            _logger.error("child_frozen name=%s pid=%s", child.name, child.process.pid)
+            child.process.kill()
+
+    def _pass_on(self, index: int) -> None:
+        """Give the connections that wait for a worker that is gone to one that is there, if there is."""
+        if not self._inboxes:
+            return
+        others = [
+            other
+            for other, child in enumerate(self._children)
+            if child.is_worker and other != index and child.restart_at is None and child.process.is_alive()
+        ]
+        if others:
+            passed = pass_on(self._inboxes[index][1], self._inboxes[min(others, key=self._silence_of)][0])
+            if passed:
+                _logger.info("connections_passed_on name=%s count=%d", self._children[index].name, passed)
+
+    def _silence_of(self, index: int) -> float:
+        return self._children[index].silent_seconds
 
     def _note_lost(self) -> None:
         """Note that processes that are gone lost their associations; what a full volume does not take, again later."""
@@ -234,35 +327,31 @@ class Supervisor:
         running = {child.process.pid for child in self._children if child.process.is_alive()}
         for process_id in self._unnoted - running:
             try:
+                if self.spool.associations.is_at_work(process_id):
+                    continue  # a worker of an earlier run is ending, and may begin another log
                 self.spool.associations.note_lost(process_id)
             except OSError as error:
                 _logger.warning("lost_not_noted errno=%s", error.errno)
                 return
             self._unnoted.discard(process_id)
 
-    def _bury(self, child: _Child) -> None:
+    def _bury(self, child: Child, now: float) -> None:
         """Note a death, clean up after it, and set when the child is started again."""
-        now = time.monotonic()
         _logger.error("child_died name=%s exit_code=%s", child.name, child.process.exitcode)
         if self.spool is not None and child.process.pid is not None:
             self._unnoted.add(child.process.pid)
             self._note_lost()
             with contextlib.suppress(OSError):
                 self.spool.discard_incoming(child.process.pid)
-        if now - child.started_at >= _STEADY_SECONDS:
-            child.pause_seconds = _FIRST_PAUSE_SECONDS
-        child.restart_at = now + child.pause_seconds
-        child.pause_seconds = min(child.pause_seconds * 2, _LONGEST_PAUSE_SECONDS)
+        child.bury(now)
 
-    def _replace(self, child: _Child) -> None:
+    def _replace(self, child: Child, now: float) -> None:
         """Start a child again; when there is no process to be had, try later."""
         try:
-            child.process = child.start()
+            child.replace(self._beats, now)
         except OSError as error:
             _logger.error("child_not_started name=%s errno=%s", child.name, error.errno)  # noqa: TRY400  # no bug
-            child.restart_at = time.monotonic() + _LONGEST_PAUSE_SECONDS
             return
-        child.started_at, child.restart_at = time.monotonic(), None
         self.restarts += 1
 
 
@@ -293,7 +382,10 @@ def _listen(address: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
-        if os.name == "posix":
+        if sys.platform == "win32":
+            # There SO_REUSEADDR lets any program take over a port that another has.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+        else:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((address, port))
         listener.listen(_BACKLOG)
