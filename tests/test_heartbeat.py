@@ -1,5 +1,6 @@
 """The heartbeat's format."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -18,6 +19,8 @@ HEARTBEAT = Heartbeat(
     free_bytes=4,
     oldest_seconds=5.5,
     peers=(SeenPeer("CT1", "10.0.0.1", 7, datetime(2026, 1, 31, 11, 0, tzinfo=UTC)),),
+    is_full=True,
+    set_aside=6,
 )
 
 
@@ -49,3 +52,9 @@ def test_heartbeat_key_is_one_object_below_the_prefix():
     """A name cannot leave the prefix."""
     assert "status/site-1.json" == heartbeat_key("site-1")
     assert "status/a%2Fb.json" == heartbeat_key("a/b")
+
+
+def test_heartbeat_of_an_earlier_version_is_read():
+    """It does not tell whether the edge is full, or what it has set aside."""
+    encoded = HEARTBEAT.to_json().replace(b'"is_full":true,', b"").replace(b'"set_aside":6,', b"")
+    assert replace(HEARTBEAT, is_full=False, set_aside=0) == Heartbeat.from_json(encoded)

@@ -35,7 +35,8 @@ class Heartbeat:
     """How an edge is at a moment: instances in each folder of its spool, and whom it has heard of.
 
     `oldest_seconds` is the age of the oldest instance that is not stored, 0 without one. `peers` has those that were
-    seen last, the latest first.
+    seen last, the latest first. `is_full` tells that it refuses images for want of space, `set_aside` how many files,
+    folders and deliveries it cannot work on; an edge of an earlier version tells neither.
     """
 
     edge: str
@@ -48,6 +49,8 @@ class Heartbeat:
     free_bytes: int
     oldest_seconds: float
     peers: tuple[SeenPeer, ...] = ()
+    is_full: bool = False
+    set_aside: int = 0
 
     def to_json(self) -> bytes:
         """Encode as UTF-8 JSON with stable key order; `version` is the edge's, `format` this module's."""
@@ -85,6 +88,8 @@ class Heartbeat:
                     )
                     for peer in document["peers"]
                 ),
+                is_full=bool(document.get("is_full", False)),
+                set_aside=int(document.get("set_aside", 0)),
             )
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise PermanentError(f"not a heartbeat of format {STATUS_VERSION}: {error!r}") from error

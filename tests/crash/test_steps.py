@@ -65,7 +65,7 @@ def instances(folder: Path) -> dict[str, str]:
     spool.associations.note_lost()
     spool.unpack(1000)
     found = {file.sha256: hashlib.sha256(file.path.read_bytes()).hexdigest() for file in spool.scan_received()}
-    others = {".segment", ".at", ".free"}
+    others = {".segment", ".at", ".end", ".free"}
     assert len(found) == len([path for path in spool.received.rglob("*.*") if path.suffix not in others])
     assert "open" not in spool.associations.read_states().values()
     return found

@@ -31,6 +31,7 @@ def test_edge_that_is_healthy_exits_0(doctor: Any, edge_toml: Any, certificate: 
     assert 0 == code
     assert {
         "spool folder",
+        "spool owner",
         "spool space",
         "spool sync",
         "DIMSE port",
@@ -93,7 +94,7 @@ def test_spool_that_cannot_be_made_fails_once(doctor: Any, edge_toml: Any, tmp_p
     (tmp_path / "file").write_text("")
     code, findings = doctor("--config", edge_toml(spool=f'dir = "{tmp_path / "file" / "spool"}"'))
     assert (1, {"spool folder": "failed"}) == (code, _states(findings, "failed"))
-    assert {"spool space", "spool sync", "DIMSE self-test"} == _states(findings, "skipped").keys()
+    assert {"spool owner", "spool space", "spool sync", "DIMSE self-test"} == _states(findings, "skipped").keys()
 
 
 def test_volume_that_is_nearly_full_fails_the_self_test_too(doctor: Any, edge_toml: Any, tmp_path: Path):

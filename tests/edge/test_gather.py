@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dicomflow.edge.delivery import Delivery, ReceivedInstance
-from dicomflow.edge.gather import MANIFEST_FILE, entry_of, has_manifest, has_same_data_set, rank_of, read_instance
+from dicomflow.edge.gather import MANIFEST_FILE, entry_of, has_same_data_set, rank_of, read_instance, read_manifest
 from dicomflow.edge.settings import DeliverySettings, PriorityRule
 from dicomflow.edge.spool import Spool
 from dicomflow.errors import PeerError
@@ -96,13 +96,13 @@ def test_delivery_without_a_readable_manifest_is_not_closed(tmp_path: Path, cont
     """A missing note and one that is none leave a delivery open."""
     if content is not None:
         (tmp_path / MANIFEST_FILE).write_bytes(content)
-    assert not has_manifest(tmp_path)
+    assert read_manifest(tmp_path, "site-1") is None
 
 
 def test_delivery_with_its_manifest_is_closed(tmp_path: Path, spooled: Spooled):
     """The note that closing writes is known again."""
-    delivery = Delivery("d1", "1.2.3", 0, 0)
+    delivery = Delivery(tmp_path.name, "1.2.3", 0, 0)
     delivery.add(spooled(), 0)
     manifest = delivery.manifest("site-1", datetime.now(UTC), lambda _: "released")
     (tmp_path / MANIFEST_FILE).write_bytes(manifest.to_json())
-    assert has_manifest(tmp_path)
+    assert manifest == read_manifest(tmp_path, "site-1")

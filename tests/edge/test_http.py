@@ -62,6 +62,19 @@ def test_metrics_count_spool_and_workers(edge: Any):
     assert {"received": 0, "delivering": 0, "quarantined": 1} == files
     assert 2 == families["dicomflow_workers"].samples[0].value
     assert 0 < families["dicomflow_spool_free_bytes"].samples[0].value
+    others = ("dicomflow_spool_full", "dicomflow_spool_unreadable", "dicomflow_delivery_set_aside")
+    assert [0, 0, 0] == [families[name].samples[0].value for name in others]
+
+
+def test_readiness_is_503_and_metrics_tell_while_the_volume_is_full(edge_with: Any, until: Any):
+    """Where images are refused for want of space, a balancer and an alarm hear of it, and the log does."""
+    edge = edge_with(spool={"slow_below_bytes": 1 << 60, "refuse_below_bytes": 1 << 60})
+    edge.launch()
+    until(lambda: edge.http_port, explain=edge.tail)
+    assert (503, "not ready: free space is below spool.refuse_below_bytes\n") == edge.get("/readyz")
+    assert 200 == edge.get("/healthz")[0]
+    assert "dicomflow_spool_full 1.0" in edge.get("/metrics")[1].splitlines()
+    until(lambda: "ERROR dicomflow.edge.space spool_full" in edge.log.read_text())
 
 
 def test_metrics_of_all_workers_are_summed_and_outlive_a_worker(edge: Any, scu_with: Any, data_set: Any, until: Any):

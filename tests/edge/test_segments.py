@@ -13,7 +13,9 @@ from waiting import WAIT_SECONDS
 
 from dicomflow.edge import segments
 from dicomflow.edge.segments import MAX_RECORD_BYTES, count_records, read_records, segments_of
+from dicomflow.edge.setaside import SetAside
 from dicomflow.edge.spool import Spool, count_files, oldest_seconds
+from dicomflow.edge.spoolview import quarantined_files
 
 pytestmark = pytest.mark.skipif(not segments.is_supported, reason="segments need pwrite and fdatasync (not on Windows)")
 SIZE = 64 << 10
@@ -191,7 +193,8 @@ def test_damage_is_not_forgotten_over_a_restart(spool: Spool):
         Spool(spool.root).unpack(1)
     while Spool(spool.root).unpack(100):
         pass
-    assert [segment.with_suffix(".damaged").name] == [path.name for path in spool.lane.iterdir()]
+    assert [] == list(spool.lane.iterdir())
+    assert [f"0-{segment.stem}.damaged"] == [path.name for path in spool.quarantined.glob("*.damaged")]
 
 
 def test_note_of_another_segment_is_not_believed(spool: Spool, deliverers: Spool):
@@ -216,7 +219,7 @@ def test_unreadable_file_stops_no_others(spool: Spool, deliverers: Spool, monkey
     put(Spool(spool.root, segment_bytes=SIZE), b"two", 2)
     Spool(spool.root).unpack(100)
     assert 2 == len(list(deliverers.scan_received()))
-    assert f"file_not_read file={bad.path.name}" in caplog.text
+    assert f"set_aside path=unpacked/{bad.path.name} reason=Input/output error" in caplog.text
 
 
 def test_deliverer_that_starts_again_makes_nothing_twice(spool: Spool, deliverers: Spool):
@@ -356,7 +359,8 @@ def test_hole_in_front_of_a_struck_record_is_damage(
     damage(segment, 0, 5)
     restarted(spool)
     deliverers.unpack(100)
-    assert [segment.with_suffix(".damaged").name] == [path.name for path in spool.lane.iterdir()]
+    assert [] == list(spool.lane.iterdir())
+    assert [f"0-{segment.stem}.damaged"] == [path.name for path in spool.quarantined.glob("*.damaged")]
     assert "segment_damaged" in caplog.text
 
 
@@ -424,8 +428,14 @@ def test_descriptor_of_a_record_is_open_before_it_is_written(spool: Spool, monke
     monkeypatch.setattr(segment, "_idle", [])
     put(spool)
     names, descriptors = zip(*calls, strict=True)
-    assert ("open", "pwrite", "pwrite", "fdatasync") == names
-    assert 1 == len(set(descriptors))
+    # The last one is the note of how far the segment is written, which is another file.
+    assert ("open", "pwrite", "pwrite", "fdatasync", "pwrite") == names
+    assert 1 == len(set(descriptors[:-1]))
+
+
+def denies() -> Any:
+    """Refuse as the system does what belongs to another user."""
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def fails(*_: Any) -> int:
@@ -541,7 +551,8 @@ def test_record_whose_head_is_gone_hides_none_behind_it(
     while deliverers.unpack(limit):
         pass
     assert [bytes([1]) * 5000, bytes([3]) * 5000] == received(deliverers)
-    assert [segment.with_suffix(".damaged").name] == [path.name for path in spool.lane.iterdir()]
+    assert [] == list(spool.lane.iterdir())
+    assert [f"0-{segment.stem}.damaged"] == [path.name for path in spool.quarantined.glob("*.damaged")]
     assert "segment_damaged" in caplog.text
 
 
@@ -555,7 +566,8 @@ def test_last_record_whose_head_is_gone_keeps_the_segment(spool: Spool, delivere
     restarted(spool)
     deliverers.unpack(100)
     assert [bytes([1]) * 5000] == received(deliverers)
-    assert [segment.with_suffix(".damaged").name] == [path.name for path in spool.lane.iterdir()]
+    assert [] == list(spool.lane.iterdir())
+    assert [f"0-{segment.stem}.damaged"] == [path.name for path in spool.quarantined.glob("*.damaged")]
 
 
 def test_page_that_the_disk_does_not_give_hides_none_behind_it(
@@ -572,7 +584,8 @@ def test_page_that_the_disk_does_not_give_hides_none_behind_it(
     )
     deliverers.unpack(100)
     assert [bytes([1]) * 100, bytes([3]) * 100] == received(deliverers)
-    assert [segment.with_suffix(".damaged").name] == [path.name for path in spool.lane.iterdir()]
+    assert [] == list(spool.lane.iterdir())
+    assert [f"0-{segment.stem}.damaged"] == [path.name for path in spool.quarantined.glob("*.damaged")]
 
 
 def test_full_volume_leaves_records_where_they_are(
@@ -594,7 +607,7 @@ def test_full_volume_leaves_records_where_they_are(
         patched.setattr(os, "write", _write)
         assert not deliverers.unpack(100)
     assert [bytes([0]) * 100, bytes([1]) * 100] == received(deliverers)
-    assert f"unpack_failed segment={segments_of(spool.lane)[0].name} errno={errno.ENOSPC}" in caplog.text
+    assert f"set_aside path=0/{segments_of(spool.lane)[0].name} reason=No space left on device" in caplog.text
     assert not deliverers.unpack(100)
     assert 4 == len(received(deliverers))
 
@@ -615,7 +628,7 @@ def test_note_that_cannot_be_kept_stops_nothing(spool: Spool, deliverers: Spool,
 def test_segment_is_given_back_only_when_its_files_are_durable(
     spool: Spool, deliverers: Spool, monkeypatch: pytest.MonkeyPatch
 ):
-    """A sync that fails leaves the segment to be unpacked again, under the same names."""
+    """A sync that fails leaves the segment to be unpacked again, and what was made of it is not taken before."""
     put(spool, b"one", 1)
     restarted(spool)
     with monkeypatch.context() as patched:
@@ -623,7 +636,8 @@ def test_segment_is_given_back_only_when_its_files_are_durable(
         with pytest.raises(OSError, match="Input/output"):
             deliverers.unpack(100)
     assert 1 == len(segments_of(spool.lane))
-    Spool(spool.root).unpack(100)
+    assert [] == received(deliverers)
+    deliverers.unpack(100)
     assert [b"one"] == received(deliverers)
     assert [] == segments_of(spool.lane)
 
@@ -640,6 +654,91 @@ def test_files_are_synced_one_by_one_where_there_is_no_call_for_all(
     deliverers.unpack(100)
     assert {file.path for file in deliverers.scan_received()} <= set(synced)
     assert spool.received / "unpacked" in synced
+
+
+@pytest.mark.parametrize("left", [0, 1, 4096, 8192, 8193, 12_000, 16_384, 20_000])
+@pytest.mark.parametrize("kind", ["cut", "zeroed"])
+def test_segment_that_is_cut_or_zeroed_leaves_a_trace(
+    spool: Spool, deliverers: Spool, caplog: Any, kind: str, left: int
+):
+    """Whatever is gone of its end, where nothing behind tells of it: log, quarantine and count do."""
+    for number in range(3):
+        put(spool, bytes([number + 1]) * 5000, number)
+    (segment,) = segments_of(spool.lane)
+    if kind == "cut":
+        os.truncate(segment, left)
+    else:
+        with segment.open("r+b") as file:
+            file.seek(left)
+            file.write(bytes(SIZE - left))
+    restarted(spool)
+    deliverers.unpack(100)
+    whole = min(3, left // 8192)
+    assert [bytes([number + 1]) * 5000 for number in range(whole)] == received(deliverers)
+    names = [path.name for path, _ in quarantined_files(spool.root)]
+    assert names
+    assert len(names) == count_files(spool.root)["quarantined"]
+    if f"0-{segment.stem}.damaged" in names:
+        assert f"segment_damaged segment={segment.name}" in caplog.text
+    else:  # it is there in part
+        assert f"instance_quarantined file={names[0]}" in caplog.text
+
+
+def test_records_behind_a_damaged_one_are_counted_and_unpacked_while_the_worker_lives(spool: Spool, deliverers: Spool):
+    """They are known to be written, so nobody has to wait until the segment is complete."""
+    for number in range(3):
+        put(spool, bytes([number + 1]) * 5000, number)
+    (segment,) = segments_of(spool.lane)
+    damage(segment, 1, 20)
+    assert 3 == count_files(spool.root)["received"]  # the damaged one too: nobody knows what it was
+    deliverers.unpack(100)
+    assert [bytes([1]) * 5000, bytes([3]) * 5000] == received(deliverers)
+    put(spool, b"four", 4)
+    deliverers.unpack(100)
+    assert 3 == len(received(deliverers))
+
+
+def test_note_of_how_far_a_segment_is_unpacked_is_not_believed_where_it_has_changed(spool: Spool, deliverers: Spool):
+    """A digit that the disk has changed would leave out what was acknowledged."""
+    put(spool, b"one", 1)
+    deliverers.unpack(100)
+    (segment,) = segments_of(spool.lane)
+    note = segment.with_suffix(".at")
+    good = note.read_bytes()
+    for position in range(len(good)):
+        for other in (b"9", b"\0", b" "):
+            note.write_bytes(good[:position] + other + good[position + 1 :])
+            assert segments.read_offset(segment) == (4096 if note.read_bytes() == good else 0)
+
+
+def test_segment_of_another_user_stops_no_other(spool: Spool, deliverers: Spool, monkeypatch: Any, caplog: Any):
+    """It is set aside, and unpacked when it can be read."""
+    put(spool, b"one", 1)
+    (bad,) = segments_of(spool.lane)
+    again = restarted(spool, segment_bytes=SIZE)
+    put(again, b"two", 2)
+    original = Path.open
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            Path, "open", lambda path, *rest, **named: denies() if path == bad else original(path, *rest, **named)
+        )
+        deliverers.unpack(100)
+    assert [b"two"] == received(deliverers)
+    assert f"set_aside path=0/{bad.name} reason=Permission denied" in caplog.text
+    deliverers.aside = deliverers._unpacker._aside = SetAside()
+    deliverers.unpack(100)
+    assert [b"one", b"two"] == received(deliverers)
+
+
+def test_free_segments_are_given_up_where_space_is_short(spool: Spool, deliverers: Spool):
+    """They are only kept to be fast; the worker makes new ones."""
+    put(spool, b"one", 1)
+    restarted(spool)
+    deliverers.unpack(100)
+    assert 1 == len(list(spool.lane.glob("*.free")))
+    deliverers.make_room()
+    assert [] == list(spool.lane.iterdir())
+    put(restarted(spool, segment_bytes=SIZE), b"two", 2)
 
 
 def test_associations_at_once_lose_nothing(spool: Spool, deliverers: Spool):

@@ -16,7 +16,7 @@ from obstore.store import ObjectStore
 from rich.console import Console
 from rich.progress import track
 
-from dicomflow.cli.spools import Config, Data, open_spool
+from dicomflow.cli.spools import Config, Data, find_spool
 from dicomflow.cli.tables import as_json, print_table
 from dicomflow.edge.ledger import LEDGER_FILE, Ledger, LedgerEntry
 from dicomflow.edge.settings import DeliverySettings, load_settings
@@ -117,7 +117,10 @@ def forget(
     """
     if everything == bool(uids):
         raise PermanentError("name UIDs, or --all")
-    opened = Ledger(open_spool(config, data).root / LEDGER_FILE)
+    path = find_spool(config, data) / LEDGER_FILE
+    if not path.exists():
+        raise PermanentError(f"there is no ledger in {path.parent}")
+    opened = Ledger(path)
     try:
         count = opened.forget_all() if everything else opened.forget(uids or [])
     except sqlite3.DatabaseError as error:
@@ -130,7 +133,7 @@ def forget(
 
 
 def _open(config: Path | None, data: Path | None) -> Ledger:
-    return Ledger(open_spool(config, data).root / LEDGER_FILE, read_only=True)
+    return Ledger(find_spool(config, data) / LEDGER_FILE, read_only=True)
 
 
 def _ask_catalog(data: Path | None, entries: list[LedgerEntry]) -> dict[str, dict[str, Any]]:

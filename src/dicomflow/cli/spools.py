@@ -1,4 +1,8 @@
-"""Where a spool is: given by the edge's settings file, or by the data folder of `dicomflow local`."""
+"""Where a spool is: given by the edge's settings file, or by the data folder of `dicomflow local`.
+
+A command that only reads creates nothing there, whoever runs it; one that writes leaves nothing behind that the edge's
+own user could not use.
+"""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,21 +13,31 @@ from dicomflow.edge.settings import load_settings
 from dicomflow.edge.spool import Spool
 from dicomflow.errors import PermanentError
 
-__all__ = ["Config", "Data", "open_spool"]
+__all__ = ["Config", "Data", "find_spool", "open_spool"]
 
 Config = Annotated[Path | None, typer.Option(help="The edge's settings file.")]
 Data = Annotated[Path | None, typer.Option(help="The data folder of `dicomflow local`.")]
 
 
-def open_spool(config: Path | None, data: Path | None) -> Spool:
-    """Open an existing spool.
+def find_spool(config: Path | None, data: Path | None) -> Path:
+    """Return the folder of an existing spool, to be read.
 
     Raises:
-        PermanentError: neither or both are given, or there is no spool.
+        PermanentError: neither or both are given, or there is no spool that this user may read.
     """
     if (config is None) == (data is None):
         raise PermanentError("name one of --config FILE and --data DIR")
     root = load_settings(config).spool.dir if config is not None else (data or Path()) / "spool"
-    if not root.is_dir():
-        raise PermanentError(f"there is no spool in {root}")
-    return Spool(root, lane="retried")  # a lane of its own, where no worker syncs at the same time
+    try:
+        if not root.is_dir():
+            raise PermanentError(f"there is no spool in {root}")
+        next(root.iterdir(), None)
+    except OSError as error:
+        raise PermanentError(f"cannot read the spool {root}: {error.strerror}") from error
+    return root
+
+
+def open_spool(config: Path | None, data: Path | None) -> Spool:
+    """Open an existing spool to put something back; raises as `find_spool` does."""
+    # A lane of its own, where no worker syncs at the same time.
+    return Spool(find_spool(config, data), make=False, lane="retried")

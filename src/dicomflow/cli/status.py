@@ -10,7 +10,8 @@ from rich.table import Table
 from dicomflow.catalog.report import count_everything
 from dicomflow.cli.database import DatabaseUrl, DataFolder, reading
 from dicomflow.edge.progress import read_progress
-from dicomflow.edge.spool import count_files
+from dicomflow.edge.spoolview import look
+from dicomflow.errors import PermanentError
 
 __all__ = ["status"]
 
@@ -30,7 +31,12 @@ def status(
     with reading(data, database_url) as engine:
         counts = count_everything(engine)
     if data is not None:
-        counts["spool"] = count_files(data / "spool")
+        view = look(data / "spool", ages=False)
+        for path, reason in view.unreadable.items():
+            if path.parent == data / "spool":  # no figure at all would be true
+                raise PermanentError(f"cannot read {path}: {reason}; run it as the user that receives")
+            typer.echo(f"not counted: {path}: {reason}", err=True)
+        counts["spool"] = view.counts()
         progress = read_progress(data / "spool")
         if progress is not None:
             counts["delivery"] = progress

@@ -76,7 +76,17 @@ def _replace(file: Path, name: str, line: str) -> None:
             opened.write("\n".join([*kept, line]) + "\n")
         if file.exists():
             temporary.chmod(file.stat().st_mode & 0o777)
+            _give_to_owner_of(file, temporary)
+        else:
+            _give_to_owner_of(file.parent, temporary)
         temporary.replace(file)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _give_to_owner_of(known: Path, path: Path) -> None:
+    """Leave the file readable for the edge's user when root has written it."""
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        owner = known.stat()
+        os.chown(path, owner.st_uid, owner.st_gid)

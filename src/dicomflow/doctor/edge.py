@@ -19,12 +19,13 @@ from dicomflow.doctor.findings import SELF_TEST, Check, Problem, Skip, Warn
 from dicomflow.doctor.machine import (
     check_clock,
     check_folder,
+    check_owner,
     check_port,
     check_space,
     check_store,
     check_sync,
     leaving_no_folder,
-    require_folder,
+    require_place,
 )
 from dicomflow.edge.sender import SendAssociation
 from dicomflow.edge.sendfiles import read_stored_file
@@ -60,6 +61,7 @@ def checks_of_edge(settings: EdgeSettings) -> Iterator[Check]:
 def _checks(settings: EdgeSettings) -> Iterator[Check]:
     spool, dimse, delivery = settings.spool, settings.dimse, settings.delivery
     yield Check("spool folder", lambda: check_folder(spool.dir), "repair spool.dir")
+    yield Check("spool owner", lambda: check_owner(spool.dir), "repair spool.dir")
     yield Check(
         "spool space",
         lambda: check_space(spool.dir, spool.slow_below_bytes, spool.refuse_below_bytes),
@@ -176,8 +178,7 @@ def _check_reception(settings: EdgeSettings) -> str:
             "senders need a user name and a passcode, which only they know",
             "send one image from a device, or with DCMTK's storescu and its options --user and --password",
         )
-    require_folder(settings.spool.dir)
-    with tempfile.TemporaryDirectory(prefix=".doctor-", dir=settings.spool.dir) as folder:
+    with tempfile.TemporaryDirectory(prefix=".doctor-", dir=require_place(settings.spool.dir)) as folder:
         root = Path(folder)
         trial = settings.model_copy(
             update={

@@ -21,12 +21,13 @@ from dicomflow.edge.stores import describe_refusal
 __all__ = [
     "check_clock",
     "check_folder",
+    "check_owner",
     "check_port",
     "check_space",
     "check_store",
     "check_sync",
     "leaving_no_folder",
-    "require_folder",
+    "require_place",
 ]
 
 _SYNC_ROUNDS: Final = 20
@@ -53,21 +54,45 @@ def leaving_no_folder(folders: Iterable[Path]) -> Iterator[None]:
 
 
 def check_folder(folder: Path) -> str:
-    """Make a folder if need be, and write into it."""
+    """Write into a folder; one that is not there is not made, since it would be this user's and not the edge's."""
+    if not folder.exists():
+        above = place_of(folder)
+        if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+            raise Problem(f"{folder} is not there, and {above} cannot be written to", _owner_advice(folder))
+        return f"{folder} is not there yet; the edge makes it"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".doctor-{secrets.token_hex(4)}"
         probe.write_bytes(b"x")
         probe.unlink()
     except OSError as error:
-        advice = f"give the user {_user()} the right to write there: mkdir -p {folder}; chown {_user()} {folder}"
-        raise Problem(f"{folder} cannot be written to: {error.strerror}", advice) from error
+        raise Problem(f"{folder} cannot be written to: {error.strerror}", _owner_advice(folder)) from error
     return f"{folder} can be written to"
+
+
+def check_owner(folder: Path) -> str:
+    """Look for what the user that a folder belongs to cannot use: commands that another user ran may have left it."""
+    if not folder.exists():
+        raise Skip(f"{folder} is not there yet", "run it again when the edge has run")
+    owner = folder.stat().st_uid
+    foreign = [path for path in _walk(folder) if path.lstat().st_uid != owner]
+    if foreign:
+        name = foreign[0].relative_to(folder)
+        text = f"{len(foreign)} files or folders are not the user's that {folder} belongs to: {name} for one"
+        raise Problem(text, f"chown -R --reference={folder} {folder}")
+    if hasattr(os, "geteuid") and os.geteuid() not in {0, owner}:
+        raise Warn(f"{folder} is another user's", f"run the edge, and this, as that user: sudo -u '#{owner}'")
+    return f"all of {folder} is one user's"
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Yield folders and files down to where files of images lie, of which a spool may have a million."""
+    for parent in (folder, *(each for each in folder.iterdir() if each.is_dir())):
+        yield from (each for each in parent.iterdir() if not each.name.startswith(".doctor-"))
 
 
 def check_space(folder: Path, slow_below_bytes: int, refuse_below_bytes: int) -> str:
     """Compare free space with the watermarks."""
-    require_folder(folder)
+    folder = require_place(folder)
     free = shutil.disk_usage(folder).free
     text = f"{_gigabytes(free)} free"
     if free < refuse_below_bytes:
@@ -81,7 +106,7 @@ def check_space(folder: Path, slow_below_bytes: int, refuse_below_bytes: int) ->
 
 def check_sync(folder: Path) -> str:
     """Measure what a durable write costs: each image costs one before it is acknowledged."""
-    require_folder(folder)
+    folder = require_place(folder)
     content = os.urandom(_SYNC_BYTES)
     costs = []
     for _ in range(_SYNC_ROUNDS):
@@ -104,10 +129,17 @@ def check_sync(folder: Path) -> str:
     return text
 
 
-def require_folder(folder: Path) -> None:
-    """Look no further where there is no folder to look at: that was said."""
-    if not os.access(folder, os.W_OK | os.X_OK):
+def place_of(folder: Path) -> Path:
+    """Return a folder, or the nearest above it that is there: the same volume, unless one is to be mounted on it."""
+    return next(each for each in (folder, *folder.absolute().parents) if each.exists())
+
+
+def require_place(folder: Path) -> Path:
+    """Return the place of a folder; look no further where there is none to look at: that was said."""
+    place = place_of(folder)
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         raise Skip(f"{folder} cannot be written to", "repair the folder first")
+    return place
 
 
 def check_port(bind: str, port: int, is_ours: Callable[[], str | None]) -> str:
@@ -196,6 +228,10 @@ def _forget(store: ObjectStore, key: str) -> None:
 
 def _gigabytes(size: int) -> str:
     return f"{size / 1e9:,.1f} GB"
+
+
+def _owner_advice(folder: Path) -> str:
+    return f"give the user {_user()} the right to write there: mkdir -p {folder}; chown {_user()} {folder}"
 
 
 def _user() -> str:

@@ -8,6 +8,7 @@ deliverer reads on where it was, and removes logs of which nobody needs a line a
 
 import contextlib
 import os
+import re
 import sys
 import threading
 import time
@@ -28,6 +29,7 @@ _FILE_MODE: Final = 0o640
 # Then the next log begins, so that this one can go.
 _MOST_LINES: Final = 5000
 _FIELDS: Final = 4
+_SECONDS: Final = re.compile(r"[0-9]{1,15}")
 
 
 class _State(NamedTuple):
@@ -199,10 +201,11 @@ def _read_on(log: Path, offset: int, states: dict[str, _State]) -> int:
         with log.open("rb") as file:
             file.seek(offset)
             lines, end, _ = file.read().rpartition(b"\n")
-    except FileNotFoundError:
+    except OSError:
+        # It is gone; or it cannot be read, and its associations are taken for lost, which is all that hangs on it.
         return offset
     for line in lines.decode("ascii", "replace").split("\n"):
         fields = line.split(" ")
-        if len(fields) == _FIELDS and fields[2].isdecimal() and fields[3] == ".":
+        if len(fields) == _FIELDS and _SECONDS.fullmatch(fields[2]) and fields[3] == ".":
             states[fields[0]] = _State(fields[1], int(fields[2]), log)
     return offset + len(lines) + len(end)

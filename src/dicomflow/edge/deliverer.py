@@ -11,7 +11,7 @@ import logging
 import sqlite3
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,26 +19,29 @@ from typing import Final
 
 from dicomflow.edge.bandwidth import Bandwidth, InFlight, limit_at
 from dicomflow.edge.delivery import Deliveries, Delivery, ReceivedInstance
+from dicomflow.edge.durable import is_full
 from dicomflow.edge.feedback_reader import FeedbackReader
 from dicomflow.edge.gather import (
     MANIFEST_FILE,
     entry_of,
-    has_manifest,
     quarantine_unreadable,
     rank_of,
     read_instances,
+    read_manifest,
 )
 from dicomflow.edge.heartbeat import Heartbeats
 from dicomflow.edge.ledger import LEDGER_FILE, Ledger
+from dicomflow.edge.leftovers import Leftovers
 from dicomflow.edge.progress import PROGRESS_FILE, Progress
-from dicomflow.edge.putqueue import PutQueue
+from dicomflow.edge.putqueue import Put, PutQueue
 from dicomflow.edge.resent import Resent, is_whole
 from dicomflow.edge.settings import DeliverySettings, EdgeSettings
+from dicomflow.edge.space import Space
 from dicomflow.edge.spool import Spool
 from dicomflow.edge.stores import identify_store
 from dicomflow.edge.uploader import Uploader, backoff_seconds, describe
 from dicomflow.errors import PermanentError
-from dicomflow.manifest import Manifest, manifest_key
+from dicomflow.manifest import manifest_key
 
 __all__ = ["Announce", "Deliverer", "StoredObject"]
 
@@ -86,13 +89,14 @@ class Deliverer:
         self._edge = settings.name
         self._settings = settings.delivery
         self._reload = reload
-        self._slow_below_bytes = settings.spool.slow_below_bytes
         self._spool = spool
+        self._space = Space(spool, settings.spool)
         self._uploader = uploader
         self._announce = announce
         store = identify_store(settings.delivery)
         self._ledger = Ledger(settings.spool.dir / LEDGER_FILE, store=store, busy_seconds=_LEDGER_BUSY_SECONDS)
         self._resent = Resent(settings.name, spool, self._ledger, store, uploader.is_stored)
+        self._leftovers = Leftovers(settings.name, spool, self._fail)
         self._deliveries = Deliveries(settings.delivery, new_id=lambda: str(uuid.uuid4()), is_whole=is_whole)
         self._queue = PutQueue(time.monotonic, backoff_seconds)
         self._bandwidth = Bandwidth(lambda: self._settings, lambda: datetime.now().astimezone())
@@ -109,51 +113,43 @@ class Deliverer:
         """Deliver until cancelled."""
         try:
             async with asyncio.TaskGroup() as group:
+                self._spool.discard_stored()
+                self._spool.spares.trim()
+                self._leftovers.look()
                 self._take_up()
                 for _ in range(self._settings.concurrency):
                     group.create_task(self._put_queued())
                 group.create_task(self._feedback.follow(self._feedback_seconds))
                 group.create_task(self._heartbeats.follow())
                 while True:
-                    self._read_settings()
-                    await self._gather_and_close()
-                    self._note_progress()
+                    try:
+                        self._read_settings()
+                        await self._gather_and_close()
+                        self._note_progress()
+                    except Exception as error:  # noqa: BLE001  # it may pass, and the puts go on; it is logged there
+                        self._fail(self._spool.root, error)
                     await asyncio.sleep(_POLL_SECONDS)
         finally:
             self._ledger.write()
             self._ledger.close()
 
     def _take_up(self) -> None:
-        """Go on with the deliveries of an earlier run: those with a manifest are closed, the others still open."""
+        """Go on with what an earlier run has left: deliveries with a manifest are closed, the others still open."""
         now = time.monotonic()
-        self._spool.discard_stored()
-        self._spool.spares.trim()
-        for folder in sorted(path for path in self._spool.delivering.iterdir() if path.is_dir()):
-            # The earlier run may have ended between moving files here and syncing that.
-            self._spool.sync_deliveries([folder.name])
-            instances = list(read_instances(self._spool.scan_delivery(folder.name), self._spool.quarantine))
-            if not instances:
-                if all(path.name.startswith(MANIFEST_FILE) for path in folder.iterdir()):
-                    self._spool.remove_delivery(folder.name)
-                continue
-            is_closed = has_manifest(folder)
-            if is_closed:
-                delivery = Delivery(folder.name, instances[0].study_instance_uid, now, now, is_closed=True)
-                for instance in instances:
+        for left in self._leftovers.take():
+            if left.is_closed:
+                delivery = Delivery(left.delivery_id, left.instances[0].study_instance_uid, now, now, is_closed=True)
+                for instance in left.instances:
                     delivery.add(instance, now)
             else:
-                delivery = self._deliveries.reopen(folder.name, instances, now)
+                delivery = self._deliveries.reopen(left.delivery_id, left.instances, now)
             delivery.opened_at = now - (time.time() - delivery.oldest_at)
-            self._take_up_instances(delivery, instances)
-
-    def _take_up_instances(self, delivery: Delivery, instances: Sequence[ReceivedInstance]) -> None:
-        """Queue what is not stored yet; what the ledger says is stored is looked up, not believed."""
-        self._ledger.note_received(entry_of(instance, delivery, self._edge) for instance in instances)
-        self._ledger.write()
-        self._resent.take_up(delivery)
-        for instance in instances:
-            self._enqueue(delivery, instance)
-        self._enqueue_manifest_if_complete(delivery)
+            self._ledger.note_received(entry_of(instance, delivery, self._edge) for instance in left.instances)
+            self._ledger.write()
+            # What the ledger says is stored is looked up, not believed.
+            self._resent.take_up(delivery)
+            for instance in left.instances:
+                self._enqueue(delivery, instance)
 
     async def _gather_and_close(self) -> None:
         """Take all that has been received, then close what is complete."""
@@ -173,7 +169,7 @@ class Deliverer:
         # Where some are left, of any study, only limits close a delivery.
         carrying = is_open if has_all else self._deliveries.associations()
         for delivery in self._deliveries.take_due(began_at, carrying):
-            self._close(delivery, states)
+            self._try_to_close(delivery, states)
         if is_forgetting:
             self._forgot_notes_at = time.monotonic()
             # What ended since `states` was read may have left instances that are not gathered yet.
@@ -194,38 +190,61 @@ class Deliverer:
         now = time.monotonic()
         moved: list[tuple[Delivery, ReceivedInstance]] = []
         has_more = self._unpack(now)
-        for instance in read_instances(self._spool.scan_received(), self._spool.quarantine):
+        for instance in read_instances(self._spool.scan_received(), self._spool.quarantine, self._spool.aside):
             if len(moved) >= _BATCH:
                 has_more = True
                 break
             try:
-                copies = self._resent.copies_of(instance) if self._settings.skip_resent else []
+                assigned = self._assign(instance, now)
             except FileNotFoundError:
-                continue  # as in `read_instances`
-            except OSError as error:
-                quarantine_unreadable(instance.file, error, self._spool.quarantine)
+                continue  # as in `read_all`
+            except Exception as error:  # noqa: BLE001  # a boundary around one of many
+                self._fail(instance.file.path, error)
+                if is_full(error):
+                    has_more = False
+                    break  # the next one would find no room either
                 continue
-            try:
-                is_here = any(map(self._resent.has_whole, copies))
-                delivery = None if is_here else self._deliveries.find(instance, now)
-                if delivery is None:
-                    self._resent.skip(instance.file)
-                    continue
-                file = self._spool.assign(instance.file, delivery.delivery_id)
-            except FileNotFoundError:
-                continue  # as in `read_instances`
-            assigned = replace(instance, file=file)
-            delivery.add(assigned, now)
-            moved.append((delivery, assigned))
-            self._resent.add(delivery, assigned, copies)
-            self._ledger.note_received([entry_of(assigned, delivery, self._edge)])
-        self._spool.sync_deliveries({delivery.delivery_id for delivery, _ in moved})
+            if assigned is not None:
+                moved.append(assigned)
+        synced = {delivery.delivery_id for delivery, _ in moved if self._sync(delivery)}
+        for delivery, instance in moved:
+            if delivery.delivery_id in synced:
+                self._enqueue(delivery, instance)
+                self._progress.arrived(instance.bytes)
+                self._heartbeats.saw(instance)
         self._ledger.write()
-        for delivery, assigned in moved:
-            self._enqueue(delivery, assigned)
-            self._progress.arrived(assigned.bytes)
-            self._heartbeats.saw(assigned)
         return has_more
+
+    def _assign(self, instance: ReceivedInstance, now: float) -> tuple[Delivery, ReceivedInstance] | None:
+        """Move a received file into its delivery; None when it is delivered already, and gone."""
+        try:
+            copies = self._resent.copies_of(instance) if self._settings.skip_resent else []
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            quarantine_unreadable(instance.file, error, self._spool.quarantine)
+            return None
+        delivery = None if any(map(self._resent.has_whole, copies)) else self._deliveries.find(instance, now)
+        if delivery is None:
+            self._resent.skip(instance.file)
+            return None
+        assigned = replace(instance, file=self._spool.assign(instance.file, delivery.delivery_id))
+        delivery.add(assigned, now)
+        self._resent.add(delivery, assigned, copies)
+        self._ledger.note_received([entry_of(assigned, delivery, self._edge)])
+        return delivery, assigned
+
+    def _sync(self, delivery: Delivery) -> bool:
+        """Make what was moved into a delivery durable; one whose folder cannot be synced is taken up anew later."""
+        folder = self._spool.delivering / delivery.delivery_id
+        try:
+            self._spool.sync_deliveries([delivery.delivery_id])
+        except OSError as error:
+            self._deliveries.drop(delivery.delivery_id)
+            self._leftovers.add(folder)
+            self._fail(folder, error)
+            return False
+        return True
 
     def _unpack(self, now: float) -> bool:
         """Make files of small instances; True if more may be there.
@@ -234,7 +253,13 @@ class Deliverer:
         """
         if now < self._unpack_at:
             return False
-        has_more = self._spool.unpack(_BATCH)
+        try:
+            has_more = self._spool.unpack(_BATCH)
+        except OSError as error:
+            self._fail(self._spool.unpacked, error)
+            has_more = False
+        if self._spool.is_stuck:
+            self._space.make()
         if not has_more:
             self._unpack_at = now + min(_UNPACK_SECONDS, self._settings.quiet_seconds / 4)
         return has_more
@@ -244,7 +269,6 @@ class Deliverer:
         # Until its first instance a delivery has no rank, and a rule's may be below none.
         delivery.rank = max(delivery.rank, rank) if delivery.is_ranked else rank
         delivery.is_ranked = True
-        delivery.unstored += 1
         self._progress.queued(instance.bytes)
         self._queue.add(delivery, instance, delivery.rank)
 
@@ -253,7 +277,7 @@ class Deliverer:
             if delivery.instances:
                 self._queue.add(delivery, None, delivery.rank)
             else:
-                self._spool.remove_delivery(delivery.delivery_id)
+                self._remove(delivery, ())
                 self._resent.remove(delivery)
 
     async def _put_queued(self) -> None:
@@ -267,11 +291,12 @@ class Deliverer:
                 else:
                     was_put = await self._put_instance(delivery, instance, tries)
             except PermanentError as error:
-                self._queue.dropped()
-                self._give_up(delivery, instance, str(error))
+                self._give_up(put, str(error))
             except Exception as error:  # noqa: BLE001  # whatever it was, the file is still here: try again
                 pause = self._queue.failed(put)
                 self._progress.failed(describe(error))
+                if is_full(error):
+                    self._space.make()
                 _logger.warning(
                     "put_failed delivery=%s attempt=%d pause_seconds=%.1f error=%s",
                     delivery.delivery_id,
@@ -307,45 +332,58 @@ class Deliverer:
         self._resent.was_put(key)
         return True
 
-    def _give_up(self, delivery: Delivery, instance: ReceivedInstance | None, reason: str) -> None:
+    def _give_up(self, put: Put, reason: str) -> None:
         """Quarantine an instance that will never be stored as it is; the others of its delivery go on."""
-        if instance is None:
-            # A manifest that cannot be read is written again from what is there.
-            self._spool.write_note(
-                self._manifest_path(delivery),
-                delivery.manifest(self._edge, datetime.now(UTC), lambda _: "lost").to_json(),
-            )
-            self._queue.add(delivery, None, delivery.rank)
+        delivery, instance = put.delivery, put.instance
+        assert instance is not None, "a manifest is made of what is there"
+        try:
+            self._spool.quarantine(instance.file, reason)
+        except OSError as error:  # it comes again
+            self._queue.failed(put)
+            self._fail(instance.file.path, error)
             return
-        _logger.warning("instance_quarantined file=%s reason=%s", instance.file.path.name, reason)
-        self._spool.quarantine(instance.file, reason)
+        self._queue.dropped()
         self._ledger.note_problem(entry_of(instance, delivery, self._edge), reason)
         self._progress.given_up(instance.bytes)
         del delivery.instances[instance.sop_instance_uid]
         delivery.unstored -= 1
         self._enqueue_manifest_if_complete(delivery)
 
-    def _close(self, delivery: Delivery, states: dict[str, str]) -> None:
-        """Fix a delivery's content by writing its manifest into its folder."""
-        delivery.is_closed = True
-        if not delivery.instances:  # all were quarantined
-            self._enqueue_manifest_if_complete(delivery)
+    def _try_to_close(self, delivery: Delivery, states: dict[str, str]) -> None:
+        """Close a delivery, or leave it due: one that finds no room for its note holds up no other."""
+        folder = self._spool.delivering / delivery.delivery_id
+        if self._spool.aside.holds(folder):
+            self._deliveries.put_back(delivery)
             return
-        manifest = delivery.manifest(self._edge, datetime.now(UTC), lambda each: states.get(each, "lost"))
-        self._spool.write_note(self._manifest_path(delivery), manifest.to_json())
+        try:
+            self._close(delivery, states)
+        except Exception as error:  # noqa: BLE001  # a boundary around one of many
+            self._deliveries.put_back(delivery)
+            self._fail(folder, error)
+        else:
+            self._spool.aside.settle(folder)
+
+    def _close(self, delivery: Delivery, states: dict[str, str]) -> None:
+        """Fix a delivery's content by writing its manifest into its folder. Raises `OSError`, and then it is open."""
+        if delivery.instances:  # else all were quarantined
+            manifest = delivery.manifest(self._edge, datetime.now(UTC), lambda each: states.get(each, "lost"))
+            self._spool.write_note(self._spool.delivering / delivery.delivery_id / MANIFEST_FILE, manifest.to_json())
+            _logger.info(
+                "delivery_closed delivery=%s instances=%d bytes=%d associations=%s",
+                delivery.delivery_id,
+                len(delivery.instances),
+                delivery.bytes,
+                ",".join(each.association_id for each in manifest.associations[:_LOGGED_ASSOCIATIONS]),
+            )
+        delivery.is_closed = True
         self._enqueue_manifest_if_complete(delivery)
-        _logger.info(
-            "delivery_closed delivery=%s instances=%d bytes=%d associations=%s",
-            delivery.delivery_id,
-            len(delivery.instances),
-            delivery.bytes,
-            ",".join(each.association_id for each in manifest.associations[:_LOGGED_ASSOCIATIONS]),
-        )
 
     async def _put_manifest(self, delivery: Delivery, tries: int) -> None:
         """Store the manifest of a delivery whose instances are stored, and remove its folder."""
-        manifest = Manifest.from_json(self._manifest_path(delivery).read_bytes())
-        content = manifest.only(delivery.instances).to_json()
+        note = read_manifest(self._spool.delivering / delivery.delivery_id, self._edge)
+        ends = {each.association_id: each.ended for each in note.associations} if note else {}
+        closed_at = note.closed_at if note else datetime.now(UTC)
+        content = delivery.manifest(self._edge, closed_at, lambda each: ends.get(each, "lost")).to_json()
         key = manifest_key(self._edge, delivery.delivery_id)
         sizes = {delivery.key_of(each, self._edge): each.bytes for each in delivery.instances.values()}
         await self._in_flight.enter(len(content))
@@ -356,13 +394,18 @@ class Deliverer:
         await self._tell(StoredObject(key, len(content)))
         self._resent.finish(delivery)
         self._ledger.write()
-        try:
-            await asyncio.to_thread(self._spool.remove_delivery, delivery.delivery_id)
-        except OSError as error:
-            # Everything is stored; what is left here goes at the next start.
-            _logger.warning("delivery_not_removed delivery=%s errno=%s", delivery.delivery_id, error.errno)
+        stored = {each.file.path.name for each in delivery.instances.values()}
+        await asyncio.to_thread(self._remove, delivery, stored)
         self._resent.remove(delivery)
         _logger.info("delivery_stored delivery=%s instances=%d", delivery.delivery_id, len(sizes))
+
+    def _remove(self, delivery: Delivery, stored: Collection[str]) -> None:
+        """Remove a delivery of which all is stored; what is left where that fails goes at the next start."""
+        folder = self._spool.delivering / delivery.delivery_id
+        try:
+            self._spool.remove_delivery(delivery.delivery_id, stored)
+        except OSError as error:
+            self._spool.aside.note(folder, error)
 
     async def _tell(self, stored: StoredObject) -> None:
         announce = self._announce
@@ -383,15 +426,15 @@ class Deliverer:
         return delivery.rank
 
     def _note_progress(self) -> None:
-        """Once a second: write the ledger and the progress, forget old entries, give up spares where space is short."""
+        """Once a second: write the ledger and the progress, forget old entries, look again at what was left."""
         if not self._progress.is_due():
             return
         self._ledger.write()
         if self._ledger.take_begun_anew():
             self._resent.fill_ledger()
         self._resent.tell()
-        if self._spool.free_bytes() < self._slow_below_bytes:
-            self._spool.spares.trim(0)
+        self._space.look()
+        self._take_up()
         if self._in_flight.is_stalled:
             self._progress.failed("the store takes nothing of what is being sent")
         self._progress.write(
@@ -400,11 +443,16 @@ class Deliverer:
             resent_skipped=self._resent.skipped,
             resent_stored_again=self._resent.stored_again,
             limit=limit_at(self._settings, datetime.now().astimezone()),
+            is_full=self._space.is_full,
+            set_aside=self._spool.aside.reasons(),
         )
         if time.monotonic() - self._forgot_at >= _FORGET_EVERY_SECONDS:
             self._forgot_at = time.monotonic()
             with contextlib.suppress(sqlite3.DatabaseError):  # locked: in an hour
                 self._ledger.forget_before(datetime.now(UTC), self._settings.ledger_days)
 
-    def _manifest_path(self, delivery: Delivery) -> Path:
-        return self._spool.delivering / delivery.delivery_id / MANIFEST_FILE
+    def _fail(self, path: Path, error: Exception) -> None:
+        """Set something aside that could not be worked on; where it is the volume that is full, make room."""
+        self._spool.aside.note(path, error)
+        if is_full(error):
+            self._space.make()

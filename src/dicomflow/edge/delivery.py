@@ -35,7 +35,7 @@ class ReceivedInstance:
 
 @dataclass(slots=True)
 class Delivery:
-    """One delivery; times are the caller's monotonic seconds, `unstored` counts puts that are not done."""
+    """One delivery; times are the caller's monotonic seconds, `unstored` counts instances that are not put yet."""
 
     delivery_id: str
     study_instance_uid: str
@@ -54,6 +54,7 @@ class Delivery:
         """Take an instance; its SOP Instance UID must be new to this delivery."""
         self.instances[instance.sop_instance_uid] = instance
         self.bytes += instance.bytes
+        self.unstored += 1
         self.touched_at = now
         self.oldest_at = min(self.oldest_at, instance.received_at.timestamp())
 
@@ -162,6 +163,15 @@ class Deliveries:
             self._full.append(self._open.pop(study_instance_uid))
         self._open[study_instance_uid] = delivery
         return delivery
+
+    def put_back(self, delivery: Delivery) -> None:
+        """Take back a delivery that could not be closed: it is due again."""
+        self._full.append(delivery)
+
+    def drop(self, delivery_id: str) -> None:
+        """Forget an open delivery, which will be taken up again from its folder."""
+        self._open = {study: each for study, each in self._open.items() if each.delivery_id != delivery_id}
+        self._full = [each for each in self._full if each.delivery_id != delivery_id]
 
     def take_due(self, now: float, open_associations: Collection[str]) -> list[Delivery]:
         """Remove and return the deliveries that are complete."""

@@ -14,13 +14,17 @@ from typing import Final, cast
 __all__ = [
     "SharedSync",
     "can_sync_file_system",
+    "give_to_owner_of",
+    "is_full",
     "is_journalled",
     "is_named_by_fsync",
+    "replace_file",
     "start_writeback",
     "sync_directory",
     "sync_file_system",
 ]
 
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT} if hasattr(errno, "EDQUOT") else {errno.ENOSPC})
 # fsync of a renamed file writes the name with it: in one journal or log (ext4, xfs, btrfs), or, ext4 without a journal,
 # by writing the folder that the name is new in.
 _NAMED_BY_FSYNC: Final = frozenset({"ext4", "xfs", "btrfs"})
@@ -70,6 +74,35 @@ class SharedSync:
                 self._served = served
 
 
+def is_full(error: BaseException) -> bool:
+    """Tell whether an error says that the volume has no room left, or that its owner may have no more of it."""
+    if isinstance(error, OSError):
+        return error.errno in _FULL
+    # obstore, where the store is a folder, tells the number in its text only.
+    return f"(os error {errno.ENOSPC})" in str(error)
+
+
+def give_to_owner_of(folder: Path, path: Path) -> None:
+    """Have a file or folder that root has made belong to whom another one belongs; any other user's is its own.
+
+    Raises `OSError`.
+    """
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        owner = folder.stat()
+        os.chown(path, owner.st_uid, owner.st_gid)
+
+
+def replace_file(path: str | Path, target: str | Path) -> None:
+    """Rename a file, over another one if need be. Raises `OSError`.
+
+    Durable on Windows, where a folder cannot be synced; elsewhere `sync_directory` makes it so.
+    """
+    if _move_file_ex is None:
+        os.replace(path, target)  # noqa: PTH105  # done for each instance
+    elif not _move_file_ex(str(path), str(target), _MOVE_REPLACE_AND_WRITE_THROUGH):
+        raise _windows_error(str(path))
+
+
 def sync_directory(folder: Path) -> None:
     """Make a folder's entries durable; a platform that cannot open folders (Windows) journals them itself."""
     if sys.platform == "win32":
@@ -91,6 +124,18 @@ def _find(name: str, *arguments: type) -> Callable[..., int] | None:
     return cast("Callable[..., int] | None", function)
 
 
+def _find_in_windows(name: str, *arguments: type) -> Callable[..., int] | None:
+    """Return a call of Windows that Python has no function for."""
+    if sys.platform != "win32":
+        return None
+    function = getattr(ctypes.WinDLL("kernel32", use_last_error=True), name)
+    function.argtypes = arguments
+    return cast("Callable[..., int]", function)
+
+
+# Python's rename leaves the new name in memory there, and a folder cannot be synced.
+_move_file_ex: Final = _find_in_windows("MoveFileExW", ctypes.c_wchar_p, ctypes.c_wchar_p, ctypes.c_uint)
+_MOVE_REPLACE_AND_WRITE_THROUGH: Final = 1 | 8
 _sync_file_range: Final = _find("sync_file_range", ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
 _syncfs: Final = _find("syncfs", ctypes.c_int)
 _SYNC_FILE_RANGE_WRITE: Final = 2
@@ -103,6 +148,12 @@ def start_writeback(descriptor: int, offset: int, length: int) -> None:
     """
     if _sync_file_range is not None:
         _sync_file_range(descriptor, offset, length, _SYNC_FILE_RANGE_WRITE)
+
+
+def _windows_error(path: str) -> OSError:
+    error = ctypes.WinError(ctypes.get_last_error())  # type: ignore[attr-defined,unused-ignore]  # there only
+    error.filename = path
+    return cast("OSError", error)
 
 
 def can_sync_file_system(path: Path) -> bool:

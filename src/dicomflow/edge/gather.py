@@ -17,8 +17,9 @@ from dicomflow.dicom.scan import Identity, read_identity, scan
 from dicomflow.dicom.uids import is_usable, strip_padding
 from dicomflow.edge.delivery import Delivery, ReceivedInstance
 from dicomflow.edge.ledger import LedgerEntry
+from dicomflow.edge.received import MANIFEST_FILE, ReceivedFile
+from dicomflow.edge.setaside import SetAside
 from dicomflow.edge.settings import DeliverySettings
-from dicomflow.edge.spool import ReceivedFile
 from dicomflow.errors import PeerError, PermanentError
 from dicomflow.manifest import Manifest
 
@@ -26,15 +27,15 @@ __all__ = [
     "MANIFEST_FILE",
     "entry_of",
     "has_digest",
-    "has_manifest",
     "has_same_data_set",
     "quarantine_unreadable",
     "rank_of",
+    "read_all",
     "read_instance",
     "read_instances",
+    "read_manifest",
 ]
 
-MANIFEST_FILE: Final = "manifest.json"
 _HEAD_BYTES: Final = 16 << 10
 _CHUNK_BYTES: Final = 1 << 20
 
@@ -42,11 +43,30 @@ _logger = logging.getLogger(__name__)
 
 
 def read_instances(
+    files: Iterable[ReceivedFile], quarantine: Callable[[ReceivedFile, str], None], aside: SetAside
+) -> Iterator[ReceivedInstance]:
+    """Read the heads of received files; one that is no instance, or has a bad page, is quarantined with its reason.
+
+    What fails in any other way may be read later: it is set aside, and passed by while it is.
+    """
+    for file in files:
+        if aside.holds(file.path):
+            continue
+        try:
+            found = list(read_all([file], quarantine))
+        except Exception as error:  # noqa: BLE001  # a boundary around one of many; it is logged there
+            aside.note(file.path, error)
+            continue
+        aside.settle(file.path)
+        yield from found
+
+
+def read_all(
     files: Iterable[ReceivedFile], quarantine: Callable[[ReceivedFile, str], None]
 ) -> Iterator[ReceivedInstance]:
-    """Read the heads of files; one that is no instance, or has a bad page, is quarantined with its reason.
+    """Read the heads of files, as `read_instances` does, but leave none out that may be read later.
 
-    Raises `OSError` for any other failure: it may pass, and the next process tries again.
+    Raises `OSError` for a failure that may pass.
     """
     for file in files:
         try:
@@ -56,7 +76,6 @@ def read_instances(
         except OSError as error:
             quarantine_unreadable(file, error, quarantine)
         except PeerError as error:
-            _logger.warning("instance_quarantined file=%s reason=%s", file.path.name, error)
             quarantine(file, str(error))
 
 
@@ -159,16 +178,25 @@ def rank_of(instance: ReceivedInstance, settings: DeliverySettings) -> int:
     return 0
 
 
-def has_manifest(folder: Path) -> bool:
-    """Tell whether a delivery is closed; one whose manifest cannot be read is closed again."""
+def read_manifest(folder: Path, edge: str) -> Manifest | None:
+    """Return the note that closed a delivery; None when it is not closed.
+
+    One that cannot be read, or is another delivery's, is renamed and the delivery is closed again: all that the note
+    says besides the times and ends of associations is told by the files.
+    """
+    path = folder / MANIFEST_FILE
     try:
-        Manifest.from_json((folder / MANIFEST_FILE).read_bytes())
+        manifest = Manifest.from_json(path.read_bytes())
+        if (manifest.edge, manifest.delivery) != (edge, folder.name):
+            raise PermanentError("it is the manifest of another delivery")  # noqa: TRY301  # as one that is none
     except FileNotFoundError:
-        return False
-    except PermanentError as error:
-        _logger.warning("manifest_discarded delivery=%s reason=%s", folder.name, error)
-        return False
-    return True
+        return None
+    except (OSError, PermanentError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        _logger.error("manifest_set_aside delivery=%s reason=%s", folder.name, reason)  # noqa: TRY400  # no bug
+        path.replace(path.with_name(f"{MANIFEST_FILE}.damaged"))
+        return None
+    return manifest
 
 
 def _uid(value: bytes | None) -> str:

@@ -13,7 +13,8 @@ from typing import Final
 from dicomflow import __version__
 from dicomflow.edge.delivery import ReceivedInstance
 from dicomflow.edge.settings import EdgeSettings
-from dicomflow.edge.spool import Spool, count_files, oldest_seconds
+from dicomflow.edge.spool import Spool
+from dicomflow.edge.spoolview import look
 from dicomflow.heartbeat import Heartbeat, SeenPeer, heartbeat_key
 
 __all__ = ["Heartbeats"]
@@ -48,7 +49,7 @@ class Heartbeats:
         self._clock = clock
         self._peers: dict[tuple[str, str], SeenPeer] = {}
         self._has_new_peer = False
-        self._told: tuple[bool, int] | None = None
+        self._told: tuple[bool, int, bool, int] | None = None
         self._told_at: datetime | None = None
 
     def saw(self, instance: ReceivedInstance) -> None:
@@ -89,22 +90,28 @@ class Heartbeats:
         self._told_at, self._told = now, state
         return True
 
-    def _state(self) -> tuple[bool, int]:
-        """Return what is news when it changes: whether something waits, and how much is quarantined."""
-        counts = count_files(self._spool.root)
-        return bool(counts["received"] + counts["delivering"]), counts["quarantined"]
+    def _state(self) -> tuple[bool, int, bool, int]:
+        """Return what is news when it changes: whether something waits, how much is quarantined, and what is wrong."""
+        view = look(self._spool.root, ages=False)
+        is_waiting = bool(view.received + view.delivering)
+        return is_waiting, view.quarantined, self._is_full(), len(self._spool.aside.reasons())
+
+    def _is_full(self) -> bool:
+        return self._spool.free_bytes() < self._settings.spool.refuse_below_bytes
 
     def _look(self, now: datetime, peers: tuple[SeenPeer, ...]) -> Heartbeat:
-        counts = count_files(self._spool.root)
+        view = look(self._spool.root)
         return Heartbeat(
             edge=self._settings.name,
             version=__version__,
             at=now,
             ae_title=self._settings.dimse.ae_title,
-            received=counts["received"],
-            delivering=counts["delivering"],
-            quarantined=counts["quarantined"],
+            received=view.received,
+            delivering=view.delivering,
+            quarantined=view.quarantined,
             free_bytes=self._spool.free_bytes(),
-            oldest_seconds=round(oldest_seconds(self._spool.root), 1),
+            oldest_seconds=round(view.oldest_seconds(), 1),
             peers=peers,
+            is_full=self._is_full(),
+            set_aside=len(self._spool.aside.reasons()),
         )

@@ -20,7 +20,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from dicomflow.edge.metrics import register_files
 from dicomflow.edge.progress import read_progress
-from dicomflow.edge.spool import count_files, oldest_seconds
+from dicomflow.edge.spoolview import look
 from dicomflow.edge.supervisor import Supervisor
 from dicomflow.errors import PermanentError
 
@@ -79,6 +79,9 @@ class EdgeHttp:
                 start_response("200 OK", [_TEXT])
                 return [b"ok\n"]
             case "/readyz":
+                if self._supervisor.is_refusing:
+                    start_response("503 Service Unavailable", [_TEXT])
+                    return [b"not ready: free space is below spool.refuse_below_bytes\n"]
                 is_ready = self._supervisor.is_ready
                 start_response("200 OK" if is_ready else "503 Service Unavailable", [_TEXT])
                 return [_lines("ready" if is_ready else "not ready", *self._supervisor.problems, *self._remarks())]
@@ -185,12 +188,16 @@ class _SpoolCollector:
         spool = self._supervisor.spool
         if spool is None:
             return
+        view = look(spool.root)
         files = GaugeMetricFamily("dicomflow_spool_files", "Files in the spool.", labels=["folder"])
-        for folder, count in count_files(spool.root).items():
+        for folder, count in view.counts().items():
             files.add_metric([folder], count)
         yield files
         yield GaugeMetricFamily(
-            "dicomflow_spool_oldest_seconds", "Age of the oldest file to deliver.", value=oldest_seconds(spool.root)
+            "dicomflow_spool_oldest_seconds", "Age of the oldest file to deliver.", value=view.oldest_seconds()
+        )
+        yield GaugeMetricFamily(
+            "dicomflow_spool_unreadable", "Folders of the spool that cannot be read.", value=len(view.unreadable)
         )
         progress = read_progress(spool.root) or {}
         for name, text in _PROGRESS.items():
@@ -205,6 +212,16 @@ class _SpoolCollector:
                 "1 while puts fail one after the other, or make no progress.",
                 value=progress["store"] == "failing",
             )
+        yield GaugeMetricFamily(
+            "dicomflow_delivery_set_aside",
+            "Files, folders and deliveries that cannot be worked on.",
+            value=progress.get("set_aside", 0),
+        )
+        yield GaugeMetricFamily(
+            "dicomflow_spool_full",
+            "1 while images are refused for want of space, or something found no room a moment ago.",
+            value=self._supervisor.is_refusing or bool(progress.get("spool_full")),
+        )
         yield GaugeMetricFamily("dicomflow_spool_free_bytes", "Free space for the spool.", value=spool.free_bytes())
         yield GaugeMetricFamily("dicomflow_workers", "Workers that run.", value=self._supervisor.workers_alive)
         yield GaugeMetricFamily(

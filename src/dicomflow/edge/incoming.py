@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from dicomflow.edge.digest import Digest
-from dicomflow.edge.durable import start_writeback
+from dicomflow.edge.durable import replace_file, start_writeback
 from dicomflow.edge.received import SUFFIX, ReceivedFile, stem_of
 from dicomflow.edge.segments import MAX_RECORD_BYTES
 
@@ -140,7 +140,7 @@ class IncomingFile:
             if self._spool.fsync:
                 os.fsync(self._descriptor)
             self._close()
-            os.rename(self._path, target)  # noqa: PTH104  # see `_path`
+            replace_file(self._path, target)
             return
         if self._spool.fsync and self._unstarted_bytes:
             start_writeback(self._descriptor, self.size_bytes - self._unstarted_bytes, self._unstarted_bytes)

@@ -11,6 +11,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final
 
+from dicomflow.edge.durable import give_to_owner_of
 from dicomflow.errors import PermanentError
 
 __all__ = [
@@ -128,7 +129,14 @@ def is_damage(error: sqlite3.DatabaseError) -> bool:
 
 
 def open_file(path: Path, busy_seconds: float) -> sqlite3.Connection:
-    """Open the file, make it or take over an earlier layout; raises `sqlite3.DatabaseError`, for damage too."""
+    """Open the file, make it or take over an earlier layout; raises `sqlite3.DatabaseError`, for damage too.
+
+    One that root makes belongs to whom the spool belongs; SQLite gives what it writes beside the file to its owner.
+    """
+    if not path.exists():
+        with contextlib.suppress(OSError):  # SQLite says what is wrong
+            path.touch(0o640)
+            give_to_owner_of(path.parent, path)
     connection = sqlite3.connect(path, timeout=busy_seconds, check_same_thread=False)
     try:
         connection.execute("PRAGMA journal_mode = WAL")
@@ -145,8 +153,11 @@ def open_file(path: Path, busy_seconds: float) -> sqlite3.Connection:
 
 def open_file_read_only(path: Path, busy_seconds: float) -> sqlite3.Connection:
     """Open the file for reading; raises `PermanentError` when it is not there or is no ledger of this version."""
+    # Without a log of its last writer the file is whole, and SQLite would begin one even to read: who looks creates
+    # nothing, and could not on a volume that is mounted read-only.
+    whole = "" if path.with_name(f"{path.name}-wal").exists() else "&immutable=1"
     try:
-        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=busy_seconds)
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro{whole}", uri=True, timeout=busy_seconds)
         with contextlib.ExitStack() as stack:
             stack.callback(connection.close)
             connection.execute(_CHECK_COLUMNS)

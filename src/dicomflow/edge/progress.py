@@ -3,7 +3,7 @@
 import contextlib
 import json
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +13,8 @@ __all__ = ["PROGRESS_FILE", "Progress", "read_progress"]
 PROGRESS_FILE: Final = "progress.json"
 _WINDOW_SECONDS: Final = 30.0
 _WRITE_SECONDS: Final = 1.0
+# Of what is set aside: the log has all.
+_MOST_TOLD: Final = 20
 # Of the last second in the line's speed, against all before.
 _NEWS_WEIGHT: Final = 0.2
 
@@ -97,6 +99,8 @@ class Progress:
         pause_seconds: float = 0.0,
         resent_skipped: int = 0,
         resent_stored_again: int = 0,
+        is_full: bool = False,
+        set_aside: Mapping[Path, str] | None = None,
     ) -> None:
         """Write the file; it is news, so nothing is synced.
 
@@ -106,6 +110,8 @@ class Progress:
             pause_seconds: until the failing store is tried again.
             resent_skipped: how many instances were sent again and not stored again, since the deliverer's start.
             resent_stored_again: how many were, since the store did not have what the ledger says.
+            is_full: whether the spool's volume has no room.
+            set_aside: what cannot be worked on, with the reasons.
         """
         self._written_at = self._clock()
         rate, arriving = self._stores.per_second(), self._arrivals.per_second()
@@ -121,6 +127,9 @@ class Progress:
             "last_error": self._last_error,
             "resent_skipped": resent_skipped,
             "resent_stored_again": resent_stored_again,
+            "spool_full": is_full,
+            "set_aside": len(set_aside or {}),
+            "set_aside_reasons": {str(path): reason for path, reason in list((set_aside or {}).items())[:_MOST_TOLD]},
         }
         temporary = self._path.with_suffix(".tmp")
         with contextlib.suppress(OSError):

@@ -1,12 +1,15 @@
 """What the name of a received file tells."""
 
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-__all__ = ["SUFFIX", "ReceivedFile", "stem_of"]
+__all__ = ["MANIFEST_FILE", "SUFFIX", "ReceivedFile", "is_delivery_id", "stem_of"]
 
 SUFFIX: Final = ".dcm"
+MANIFEST_FILE: Final = "manifest.json"
+"""The note in a delivery's folder that says what it holds, once it is closed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,3 +35,11 @@ class ReceivedFile:
 def stem_of(association_id: str, number: int, peer: str, sha256: str) -> str:
     """Return the name of a received file, without its suffix."""
     return f"{association_id}_{number:08}_{peer.replace(':', '-')}_{sha256}"
+
+
+def is_delivery_id(name: str) -> bool:
+    """Tell whether a folder is named like a delivery, so that an empty one is ours to remove."""
+    try:
+        return str(uuid.UUID(name)) == name
+    except ValueError:
+        return False

@@ -7,7 +7,7 @@ the deliverer unpacks the records to ordinary files and gives the segment back. 
 ```
 {number}-{key}.segment     records; while it may be written to, who writes it holds a lock on it (flock)
 {number}-{key}.at          how far the deliverer has unpacked it
-{number}-{key}.damaged     a segment with a hole, kept for an operator
+{number}-{key}.end         how far the worker has written it, so that a last record that is gone is missed
 {key}.free                 unpacked, to be written over
 ```
 
@@ -16,18 +16,34 @@ the segment's key, which is new for each use of the file, and if its bytes have 
 """
 
 import contextlib
-import hashlib
 import os
-import struct
+import re
 import sys
 import threading
-import time
 import weakref
-import zlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final
+
+from dicomflow.edge.records import (
+    HEAD_BYTES,
+    KEY_BYTES,
+    MAX_RECORD_BYTES,
+    Record,
+    encode_head,
+    next_page,
+    read_records,
+)
+from dicomflow.edge.segmentnotes import (
+    SEGMENT,
+    discard_notes,
+    key_of,
+    open_end,
+    read_end,
+    read_offset,
+    write_end,
+    write_offset,
+)
 
 if sys.platform != "win32":
     import fcntl
@@ -37,30 +53,21 @@ __all__ = [
     "Record",
     "Segments",
     "count_records",
-    "discard_offsets",
+    "discard_free",
+    "discard_stray_notes",
     "give_back",
     "is_complete",
     "is_supported",
+    "read_end",
     "read_offset",
     "read_records",
     "segments_of",
     "write_offset",
 ]
 
-# What is larger gets a file of its own: it costs the disk more than the file does.
-MAX_RECORD_BYTES: Final = 64 << 10
-_PAGE: Final = 4096
-_MAGIC: Final = b"DFR1"
-_STRUCK: Final = b"DFR0"  # in the place of the magic: the record was not acknowledged and counts for nothing
-# Magic, key of the segment, when received (nanoseconds since the epoch), lengths of content and name, and the CRC-32
-# of these and the name; big endian.
-_HEADER: Final = struct.Struct(">4s8sQIHI")
-_CRC_BYTES: Final = 4
-_KEY_BYTES: Final = 8
-_SUFFIX: Final = ".segment"
 _FREE: Final = ".free"
-_AT: Final = ".at"
-_DAMAGED: Final = ".damaged"
+_NOTES: Final = (".at", ".end")
+_NAME: Final = re.compile(r"[0-9]{8}-[0-9a-f]{16}" + re.escape(SEGMENT))
 # What thousands of instances a second fill until the deliverer comes to them; a new one costs twice its bytes.
 _MAX_FREE: Final = 8
 _ZEROS_BYTES: Final = 1 << 20
@@ -70,36 +77,22 @@ _FILE_MODE: Final = 0o640
 is_supported: Final = all(hasattr(os, name) for name in ("fdatasync", "pread", "pwrite"))
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """An instance in a segment: its file's name without suffix, its bytes, when they came, and its place.
-
-    A page with the head of a record that cannot be read any more is one without a name; so is one that was struck.
-    """
-
-    name: str
-    content: bytes
-    received_at_ns: int
-    start: int
-    end: int
-    is_struck: bool = False
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether the bytes have the digest that the name tells."""
-        return hashlib.sha256(self.content).hexdigest() == self.name.rpartition("_")[2]
-
-
 class _Segment:
     """A segment that is being written, for as long as a thread has it. `write`: the owner of `Segments`' lock."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path = path
-        self.key = _key(path)
+        self.key = key_of(path)
         self.offset = 0
         self._idle = [descriptor]
+        self._noting = threading.Lock()
+        self._noted_end = 0
+        self._end = -1  # the descriptor of that note; without it the segment is written all the same
         # With the first one goes the lock, and the segment is complete: so not before the last thread lets go of it.
         weakref.finalize(self, _close_all, self._idle)
+        with contextlib.suppress(OSError):
+            self._end = open_end(path)
+            weakref.finalize(self, os.close, self._end)
 
     def take(self) -> int:
         """Return a descriptor for one record, to be given back when that is on disk; raises `OSError`.
@@ -113,22 +106,26 @@ class _Segment:
         """Let others have a descriptor."""
         self._idle.append(descriptor)
 
-    def write(self, descriptor: int, name: bytes, content: Sequence[bytes | memoryview]) -> None:
-        """Write a record at the end; its header comes last, so that it is never seen in part."""
+    def note_end(self, end: int) -> None:
+        """Note that a record is on disk up to an offset, and all before it are written."""
+        with self._noting:
+            if end > self._noted_end and self._end >= 0:
+                self._noted_end = end
+                write_end(self._end, self.key, end)
+
+    def write(self, descriptor: int, name: bytes, content: Sequence[bytes | memoryview]) -> int:
+        """Write a record at the end, and return where it ends; its header comes last, so it is never seen in part."""
         length = sum(map(len, content))
         start = self.offset
-        _write_all(descriptor, b"".join((name, *content)), start + _HEADER.size)
-        _write_all(descriptor, self._head(_MAGIC, name, length), start)
-        self.offset = _next_page(start + _HEADER.size + len(name) + length)
+        _write_all(descriptor, b"".join((name, *content)), start + HEAD_BYTES)
+        _write_all(descriptor, encode_head(self.key, name, length), start)
+        self.offset = next_page(start + HEAD_BYTES + len(name) + length)
+        return self.offset
 
     def strike(self, descriptor: int, offset: int, name: bytes, length: int) -> None:
         """Have a record count no more, as far as that can be done: it was not acknowledged."""
         with contextlib.suppress(OSError):
-            _write_all(descriptor, self._head(_STRUCK, name, length) + name, offset)
-
-    def _head(self, magic: bytes, name: bytes, length: int) -> bytes:
-        fields = _HEADER.pack(magic, self.key, time.time_ns(), length, len(name), 0)[:-_CRC_BYTES]
-        return fields + zlib.crc32(fields + name).to_bytes(_CRC_BYTES, "big")
+            _write_all(descriptor, encode_head(self.key, name, length, is_struck=True) + name, offset)
 
 
 class Segments:
@@ -159,10 +156,10 @@ class Segments:
         encoded = name.encode("ascii")
         length = sum(map(len, content))
         with self._lock:
-            segment = self._with_room(_HEADER.size + len(encoded) + length)
+            segment = self._with_room(HEAD_BYTES + len(encoded) + length)
             offset, descriptor = segment.offset, segment.take()
             try:
-                segment.write(descriptor, encoded, content)
+                end = segment.write(descriptor, encoded, content)
             except BaseException:
                 self._segment = None
                 segment.strike(descriptor, offset, encoded, length)
@@ -172,6 +169,7 @@ class Segments:
             # Several are under way at once; the kernel writes together what waits together.
             if self._fsync:
                 os.fdatasync(descriptor)
+            segment.note_end(end)
         except BaseException:
             segment.strike(descriptor, offset, encoded, length)
             self._leave(segment)
@@ -201,7 +199,7 @@ class Segments:
     def _begin(self) -> _Segment:
         """Begin the segment of the next number, over a free one if there is one."""
         number = max((_number(path) for path in segments_of(self._lane)), default=0) + 1
-        path = self._lane / f"{number:08}-{os.urandom(_KEY_BYTES).hex()}{_SUFFIX}"
+        path = self._lane / f"{number:08}-{os.urandom(KEY_BYTES).hex()}{SEGMENT}"
         descriptor = self._reuse(path)
         if descriptor is None:
             descriptor = self._create(path)
@@ -245,12 +243,12 @@ class Segments:
 
 
 def segments_of(lane: Path) -> list[Path]:
-    """Return the segments of a lane in the order they were begun."""
+    """Return the segments of a lane in the order they were begun; what is not named like one is left alone."""
     try:
-        names = [name for name in os.listdir(lane) if name.endswith(_SUFFIX)]  # noqa: PTH208  # asked for all the time
+        names = [name for name in os.listdir(lane) if _NAME.fullmatch(name)]  # noqa: PTH208  # asked for all the time
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return sorted((lane / name for name in names if name[:8].isdecimal()), key=_number)
+    return sorted((lane / name for name in names), key=_number)
 
 
 def is_complete(segment: BinaryIO) -> bool:
@@ -258,100 +256,49 @@ def is_complete(segment: BinaryIO) -> bool:
     return _lock(segment.fileno(), fcntl.LOCK_SH)
 
 
-def read_records(segment: BinaryIO, start: int = 0, *, is_complete: bool = True) -> Iterator[Record]:
-    """Yield the records of an open segment, whole, struck or not, from one that begins at `start`.
-
-    Of a segment that is being written they end where none follows. In one that is complete all pages are looked at: a
-    page that power loss or a bad disk took does not hide the records behind it.
-    """
-    key = _key(Path(segment.name))
-    descriptor = segment.fileno()
-    size = os.fstat(descriptor).st_size
-    while start < size:
-        record = _read(descriptor, start, key)
-        if record is not None and (record.name or record.is_struck or is_complete):
-            yield record
-            start = record.end
-        elif is_complete:
-            start += _PAGE
-        else:
-            return
-
-
-def read_offset(segment: Path) -> int:
-    """Return how far a segment is unpacked."""
-    try:
-        key, _, offset = segment.with_suffix(_AT).read_bytes().partition(b" ")
-        return int(offset) if key == _key(segment).hex().encode() else 0
-    except (FileNotFoundError, ValueError):
-        return 0
-
-
-def write_offset(segment: Path, offset: int) -> None:
-    """Note how far a segment is unpacked; power loss may take that back."""
-    descriptor = os.open(segment.with_suffix(_AT), _FLAGS | os.O_CREAT, _FILE_MODE)
-    try:
-        # Always as long, so it is never there in part; with the key, since a block may hold what another note said.
-        os.pwrite(descriptor, b"%s %020d" % (_key(segment).hex().encode(), offset), 0)
-    finally:
-        os.close(descriptor)
-
-
-def give_back(segment: Path, *, is_damaged: bool = False) -> None:
-    """Let a segment be written over whose records are all durable elsewhere; a damaged one is kept for an operator."""
-    if is_damaged:
-        segment.rename(segment.with_suffix(_DAMAGED))
-    elif len(list(segment.parent.glob(f"*{_FREE}"))) < _MAX_FREE:
+def give_back(segment: Path) -> None:
+    """Let a segment be written over whose records are all durable elsewhere."""
+    if len(list(segment.parent.glob(f"*{_FREE}"))) < _MAX_FREE:
         segment.rename(segment.with_name(segment.stem.partition("-")[2] + _FREE))
     else:
         segment.unlink()
-    segment.with_suffix(_AT).unlink(missing_ok=True)
+    discard_notes(segment)
 
 
-def discard_offsets(lane: Path) -> None:
+def discard_free(lane: Path) -> int:
+    """Remove the segments of a lane that wait to be written over, where their space is wanted; return how many."""
+    count = 0
+    for free in lane.glob(f"*{_FREE}"):
+        with contextlib.suppress(OSError):  # its worker was first
+            free.unlink()
+            count += 1
+    return count
+
+
+def discard_stray_notes(lane: Path) -> None:
     """Remove notes of segments that were given back by a process that was killed before it removed them."""
-    for note in lane.glob(f"*{_AT}"):
-        if not note.with_suffix(_SUFFIX).exists():
-            note.unlink()
+    for suffix in _NOTES:
+        for note in lane.glob(f"*{suffix}"):
+            with contextlib.suppress(OSError):
+                if not note.with_suffix(SEGMENT).exists():
+                    note.unlink()
 
 
 def count_records(lane: Path) -> tuple[int, float]:
-    """Return how many records of a lane are not unpacked, and when the oldest came (seconds since the epoch)."""
+    """Return how many records of a lane are not unpacked, and when the oldest came (seconds since the epoch).
+
+    Raises `OSError` when the lane or one of its segments cannot be read.
+    """
     count, oldest = 0, float("inf")
     for segment in segments_of(lane):
         # It may be given back meanwhile.
         with contextlib.suppress(FileNotFoundError), segment.open("rb", buffering=0) as file:
-            for record in read_records(file, read_offset(segment), is_complete=False):
+            is_over = is_complete(file)
+            for record in read_records(file, read_offset(segment), is_complete=is_over, settled=read_end(segment)):
                 if not record.is_struck:
                     count += 1
-                    oldest = min(oldest, record.received_at_ns / 1e9)
+                    oldest = min(oldest, record.received_at_ns / 1e9) if record.name else oldest
     return count, oldest
-
-
-def _read(descriptor: int, start: int, key: bytes) -> Record | None:
-    try:
-        page = os.pread(descriptor, _PAGE, start)
-    except OSError:  # a page that the disk does not give hides none behind it
-        return Record("", b"", 0, start, start + _PAGE)
-    if len(page) < _HEADER.size or not page.startswith((_MAGIC + key, _STRUCK + key)):
-        return None
-    magic, _, received_at_ns, length, name_length, crc = _HEADER.unpack_from(page)
-    name_end = _HEADER.size + name_length
-    name = page[_HEADER.size : name_end]
-    if crc != zlib.crc32(page[: _HEADER.size - _CRC_BYTES] + name):
-        return Record("", b"", 0, start, start + _PAGE)
-    end = _next_page(start + name_end + length)
-    if magic == _STRUCK:
-        return Record("", b"", 0, start, end, is_struck=True)
-    content = page[name_end : name_end + length]
-    if len(content) < length:
-        with contextlib.suppress(OSError):  # then it is not whole
-            content += os.pread(descriptor, length - len(content), start + _PAGE)
-    return Record(name.decode("ascii"), content, received_at_ns, start, end)
-
-
-def _next_page(offset: int) -> int:
-    return -(-offset // _PAGE) * _PAGE
 
 
 def _lock(descriptor: int, kind: int) -> bool:
@@ -361,10 +308,6 @@ def _lock(descriptor: int, kind: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _key(segment: Path) -> bytes:
-    return bytes.fromhex(segment.stem.partition("-")[2])
 
 
 def _number(segment: Path) -> int:

@@ -45,21 +45,25 @@ class Spares:
         """
         left = self._limit_bytes
         for path in paths:
-            size_bytes = path.stat().st_size
+            try:
+                size_bytes = path.stat().st_size
+            except FileNotFoundError:
+                continue
             if LEAST_BYTES <= size_bytes <= left and self._keep(path, size_bytes):
                 left -= size_bytes
             else:
-                path.unlink()
+                path.unlink(missing_ok=True)
         if left < self._limit_bytes:
             self.trim()
 
     def trim(self, limit_bytes: int | None = None) -> None:
-        """Remove the oldest spares above the limit, or above another for now. Raises `OSError`."""
+        """Remove the oldest spares above the limit, or above another for now; what cannot be removed stays."""
         left = self._limit_bytes if limit_bytes is None else limit_bytes
         for name in sorted(self._listed(), reverse=True):
             left -= _size_of(name)
             if left < 0:
-                (self._folder / name).unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    (self._folder / name).unlink()
 
     def take(self, near_bytes: int, path: str) -> tuple[int, int] | None:
         """Rename a spare of about a size to `path`, and open it; return its descriptor and its size.
@@ -109,7 +113,7 @@ class Spares:
     def _listed(self) -> list[str]:
         try:
             return [name for name in os.listdir(self._folder) if name.endswith(_SUFFIX)]  # noqa: PTH208  # hundreds
-        except FileNotFoundError:
+        except OSError:  # it is gone, or another user's
             return []
 
 

@@ -4,7 +4,6 @@ Success is answered only for an instance that `Spool` has made durable. The firs
 refusal; the rest of the data set is read and thrown away. Nothing of the data set is decoded but four UIDs.
 """
 
-import errno
 import functools
 import logging
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from dicomflow.dicom.uids import is_usable, strip_padding
 from dicomflow.dimse.command import Command
 from dicomflow.dimse.negotiation import AcceptedContext
 from dicomflow.dimse.status import Refusal, Status
+from dicomflow.edge.durable import is_full
 from dicomflow.edge.spool import IncomingFile, ReceivedFile, Spool
 from dicomflow.edge.watermark import Watermark
 from dicomflow.errors import PeerError
@@ -54,7 +54,6 @@ REFUSALS: Final = {
     ),
     "internal": Refusal(Status.PROCESSING_FAILURE, "internal error"),
 }
-_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT} if hasattr(errno, "EDQUOT") else {errno.ENOSPC})
 
 _logger = logging.getLogger(__name__)
 
@@ -146,7 +145,7 @@ class StoreReception:
         """Refuse after the spool failed, when the sender may try again later, or after a bug of ours."""
         if isinstance(error, OSError):
             _logger.error("spool_failed error=%s errno=%s", type(error).__name__, error.errno)
-            self._refuse(REFUSALS["no_space" if error.errno in _FULL else "write"])
+            self._refuse(REFUSALS["no_space" if is_full(error) else "write"])
         else:
             self._refuse(REFUSALS["internal"])
 

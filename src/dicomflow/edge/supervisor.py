@@ -142,6 +142,11 @@ class Supervisor:
             "settings": 0 if self._settings_file is None else int(self._settings_file.is_broken),
         }
 
+    @property
+    def is_refusing(self) -> bool:
+        """Whether images are refused for want of space."""
+        return self.spool is not None and self.spool.free_bytes() < self._settings.spool.refuse_below_bytes
+
     def start(self) -> None:
         """Bind, open the spool, start the children; on return connections are accepted."""
         settings = self._settings

@@ -166,10 +166,10 @@ def test_vanished_file_is_noted_and_blocks_nobody(site: Site, monkeypatch: pytes
     site.receive("1.2.1")
     original = Uploader.put_instance
 
-    async def _gone(uploader: Uploader, instance: Any, key: str) -> None:
+    async def _gone(uploader: Uploader, instance: Any, *rest: Any) -> None:
         if instance.sop_instance_uid == "1.2.1":
             instance.file.path.unlink(missing_ok=True)
-        await original(uploader, instance, key)
+        await original(uploader, instance, *rest)
 
     monkeypatch.setattr(Uploader, "put_instance", _gone)
     site.receive("1.2.2")

@@ -1,12 +1,17 @@
-"""Files that the disk does not give: a bad page is quarantine, and what may pass is tried again by the next process."""
+"""What the disk does not give, or is not ours: a bad page is quarantine, what may pass comes again, nothing waits."""
 
 import errno
 import os
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dicomflow.edge import gather, resent
+from dicomflow.edge.progress import read_progress
+from dicomflow.edge.setaside import SetAside
+from dicomflow.manifest import Manifest
 
 Site = Any  # conftest's
 
@@ -67,19 +72,115 @@ def test_delivery_whose_file_has_a_bad_page_at_the_start_goes_on_without_it(
     )
 
 
-def test_failure_that_may_pass_leaves_nothing_out(left_behind: Site, monkeypatch: pytest.MonkeyPatch):
-    """The process ends, and the next one takes the delivery up whole."""
+def test_failure_that_may_pass_leaves_nothing_out(left_behind: Site, monkeypatch: pytest.MonkeyPatch, caplog: Any):
+    """The delivery is set aside, others go on, and it is taken up whole when it can be read."""
     site = left_behind
     original = gather.read_instance
-    with monkeypatch.context() as patched:
-        patched.setattr(gather, "read_instance", lambda file: _fail(errno.EMFILE) if file.number else original(file))
-        with pytest.raises(ExceptionGroup, match="unhandled errors"):
-            site.run(lambda: False)
-    assert [] == site.manifests()
+    fails = [True]
+
+    def _read(file: Any) -> Any:
+        return _fail(errno.EMFILE) if fails and file.number == 1 else original(file)
+
+    monkeypatch.setattr(gather, "read_instance", _read)
+    monkeypatch.setattr("dicomflow.edge.setaside._FIRST_PAUSE_SECONDS", 0.01)
+    site.spool.aside = SetAside()
     site.spool.associations.note_end("a1", "released")
-    site.run(site.is_empty)
-    (manifest,) = site.manifests()
-    assert 2 == len(list(manifest.instances()))
+    site.receive("1.9.1", association="a2", study_instance_uid="1.9")
+    site.spool.associations.note_end("a2", "released")
+
+    def _is_over() -> bool:
+        if fails and site.manifests():
+            assert ["1.9.1"] == [each.sop_instance_uid for each in site.manifests()[0].instances()]
+            assert 1 == read_progress(site.spool.root)["set_aside"]
+            fails.clear()
+        return bool(site.is_empty())
+
+    site.run(_is_over)
+    assert [1, 2] == sorted(len(list(each.instances())) for each in site.manifests())
+    assert "reason=Too many open files" in caplog.text
+
+
+MANIFESTS = {
+    "empty": b"",
+    "garbage": bytes(range(256)),
+    "another JSON": b"[[]]",
+    "another delivery's": Manifest("site-1", "other", datetime.now(UTC), datetime.now(UTC), (), ()).to_json(),
+    "another edge's": Manifest("site-2", "{id}", datetime.now(UTC), datetime.now(UTC), (), ()).to_json(),
+    "one without its instances": Manifest("site-1", "{id}", datetime.now(UTC), datetime.now(UTC), (), ()).to_json(),
+    "a folder": None,
+    "bad page": errno.EIO,
+    "another user's": errno.EACCES,
+}
+
+
+@pytest.mark.parametrize("kind", MANIFESTS)
+@pytest.mark.parametrize("left_behind", [True], indirect=True, ids=["closed"])
+def test_manifest_that_cannot_be_read_is_made_anew(
+    left_behind: Site, monkeypatch: pytest.MonkeyPatch, kind: str, caplog: Any
+):
+    """Whatever is in its place, the delivery is stored with all its instances, and no other waits."""
+    site = left_behind
+    (path,) = site.spool.delivering.glob("*/manifest.json")
+    content = MANIFESTS[kind]
+    original = Path.read_bytes
+    if content is None:
+        path.unlink()
+        (path / "folder").mkdir(parents=True)
+    elif isinstance(content, bytes):
+        path.write_bytes(content.replace(b"{id}", path.parent.name.encode()))
+    else:
+        inode = path.stat().st_ino
+        monkeypatch.setattr(
+            Path,
+            "read_bytes",
+            lambda each: _fail(content) if each.exists() and each.stat().st_ino == inode else original(each),
+        )
+    site.receive("1.9.1", association="a2", study_instance_uid="1.9")
+    site.spool.associations.note_end("a2", "released")
+    site.run(lambda: len(site.manifests()) == 2)
+    studies = {each.studies[0].study_instance_uid: each for each in site.manifests()}
+    assert ["1.2.1", "1.2.2"] == sorted(each.sop_instance_uid for each in studies["1.2.3"].instances())
+    assert all((site.objects / each.key).is_file() for each in studies["1.2.3"].instances())
+    assert kind == "one without its instances" or "manifest_set_aside" in caplog.text
+
+
+NAME = f"a9_00000009_10.0.0.1_{'0' * 64}.dcm"
+# Not of a delivery that is to be stored.
+ELSEWHERE = (
+    *("received/foreign", "received/0/foreign", "received/retried", f"received/0/{NAME}", f"received/unpacked/{NAME}"),
+    *("delivering/foreign", "delivering/foreign.stored", "quarantined/foreign", "quarantined/foreign.reason"),
+    *("spares/foreign.spare", "associations/9-00000001.log", "received/0/00000001-0011223344556677.segment", "ballast"),
+    *("received/0/00000001-0011223344556677.at", "received/0/0011223344556677.free", "progress.json"),
+)
+PLACES = (ELSEWHERE, ("delivering/{id}/foreign",), ("delivering/{id}/manifest.json",), (f"delivering/{{id}}/{NAME}",))
+
+
+@pytest.mark.parametrize("places", PLACES, ids=["elsewhere", "beside", "manifest", "instance"])
+@pytest.mark.parametrize("kind", ["link to itself", "folder", "file"])
+@pytest.mark.parametrize("left_behind", [True], indirect=True, ids=["closed"])
+def test_nothing_foreign_in_the_spool_stops_a_delivery(left_behind: Site, places: tuple[str, ...], kind: str):
+    """Whatever lies wherever: both studies are stored whole, and nothing that is not ours is lost."""
+    site = left_behind
+    (folder,) = (each for each in site.spool.delivering.iterdir() if each.is_dir())
+    for place in places:
+        path = site.spool.root / place.format(id=folder.name)
+        path.parent.mkdir(exist_ok=True)
+        path.unlink(missing_ok=True)
+        if kind == "file":
+            path.write_bytes(b"not ours")
+        elif kind == "folder":
+            (path / "folder").mkdir(parents=True)
+        else:
+            path.symlink_to(path.name)  # nobody can read it, root neither
+    site.receive("1.9.1", association="a2", study_instance_uid="1.9")
+    site.spool.associations.note_end("a2", "released")
+    # The one delivery that has something unreadable in it may wait for that; every other is stored.
+    waits = NAME in places[0] and kind != "file"
+    wanted = {"1.9"} if waits else {"1.2.3", "1.9"}
+    site.run(lambda: wanted <= {each.studies[0].study_instance_uid for each in site.manifests()})
+    if not waits:
+        (manifest,) = (each for each in site.manifests() if each.studies[0].study_instance_uid == "1.2.3")
+        assert 2 == len(list(manifest.instances()))
 
 
 def test_comparison_with_a_stored_file_that_cannot_be_read_stops_no_other(

@@ -90,7 +90,15 @@ def _of_edges(edges: list[Edge]) -> list[Concern]:
             title = f"Edge {edge.name} holds {edge.heartbeat.quarantined:,} instances it cannot deliver"
             advice = "On the edge, dicomflow spool list says why, and dicomflow spool retry tries again."
             found.append(Concern("bad", title, advice, "/edges"))
-        if edge.heartbeat.free_bytes < LOW_BYTES:
+        if edge.heartbeat.set_aside:
+            title = f"Edge {edge.name} cannot read {edge.heartbeat.set_aside:,} files or folders of its spool"
+            advice = "On the edge, dicomflow spool list says which and why. Everything else goes on."
+            found.append(Concern("bad", title, advice, "/edges"))
+        if edge.heartbeat.is_full:
+            title = f"Edge {edge.name} refuses images: its disk is full"
+            advice = "What it holds is stored on, and makes room. Free space on its volume."
+            found.append(Concern("bad", title, advice, "/edges"))
+        elif edge.heartbeat.free_bytes < LOW_BYTES:
             title = f"Edge {edge.name} has {edge.heartbeat.free_bytes / 1e9:.1f} GB left"
             found.append(Concern("warn", title, "It slows senders down, and refuses them at last.", "/edges"))
         if edge.heartbeat.oldest_seconds > _OLD_SECONDS:
