@@ -83,3 +83,6 @@ MONITORING_CONFIG = {
 
 SITE_ISSUERS: dict[str, str] = {}
 """Issuers of Patient IDs that name none, by edge, or by edge and calling AE title: {"edge-1/CT1": "HOSPITAL"}."""
+
+SITE_CHARACTER_SETS: dict[str, str] = {}
+"""What devices mean that declare no Specific Character Set, by the same names: {"edge-1/OLD_CT": "ISO_IR 100"}."""

@@ -46,6 +46,7 @@ _SECTIONS: Final = {
     "NETWORK_CONFIG": "network",
     "MONITORING_CONFIG": "monitoring",
     "SITE_ISSUERS": "issuers",
+    "SITE_CHARACTER_SETS": "character_sets",
 }
 _KEY_ARN: Final = r"(arn:aws[\w-]*:kms:[\w-]+:\d{12}:key/[\da-f]{8}(-[\da-f]{4}){3}-[\da-f]{12})?"
 ARCHIVE_LEAST_DAYS: Final = 90
@@ -223,6 +224,7 @@ class DeploymentSettings(_Section):
     network: NetworkConfig = NetworkConfig()
     monitoring: MonitoringConfig = MonitoringConfig()
     issuers: dict[str, str] = {}
+    character_sets: dict[str, str] = {}
 
     @field_validator("vpc_cidr")
     @classmethod
@@ -250,10 +252,16 @@ class DeploymentSettings(_Section):
                     f"EDGE_CONFIG: Name {name!r} is too long: the role {role} would have {len(role)} characters,"
                     f" {_MAX_ROLE_NAME} at most"
                 )
-        for key in self.issuers:
-            edge = key.partition("/")[0]
-            if edge not in names:
-                raise ValueError(f"SITE_ISSUERS: {edge!r} is no Name of EDGE_CONFIG")
+        for section, by_edge in (("SITE_ISSUERS", self.issuers), ("SITE_CHARACTER_SETS", self.character_sets)):
+            for edge in (key.partition("/")[0] for key in by_edge):
+                if edge not in names:
+                    raise ValueError(f"{section}: {edge!r} is no Name of EDGE_CONFIG")
+        from dicomflow.dicom.charsets import is_known_term  # noqa: PLC0415  # a function that has a wrong one stops
+
+        for value in self.character_sets.values():
+            unknown = [term for term in value.split("\\") if not is_known_term(term)]
+            if unknown:
+                raise ValueError(f"SITE_CHARACTER_SETS: {unknown[0]!r} is no defined term of (0008,0005)")
         return self
 
     def device_name(self, edge: str) -> str:
@@ -264,6 +272,11 @@ class DeploymentSettings(_Section):
     def pipeline_issuers(self) -> dict[str, str]:
         """Return the issuers by the names that objects' keys begin with."""
         return {self.device_name(key): issuer for key, issuer in self.issuers.items()}
+
+    @property
+    def pipeline_character_sets(self) -> dict[str, str]:
+        """Return what devices mean that declare no character set, by the same names."""
+        return {self.device_name(key): term for key, term in self.character_sets.items()}
 
 
 def load_deployment(config: Mapping[str, Any]) -> DeploymentSettings:

@@ -46,6 +46,7 @@ class Foundation:
             environment={
                 "DICOMFLOW_STORE_URL": self.landing.url,
                 "DICOMFLOW_ISSUERS": json.dumps(self.settings.pipeline_issuers, sort_keys=True),
+                "DICOMFLOW_CHARACTER_SETS": json.dumps(self.settings.pipeline_character_sets, sort_keys=True),
                 **self.catalog.environment,
                 **self.environment,
                 **environment,

@@ -58,9 +58,10 @@ _VISIBILITY_SECONDS: Final = 30.0  # how long what was at work when the power we
 
 @dataclass(frozen=True, slots=True)
 class LocalSettings:
-    """What the command `local` is given; ports may be 0 for any free one, `issuers` are the pipeline's setting.
+    """What the command `local` is given; ports may be 0 for any free one.
 
-    What is None is as the folder's `edge.toml` has it, or as an edge has it by itself.
+    `issuers` and `character_sets` are the pipeline's settings. What is None is as the folder's `edge.toml` has it, or
+    as an edge has it by itself.
     """
 
     data: Path
@@ -70,6 +71,7 @@ class LocalSettings:
     quiet_seconds: float | None = None
     database_url: str | None = None
     issuers: Mapping[str, str] = field(default_factory=dict)
+    character_sets: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,7 @@ class Local:
         self._lock = claim_folder(data)
         self._http_port = settings.http_port
         self._issuers = settings.issuers
+        self._character_sets = settings.character_sets
         self._database_url = settings.database_url or f"sqlite:///{quote(str(data / 'catalog.db'))}"
         self._store = LocalStore(data / "objects", mkdir=True)
         self._engine = create_engine_for(self._database_url)
@@ -160,6 +163,7 @@ class Local:
             import_enabled=True,
             enqueue=self._queues.enqueue,
             issuers=self._issuers,
+            character_sets=self._character_sets,
             clock=_now,
             metrics=metrics,
         )

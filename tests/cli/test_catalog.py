@@ -126,12 +126,16 @@ def test_rebuild_of_a_lost_catalog_finds_everything_again(run: Run, data: Path, 
     assert ["rebuild", "rebuild"] == [event["action"] for event in trail]
 
 
-def test_rebuild_with_issuers_that_are_no_json_fails_in_one_line(run: Run, data: Path, monkeypatch: pytest.MonkeyPatch):
-    """A wrong setting stops it before anything is written."""
+def test_rebuild_with_a_wrong_setting_fails_in_one_line(run: Run, data: Path, monkeypatch: pytest.MonkeyPatch):
+    """Before anything is written."""
     monkeypatch.setenv("DICOMFLOW_ISSUERS", "site=HOSPITAL")
     (data / "objects").mkdir()
     code, out, errors = run("catalog", "rebuild", "--data", data)
     assert (1, "", True) == (code, out, errors.startswith("dicomflow: DICOMFLOW_ISSUERS: "))
+    monkeypatch.setenv("DICOMFLOW_ISSUERS", "{}")
+    monkeypatch.setenv("DICOMFLOW_CHARACTER_SETS", '{"site": "KLINGON"}')
+    code, out, errors = run("catalog", "rebuild", "--data", data)
+    assert (1, "", True) == (code, out, "DICOMFLOW_CHARACTER_SETS: " in errors and "'KLINGON' is no defined" in errors)
 
 
 def test_delete_study_with_image_sets_removes_them_from_the_service(

@@ -115,6 +115,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Template:
         tmp_path_factory.mktemp("template"),
         EDGE_CONFIG=edges,
         SITE_ISSUERS={"edge-1": "HOSPITAL", "edge-2/CT1": "CLINIC"},
+        SITE_CHARACTER_SETS={"edge-1": "GBK"},
         MONITORING_CONFIG={"email": "it@example.org", "monthly_budget_usd": 500},
     )
 

@@ -76,6 +76,14 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "log": ({"MONITORING_CONFIG": {"log_days": 100}}, "MONITORING_CONFIG.log_days: 100 days; CloudWatch keeps logs"),
     "mail": ({"MONITORING_CONFIG": {"email": "nobody"}}, "MONITORING_CONFIG.email: 'nobody'; it must have"),
     "budget": ({"MONITORING_CONFIG": {"monthly_budget_usd": 5}}, "monthly_budget_usd needs an email to be told of"),
+    "character set of no edge": (
+        {"SITE_CHARACTER_SETS": {"edge-9": "GBK"}},
+        "SITE_CHARACTER_SETS: 'edge-9' is no Name of EDGE_CONFIG",
+    ),
+    "character set": (
+        {"SITE_CHARACTER_SETS": {"edge-1": "ISO_IR 100\\KLINGON"}},
+        "SITE_CHARACTER_SETS: 'KLINGON' is no defined term",
+    ),
     "issuer": ({"SITE_ISSUERS": {"edge-9/CT": "H"}}, "SITE_ISSUERS: 'edge-9' is no Name of EDGE_CONFIG"),
 }
 

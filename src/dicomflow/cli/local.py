@@ -11,7 +11,7 @@ import typer
 
 from dicomflow.console.local import local_console
 from dicomflow.local import Local, LocalSettings
-from dicomflow.pipeline.settings import load_issuers
+from dicomflow.pipeline.settings import load_character_sets, load_issuers
 
 __all__ = ["local"]
 
@@ -39,8 +39,8 @@ def local(
     Receives over DIMSE, stores in DIR/objects, indexes in DIR/catalog.db (or in DICOMFLOW_DATABASE_URL) and imports
     into a simulated HealthImaging. The console is at / of the HTTP port, for this machine only. Who may send, to whom
     reports of storage commitment go, limits and rules are set in DIR/edge.toml where it is present, as for an edge.
-    DIR is for the user's own eyes. DICOMFLOW_ISSUERS is read as the pipeline reads it. Runs until SIGTERM or Ctrl-C;
-    what is not done goes on at the next start.
+    DIR is for the user's own eyes. DICOMFLOW_ISSUERS and DICOMFLOW_CHARACTER_SETS are read as the pipeline reads
+    them. Runs until SIGTERM or Ctrl-C; what is not done goes on at the next start.
 
     For example: dicomflow local --data ~/dicomflow --quiet-seconds 5
     """
@@ -49,7 +49,9 @@ def local(
         signal.signal(name, lambda _number, _frame: stopping.set())
     os.umask(_PRIVATE)
     database_url = os.environ.get("DICOMFLOW_DATABASE_URL")
-    settings = LocalSettings(data, http_port, port, bind, quiet_seconds, database_url, load_issuers())
+    settings = LocalSettings(
+        data, http_port, port, bind, quiet_seconds, database_url, load_issuers(), load_character_sets()
+    )
     system = Local(settings, local_console)
     try:
         system.start()

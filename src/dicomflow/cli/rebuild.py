@@ -11,7 +11,7 @@ from dicomflow.catalog.engine import migrate
 from dicomflow.cli.database import DatabaseUrl, DataFolder, writing
 from dicomflow.cli.stores import StoreUrl, actor, now, store_of
 from dicomflow.pipeline.rebuild import Rebuilt, rebuild_catalog
-from dicomflow.pipeline.settings import load_issuers
+from dicomflow.pipeline.settings import load_character_sets, load_issuers
 
 __all__ = ["rebuild"]
 
@@ -36,7 +36,9 @@ def rebuild(data: DataFolder = None, database_url: DatabaseUrl = None, store_url
 
     with writing(data, database_url, may_create=True) as engine:
         migrate(engine)
-        done = rebuild_catalog(engine, store, bucket, issuers=load_issuers(), tell=tell)
+        done = rebuild_catalog(
+            engine, store, bucket, issuers=load_issuers(), character_sets=load_character_sets(), tell=tell
+        )
         details = {name: value for name, value in asdict(done).items() if isinstance(value, int)}
         with engine.begin() as connection:
             record_audit_event(connection, now(), actor=actor(), action="rebuild", uid=None, details=details)

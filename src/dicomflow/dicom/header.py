@@ -33,7 +33,7 @@ from dicomflow.dicom.values import Value, as_text, convert
 from dicomflow.dicom.walk import DataSet, Element, open_data_set
 from dicomflow.errors import PeerError
 
-__all__ = ["MAX_VALUE_BYTES", "Header", "read_header", "read_header_from"]
+__all__ = ["MAX_VALUE_BYTES", "Header", "SiteCharacterSet", "read_header", "read_header_from"]
 
 MAX_VALUE_BYTES: Final = 4 << 20
 """An indexed value longer than this is refused with its tag: nothing is cut off, and memory stays bounded."""
@@ -99,8 +99,8 @@ class _Unread:
 
 # An indexed element as found: its VR and value's bytes, of a sequence with its header.
 _Found = tuple[str, bytes] | _Unread
-# Return the Specific Character Set that is meant where none is declared, by calling AE title.
 SiteCharacterSet = Callable[[str], str]
+"""Return the Specific Character Set that a calling AE title means where it declares none; "" if nobody knows."""
 _HeaderReader = Callable[[bytes, int], tuple[int, str, int, int]]
 
 

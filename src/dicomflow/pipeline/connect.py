@@ -64,6 +64,7 @@ def build_dependencies(settings: PipelineSettings) -> Dependencies:
         job_limit=timedelta(hours=settings.imports.job_hours),
         stat_ae_titles=settings.imports.stat_ae_titles,
         issuers=settings.issuers,
+        character_sets=settings.character_sets,
     )
 
 

@@ -33,7 +33,8 @@ class Dependencies:
 
     `concurrent_imports` and `start_rate` (calls a second) are the service's limits for this account. A job that has not
     ended within `job_limit` is given up. What comes from an association of one of `stat_ae_titles` is imported first.
-    `issuers` gives the issuer of Patient IDs that name none, by `EDGE/CALLING AE TITLE` or by `EDGE`.
+    `issuers` gives the issuer of Patient IDs that name none, by `EDGE/CALLING AE TITLE` or by `EDGE`, `character_sets`
+    likewise what devices mean that declare none.
     """
 
     engine: Engine
@@ -51,6 +52,7 @@ class Dependencies:
     job_limit: timedelta = JOB_LIMIT
     stat_ae_titles: frozenset[str] = frozenset()
     issuers: Mapping[str, str] = field(default_factory=dict)
+    character_sets: Mapping[str, str] = field(default_factory=dict)
     metrics: Metrics = field(default_factory=NoMetrics)
 
     @property

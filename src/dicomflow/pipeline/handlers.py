@@ -63,7 +63,14 @@ def handle_index(deps: Dependencies, event: SqsEvent) -> dict[str, Any]:
             _record_problem(deps, MESSAGE_KEY + record["messageId"], error)
             continue
         objects += [stored for stored in found if not stored.key.startswith(OWN_PREFIXES)]
-    result = index_objects(deps.engine, deps.store, objects, issuers=deps.issuers, clock=deps.clock)
+    result = index_objects(
+        deps.engine,
+        deps.store,
+        objects,
+        issuers=deps.issuers,
+        character_sets=deps.character_sets,
+        clock=deps.clock,
+    )
     deps.metrics.count(Name.INSTANCES_INDEXED, result.indexed)
     deps.metrics.count(Name.OBJECTS_UNREADABLE, result.problems)
     for message_id, reason in result.failed.items():

@@ -10,6 +10,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final, cast
 from urllib.parse import unquote
 
@@ -26,7 +27,7 @@ from dicomflow.catalog.index import (
     upsert_objects,
     upsert_problems,
 )
-from dicomflow.dicom.header import Header, read_header, read_header_from
+from dicomflow.dicom.header import Header, SiteCharacterSet, read_header, read_header_from
 from dicomflow.errors import DicomflowError, PeerError, PermanentError, TransientError
 from dicomflow.manifest import MANIFEST_PREFIX
 from dicomflow.pipeline.events import StoredObjectEvent
@@ -59,6 +60,7 @@ def index_objects(
     objects: Sequence[StoredObjectEvent],
     *,
     issuers: Mapping[str, str] | None = None,
+    character_sets: Mapping[str, str] | None = None,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> IndexResult:
     """Index the objects of a batch of events; repeats within the batch and of earlier ones change nothing.
@@ -69,13 +71,14 @@ def index_objects(
         objects: the events; manifests and the output of import jobs among them are passed over.
         issuers: the issuer of Patient IDs that name none, by `EDGE/CALLING AE TITLE` or by `EDGE`; an edge is its own
             by default.
+        character_sets: what devices mean that declare no Specific Character Set, by the same names.
         clock: tells the time of indexing.
 
     Raises:
         sqlalchemy.exc.SQLAlchemyError: the database failed; nothing of the batch is written.
     """
     keys = sorted({event.key for event in objects if not _is_ours(event.key)})
-    outcomes = asyncio.run(read_objects(store, keys, issuers or {}))
+    outcomes = asyncio.run(read_objects(store, keys, issuers or {}, character_sets or {}))
     indexed = [outcome for outcome in outcomes.values() if isinstance(outcome, IndexedObject)]
     problems = [outcome for outcome in outcomes.values() if isinstance(outcome, ObjectProblem)]
     refused = _write(engine, indexed, problems, clock())
@@ -93,7 +96,7 @@ def index_objects(
 
 
 async def read_objects(
-    store: ObjectStore, keys: Sequence[str], issuers: Mapping[str, str]
+    store: ObjectStore, keys: Sequence[str], issuers: Mapping[str, str], character_sets: Mapping[str, str]
 ) -> dict[str, IndexedObject | ObjectProblem | TransientError]:
     """Read the heads of objects in parallel; return by key what each is, why it never will be, or why not now."""
     outcomes: dict[str, IndexedObject | ObjectProblem | TransientError] = {}
@@ -101,7 +104,7 @@ async def read_objects(
 
     async def read_some() -> None:
         for key in waiting:
-            outcomes[key] = await _read_one(store, key, issuers)
+            outcomes[key] = await _read_one(store, key, issuers, character_sets)
 
     async with asyncio.TaskGroup() as readers:
         for _ in range(min(CONCURRENT_READS, len(keys))):
@@ -115,12 +118,16 @@ def _is_ours(key: str) -> bool:
 
 
 async def _read_one(
-    store: ObjectStore, key: str, issuers: Mapping[str, str]
+    store: ObjectStore, key: str, issuers: Mapping[str, str], character_sets: Mapping[str, str]
 ) -> IndexedObject | ObjectProblem | TransientError:
     edge, delivery_id = _sender_of(key)
+
+    def of_site(settings: Mapping[str, str], calling_ae_title: str) -> str:
+        return settings.get(f"{edge}/{calling_ae_title}") or settings.get(edge) or ""
+
     try:
-        location, header = await _read(store, key, edge, delivery_id)
-        site_issuer = issuers.get(f"{edge}/{header.calling_ae_title}") or issuers.get(edge) or edge
+        location, header = await _read(store, key, edge, delivery_id, partial(of_site, character_sets))
+        site_issuer = of_site(issuers, header.calling_ae_title) or edge
         return IndexedObject(location, site_issuer, header.values, header.raw_values, header.problem)
     except (PermanentError, PeerError) as error:
         return ObjectProblem(key, edge, delivery_id, None, str(error))
@@ -128,7 +135,9 @@ async def _read_one(
         return error
 
 
-async def _read(store: ObjectStore, key: str, edge: str, delivery_id: str | None) -> tuple[ObjectLocation, Header]:
+async def _read(
+    store: ObjectStore, key: str, edge: str, delivery_id: str | None, site_character_set: SiteCharacterSet
+) -> tuple[ObjectLocation, Header]:
     """Read an object's header: a first range, a longer one, and at last a walk with a range for each read.
 
     Raises:
@@ -139,13 +148,13 @@ async def _read(store: ObjectStore, key: str, edge: str, delivery_id: str | None
     for length in (HEAD_BYTES, LONG_HEAD_BYTES):
         head, size, stored_at, sha256 = await _get_head(store, key, length)
         location = ObjectLocation(key, edge, delivery_id, size, stored_at, sha256)
-        header = read_header(head, complete=len(head) == size)
+        header = read_header(head, complete=len(head) == size, site_character_set=site_character_set)
         if header is not None:
             return location, header
         if len(head) == size:
-            return location, await asyncio.to_thread(read_header_from, io.BytesIO(head))
+            return location, await asyncio.to_thread(read_header_from, io.BytesIO(head), site_character_set)
     file = io.BufferedReader(_RangeFile(store, key, size), _READ_AHEAD_BYTES)
-    return location, await asyncio.to_thread(read_header_from, file)
+    return location, await asyncio.to_thread(read_header_from, file, site_character_set)
 
 
 async def _get_head(store: ObjectStore, key: str, length: int) -> tuple[bytes, int, datetime, str | None]:

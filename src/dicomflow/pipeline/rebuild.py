@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -28,7 +29,7 @@ from dicomflow.healthimaging.results import MANIFEST_NAME, FileResult, JobResult
 from dicomflow.heartbeat import STATUS_PREFIX
 from dicomflow.manifest import MANIFEST_PREFIX
 from dicomflow.pipeline.events import StoredObjectEvent
-from dicomflow.pipeline.index import IMPORT_OUTPUT_PREFIX, index_objects
+from dicomflow.pipeline.index import IMPORT_OUTPUT_PREFIX, IndexResult, index_objects
 from dicomflow.pipeline.plan import plan_delivery
 
 __all__ = ["Rebuilt", "rebuild_catalog"]
@@ -60,6 +61,7 @@ def rebuild_catalog(
     bucket: str,
     *,
     issuers: Mapping[str, str],
+    character_sets: Mapping[str, str] | None = None,
     tell: Callable[[Rebuilt], None] = lambda _: None,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Rebuilt:
@@ -70,6 +72,7 @@ def rebuild_catalog(
         store: the bucket.
         bucket: its name.
         issuers: the issuer of Patient IDs that name none, as when the objects came.
+        character_sets: what devices mean that declare none, as when the objects came.
         tell: is called after every batch.
         clock: tells the time of indexing.
 
@@ -77,9 +80,10 @@ def rebuild_catalog(
         TransientError: the store did not answer; what is done stays done, and another call goes on from there.
     """
     done = Rebuilt()
+    index = partial(index_objects, engine, store, issuers=issuers, character_sets=character_sets, clock=clock)
     try:
         for keys in _batches(store, None, lambda key: not key.startswith(NO_OBJECTS)):
-            _index(engine, store, bucket, keys, issuers, clock, done)
+            _index(engine, index, bucket, keys, done)
             tell(done)
         for keys in _batches(store, MANIFEST_PREFIX, lambda key: key.endswith(".json")):
             _plan(engine, store, keys, clock, done)
@@ -111,17 +115,15 @@ def _batches(store: ObjectStore, prefix: str | None, is_wanted: Callable[[str], 
 
 def _index(
     engine: Engine,
-    store: ObjectStore,
+    index: Callable[[Sequence[StoredObjectEvent]], IndexResult],
     bucket: str,
     keys: Sequence[str],
-    issuers: Mapping[str, str],
-    clock: Callable[[], datetime],
     done: Rebuilt,
 ) -> None:
     with engine.begin() as connection:
         known = restoring.known_objects(connection, keys)
     events = [StoredObjectEvent(key, bucket, key) for key in keys if key not in known]
-    result = index_objects(engine, store, events, issuers=issuers, clock=clock)
+    result = index(events)
     done.indexed += result.indexed
     done.problems += result.problems
     done.passed_over += len(known)

@@ -5,14 +5,22 @@ Lists are written as JSON. Unknown and missing names stop the program.
 """
 
 import os
-from typing import Final
+from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from dicomflow.dicom.charsets import is_known_term
 from dicomflow.errors import PermanentError
 
-__all__ = ["ImportSettings", "PipelineSettings", "QueueSettings", "load_issuers", "load_settings"]
+__all__ = [
+    "ImportSettings",
+    "PipelineSettings",
+    "QueueSettings",
+    "load_character_sets",
+    "load_issuers",
+    "load_settings",
+]
 
 ENVIRONMENT_PREFIX: Final = "DICOMFLOW_"
 # Variables that other programs or the command line read.
@@ -24,6 +32,16 @@ _OTHERS: Final = (
     "DICOMFLOW_FUZZ",
     "DICOMFLOW_TEST",
 )
+
+
+def _of_known_terms(value: str) -> str:
+    unknown = [term for term in value.split("\\") if not is_known_term(term)]
+    if unknown:
+        raise ValueError(f"{unknown[0]!r} is no defined term of Specific Character Set (0008,0005)")
+    return value
+
+
+_CharacterSet = Annotated[str, AfterValidator(_of_known_terms)]
 
 
 class _Section(BaseModel):
@@ -72,6 +90,10 @@ class PipelineSettings(BaseSettings):
         default_factory=dict,
         description="Issuer of Patient IDs that name none, by EDGE/CALLING AE TITLE or by EDGE; else the edge itself.",
     )
+    character_sets: dict[str, _CharacterSet] = Field(
+        default_factory=dict,
+        description="What devices mean that declare no Specific Character Set, by EDGE/CALLING AE TITLE or by EDGE.",
+    )
 
 
 def load_settings() -> PipelineSettings:
@@ -97,15 +119,28 @@ def load_settings() -> PipelineSettings:
 
 
 def load_issuers() -> dict[str, str]:
-    """Read the one setting that programs without the others have too.
+    """Read a setting that programs without the others have too.
 
     Raises:
         PermanentError: DICOMFLOW_ISSUERS is no JSON object of texts.
     """
+    return _load_map("issuers", TypeAdapter(dict[str, str]))
+
+
+def load_character_sets() -> dict[str, str]:
+    """Read the other setting that programs without the rest have too.
+
+    Raises:
+        PermanentError: DICOMFLOW_CHARACTER_SETS is no JSON object of values of Specific Character Set.
+    """
+    return _load_map("character_sets", TypeAdapter(dict[str, _CharacterSet]))
+
+
+def _load_map(name: str, kind: TypeAdapter[dict[str, str]]) -> dict[str, str]:
     try:
-        return TypeAdapter(dict[str, str]).validate_json(os.environ.get(f"{ENVIRONMENT_PREFIX}ISSUERS") or "{}")
+        return kind.validate_json(os.environ.get(f"{ENVIRONMENT_PREFIX}{name.upper()}") or "{}")
     except ValidationError as error:
-        raise PermanentError("; ".join(_describe(("issuers",), item["msg"]) for item in error.errors())) from error
+        raise PermanentError("; ".join(_describe((name,), item["msg"]) for item in error.errors())) from error
 
 
 def _describe(location: tuple[int | str, ...], message: str) -> str:

@@ -9,15 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from data_sets import identifying
 from pydicom import dcmread
 from pydicom.data import get_charset_files
 from pydicom.dataset import Dataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from sqlalchemy import Engine
 
+from dicomflow.catalog.conflicts import list_problems
+from dicomflow.catalog.report import count_everything
 from dicomflow.catalog.tables import instance, metadata, patient, series, stored_object, study
 from dicomflow.dicom.part10 import encode_file_meta
 from dicomflow.pipeline.index import IndexResult, index_objects
+from dicomflow.pipeline.rebuild import rebuild_catalog
 
 NOW = dt.datetime(2026, 11, 1, 12, 0, tzinfo=dt.UTC)
 DELIVERY = "6a1b7a52-6a6a-4c7e-9f39-0d1c8c1f2f11"
@@ -125,6 +129,48 @@ def test_configured_issuer_of_the_calling_ae_title_goes_before_the_edges(
     bucket.put(event.key, meta + data_set)
     index_objects(engine, bucket.store, [event], issuers=issuers)
     assert [(issuer,)] == rows(engine, patient, "issuer_of_patient_id")
+
+
+@pytest.mark.parametrize(
+    ("character_sets", "name"),
+    [
+        ({}, "\xcd\xf5"),
+        ({"site": "GBK"}, "\u738b"),
+        ({"site": "ISO_IR 144", "site/CT1": "GBK"}, "\u738b"),
+        ({"other": "GBK", "site/MR1": "GBK"}, "\xcd\xf5"),
+    ],
+)
+def test_character_set_of_a_silent_device_is_its_sites(
+    engine: Engine, bucket: Any, rows: Any, character_sets: dict[str, str], name: str
+):
+    """By who calls, then by edge; in a rebuild as from the event; what is a guess keeps its bytes."""
+    event = bucket.put_instance(SpecificCharacterSet=None, PatientName="XX")
+    encoded = (bucket.folder / event.key).read_bytes()
+    data_set = encoded[encoded.index(b"\x08\x00\x16\x00UI") :].replace(b"XX", "\u738b".encode("gbk"))
+    meta = encode_file_meta(CTImageStorage, "1.2.3.1", ExplicitVRLittleEndian, "CT1", "DICOMFLOW")
+    bucket.put(event.key, meta + data_set)
+    index_objects(engine, bucket.store, [event], character_sets=character_sets)
+    raw = None if name == "\u738b" else {"PatientName": "\\xcd\\xf5"}
+    assert [(name, raw)] == rows(engine, patient, "patient_name", "raw_values")
+    with engine.begin() as connection:
+        for table in reversed(metadata.sorted_tables):
+            connection.execute(table.delete())
+    rebuild_catalog(engine, bucket.store, "dicom", issuers={}, character_sets=character_sets)
+    assert [(name, raw)] == rows(engine, patient, "patient_name", "raw_values")
+
+
+def test_encoding_that_is_not_the_declared_one_is_a_problem_of_an_indexed_object(
+    engine: Engine, bucket: Any, rows: Any
+):
+    """It is found by its UIDs, listed with its problem, and not counted as unreadable."""
+    meta = encode_file_meta(CTImageStorage, "1.2.3.4", ExplicitVRLittleEndian, "CT1", "DICOMFLOW")
+    bucket.put("site/d/1.2.5/1.2.6/1.2.3.4.dcm", meta + identifying(ImplicitVRLittleEndian))
+    assert 1 == bucket.index(engine).indexed
+    (found,) = rows(engine, stored_object, "sop_instance_uid", "problem")
+    assert ("1.2.3.4", True) == (found[0], "in Implicit VR" in found[1])
+    with engine.connect() as connection:
+        assert [found[1]] == [each.reason for each in list_problems(connection)]
+    assert 0 == count_everything(engine)["unreadable"]
 
 
 def test_empty_dates_and_times_become_null(engine: Engine, bucket: Any, rows: Any):
