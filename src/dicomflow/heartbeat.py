@@ -36,7 +36,8 @@ class Heartbeat:
 
     `oldest_seconds` is the age of the oldest instance that is not stored, 0 without one. `peers` has those that were
     seen last, the latest first. `is_full` tells that it refuses images for want of space, `set_aside` how many files,
-    folders and deliveries it cannot work on; an edge of an earlier version tells neither.
+    folders and deliveries it cannot work on, `undelivered_reports` how many of storage commitment it gave up; an edge
+    of an earlier version tells none of them.
     """
 
     edge: str
@@ -51,6 +52,7 @@ class Heartbeat:
     peers: tuple[SeenPeer, ...] = ()
     is_full: bool = False
     set_aside: int = 0
+    undelivered_reports: int = 0
 
     def to_json(self) -> bytes:
         """Encode as UTF-8 JSON with stable key order; `version` is the edge's, `format` this module's."""
@@ -90,6 +92,7 @@ class Heartbeat:
                 ),
                 is_full=bool(document.get("is_full", False)),
                 set_aside=int(document.get("set_aside", 0)),
+                undelivered_reports=int(document.get("undelivered_reports", 0)),
             )
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise PermanentError(f"not a heartbeat of format {STATUS_VERSION}: {error!r}") from error

@@ -27,6 +27,7 @@ from dicomflow.edge.supervisor import bind
 from dicomflow.edge.tls import TlsContexts
 from dicomflow.edge.users import Users
 from dicomflow.edge.watermark import Watermark
+from dicomflow.edge.witness import StoreWitness
 
 
 @pytest.fixture(scope="session")
@@ -82,6 +83,23 @@ def spool(tmp_path: Path) -> Spool:
     return Spool(tmp_path / "spool")
 
 
+def witness_of(spool: Spool) -> StoreWitness:
+    """Ask a folder beside a spool what it has."""
+    return StoreWitness(DeliverySettings(store_url=(spool.root.parent / "objects").as_uri()))
+
+
+@pytest.fixture
+def objects(spool: Spool) -> Path:
+    """Give the folder that is the store, which is not made yet."""
+    return spool.root.parent / "objects"
+
+
+@pytest.fixture
+def commitments(spool: Spool) -> Commitments:
+    """Give the requests of an empty spool, over that folder."""
+    return Commitments(spool, witness_of(spool))
+
+
 class InProcessReceiver:
     """The server's own accept loop and associations, in this process, so that tests can reach their system calls."""
 
@@ -120,7 +138,7 @@ class InProcessReceiver:
             admission,
             users,
             metrics,
-            commitments=Commitments(spool) if commitment else None,
+            commitments=Commitments(spool, witness_of(spool)) if commitment else None,
             commitment=commitment or CommitmentSettings(),
         )
         tls = TlsContexts(settings.dimse.tls) if settings.dimse.tls else None

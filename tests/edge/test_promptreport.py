@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,6 +31,7 @@ from dicomflow.dimse.requestor import Requestor
 from dicomflow.dimse.status import Status
 from dicomflow.edge.commitment import CommitmentRequest, Commitments, Reference
 from dicomflow.edge.ledger import LEDGER_FILE, Ledger, LedgerEntry
+from dicomflow.edge.progress import PROGRESS_FILE
 from dicomflow.edge.promptreport import PromptReport
 from dicomflow.edge.reporter import Reporter
 from dicomflow.edge.settings import CommitmentPeer, CommitmentSettings
@@ -42,7 +44,7 @@ REPORTED = CommandField.N_EVENT_REPORT_RQ
 @pytest.fixture
 def ledger(spool: Spool) -> Iterator[Ledger]:
     """Give the spool's ledger, with one instance that is received and not stored."""
-    found = Ledger(spool.root / LEDGER_FILE)
+    found = Ledger(spool.root / LEDGER_FILE, store="file:///unused")
     now = datetime.now(UTC).isoformat()
     uids = (CT, EXPLICIT_VR_LITTLE_ENDIAN, "1.2.3", "1.2.4")
     entry = LedgerEntry("1.2.1", "0" * 64, *uids, 10, "a1", "CT1", "EDGE", "10.0.0.1", now, "d1", "key/1.2.1.dcm")
@@ -158,8 +160,10 @@ class _Gate(threading.Event):
 
 
 def test_report_of_what_is_unknown_says_so_on_the_same_association(scu_of: Any, spool: Spool, until: Any):
-    """Failures are reported there too, each with its reason."""
+    """Failures are reported there too, each with its reason, once all that came before the request is gathered."""
     scu = scu_of(settings(), "1.2.77")
+    assert not scu.has_answer(0.6)
+    (spool.root / PROGRESS_FILE).write_text(f'{{"gathered_until": {time.time() + 1}}}')
     command, information = take_report(scu)
     assert (REPORTED, 2) == (command.command_field, command.event_type_id)
     assert [0x0112] == [item.FailureReason for item in information.FailedSOPSequence]
@@ -215,10 +219,14 @@ def test_report_is_left_to_a_new_association_when_the_peer_goes_on(scu_of: Any, 
     assert not scu.has_answer(0.6) or then == "release"
 
 
-def test_report_waits_for_the_level_while_the_peer_stays(scu_of: Any, ledger: Ledger, spool: Spool, until: Any):
+def test_report_waits_for_the_level_while_the_peer_stays(
+    scu_of: Any, ledger: Ledger, spool: Spool, until: Any, objects: Path
+):
     """Stored a moment after the request: the report comes then, and not before."""
     scu = scu_of(settings(level="stored", same_association_seconds=60))
     assert not scu.has_answer(0.6)
+    (objects / "key").mkdir(parents=True)
+    (objects / "key/1.2.1.dcm").write_bytes(bytes(10))
     ledger.record_stored([("key/1.2.1.dcm", datetime.now(UTC))])
     command, _ = take_report(scu)
     assert 1 == command.event_type_id

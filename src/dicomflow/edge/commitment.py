@@ -1,11 +1,14 @@
 """Storage commitment as SCP: requests are kept in the spool until their report is taken (PS3.4 Annex J).
 
 A request is a small file in `commitments/`, durable before its N-ACTION is answered. What a report says is looked up in
-the ledger: success means that the configured level is reached, and nothing more is claimed.
+the ledger, and asked of the store that is configured now: success means that the configured level is reached, and
+nothing more is claimed.
 """
 
 import contextlib
+import hashlib
 import json
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,10 +19,12 @@ from typing import Any, Final
 from dicomflow.dicom.uids import IMPLICIT_VR_LITTLE_ENDIAN, STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE, is_usable
 from dicomflow.dimse.command import Command, CommandField
 from dicomflow.dimse.status import Status
+from dicomflow.edge.durable import give_to_owner_of
 from dicomflow.edge.ledger import Ledger, LedgerEntry
 from dicomflow.edge.settings import CommitmentSettings
 from dicomflow.edge.spool import Spool
-from dicomflow.errors import PeerError
+from dicomflow.edge.witness import StoreWitness
+from dicomflow.errors import PeerError, TransientError
 
 __all__ = [
     "MAX_ACTION_BYTES",
@@ -28,8 +33,10 @@ __all__ = [
     "Reference",
     "Report",
     "accept_action",
+    "count_requests",
     "encode_report",
     "make_report",
+    "read_requests",
     "report_command",
 ]
 
@@ -38,7 +45,9 @@ MAX_ACTION_BYTES: Final = 20 << 20
 _REQUEST_STORAGE_COMMITMENT: Final = 1
 ALL_SUCCEEDED: Final = 1
 FAILURES_EXIST: Final = 2
+_FOLDER: Final = "commitments"
 _SUFFIX: Final = ".json"
+_UNDELIVERED: Final = ".undelivered"
 _DUPLICATE_TRANSACTION: Final = 0x0131
 
 
@@ -80,24 +89,24 @@ class Report:
 
 
 class Commitments:
-    """The requests of one spool.
+    """The requests of one spool; `witness` says what the store has, and without one nothing stored is committed.
 
     Any process may add one. Until a request's `next_at` only the worker that added it changes or removes it, from then
-    on only the reporter.
+    on only the reporter. A Transaction UID is its requestor's: two AE titles that use the same one have a request each.
     """
 
-    def __init__(self, spool: Spool) -> None:
+    def __init__(self, spool: Spool, witness: StoreWitness | None = None) -> None:
         self.root = spool.root
+        self.witness = witness
         self._spool = spool
-        self._folder = spool.root / "commitments"
-        self._folder.mkdir(mode=0o750, exist_ok=True)
+        self._folder = spool.root / _FOLDER
 
     def add(self, request: CommitmentRequest) -> bool:
         """Keep a request, and tell whether it is a new one. Durable: on return it is on disk. Raises `OSError`.
 
         A repeat of an open request is that one, and its report is sent once.
         """
-        known = self._read(self._path(request))
+        known = _read(self._path(request))
         if known is None:
             self._write(request)
             return True
@@ -106,35 +115,71 @@ class Commitments:
             self._write(replace(request, is_duplicate=True, next_at=0.0))
         return False
 
-    def open_requests(self) -> Iterator[CommitmentRequest]:
-        """Yield the requests whose report is not taken yet."""
-        for path in sorted(self._folder.glob(f"*{_SUFFIX}")):
-            request = self._read(path)
-            if request is not None:
-                yield request
+    def open_requests(self, calling_ae_title: str | None = None) -> Iterator[CommitmentRequest]:
+        """Yield the requests, of one AE title or of all, whose report is not taken yet, those given up last."""
+        return read_requests(self.root, calling_ae_title)
 
     def update(self, request: CommitmentRequest) -> None:
         """Keep what became of an attempt to report."""
         self._write(request)
+        if request.undelivered:
+            self._path(replace(request, undelivered="")).unlink(missing_ok=True)
+
+    def retry(self, request: CommitmentRequest) -> None:
+        """Have a report that was given up sent again."""
+        self._write(replace(request, undelivered="", next_at=0.0))
+        self._path(request).unlink(missing_ok=True)
 
     def remove(self, request: CommitmentRequest) -> None:
         """Forget a request whose report was taken."""
-        self._path(request).unlink(missing_ok=True)
+        self._path(replace(request, undelivered="")).unlink(missing_ok=True)
+        self._path(replace(request, undelivered="taken")).unlink(missing_ok=True)
+
+    def take_over(self) -> None:
+        """Give the requests that an earlier version kept, by their Transaction UID alone, the names of this one."""
+        for path in self._folder.glob(f"*{_SUFFIX}"):
+            if "_" not in path.name and (request := _read(path)) is not None:
+                path.rename(self._path(request))
 
     def _write(self, request: CommitmentRequest) -> None:
+        self._folder.mkdir(mode=0o750, exist_ok=True)
+        give_to_owner_of(self.root, self._folder)
         self._spool.write_note(self._path(request), json.dumps(asdict(request)).encode())
+        give_to_owner_of(self.root, self._path(request))
 
     def _path(self, request: CommitmentRequest) -> Path:
         # The UID has passed `is_usable`, so it is digits and dots only.
-        kind = ".duplicate" if request.is_duplicate else ""
-        return self._folder / f"{request.transaction_uid}{kind}{_SUFFIX}"
+        kind = (".duplicate" if request.is_duplicate else "") + (_UNDELIVERED if request.undelivered else "")
+        return self._folder / f"{request.transaction_uid}_{_short(request.calling_ae_title)}{kind}{_SUFFIX}"
 
-    def _read(self, path: Path) -> CommitmentRequest | None:
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-            document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            references = tuple(Reference(**item) for item in document.pop("references"))
-            return CommitmentRequest(references=references, **document)
-        return None
+
+def read_requests(root: Path, calling_ae_title: str | None = None) -> Iterator[CommitmentRequest]:
+    """Yield the requests that a spool keeps, of one AE title or of all, those given up last; creates nothing."""
+    names = f"*_{_short(calling_ae_title)}*{_SUFFIX}" if calling_ae_title is not None else f"*{_SUFFIX}"
+    paths = sorted((root / _FOLDER).glob(names), key=lambda path: (_UNDELIVERED in path.name, path.name))
+    return filter(None, map(_read, paths))
+
+
+def count_requests(root: Path) -> dict[str, int]:
+    """Return how many requests of a spool wait for their report, and of how many the report was given up."""
+    names: list[str] = []
+    with contextlib.suppress(FileNotFoundError):
+        names = [name for name in os.listdir(root / _FOLDER) if name.endswith(_SUFFIX)]  # noqa: PTH208  # often asked
+    undelivered = sum(_UNDELIVERED in name for name in names)
+    return {"open": len(names) - undelivered, "undelivered": undelivered}
+
+
+def _read(path: Path) -> CommitmentRequest | None:
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        references = tuple(Reference(**item) for item in document.pop("references"))
+        return CommitmentRequest(references=references, **document)
+    return None
+
+
+def _short(calling_ae_title: str) -> str:
+    """Return what stands for an AE title in a file's name, which may hold less than the title may (PS3.5 6.2)."""
+    return hashlib.sha256(calling_ae_title.encode()).hexdigest()[:16]
 
 
 def accept_action(
@@ -177,23 +222,46 @@ def accept_action(
     return Status.SUCCESS, request if commitments.add(request) else None
 
 
-def make_report(request: CommitmentRequest, ledger: Ledger, settings: CommitmentSettings, now: float) -> Report | None:
-    """Return the report when every instance is settled or the time is up; None while some may still reach the level."""
-    committed: list[Reference] = []
-    failed: list[tuple[Reference, int]] = []
+def make_report(
+    request: CommitmentRequest,
+    ledger: Ledger,
+    settings: CommitmentSettings,
+    now: float,
+    witness: StoreWitness | None,
+    gathered_until: float,
+) -> Report | None:
+    """Return the report when every instance is settled or the time is up; None while some may still reach the level.
+
+    Args:
+        request: what was asked.
+        ledger: what is known.
+        settings: the level, and how long to wait for it.
+        now: seconds since the epoch.
+        witness: says what the store has.
+        gathered_until: what was acknowledged until then, in seconds since the epoch, is in the ledger.
+
+    Raises:
+        TransientError: the store does not answer.
+        PermanentError: the ledger cannot be read.
+        sqlite3.OperationalError: it is locked.
+    """
     is_late = now - request.requested_at >= settings.limit_seconds
+    is_settled = now - request.requested_at >= settings.settle_seconds and gathered_until > request.requested_at
+    reasons: dict[Reference, int | None] = {}
+    stored: dict[Reference, LedgerEntry] = {}
     for reference in request.references:
-        reason = _DUPLICATE_TRANSACTION if request.is_duplicate else _judge(reference, ledger, settings.level)
-        if reason is None:
-            committed.append(reference)
-        elif reason == Status.RESOURCE_LIMITATION and not is_late:
+        reason = _DUPLICATE_TRANSACTION if request.is_duplicate else _judge(reference, ledger, settings.level, stored)
+        if reason == Status.NO_SUCH_SOP_INSTANCE and not is_settled:
+            # It may have been received before the request, or a moment ago, and not be in the ledger yet.
+            reason = int(Status.RESOURCE_LIMITATION)
+        if reason == Status.RESOURCE_LIMITATION and not is_late:
             return None
-        elif reason == Status.NO_SUCH_SOP_INSTANCE and now - request.requested_at < settings.settle_seconds:
-            # It may have been received a moment ago and not be in the ledger yet.
-            return None
-        else:
-            failed.append((reference, reason))
-    return Report(request.transaction_uid, tuple(committed), tuple(failed))
+        reasons[reference] = reason
+    if stored:
+        reasons |= _confirm(stored, witness, is_late=is_late)
+    committed = tuple(reference for reference, reason in reasons.items() if reason is None)
+    failed = tuple((reference, reason) for reference, reason in reasons.items() if reason is not None)
+    return Report(request.transaction_uid, committed, failed)
 
 
 def report_command(report: Report, message_id: int | None = None) -> Command:
@@ -224,8 +292,11 @@ def encode_report(report: Report, transfer_syntax_uid: str) -> bytes:
     return bytes(encoded.getvalue())
 
 
-def _judge(reference: Reference, ledger: Ledger, level: str) -> int | None:
-    """Return None for an instance that is at the level, or why it is not (yet)."""
+def _judge(reference: Reference, ledger: Ledger, level: str, stored: dict[Reference, LedgerEntry]) -> int | None:
+    """Return None for an instance that is at the level by the ledger, or why it is not (yet).
+
+    What the spool may not have any more is put into `stored`: the store is to confirm it.
+    """
     entries = ledger.find(reference.sop_instance_uid)
     if not entries:
         return int(Status.NO_SUCH_SOP_INSTANCE)
@@ -236,7 +307,25 @@ def _judge(reference: Reference, ledger: Ledger, level: str) -> int | None:
     if entry.problem is not None:
         return int(Status.PROCESSING_FAILURE)
     reached = {"spooled": True, "stored": entry.stored_at is not None, "imported": entry.imported_at is not None}
-    return None if reached[level] else int(Status.RESOURCE_LIMITATION)
+    if not reached[level]:
+        return int(Status.RESOURCE_LIMITATION)
+    if entry.stored_at is not None:
+        stored[reference] = entry
+    return None
+
+
+def _confirm(
+    stored: dict[Reference, LedgerEntry], witness: StoreWitness | None, *, is_late: bool
+) -> dict[Reference, int | None]:
+    """Return None for each instance that the store has, and 0112H for one that it has not."""
+    try:
+        found = witness.ask(stored.values()) if witness is not None else {}
+    except TransientError:
+        if not is_late:
+            raise
+        return dict.fromkeys(stored, int(Status.RESOURCE_LIMITATION))
+    missing = int(Status.NO_SUCH_SOP_INSTANCE)
+    return {reference: None if found.get(entry.object_key) else missing for reference, entry in stored.items()}
 
 
 def _decode_action(encoded: bytes, transfer_syntax_uid: str) -> tuple[str, tuple[Reference, ...]]:

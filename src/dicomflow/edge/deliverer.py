@@ -94,8 +94,8 @@ class Deliverer:
         self._uploader = uploader
         self._announce = announce
         store = identify_store(settings.delivery)
-        self._ledger = Ledger(settings.spool.dir / LEDGER_FILE, store=store, busy_seconds=_LEDGER_BUSY_SECONDS)
-        self._resent = Resent(settings.name, spool, self._ledger, store, uploader.is_stored)
+        self.ledger = Ledger(settings.spool.dir / LEDGER_FILE, store=store, busy_seconds=_LEDGER_BUSY_SECONDS)
+        self._resent = Resent(settings.name, spool, self.ledger, store, uploader.is_stored)
         self._leftovers = Leftovers(settings.name, spool, self._fail)
         self._deliveries = Deliveries(settings.delivery, new_id=lambda: str(uuid.uuid4()), is_whole=is_whole)
         self._queue = PutQueue(time.monotonic, backoff_seconds)
@@ -104,10 +104,12 @@ class Deliverer:
         busy_files = settings.delivery.concurrency + 1
         self._progress = Progress(settings.spool.dir / PROGRESS_FILE, time.monotonic, busy_files)
         self._in_flight = InFlight(lambda: self._progress.line_bytes_per_second)
-        self._feedback = FeedbackReader(settings.name, uploader.fetch, self._ledger)
+        self._feedback = FeedbackReader(settings.name, uploader.fetch, self.ledger)
         self._heartbeats = Heartbeats(settings, spool, uploader.put_note)
         self._feedback_seconds = _FEEDBACK_SECONDS[settings.commitment.level == "imported"]
         self._forgot_at = self._forgot_notes_at = self._unpack_at = float("-inf")
+        # What was acknowledged until then, in seconds since the epoch, is unpacked, and is in the ledger.
+        self._unpacked_until = self._gathered_until = 0.0
 
     async def run(self) -> None:
         """Deliver until cancelled."""
@@ -116,6 +118,7 @@ class Deliverer:
                 self._spool.discard_stored()
                 self._spool.spares.trim()
                 self._leftovers.look()
+                self._progress.forget()
                 self._take_up()
                 for _ in range(self._settings.concurrency):
                     group.create_task(self._put_queued())
@@ -130,8 +133,8 @@ class Deliverer:
                         self._fail(self._spool.root, error)
                     await asyncio.sleep(_POLL_SECONDS)
         finally:
-            self._ledger.write()
-            self._ledger.close()
+            self.ledger.write()
+            self.ledger.close()
 
     def _take_up(self) -> None:
         """Go on with what an earlier run has left: deliveries with a manifest are closed, the others still open."""
@@ -144,8 +147,8 @@ class Deliverer:
             else:
                 delivery = self._deliveries.reopen(left.delivery_id, left.instances, now)
             delivery.opened_at = now - (time.time() - delivery.oldest_at)
-            self._ledger.note_received(entry_of(instance, delivery, self._edge) for instance in left.instances)
-            self._ledger.write()
+            self.ledger.note_received(entry_of(instance, delivery, self._edge) for instance in left.instances)
+            self.ledger.write()
             # What the ledger says is stored is looked up, not believed.
             self._resent.take_up(delivery)
             for instance in left.instances:
@@ -183,6 +186,8 @@ class Deliverer:
             if time.monotonic() >= until:
                 return False
             await asyncio.sleep(0)  # the puts get their turn between batches
+        if not self._spool.aside.reasons():
+            self._gathered_until = self._unpacked_until
         return True
 
     def _gather(self) -> bool:
@@ -212,7 +217,7 @@ class Deliverer:
                 self._enqueue(delivery, instance)
                 self._progress.arrived(instance.bytes)
                 self._heartbeats.saw(instance)
-        self._ledger.write()
+        self.ledger.write()
         return has_more
 
     def _assign(self, instance: ReceivedInstance, now: float) -> tuple[Delivery, ReceivedInstance] | None:
@@ -231,7 +236,7 @@ class Deliverer:
         assigned = replace(instance, file=self._spool.assign(instance.file, delivery.delivery_id))
         delivery.add(assigned, now)
         self._resent.add(delivery, assigned, copies)
-        self._ledger.note_received([entry_of(assigned, delivery, self._edge)])
+        self.ledger.note_received([entry_of(assigned, delivery, self._edge)])
         return delivery, assigned
 
     def _sync(self, delivery: Delivery) -> bool:
@@ -253,6 +258,7 @@ class Deliverer:
         """
         if now < self._unpack_at:
             return False
+        began_at = time.time()
         try:
             has_more = self._spool.unpack(_BATCH)
         except OSError as error:
@@ -260,6 +266,8 @@ class Deliverer:
             has_more = False
         if self._spool.is_stuck:
             self._space.make()
+        elif not has_more:
+            self._unpacked_until = began_at
         if not has_more:
             self._unpack_at = now + min(_UNPACK_SECONDS, self._settings.quiet_seconds / 4)
         return has_more
@@ -328,7 +336,7 @@ class Deliverer:
         finally:
             self._in_flight.leave(sent_at_once)
         await self._tell(StoredObject(key, instance.bytes))
-        self._ledger.note_stored(key, datetime.now(UTC))
+        self.ledger.note_stored(key, datetime.now(UTC))
         self._resent.was_put(key)
         return True
 
@@ -343,7 +351,7 @@ class Deliverer:
             self._fail(instance.file.path, error)
             return
         self._queue.dropped()
-        self._ledger.note_problem(entry_of(instance, delivery, self._edge), reason)
+        self.ledger.note_problem(entry_of(instance, delivery, self._edge), reason)
         self._progress.given_up(instance.bytes)
         del delivery.instances[instance.sop_instance_uid]
         delivery.unstored -= 1
@@ -393,7 +401,7 @@ class Deliverer:
             self._in_flight.leave(len(content))
         await self._tell(StoredObject(key, len(content)))
         self._resent.finish(delivery)
-        self._ledger.write()
+        self.ledger.write()
         stored = {each.file.path.name for each in delivery.instances.values()}
         await asyncio.to_thread(self._remove, delivery, stored)
         self._resent.remove(delivery)
@@ -429,8 +437,8 @@ class Deliverer:
         """Once a second: write the ledger and the progress, forget old entries, look again at what was left."""
         if not self._progress.is_due():
             return
-        self._ledger.write()
-        if self._ledger.take_begun_anew():
+        self.ledger.write()
+        if self.ledger.take_begun_anew():
             self._resent.fill_ledger()
         self._resent.tell()
         self._space.look()
@@ -443,13 +451,14 @@ class Deliverer:
             resent_skipped=self._resent.skipped,
             resent_stored_again=self._resent.stored_again,
             limit=limit_at(self._settings, datetime.now().astimezone()),
+            gathered_until=self._gathered_until,
             is_full=self._space.is_full,
             set_aside=self._spool.aside.reasons(),
         )
         if time.monotonic() - self._forgot_at >= _FORGET_EVERY_SECONDS:
             self._forgot_at = time.monotonic()
             with contextlib.suppress(sqlite3.DatabaseError):  # locked: in an hour
-                self._ledger.forget_before(datetime.now(UTC), self._settings.ledger_days)
+                self.ledger.forget_before(datetime.now(UTC), self._settings.ledger_days)
 
     def _fail(self, path: Path, error: Exception) -> None:
         """Set something aside that could not be worked on; where it is the volume that is full, make room."""

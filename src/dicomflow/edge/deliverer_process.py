@@ -81,7 +81,7 @@ def run_deliverer(start: DelivererStart) -> None:
     # What is made so far stays, so the collector need not walk it again and again.
     gc.freeze()
     if settings.commitment.peers:
-        threading.Thread(target=report_commitments, args=(settings, spool), name="reporter", daemon=True).start()
+        report_commitments(settings, spool, deliverer.ledger.distrust)
     asyncio.run(_run(deliverer, start))
     logging.shutdown()
     # Puts in flight are repeated under the same keys at the next start.

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from dicomflow import __version__
+from dicomflow.edge.commitment import count_requests
 from dicomflow.edge.delivery import ReceivedInstance
 from dicomflow.edge.settings import EdgeSettings
 from dicomflow.edge.spool import Spool
@@ -114,4 +115,5 @@ class Heartbeats:
             peers=peers,
             is_full=self._is_full(),
             set_aside=len(self._spool.aside.reasons()),
+            undelivered_reports=count_requests(self._spool.root)["undelivered"],
         )

@@ -18,6 +18,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from dicomflow.edge.commitment import count_requests
 from dicomflow.edge.metrics import register_files
 from dicomflow.edge.progress import read_progress
 from dicomflow.edge.spoolview import look
@@ -199,6 +200,12 @@ class _SpoolCollector:
         yield GaugeMetricFamily(
             "dicomflow_spool_unreadable", "Folders of the spool that cannot be read.", value=len(view.unreadable)
         )
+        requests = GaugeMetricFamily(
+            "dicomflow_commitment_requests", "Storage commitment requests without a report.", labels=["state"]
+        )
+        for state, count in count_requests(spool.root).items():
+            requests.add_metric([state], count)
+        yield requests
         progress = read_progress(spool.root) or {}
         for name, text in _PROGRESS.items():
             if progress.get(name) is not None:

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 
 from dicomflow.edge.ledger_file import (
     COLUMN_NAMES,
+    DamagedLedgerError,
     LedgerEntry,
     entry_of_row,
     insert_entries,
@@ -25,9 +26,8 @@ from dicomflow.edge.ledger_file import (
     salvage,
     text_of,
 )
-from dicomflow.errors import PermanentError
 
-__all__ = ["LEDGER_FILE", "Ledger", "LedgerEntry"]
+__all__ = ["LEDGER_FILE", "DamagedLedgerError", "Ledger", "LedgerEntry"]
 
 LEDGER_FILE: Final = "ledger.db"
 
@@ -50,7 +50,8 @@ class Ledger:
     Args:
         path: the file; made where there is none.
         store: the identity of the store that objects are put into.
-        read_only: for what another process may be writing; raises `PermanentError` when there is none to read.
+        read_only: for what another process may be writing; raises `PermanentError` when there is none to read, and
+            `DamagedLedgerError` where a damaged one would be begun anew.
         busy_seconds: how long to wait for another's lock.
     """
 
@@ -228,7 +229,7 @@ class Ledger:
             if not is_damage(error):
                 raise
             if self._is_read_only:
-                raise PermanentError(f"the ledger {self._path} is damaged") from error
+                raise DamagedLedgerError(f"the ledger {self._path} is damaged") from error
             self._begin_anew(error)
             return use(self._connect())
 

@@ -16,6 +16,7 @@ from dicomflow.errors import PermanentError
 
 __all__ = [
     "COLUMN_NAMES",
+    "DamagedLedgerError",
     "LedgerEntry",
     "entry_of_row",
     "insert_entries",
@@ -27,6 +28,10 @@ __all__ = [
 ]
 
 _SALVAGED_AT_ONCE: Final = 1000
+
+
+class DamagedLedgerError(PermanentError):
+    """The file's content is not what was written; its owner begins it anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +168,8 @@ def open_file_read_only(path: Path, busy_seconds: float) -> sqlite3.Connection:
             connection.execute(_CHECK_COLUMNS)
             stack.pop_all()
     except sqlite3.DatabaseError as error:
-        raise PermanentError(f"cannot read the ledger {path}: {error}") from error
+        kind = DamagedLedgerError if is_damage(error) else PermanentError
+        raise kind(f"cannot read the ledger {path}: {error}") from error
     return connection
 
 

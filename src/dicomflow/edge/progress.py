@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["PROGRESS_FILE", "Progress", "read_progress"]
+__all__ = ["PROGRESS_FILE", "Progress", "read_gathered_until", "read_progress"]
 
 PROGRESS_FILE: Final = "progress.json"
 _WINDOW_SECONDS: Final = 30.0
@@ -87,6 +87,11 @@ class Progress:
         self._last_error = error
         self._is_measuring = False
 
+    def forget(self) -> None:
+        """Remove what the last run wrote: of what it had gathered a ledger that was begun anew may know nothing."""
+        with contextlib.suppress(OSError):
+            self._path.unlink()
+
     def is_due(self) -> bool:
         """Tell whether a second has passed since the last file."""
         return self._clock() - self._written_at >= _WRITE_SECONDS
@@ -99,6 +104,7 @@ class Progress:
         pause_seconds: float = 0.0,
         resent_skipped: int = 0,
         resent_stored_again: int = 0,
+        gathered_until: float = 0.0,
         is_full: bool = False,
         set_aside: Mapping[Path, str] | None = None,
     ) -> None:
@@ -110,6 +116,7 @@ class Progress:
             pause_seconds: until the failing store is tried again.
             resent_skipped: how many instances were sent again and not stored again, since the deliverer's start.
             resent_stored_again: how many were, since the store did not have what the ledger says.
+            gathered_until: what was acknowledged until then, in seconds since the epoch, is in the ledger.
             is_full: whether the spool's volume has no room.
             set_aside: what cannot be worked on, with the reasons.
         """
@@ -127,6 +134,7 @@ class Progress:
             "last_error": self._last_error,
             "resent_skipped": resent_skipped,
             "resent_stored_again": resent_stored_again,
+            "gathered_until": gathered_until,
             "spool_full": is_full,
             "set_aside": len(set_aside or {}),
             "set_aside_reasons": {str(path): reason for path, reason in list((set_aside or {}).items())[:_MOST_TOLD]},
@@ -167,10 +175,16 @@ class Progress:
         return round(pause + (self._bytes + pause * arriving) / spare, 1) if spare > 0 else None
 
 
+def read_gathered_until(spool: Path) -> float:
+    """Return until when all that was acknowledged is in the ledger; 0 while that is not known."""
+    found = (read_progress(spool) or {}).get("gathered_until")
+    return float(found) if isinstance(found, int | float) else 0.0
+
+
 def read_progress(spool: Path) -> dict[str, Any] | None:
     """Return the last progress of a spool's deliverer; None when it never ran."""
     try:
-        document: dict[str, Any] = json.loads((spool / PROGRESS_FILE).read_text(encoding="utf-8"))
+        document: Any = json.loads((spool / PROGRESS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return document
+    return document if isinstance(document, dict) else None

@@ -6,6 +6,7 @@ delays a report and loses none, and what was sent without an answer in time is a
 """
 
 import logging
+import sqlite3
 import time
 from dataclasses import replace
 from typing import Final
@@ -16,8 +17,9 @@ from dicomflow.dimse.negotiation import AcceptedContext
 from dicomflow.dimse.status import Status
 from dicomflow.edge.commitment import CommitmentRequest, Commitments, Report, encode_report, make_report, report_command
 from dicomflow.edge.ledger import LEDGER_FILE, Ledger
+from dicomflow.edge.progress import read_gathered_until
 from dicomflow.edge.settings import CommitmentSettings
-from dicomflow.errors import PermanentError
+from dicomflow.errors import PermanentError, TransientError
 
 __all__ = ["LOOK_SECONDS", "PromptReport", "hold_seconds"]
 
@@ -27,6 +29,8 @@ _ANSWER_SECONDS: Final = 10.0
 # Between the last moment a worker may touch a request and the first at which the reporter may.
 _MARGIN_SECONDS: Final = 3.0
 _RETRY_SECONDS: Final = 10.0
+# For a lock on the ledger; the association waits as long.
+_BUSY_SECONDS: Final = 0.2
 
 _logger = logging.getLogger(__name__)
 
@@ -156,10 +160,14 @@ class PromptReport:
 
     def _make(self) -> Report | None:
         try:
-            ledger = Ledger(self._commitments.root / LEDGER_FILE, read_only=True)
+            ledger = Ledger(self._commitments.root / LEDGER_FILE, read_only=True, busy_seconds=_BUSY_SECONDS)
         except PermanentError:  # nothing is delivered yet, so nothing is at any level
             return None
         try:
-            return make_report(self._request, ledger, self._settings, time.time())
+            gathered_until = read_gathered_until(self._commitments.root)
+            witness = self._commitments.witness
+            return make_report(self._request, ledger, self._settings, time.time(), witness, gathered_until)
+        except (PermanentError, TransientError, sqlite3.OperationalError):
+            return None  # as above
         finally:
             ledger.close()

@@ -3,8 +3,13 @@
 A report is tried again with growing pauses for days; then its request is kept and shown as undelivered.
 """
 
+import contextlib
 import logging
+import math
+import sqlite3
+import threading
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Final
 
@@ -16,10 +21,12 @@ from dicomflow.dicom.uids import (
 from dicomflow.dimse.items import Role
 from dicomflow.dimse.status import Status
 from dicomflow.edge.commitment import CommitmentRequest, Commitments, Report, encode_report, make_report, report_command
-from dicomflow.edge.ledger import LEDGER_FILE, Ledger
+from dicomflow.edge.ledger import LEDGER_FILE, DamagedLedgerError, Ledger
+from dicomflow.edge.progress import read_gathered_until
 from dicomflow.edge.sender import SendAssociation
 from dicomflow.edge.settings import CommitmentPeer, CommitmentSettings, EdgeSettings
 from dicomflow.edge.spool import Spool
+from dicomflow.edge.witness import StoreWitness
 from dicomflow.errors import DicomflowError, PermanentError
 
 __all__ = ["Reporter", "report_commitments"]
@@ -33,23 +40,50 @@ _logger = logging.getLogger(__name__)
 
 
 class Reporter:
-    """Sends the reports that are due. Thread: one owner."""
+    """Sends the reports that are due. Thread: one owner.
 
-    def __init__(self, commitments: Commitments, ledger: Ledger, settings: CommitmentSettings) -> None:
+    Args:
+        commitments: the requests.
+        ledger: what is known.
+        settings: the level, and the peers.
+        gathered_until: tells until when all that was acknowledged is in the ledger, in seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        commitments: Commitments,
+        ledger: Ledger,
+        settings: CommitmentSettings,
+        gathered_until: Callable[[], float] = lambda: math.inf,
+    ) -> None:
         self._commitments = commitments
         self._ledger = ledger
         self._settings = settings
+        self._gathered_until = gathered_until
 
-    def run_due(self) -> int:
-        """Send every report that can be made now and is due; return how many were taken."""
-        now = time.time()
+    def run_due(self, requests: Iterable[CommitmentRequest] | None = None) -> int:
+        """Send every report, or those of some requests, that can be made now and is due; return how many were taken.
+
+        Raises:
+            TransientError: the store does not answer.
+            PermanentError: the ledger cannot be read.
+        """
         taken = 0
-        for request in self._commitments.open_requests():
-            if request.undelivered or request.next_at > now:
+        for request in self._commitments.open_requests() if requests is None else requests:
+            now = time.time()
+            if not _is_due(request, now):
                 continue
-            report = make_report(request, self._ledger, self._settings, now)
-            if report is not None:
-                taken += self._report(request, report, now)
+            try:
+                report = make_report(
+                    request, self._ledger, self._settings, now, self._commitments.witness, self._gathered_until()
+                )
+                if report is not None:
+                    taken += self._report(request, report, now)
+            except (DicomflowError, sqlite3.OperationalError):
+                raise  # of the store, or of the ledger: the same for all
+            except Exception as error:
+                _logger.exception("commitment_failed transaction=%s", request.transaction_uid)
+                self._put_off(request, f"internal error ({type(error).__name__})", now)
         return taken
 
     def _report(self, request: CommitmentRequest, report: Report, now: float) -> bool:
@@ -87,16 +121,49 @@ class Reporter:
         )
 
 
-def report_commitments(settings: EdgeSettings, spool: Spool) -> None:
-    """Report for ever, with a look each second. Thread: a daemon of the deliverer's process."""
-    ledger = Ledger(settings.spool.dir / LEDGER_FILE)
-    reporter = Reporter(Commitments(spool), ledger, settings.commitment)
+def report_commitments(settings: EdgeSettings, spool: Spool, distrust: Callable[[], None]) -> None:
+    """Start to report, for each peer on a thread of its own: one that does not answer delays itself alone.
+
+    Args:
+        settings: the edge's.
+        spool: the spool.
+        distrust: told when the ledger is damaged.
+    """
+    commitments = Commitments(spool, StoreWitness(settings.delivery))
+    commitments.take_over()
+    for name in (*settings.commitment.peers, None):  # the last for those whose AE title has no address any more
+        arguments = (commitments, settings.commitment, name, distrust)
+        threading.Thread(target=_report_for, args=arguments, name="reporter", daemon=True).start()
+
+
+def _report_for(
+    commitments: Commitments,
+    settings: CommitmentSettings,
+    peer: str | None,
+    distrust: Callable[[], None],
+) -> None:
+    """Report to one peer, or to those that are none, for ever, with a look each second. Thread: a daemon."""
     while True:
+        pause = _LOOK_SECONDS
         try:
-            reporter.run_due()
+            due = [each for each in commitments.open_requests(peer) if _is_due(each, time.time())]
+            if peer is None:
+                due = [each for each in due if each.calling_ae_title not in settings.peers]
+            if due:
+                with contextlib.closing(Ledger(commitments.root / LEDGER_FILE, read_only=True)) as ledger:
+                    Reporter(commitments, ledger, settings, lambda: read_gathered_until(commitments.root)).run_due(due)
+        except (DicomflowError, sqlite3.OperationalError) as error:
+            _logger.warning("commitments_wait reason=%s", error)
+            if isinstance(error, DamagedLedgerError):
+                distrust()
+            pause = _FIRST_PAUSE_SECONDS
         except Exception:
             _logger.exception("reporter_failed")
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(pause)
+
+
+def _is_due(request: CommitmentRequest, now: float) -> bool:
+    return not request.undelivered and request.next_at <= now
 
 
 def _send(peer: CommitmentPeer, request: CommitmentRequest, report: Report) -> None:

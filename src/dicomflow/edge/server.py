@@ -35,6 +35,7 @@ from dicomflow.edge.spool import Spool
 from dicomflow.edge.tls import TlsContexts
 from dicomflow.edge.users import Users
 from dicomflow.edge.watermark import Watermark
+from dicomflow.edge.witness import StoreWitness
 
 __all__ = ["DRAIN_SECONDS", "LogSettings", "WorkerStart", "run_worker"]
 
@@ -105,7 +106,7 @@ def run_worker(start: WorkerStart) -> None:
         Admission(start.table, start.index, dimse.max_associations, dimse.max_associations_per_ae_title),
         Users(dimse.users_file) if dimse.users_file is not None else None,
         Metrics(spool.root),
-        Commitments(spool) if start.settings.commitment.peers else None,
+        Commitments(spool, StoreWitness(start.settings.delivery)) if start.settings.commitment.peers else None,
         start.settings.commitment,
     )
     # What is made so far stays, so the collector need not walk it again and again.

@@ -217,10 +217,6 @@ class Spool:
             if folder.suffix != _STORED and os.path.isdir(folder):  # noqa: PTH112  # it raises nothing
                 yield folder
 
-    def holds(self, delivery_id: str, sha256: str) -> bool:
-        """Tell whether a delivery in the spool has a file with this digest."""
-        return any((self.delivering / delivery_id).glob(f"*_{sha256}{SUFFIX}"))
-
     def scan_delivery(self, delivery_id: str) -> Iterator[ReceivedFile]:
         """Yield the files of a delivery, in no order."""
         yield from _scan(self.delivering / delivery_id)

@@ -63,7 +63,7 @@ def test_delivery_that_is_due_takes_what_waits_in_a_segment(site: Any, spool: Sp
         assert delivery.is_closed
 
     asyncio.run(_go())
-    deliverer._ledger.close()
+    deliverer.ledger.close()
 
 
 def test_deliverer_cut_off_again_and_again_delivers_each_instance_once(site: Any, spool: Spool):

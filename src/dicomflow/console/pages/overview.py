@@ -94,6 +94,10 @@ def _of_edges(edges: list[Edge]) -> list[Concern]:
             title = f"Edge {edge.name} cannot read {edge.heartbeat.set_aside:,} files or folders of its spool"
             advice = "On the edge, dicomflow spool list says which and why. Everything else goes on."
             found.append(Concern("bad", title, advice, "/edges"))
+        if edge.heartbeat.undelivered_reports:
+            title = f"Edge {edge.name} gave up {edge.heartbeat.undelivered_reports:,} storage commitment reports"
+            advice = "On the edge, dicomflow commitments list says why, and dicomflow commitments retry tries again."
+            found.append(Concern("warn", title, advice, "/edges"))
         if edge.heartbeat.is_full:
             title = f"Edge {edge.name} refuses images: its disk is full"
             advice = "What it holds is stored on, and makes room. Free space on its volume."
