@@ -188,7 +188,7 @@ def _statement(table: Table, key: str, columns: tuple[str, ...]) -> Any:
     unique = {
         patient: ["issuer_of_patient_id", "patient_id", "unidentified_study_uid"],
         study: ["study_instance_uid"],
-        series: ["series_instance_uid"],
+        series: ["study_key", "series_instance_uid"],
         instance: ["sop_instance_uid"],
     }[table]
     statement = insert(table).values({name: bindparam(name, type_=table.c[name].type) for name in columns})

@@ -41,8 +41,10 @@ SHOWN_ROWS: Final = 20
 MAPPED: Final = """
 SELECT instance.sop_instance_uid FROM instance
 JOIN series ON series.series_key = instance.series_key
+JOIN study ON study.study_key = series.study_key
 JOIN import_outcome ON import_outcome.object_key = instance.object_key
 JOIN series_image_set ON series_image_set.series_instance_uid = series.series_instance_uid
+AND series_image_set.study_instance_uid = study.study_instance_uid
 WHERE import_outcome.outcome IN ('imported', 'warned')
 """
 WAITING: Final = """

@@ -230,10 +230,12 @@ class LocalDaemon:
         """Count, for each SOP Instance UID, the rows of `instance` that are imported and in a mapped series."""
         rows = self.query(
             "SELECT sop_instance_uid FROM instance JOIN series ON series.series_key = instance.series_key"
+            " JOIN study ON study.study_key = series.study_key"
             " WHERE EXISTS (SELECT 1 FROM import_outcome WHERE import_outcome.object_key = instance.object_key"
             " AND outcome IN ('imported', 'warned'))"
             " AND EXISTS (SELECT 1 FROM series_image_set"
-            " WHERE series_image_set.series_instance_uid = series.series_instance_uid)"
+            " WHERE series_image_set.series_instance_uid = series.series_instance_uid"
+            " AND series_image_set.study_instance_uid = study.study_instance_uid)"
         )
         return Counter(row[0] for row in rows)
 

@@ -141,7 +141,7 @@ def test_imports_have_their_jobs_reasons_and_image_sets(engine: Engine, an_objec
                 Outcome("site/3.dcm", number, "1.2.3.3", "imported", "set", None),
             ],
         )
-        record_image_sets(connection, "store", [StoredImageSet("1.2.3.0", "set", 1, is_primary=True)], NOW)
+        record_image_sets(connection, "store", [StoredImageSet("1.2.3", "1.2.3.0", "set", 1, is_primary=True)], NOW)
     with begin_read(engine) as connection:
         study = find_study(connection, "1.2.3")
         assert study is not None

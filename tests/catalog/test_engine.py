@@ -1,19 +1,22 @@
 """The catalog opens, migrates and refuses, on SQLite and on PostgreSQL alike."""
 
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, func, insert, inspect, select, text, update
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Engine, Integer, cast, func, insert, inspect, literal, select, text, update
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from dicomflow.catalog import migrations
 from dicomflow.catalog.engine import begin_read, create_engine_for, migrate, require_schema, schema_revision
 from dicomflow.catalog.migrations import REVISIONS
-from dicomflow.catalog.tables import metadata, patient
+from dicomflow.catalog.report import count_everything, find_objects
+from dicomflow.catalog.tables import metadata, patient, study
 from dicomflow.errors import PermanentError
 
 SEED_QUERIES = (
@@ -130,6 +133,49 @@ def test_begin_read_does_not_wait_for_a_writer(engine: Engine):
         writer.execute(insert(patient).values(patient_id="1", issuer_of_patient_id="a", as_of=""))
         with begin_read(engine) as reader:
             assert 0 == reader.scalar(select(func.count()).select_from(patient))
+
+
+def test_counting_does_not_wait_for_a_writer(engine: Engine):
+    """What only reads takes no lock: pages and status answer while a batch is written."""
+    with engine.begin() as writer:
+        writer.execute(insert(patient).values(patient_id="1", issuer_of_patient_id="a", as_of=""))
+        with ThreadPoolExecutor(1) as threads:
+            counted = threads.submit(count_everything, engine)
+            found = threads.submit(find_objects, engine, ["a"])
+            assert (0, {}) == (counted.result(20)["patients"], found.result(20))
+
+
+SECRET = "Hidden^Patient"
+
+
+@pytest.mark.parametrize(
+    "fail",
+    [
+        lambda connection: connection.execute(insert(patient).values(patient_id=SECRET, issuer_of_patient_id=SECRET)),
+        lambda connection: connection.execute(
+            insert(patient).values([{"patient_id": SECRET, "issuer_of_patient_id": SECRET, "as_of": SECRET}] * 2)
+        ),
+        lambda connection: connection.execute(select(patient).where(cast(literal(SECRET), Integer) == 1)),
+        lambda connection: connection.execute(
+            insert(patient).values(
+                patient_id="1", issuer_of_patient_id="1", as_of="1", unidentified_study_uid=SECRET * 100
+            )
+        ),
+        lambda connection: connection.execute(
+            text("SELECT nowhere FROM patient WHERE patient_id = :id"), {"id": SECRET}
+        ),
+        lambda connection: connection.execute(insert(study).values(patient_key=1, study_date=SECRET)),
+    ],
+)
+def test_error_of_a_statement_holds_no_value(engine: Engine, fail: Any):
+    """What a database says of an error is logged, so it names no patient, cause and traceback included."""
+    try:
+        with engine.begin() as connection:
+            fail(connection)
+    except SQLAlchemyError as error:
+        said = "".join(traceback.format_exception(error)) + repr(error) + repr(getattr(error, "orig", ""))
+        assert SECRET not in said
+        assert "Error" in said
 
 
 def test_concurrent_writers_lose_no_update(engine: Engine):

@@ -177,7 +177,7 @@ def test_claimed_job_is_retaken_after_its_time(engine: Engine) -> None:
 
 def test_older_version_does_not_replace_a_newer_one(engine: Engine) -> None:
     """Image sets keep their highest version, and what is known of them."""
-    newer = StoredImageSet("1.2.1", "a" * 32, 3, True)
+    newer = StoredImageSet("1.2", "1.2.1", "a" * 32, 3, True)
     with engine.begin() as connection:
         outcomes.record_image_sets(connection, TARGET.datastore_id, [newer], NOW)
         outcomes.record_image_sets(connection, TARGET.datastore_id, [replace(newer, version=2)], LATER)

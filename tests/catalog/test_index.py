@@ -72,7 +72,7 @@ def test_every_attribute_is_written_and_read_back(engine: Engine):
         ValueType.JSON: [{"a": [1, 2.5, None, "ä"]}],
     }
     values = {attribute.keyword: samples[attribute.type] for attribute in ATTRIBUTES}
-    values |= {"PatientID": "123", "IssuerOfPatientID": "hospital"}
+    values |= {"PatientID": "123", "IssuerOfPatientID": "hospital", "AccessionNumber": "A" * 256, "Modality": "C" * 256}
     write(engine, an_object(**values))
     tables = {Level.PATIENT: patient, Level.STUDY: study, Level.SERIES: series, Level.INSTANCE: instance}
     for attribute in ATTRIBUTES:

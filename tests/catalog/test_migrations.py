@@ -47,6 +47,23 @@ ROWS: dict[str, dict[str, Any]] = {
     "queue_message": {"message_id": "1", "queue": "index", "body": "{}"},
 }
 
+# Two patients' studies with one Series Instance UID, as revision 0006 held them: one series, under the last that came.
+SHARED = """
+INSERT INTO patient (patient_key, patient_id, issuer_of_patient_id, as_of) VALUES (1, 'A', 's', 'x'), (2, 'B', 's', 'x')
+INSERT INTO study (study_key, patient_key, study_instance_uid, as_of) VALUES (1, 1, '1.1', 'x'), (2, 2, '1.2', 'x')
+INSERT INTO study_patient (study_instance_uid, patient_key) VALUES ('1.1', 1), ('1.1', 2), ('1.2', 2)
+INSERT INTO series (series_key, study_key, series_instance_uid, modality, as_of) VALUES (9000, 2, '7', 'CT', 'x')
+INSERT INTO series_study (series_instance_uid, study_instance_uid) VALUES ('7', '1.1'), ('7', '1.2')
+INSERT INTO instance (series_key, sop_instance_uid, sop_class_uid, as_of, object_key, bytes) VALUES (9000, '1.7', '1', 'x', 'a', 1)
+INSERT INTO instance (series_key, sop_instance_uid, sop_class_uid, as_of, object_key, bytes) VALUES (9000, '2.7', '1', 'x', 'b', 1)
+INSERT INTO stored_object (object_key, study_instance_uid, series_instance_uid, sop_instance_uid) VALUES ('a', '1.1', '7', '1.7')
+INSERT INTO stored_object (object_key, study_instance_uid, series_instance_uid, sop_instance_uid) VALUES ('b', '1.2', '7', '2.7')
+INSERT INTO image_set (datastore_id, image_set_id, updated_at) SELECT 'd', name, '2026-01-02 10:15:00' FROM (SELECT 'of A' AS name UNION SELECT 'of B' UNION SELECT 'of C') AS names
+INSERT INTO series_image_set (series_instance_uid, datastore_id, image_set_id) VALUES ('7', 'd', 'of A'), ('7', 'd', 'of B'), ('8', 'd', 'of C')
+INSERT INTO import_job (import_job_id, client_token, job_name, datastore_id, input_s3_uri, output_s3_uri, state, created_at, updated_at) VALUES (1, 't', 'j', 'd', 'i', 'o', 'completed', '2026-01-02 10:15:00', '2026-01-02 10:15:00')
+INSERT INTO import_outcome (object_key, import_job_id, outcome, image_set_id) VALUES ('a', 1, 'imported', 'of A'), ('b', 1, 'imported', 'of B')
+"""  # noqa: E501  # a statement a line
+
 
 def upgrade(connection: Connection, revision: str) -> None:
     """Migrate to one revision, as the program of that day did."""
@@ -106,6 +123,33 @@ def test_migrate_fills_search_and_history_from_what_is_there(empty_database_url:
         for name in ("patient_history", "study_patient", "series_study"):
             assert 1 == connection.scalar(select(func.count()).select_from(metadata.tables[name])), name
     assert ("1.2.3", 1) == (found.study_instance_uid, found.instance_count)
+    engine.dispose()
+
+
+def test_migrate_gives_each_study_the_series_that_it_shared(empty_database_url: str):
+    """Images that showed under another patient with their series' UID are their own patient's; so are image sets."""
+    engine = create_engine_for(empty_database_url)
+    with engine.begin() as connection:
+        upgrade(connection, "0006")
+        for statement in SHARED.strip().splitlines():
+            connection.execute(text(statement))
+    migrate(engine)
+    with engine.connect() as connection:
+        statement = text(
+            "SELECT sop_instance_uid, study_instance_uid, patient_id, modality FROM instance"
+            " JOIN series ON series.series_key = instance.series_key JOIN study ON study.study_key = series.study_key"
+            " JOIN patient ON patient.patient_key = study.patient_key ORDER BY 1"
+        )
+        expected = [("1.7", "1.1", "A", "CT"), ("2.7", "1.2", "B", "CT")]
+        assert expected == [tuple(row) for row in connection.execute(statement)]
+        mapped = text("SELECT image_set_id, study_instance_uid FROM series_image_set ORDER BY 1")
+        expected = [("of A", "1.1"), ("of B", "1.2"), ("of C", "")]
+        assert expected == [tuple(row) for row in connection.execute(mapped)]
+        claims = text("SELECT study_instance_uid, patient_key, as_of FROM study_patient ORDER BY 1, 2")
+        expected = [("1.1", 1, "x"), ("1.1", 2, ""), ("1.2", 2, "x")]
+        assert expected == [tuple(row) for row in connection.execute(claims)]
+        if connection.dialect.name == "sqlite":
+            assert [] == connection.execute(text("PRAGMA foreign_key_check")).all()
     engine.dispose()
 
 

@@ -1,6 +1,7 @@
 """A study goes whole or not at all, and leaves a trace, on both databases."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,8 +11,14 @@ from sqlalchemy import Engine, func, insert, select, update
 from dicomflow.catalog.audit import list_audit_events
 from dicomflow.catalog.deliveries import record_delivery
 from dicomflow.catalog.engine import begin_read
-from dicomflow.catalog.removal import delete_study, object_keys_of_study
-from dicomflow.catalog.tables import image_set, metadata, series_image_set, series_import
+from dicomflow.catalog.removal import (
+    delete_study,
+    deliveries_of_study,
+    image_sets_of_study,
+    object_keys_of_study,
+    objects_to_index,
+)
+from dicomflow.catalog.tables import image_set, instance, metadata, series_image_set, series_import, stored_object
 from dicomflow.errors import PermanentError, TransientError
 from dicomflow.manifest import Instance, Manifest, Series, Study
 
@@ -38,7 +45,12 @@ def plan(engine: Engine, study: str, status: int) -> None:
         record_delivery(connection, manifest, f"manifests/{study}", "queued", NOW)
         connection.execute(update(series_import).values(status=status))
         connection.execute(insert(image_set).values(datastore_id="d", image_set_id=study, updated_at=NOW))
-        values = {"series_instance_uid": f"{study}.0", "datastore_id": "d", "image_set_id": study}
+        values = {
+            "study_instance_uid": study,
+            "series_instance_uid": f"{study}.0",
+            "datastore_id": "d",
+            "image_set_id": study,
+        }
         connection.execute(insert(series_image_set).values(values))
 
 
@@ -100,3 +112,65 @@ def test_object_keys_of_study_are_all_its_objects(engine: Engine, an_object: Bui
     write(an_object(1), an_object(2, SOPInstanceUID="1.2.3.1"), an_object(3, StudyInstanceUID="1.2.4"))
     with begin_read(engine) as connection:
         assert ["site/1.dcm", "site/2.dcm"] == object_keys_of_study(connection, "1.2.3")
+
+
+def test_delete_study_leaves_another_patient_with_its_series_uid_alone(engine: Engine, an_object: Build, write: Write):
+    """Of two studies with one Series Instance UID only the one that was named goes, rows and image sets."""
+    shared = {"SeriesInstanceUID": "1.2.9"}
+    write(
+        an_object(1, StudyInstanceUID="1.2.1", PatientID="A", **shared),
+        an_object(2, StudyInstanceUID="1.2.2", PatientID="B", **shared),
+    )
+    with engine.begin() as connection:
+        for study in ("1.2.1", "1.2.2"):
+            connection.execute(insert(image_set).values(datastore_id="d", image_set_id=study, updated_at=NOW))
+            values = {"study_instance_uid": study, "series_instance_uid": "1.2.9"}
+            connection.execute(insert(series_image_set).values(datastore_id="d", image_set_id=study, **values))
+        assert [("d", "1.2.2")] == image_sets_of_study(connection, "1.2.2")
+        delete_study(connection, "1.2.2", NOW, actor="test")
+    with begin_read(engine) as connection:
+        assert ["1.2.3.1"] == list(connection.scalars(select(instance.c.sop_instance_uid)))
+        assert ["site/1.dcm"] == list(connection.scalars(select(stored_object.c.object_key)))
+        assert ["1.2.1"] == list(connection.scalars(select(series_image_set.c.image_set_id)))
+        assert ["1.2.1"] == list(connection.scalars(select(image_set.c.image_set_id)))
+
+
+def test_delete_study_keeps_what_came_meanwhile(engine: Engine, an_object: Build, write: Write):
+    """A delivery that was planned and indexed after the study was looked at stays, with its import."""
+    write(an_object(1, PatientName="Demo^One"))
+    with engine.begin() as connection:
+        seen = deliveries_of_study(connection, "1.2.3")
+    late = an_object(2)
+    write(replace(late, location=replace(late.location, delivery_id="late")))
+    with engine.begin() as connection:
+        removed = delete_study(connection, "1.2.3", NOW, actor="test", deliveries=seen)
+    assert (1, 1, 0) == (removed["instance"], removed["stored_object"], removed.get("study", 0))
+    with begin_read(engine) as connection:
+        assert ["1.2.3.2"] == list(connection.scalars(select(instance.c.sop_instance_uid)))
+        assert frozenset({"late"}) == deliveries_of_study(connection, "1.2.3")
+    assert {"patient", "study", "series"} <= filled(engine).keys()
+
+
+def test_delete_study_gives_an_instance_back_to_the_other_study_that_has_it(
+    engine: Engine, an_object: Build, write: Write
+):
+    """An object that another study's object of the same SOP Instance UID stood before is to be indexed again."""
+    older = an_object(1, SOPInstanceUID="1.2.7", StudyInstanceUID="1.2.1", sha256="aa" * 32)
+    write(older, an_object(2, SOPInstanceUID="1.2.7", StudyInstanceUID="1.2.2", sha256="bb" * 32))
+    with engine.begin() as connection:
+        delete_study(connection, "1.2.2", NOW, actor="test")
+        assert ["site/1.dcm"] == objects_to_index(connection)
+    write(older)
+    with begin_read(engine) as connection:
+        row = connection.execute(select(instance.c.object_key, instance.c.versions)).one()
+        assert [] == objects_to_index(connection)
+    assert ("site/1.dcm", 1) == tuple(row)
+
+
+def test_delete_study_counts_the_versions_that_are_left(engine: Engine, an_object: Build, write: Write):
+    """An instance whose other version was in the study that goes has one version."""
+    write(an_object(1, SOPInstanceUID="1.2.7", StudyInstanceUID="1.2.1", sha256="aa" * 32))
+    write(an_object(2, SOPInstanceUID="1.2.7", StudyInstanceUID="1.2.2", sha256="bb" * 32))
+    with engine.begin() as connection:
+        delete_study(connection, "1.2.1", NOW, actor="test")
+        assert [1] == list(connection.scalars(select(instance.c.versions)))

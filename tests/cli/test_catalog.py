@@ -173,10 +173,16 @@ def test_delete_study_with_image_sets_removes_them_from_the_service(
         found = search_image_sets(client, datastore_id, "DICOMStudyInstanceUID", indexed["uid"])
         others = client.search_image_sets(datastoreId=datastore_id)["imageSetsMetadataSummaries"]
         sets = [
-            StoredImageSet(each.tags["DICOMSeriesInstanceUID"], each.image_set_id, each.version, each.is_primary)
+            StoredImageSet(
+                indexed["uid"],
+                each.tags["DICOMSeriesInstanceUID"],
+                each.image_set_id,
+                each.version,
+                each.is_primary,
+            )
             for each in found
         ]
-        sets.append(StoredImageSet(sets[0].series_instance_uid, "0" * 32, 1, False))  # gone before
+        sets.append(StoredImageSet(indexed["uid"], sets[0].series_instance_uid, "0" * 32, 1, False))  # gone before
         engine = create_engine_for(f"sqlite:///{data / 'catalog.db'}")
         with engine.begin() as connection:
             record_image_sets(connection, datastore_id, sets, datetime(2026, 2, 1, tzinfo=UTC))

@@ -58,6 +58,30 @@ def test_query_that_writes_is_refused(run: Run, sql: str):
     assert [{"n": 1}] == json.loads(output)
 
 
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "VACUUM INTO '{path}'",
+        "ATTACH '{path}' AS other",
+        "ATTACH DATABASE 'file:{path}?mode=rwc' AS other",
+        "COPY (SELECT 1) TO '{path}'",
+        "/* a */ COPY (SELECT 1) TO PROGRAM 'cat > {path}'",
+        " -- SELECT\nCOPY (SELECT 1) TO '{path}'",
+        "SELECT load_extension('{path}')",
+        "PRAGMA journal_mode = DELETE",
+        "CREATE TEMP TABLE t AS SELECT 1",
+        "DO $$ BEGIN COPY (SELECT 1) TO '{path}'; END $$",
+    ],
+)
+@pytest.mark.usefixtures("catalog")
+def test_query_touches_no_file(run: Run, tmp_path: Path, sql: str):
+    """No statement writes or opens another file, on either database."""
+    path = tmp_path / "written"
+    code, output, _ = run("query", sql.replace("{path}", str(path)))
+    assert (1, "") == (code, output)
+    assert not path.exists()
+
+
 @pytest.mark.usefixtures("catalog")
 def test_query_json_gives_one_object_a_row(run: Run):
     """`--json` prints an array of objects; a repeated column name gets a number; NULL is null."""

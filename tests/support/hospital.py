@@ -329,7 +329,7 @@ def _import(hospital: Hospital, series_uid: str, state: str, at: datetime) -> No
             ],
         )
         if bad < len(objects):
-            found = [StoredImageSet(series_uid, image_set, 1, is_primary=True)]
+            found = [StoredImageSet(row.study_instance_uid, series_uid, image_set, 1, is_primary=True)]
             record_image_sets(connection, TARGET.datastore_id, found, at)
         counters = (len(objects), len(objects) - bad, bad, 0)
         jobs.finish_job(connection, job, "completed", now=at, ended_at=at, counters=counters)

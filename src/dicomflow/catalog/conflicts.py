@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import Connection, Table, func, select, text
+from sqlalchemy import Connection, Table, func, or_, select, text
 
 from dicomflow.catalog.tables import (
     instance,
@@ -129,7 +129,9 @@ def _of_several(connection: Connection, kind: str, table: Table, limit: int) -> 
 def _demographics(connection: Connection, limit: int) -> list[Conflict]:
     """List patients by key, with how many sets of demographics they have: what is in them is patient data."""
     key = patient_history.c.patient_key
-    several = select(key, func.count()).group_by(key).having(func.count() > 1).order_by(key).limit(limit)
+    values = (patient_history.c.patient_name, patient_history.c.patient_birth_date, patient_history.c.patient_sex)
+    differs = or_(*(func.count(value.distinct()) > 1 for value in values))  # one that is empty contradicts none
+    several = select(key, func.count()).group_by(key).having(differs).order_by(key).limit(limit)
     return [
         Conflict("demographics", f"patient {patient_key}", (f"{count} sets in patient_history",))
         for patient_key, count in connection.execute(several)

@@ -38,9 +38,10 @@ __all__ = [
     "outcomes_of_instance",
     "problems_of_study",
     "series_of_study",
+    "studies_of_series",
 ]
 
-_NOT_SHOWN: Final = frozenset({"raw_values", "as_of", "sort_at", "unidentified_study_uid"})
+_NOT_SHOWN: Final = frozenset({"raw_values", "as_of", "older_as_of", "sort_at", "unidentified_study_uid"})
 _PATIENT: Final = tuple(column for column in patient.c if column.name not in {*_NOT_SHOWN, "patient_key"})
 _STUDY: Final = tuple(column for column in study.c if column.name not in {*_NOT_SHOWN, "patient_key"})
 _SERIES: Final = tuple(column for column in series.c if column.name not in {*_NOT_SHOWN, "study_key"})
@@ -74,14 +75,27 @@ def series_of_study(connection: Connection, study_key: int) -> list[Row[Any]]:
     )
 
 
-def find_one_series(connection: Connection, series_instance_uid: str) -> Row[Any] | None:
-    """Return a series' attributes, and its study's and patient's."""
+def find_one_series(
+    connection: Connection, series_instance_uid: str, study_instance_uid: str | None = None
+) -> Row[Any] | None:
+    """Return the attributes of a series, its study and its patient: of the study named, or of the one sent last."""
     statement = (
         select(*_SERIES, *_STUDY, *_PATIENT)
         .join_from(series, study, study.c.study_key == series.c.study_key)
         .join(patient, patient.c.patient_key == study.c.patient_key)
+        .where(series.c.series_instance_uid == series_instance_uid)
+        .order_by(series.c.as_of.desc(), series.c.series_key)
     )
-    return connection.execute(statement.where(series.c.series_instance_uid == series_instance_uid)).first()
+    if study_instance_uid is not None:
+        statement = statement.where(study.c.study_instance_uid == study_instance_uid)
+    return connection.execute(statement).first()
+
+
+def studies_of_series(connection: Connection, series_instance_uid: str) -> list[str]:
+    """Return the Study Instance UIDs that have a series of this UID, in order: more than one is a conflict."""
+    statement = select(study.c.study_instance_uid).join(series, series.c.study_key == study.c.study_key)
+    of_uid = statement.where(series.c.series_instance_uid == series_instance_uid)
+    return sorted(connection.scalars(of_uid))
 
 
 def instances_of_series(
@@ -201,13 +215,18 @@ def image_sets_of_study(connection: Connection, study_key: int) -> list[Row[Any]
             image_set.c.is_primary,
             image_set.c.differs_in,
         )
-        .join_from(series, series_image_set, series_image_set.c.series_instance_uid == series.c.series_instance_uid)
+        .join_from(study, series, series.c.study_key == study.c.study_key)
+        .join(
+            series_image_set,
+            (series_image_set.c.study_instance_uid == study.c.study_instance_uid)
+            & (series_image_set.c.series_instance_uid == series.c.series_instance_uid),
+        )
         .join(
             image_set,
             (image_set.c.datastore_id == series_image_set.c.datastore_id)
             & (image_set.c.image_set_id == series_image_set.c.image_set_id),
         )
-        .where(series.c.study_key == study_key)
+        .where(study.c.study_key == study_key)
         .order_by(series_image_set.c.series_instance_uid, series_image_set.c.image_set_id)
     )
     return list(connection.execute(statement))

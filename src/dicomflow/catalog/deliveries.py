@@ -12,6 +12,7 @@ from dicomflow.catalog.imports import series_state
 from dicomflow.catalog.index import lock_instances, recount_versions
 from dicomflow.catalog.tables import delivery, delivery_association, series_import, stored_object
 from dicomflow.catalog.upsert import dialect_insert
+from dicomflow.errors import PermanentError
 from dicomflow.manifest import Manifest, Series
 
 __all__ = [
@@ -33,6 +34,9 @@ def record_delivery(
 
     Returns:
         How many series were new.
+
+    Raises:
+        PermanentError: another edge has a delivery of this id.
     """
     instances = list(manifest.instances())
     values = {
@@ -46,6 +50,9 @@ def record_delivery(
         "planned_at": now,
     }
     connection.execute(dialect_insert(connection, delivery).values(values).on_conflict_do_nothing())
+    known = select(delivery.c.edge).where(delivery.c.delivery_id == manifest.delivery)
+    if connection.scalar(known) != manifest.edge:
+        raise PermanentError("another edge has a delivery of this id")
     _record_associations(connection, manifest)
     _record_objects(connection, manifest)
     return _record_series(connection, manifest, state, now, priority)

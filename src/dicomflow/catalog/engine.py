@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, create_engine, event, func, inspect, select, text
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL, ExceptionContext, make_url
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError, SQLAlchemyError, StatementError
 
 from dicomflow.catalog import views
 from dicomflow.catalog.migrations import REVISIONS
@@ -20,6 +21,8 @@ __all__ = [
     "begin_read",
     "create_engine_for",
     "database_url",
+    "is_of_a_value",
+    "leave_values_out",
     "migrate",
     "require_schema",
     "schema_revision",
@@ -28,8 +31,11 @@ __all__ = [
 _BUSY_TIMEOUT_SECONDS: Final = 60
 _LOCAL_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 _READ_ONLY: Final = "dicomflow_read_only"
+_WITHOUT_FOREIGN_KEYS: Final = "dicomflow_without_foreign_keys"
 _MIGRATION_LOCK: Final = 0x64_66_6C_6F_77  # "dflow": any constant serves, if no other program on the server uses it
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
+# PostgreSQL, appendix A: data exceptions, violated constraints, and limits such as the longest row of an index.
+_VALUE_CLASSES: Final = frozenset({"22", "23", "54"})
 
 
 def database_url(url: str) -> URL:
@@ -50,18 +56,24 @@ def database_url(url: str) -> URL:
 
 
 def create_engine_for(url: str) -> Engine:
-    """Return an engine for `url`; it connects at its first use.
+    """Return an engine for `url`; it connects at its first use. What it raises holds no value of a row.
 
     Thread: an engine may be shared by threads, not by processes.
     """
     parsed = database_url(url)
     if parsed.get_backend_name() == "sqlite":
-        engine = create_engine(parsed, connect_args={"timeout": _BUSY_TIMEOUT_SECONDS}, pool_size=32)
+        engine = create_engine(
+            parsed, connect_args={"timeout": _BUSY_TIMEOUT_SECONDS}, pool_size=32, hide_parameters=True
+        )
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
-        return engine
-    # A paused Aurora takes 15 to 30 s to resume, and a connection may have been cut while we were frozen.
-    return create_engine(parsed, pool_pre_ping=True, pool_size=16, connect_args={"connect_timeout": 60})
+    else:
+        # A paused Aurora takes 15 to 30 s to resume, and a connection may have been cut while we were frozen.
+        engine = create_engine(
+            parsed, pool_pre_ping=True, pool_size=16, connect_args={"connect_timeout": 60}, hide_parameters=True
+        )
+    event.listen(engine, "handle_error", leave_values_out)
+    return engine
 
 
 @contextmanager
@@ -79,6 +91,40 @@ def begin_read(engine: Engine) -> Iterator[Connection]:
             connection.exec_driver_sql("PRAGMA query_only = OFF")
 
 
+def leave_values_out(context: ExceptionContext) -> None:
+    """Take values out of what a database says of an error: they are patient data, and errors are logged.
+
+    PostgreSQL's DETAIL and CONTEXT hold rows, and so does the message itself where a value is to blame. SQLite names
+    columns only.
+    """
+    original, raised = context.original_exception, context.sqlalchemy_exception
+    sqlstate: str | None = getattr(original, "sqlstate", None)
+    if sqlstate is None:
+        said = str(original).partition("\n")[0]
+    elif sqlstate[:2] in _VALUE_CLASSES:
+        diagnosis = getattr(original, "diag", None)
+        names = (getattr(diagnosis, f"{name}_name", None) for name in ("table", "column", "constraint"))
+        said = " ".join(["SQLSTATE", sqlstate, *(name for name in names if name)])
+    else:
+        said = f"{str(original).partition(chr(10))[0]} (SQLSTATE {sqlstate})"
+    if isinstance(raised, DBAPIError):
+        original.args = (said,)
+        raised.args = (f"({type(original).__module__}.{type(original).__name__}) {said}",)
+
+
+def is_of_a_value(error: Exception) -> bool:
+    """Tell whether what was to be written is to blame; else the database is, or the machine, and it may work later."""
+    if isinstance(error, DBAPIError):
+        sqlstate: str | None = getattr(error.orig, "sqlstate", None)
+        if sqlstate is not None:
+            return sqlstate[:2] in _VALUE_CLASSES
+        # Refused by the driver, before there was a statement; SQLite's mistakes in a statement are OperationalErrors.
+        return isinstance(error, DataError | IntegrityError | ProgrammingError)
+    if isinstance(error, SQLAlchemyError):
+        return isinstance(error, StatementError)  # a value that a column's type does not take
+    return not isinstance(error, OSError | MemoryError)
+
+
 def migrate(engine: Engine) -> None:
     """Bring the schema to this program's revision; what is already there stays.
 
@@ -89,7 +135,8 @@ def migrate(engine: Engine) -> None:
 
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
-    with engine.begin() as connection:
+    # SQLite changes a table by making it anew, while rows of others refer to it.
+    with engine.execution_options(**{_WITHOUT_FOREIGN_KEYS: True}).begin() as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
         current = _revision(connection)
@@ -145,10 +192,12 @@ def _revision(connection: Connection) -> str | None:
 def _prepare_sqlite(dbapi_connection: Any, _record: object) -> None:
     """Take transactions out of sqlite3's hands, and set what holds for each connection."""
     dbapi_connection.isolation_level = None
-    for pragma in ("journal_mode = WAL", "foreign_keys = ON", "synchronous = FULL"):
+    for pragma in ("journal_mode = WAL", "synchronous = FULL"):
         dbapi_connection.execute(f"PRAGMA {pragma}")
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    read_only = connection.get_execution_options().get(_READ_ONLY, False)
-    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+    options = connection.get_execution_options()
+    is_checked = "OFF" if options.get(_WITHOUT_FOREIGN_KEYS, False) else "ON"
+    connection.exec_driver_sql(f"PRAGMA foreign_keys = {is_checked}")  # in a transaction it would do nothing
+    connection.exec_driver_sql("BEGIN" if options.get(_READ_ONLY, False) else "BEGIN IMMEDIATE")

@@ -41,6 +41,7 @@ def facts_of_series(connection: Connection, row: Row[Any]) -> SeriesFacts:
     """Gather the facts of one row of `series_import`."""
     of_series = (
         stored_object.c.delivery_id == row.delivery_id,
+        stored_object.c.study_instance_uid == row.study_instance_uid,
         stored_object.c.series_instance_uid == row.series_instance_uid,
     )
     counts = connection.execute(

@@ -225,7 +225,9 @@ def _ready(now: datetime) -> tuple[ColumnElement[bool], ...]:
         series_import.c.state == "queued",
         or_(series_import.c.not_before.is_(None), series_import.c.not_before <= now),
         ~exists().where(
-            running.c.series_instance_uid == series_import.c.series_instance_uid, running.c.state == "in_progress"
+            running.c.study_instance_uid == series_import.c.study_instance_uid,
+            running.c.series_instance_uid == series_import.c.series_instance_uid,
+            running.c.state == "in_progress",
         ),
     )
 

@@ -1,19 +1,23 @@
 """Index rows: one bulk upsert per level for a batch of objects, in an order that cannot deadlock.
 
-Rows are a function of the set of objects, not of their order: of all objects that describe a row the one with the
-greatest `as_of` gives its values, what only adds up is a set, and what is counted is counted anew from the rows. So
-late, repeated and concurrent batches end in the same catalog. This module must not know how objects are read.
+Rows are a function of the set of objects, not of their order: an instance is what the object with the greatest `as_of`
+says, what several objects describe is merged (`merging`), what only adds up is a set, and what is counted is counted
+anew from the rows. So late, repeated and concurrent batches end in the same catalog. This module must not know how
+objects are read.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import date, datetime, time
+from functools import partial
 from typing import Any, Final
 
-from sqlalchemy import Connection, Table, bindparam, case, func, or_, select, text, update
+from sqlalchemy import Connection, Table, Text, bindparam, case, func, or_, select, text, update
 
-from dicomflow.catalog.objects import UIDS, IndexedObject, ObjectLocation, ObjectProblem
+from dicomflow.catalog.merging import MergedTable, is_filled, merge_objects, write_merged
+from dicomflow.catalog.objects import MAX_KEY_CHARACTERS, UIDS, IndexedObject, ObjectLocation, ObjectProblem
+from dicomflow.catalog.ownership import record_claims, settle_owners
 from dicomflow.catalog.tables import (
     instance,
     patient,
@@ -23,9 +27,9 @@ from dicomflow.catalog.tables import (
     series_study,
     stored_object,
     study,
-    study_patient,
 )
-from dicomflow.catalog.upsert import Excluded, Lookup, Upsert
+from dicomflow.catalog.types import in_code_points
+from dicomflow.catalog.upsert import Excluded, Upsert
 from dicomflow.dicom.attributes import Level, column_name, of_level
 from dicomflow.dicom.names import fold_words
 
@@ -44,12 +48,11 @@ _COLUMNS: Final = {
     level: tuple((attribute.keyword, attribute.column) for attribute in of_level(level)) for level in Level
 }
 _STORED_UIDS: Final = tuple((keyword, column_name(keyword)) for keyword in UIDS if keyword != "SOPClassUID")
-_IDENTITY: Final = ("issuer_of_patient_id", "patient_id", "unidentified_study_uid")
 _DEMOGRAPHICS: Final = ("patient_name", "patient_birth_date", "patient_sex")
 _PAGE_UIDS: Final = 5000  # SQLite takes 32,766 parameters a statement
 
-Identity = tuple[str, str, str]
-Rows = dict[Any, dict[str, Any]]
+Key = tuple[Any, ...]
+Rows = dict[Key, dict[str, Any]]
 
 
 def upsert_objects(connection: Connection, objects: Sequence[IndexedObject], now: datetime) -> None:
@@ -57,37 +60,41 @@ def upsert_objects(connection: Connection, objects: Sequence[IndexedObject], now
 
     Locks are taken table by table and in key order, so that concurrent batches wait for each other and go on.
     """
-    identities = [_identity(indexed) for indexed in objects]
+    identities: list[Key] = [_identity(indexed) for indexed in objects]
     as_of = [_as_of(indexed) for indexed in objects]
     study_as_of = [f"{_study_time(indexed)}|{stored}" for indexed, stored in zip(objects, as_of, strict=True)]
-    studies, series_uids, sops = ([each.values[name] for each in objects] for name, _ in _STORED_UIDS)
-    _execute(_PATIENT, connection, _latest(objects, identities, study_as_of, _patient_row))
-    _execute(_HISTORY, connection, _history_rows(objects, identities, study_as_of))
-    _execute(_WORD, connection, _word_rows(objects, identities))
-    _execute(_STUDY, connection, _latest(objects, studies, as_of, _study_row))
-    pairs = set(zip(studies, identities, strict=True))
-    _execute(_STUDY_PATIENT, connection, {each: {"study_instance_uid": each[0]} | _parent(each[1]) for each in pairs})
-    _execute(_SERIES, connection, _latest(objects, series_uids, as_of, _series_row))
-    of_study = set(zip(series_uids, studies, strict=True))
-    _execute(
-        _SERIES_STUDY, connection, {each: dict(zip(_SERIES_STUDY.columns, each, strict=True)) for each in of_study}
-    )
-    _execute(_INSTANCE, connection, _latest(objects, sops, as_of, _instance_row))
-    _execute(_STORED, connection, {each.location.object_key: _stored_row(each, now) for each in objects})
-    recount_versions(connection, set(sops))
+    patient_keys = write_merged(connection, _PATIENT, _merged(_PATIENT, objects, identities, study_as_of))
+    owners = [patient_keys[identity] for identity in identities]
+    _execute(_HISTORY, connection, _history_rows(objects, owners, study_as_of))
+    _execute(_WORD, connection, _word_rows(objects, owners))
+    study_uids: list[str] = [indexed.values["StudyInstanceUID"] for indexed in objects]
+    study_keys = write_merged(connection, _STUDY, _study_rows(objects, study_uids, owners, as_of))
+    record_claims(connection, zip(study_uids, owners, as_of, map(_has_issuer, objects), strict=True))
+    settle_owners(connection, set(study_uids))
+    series_uids: list[str] = [indexed.values["SeriesInstanceUID"] for indexed in objects]
+    of_study: list[Key] = [
+        (study_keys[study_uid,], uid) for study_uid, uid in zip(study_uids, series_uids, strict=True)
+    ]
+    series_keys = write_merged(connection, _SERIES, _merged(_SERIES, objects, of_study, as_of))
+    pairs = set(zip(series_uids, study_uids, strict=True))
+    _execute(_SERIES_STUDY, connection, {pair: dict(zip(_SERIES_STUDY.columns, pair, strict=True)) for pair in pairs})
+    _execute(_INSTANCE, connection, _instance_rows(objects, as_of, [series_keys[key] for key in of_study]))
+    _execute(_STORED, connection, {(each.location.object_key,): _stored_row(each, now) for each in objects})
+    recount_versions(connection, {each.values["SOPInstanceUID"] for each in objects})
 
 
 def upsert_problems(connection: Connection, problems: Sequence[ObjectProblem]) -> None:
-    """Record objects that cannot be indexed; one that once was indexed keeps its row."""
-    rows = {
-        problem.object_key: {
-            "object_key": problem.object_key,
+    """Record objects that cannot be indexed; one that once was indexed keeps its row, and what is known stays known."""
+    keys = [problem.object_key.replace("\0", "\ufffd") for problem in problems]  # PostgreSQL holds no U+0000
+    rows: Rows = {
+        (key,): {
+            "object_key": key,
             "edge": problem.edge,
             "delivery_id": problem.delivery_id,
             "bytes": problem.bytes,
             "problem": problem.reason,
         }
-        for problem in problems
+        for key, problem in zip(keys, problems, strict=True)
     }
     _execute(_PROBLEM, connection, rows)
 
@@ -98,7 +105,7 @@ def lock_instances(connection: Connection, sop_instance_uids: Iterable[str]) -> 
     for start in range(0, len(uids), _PAGE_UIDS):
         wanted = instance.c.sop_instance_uid.in_(uids[start : start + _PAGE_UIDS])
         statement = select(instance.c.instance_key).where(wanted)
-        connection.execute(statement.order_by(instance.c.sop_instance_uid).with_for_update()).all()
+        connection.execute(statement.order_by(in_code_points(instance.c.sop_instance_uid)).with_for_update()).all()
 
 
 def recount_versions(connection: Connection, sop_instance_uids: Collection[str]) -> None:
@@ -137,38 +144,38 @@ def _execute(upsert: Upsert, connection: Connection, rows: Rows) -> None:
     upsert.execute(connection, [rows[key] for key in sorted(rows)])
 
 
-def _latest(
-    objects: Sequence[IndexedObject],
-    keys: Sequence[Any],
-    as_of: Sequence[str],
-    row_of: Callable[[IndexedObject, str], dict[str, Any]],
-) -> Rows:
-    """Return one row per key, of the object that spoke last."""
-    latest: dict[Any, int] = {}
+def _merged(target: MergedTable, objects: Sequence[IndexedObject], keys: Sequence[Key], as_of: Sequence[str]) -> Rows:
+    """Return one row per key, of all objects that have it."""
+    of_key: dict[Key, list[tuple[str, int]]] = {}
     for number, key in enumerate(keys):
-        known = latest.get(key)
-        if known is None or as_of[known] < as_of[number]:
-            latest[key] = number
-    return {key: row_of(objects[number], as_of[number]) for key, number in latest.items()}
+        of_key.setdefault(key, []).append((as_of[number], number))
+    rows: Rows = {}
+    for key, found in of_key.items():
+        found.sort(reverse=True)
+        newest_first = [(moment, objects[number]) for moment, number in found]
+        rows[key] = merge_objects(newest_first, target.merged) | dict(zip(target.key, key, strict=True))
+    return rows
 
 
-def _level_row(indexed: IndexedObject, level: Level, as_of: str) -> dict[str, Any]:
-    values = indexed.values
-    row = {column: values.get(keyword) for keyword, column in _COLUMNS[level]}
-    row["raw_values"] = indexed.raw_values.get(level)
-    row["as_of"] = as_of
-    return row
+def _study_rows(
+    objects: Sequence[IndexedObject], study_uids: Sequence[str], owners: Sequence[int], as_of: Sequence[str]
+) -> Rows:
+    """Return one row per study; until its owner is settled, a new one is that of any patient it names."""
+    rows = _merged(_STUDY, objects, [(uid,) for uid in study_uids], as_of)
+    for uid, owner in zip(study_uids, owners, strict=True):
+        rows[uid,] |= {"patient_key": owner, "sort_at": rows[uid,]["sort_at"] or ""}
+    return rows
 
 
-def _identity(indexed: IndexedObject) -> Identity:
+def _identity(indexed: IndexedObject) -> tuple[str, str, str]:
     """Return whose object it is: without a Patient ID it is the study's own, so that strangers never become one."""
     patient_id = indexed.values.get("PatientID") or ""
     issuer = indexed.values.get("IssuerOfPatientID") or indexed.site_issuer
     return issuer, patient_id, "" if patient_id else indexed.values["StudyInstanceUID"]
 
 
-def _parent(identity: Identity) -> dict[str, str]:
-    return {f"parent_{name}": value for name, value in zip(_IDENTITY, identity, strict=True)}
+def _has_issuer(indexed: IndexedObject) -> bool:
+    return bool(indexed.values.get("IssuerOfPatientID"))
 
 
 def _as_of(indexed: IndexedObject) -> str:
@@ -181,51 +188,57 @@ def _study_time(indexed: IndexedObject) -> str:
     return f"{indexed.values.get('StudyDate') or date.min}T{indexed.values.get('StudyTime') or time.min}"
 
 
-def _patient_row(indexed: IndexedObject, as_of: str) -> dict[str, Any]:
-    return _level_row(indexed, Level.PATIENT, as_of) | dict(zip(_IDENTITY, _identity(indexed), strict=True))
+def _sort_at(indexed: IndexedObject) -> str | None:
+    return _study_time(indexed) if indexed.values.get("StudyDate") else None
 
 
-def _history_rows(objects: Sequence[IndexedObject], identities: Sequence[Identity], as_of: Sequence[str]) -> Rows:
+def _history_rows(objects: Sequence[IndexedObject], owners: Sequence[int], as_of: Sequence[str]) -> Rows:
     rows: Rows = {}
-    for indexed, identity, moment in zip(objects, identities, as_of, strict=True):
-        known = tuple(indexed.values.get(name) for name in ("PatientName", "PatientBirthDate", "PatientSex"))
-        row = rows.get((identity, known))
+    values_of = [_PATIENT.merged[name] for name in _DEMOGRAPHICS]
+    for indexed, owner, moment in zip(objects, owners, as_of, strict=True):
+        known = tuple(value if is_filled(value) else None for value in (value_of(indexed) for value_of in values_of))
+        if not any(known):
+            continue
+        row = rows.get((owner, known))
         if row is None:
-            rows[identity, known] = {
+            rows[owner, known] = {
                 **dict(zip(_DEMOGRAPHICS, known, strict=True)),
-                **_parent(identity),
+                "patient_key": owner,
                 "digest": demographics_digest(*known),
                 "first_as_of": moment,
                 "last_as_of": moment,
             }
         else:
             row["first_as_of"], row["last_as_of"] = min(row["first_as_of"], moment), max(row["last_as_of"], moment)
-    return {(identity, row["digest"]): row for (identity, _), row in rows.items()}
+    return {(owner, row["digest"]): row for (owner, _), row in rows.items()}
 
 
-def _word_rows(objects: Sequence[IndexedObject], identities: Sequence[Identity]) -> Rows:
-    named = {(indexed.values.get("PatientName") or "", each) for indexed, each in zip(objects, identities, strict=True)}
+def _word_rows(objects: Sequence[IndexedObject], owners: Sequence[int]) -> Rows:
+    named = {(indexed.values.get("PatientName") or "", owner) for indexed, owner in zip(objects, owners, strict=True)}
+    return {(word, owner): {"word": word, "patient_key": owner} for name, owner in named for word in fold_words(name)}
+
+
+def _instance_rows(objects: Sequence[IndexedObject], as_of: Sequence[str], series_keys: Sequence[int]) -> Rows:
+    """Return one row per instance, whole, of the object that spoke last."""
+    newest: dict[str, int] = {}
+    for number, indexed in enumerate(objects):
+        uid = indexed.values["SOPInstanceUID"]
+        known = newest.setdefault(uid, number)
+        if as_of[known] < as_of[number]:
+            newest[uid] = number
     return {
-        (word, identity): {"word": word} | _parent(identity) for name, identity in named for word in fold_words(name)
+        (uid,): _instance_row(objects[number], as_of[number], series_keys[number]) for uid, number in newest.items()
     }
 
 
-def _study_row(indexed: IndexedObject, as_of: str) -> dict[str, Any]:
-    sort_at = _study_time(indexed) if indexed.values.get("StudyDate") else ""
-    return _level_row(indexed, Level.STUDY, as_of) | {"sort_at": sort_at} | _parent(_identity(indexed))
-
-
-def _series_row(indexed: IndexedObject, as_of: str) -> dict[str, Any]:
-    row = _level_row(indexed, Level.SERIES, as_of)
-    row["parent_study_instance_uid"] = indexed.values["StudyInstanceUID"]
-    return row
-
-
-def _instance_row(indexed: IndexedObject, as_of: str) -> dict[str, Any]:
-    row = _level_row(indexed, Level.INSTANCE, as_of)
+def _instance_row(indexed: IndexedObject, as_of: str, series_key: int) -> dict[str, Any]:
+    values = indexed.values
+    row = {column: values.get(keyword) for keyword, column in _COLUMNS[Level.INSTANCE]}
+    row["raw_values"] = indexed.raw_values.get(Level.INSTANCE)
+    row["as_of"] = as_of
     row["object_key"] = indexed.location.object_key
     row["bytes"] = indexed.location.bytes
-    row["parent_series_instance_uid"] = indexed.values["SeriesInstanceUID"]
+    row["series_key"] = series_key
     return row
 
 
@@ -244,21 +257,31 @@ def _stored_row(indexed: IndexedObject, now: datetime) -> dict[str, Any]:
     }
 
 
-def _level_upsert(
-    table: Table,
-    level: Level,
-    key: tuple[str, ...],
-    more: tuple[str, ...] = (),
-    lookups: Mapping[str, Lookup] | None = None,
-) -> Upsert:
-    """Write one row per key unless the table holds one that spoke later."""
-    columns = (*dict.fromkeys((*(column for _, column in _COLUMNS[level]), "raw_values", "as_of", *more)),)
-    parents = lookups or {}
+def _values(table: Table, level: Level, key: tuple[str, ...]) -> dict[str, Callable[[IndexedObject], Any]]:
+    """Return what gives each value of a level's row, its keys left out.
 
-    def changes(excluded: Excluded) -> dict[str, Any]:
-        return {name: excluded[name] for name in (*columns, *parents) if name not in key}
+    A value too long for an index that its column is in stays in `raw_values`: the object is found by all else.
+    """
+    indexed = {column.name for index in table.indexes for column in index.columns if isinstance(column.type, Text)}
+    found = [(keyword, column) for keyword, column in _COLUMNS[level] if column not in key]
+    limited = [keyword for keyword, column in found if column in indexed]
 
-    return Upsert(table, columns, key, parents, changes, lambda excluded: excluded.as_of > table.c.as_of)
+    def value(keyword: str, each: IndexedObject) -> Any:
+        return each.values.get(keyword)
+
+    def short_value(keyword: str, each: IndexedObject) -> Any:
+        return None if _is_long(each, keyword) else each.values.get(keyword)
+
+    def raw_values(each: IndexedObject) -> dict[str, str] | None:
+        long = {keyword: each.values[keyword] for keyword in limited if _is_long(each, keyword)}
+        return {**each.raw_values.get(level, {}), **long} or None
+
+    by_column = {column: partial(short_value if keyword in limited else value, keyword) for keyword, column in found}
+    return {**by_column, "raw_values": raw_values}
+
+
+def _is_long(indexed: IndexedObject, keyword: str) -> bool:
+    return len(indexed.values.get(keyword) or "") > MAX_KEY_CHARACTERS
 
 
 def _stored_changes(excluded: Excluded) -> dict[str, Any]:
@@ -283,43 +306,57 @@ def _history_condition(excluded: Excluded) -> Any:  # SQLAlchemy's boolean
     return or_(excluded.first_as_of < patient_history.c.first_as_of, excluded.last_as_of > patient_history.c.last_as_of)
 
 
-def _key_of(table: Table, key: str, *columns: str) -> Lookup:
-    return Lookup(table.c[key], {table.c[name]: f"parent_{name}" for name in columns})
-
-
-_OF_PATIENT: Final = {"patient_key": _key_of(patient, "patient_key", *_IDENTITY)}
-_OF_STUDY: Final = {"study_key": _key_of(study, "study_key", "study_instance_uid")}
-_OF_SERIES: Final = {"series_key": _key_of(series, "series_key", "series_instance_uid")}
 _STORED_COLUMNS: Final = (
     *("object_key", "study_instance_uid", "series_instance_uid", "sop_instance_uid", "bytes", "object_sha256"),
     *("edge", "delivery_id", "stored_at", "indexed_at", "problem"),
 )
 _PROBLEM_COLUMNS: Final = ("object_key", "edge", "delivery_id", "bytes", "problem")
 
-_PATIENT: Final = _level_upsert(patient, Level.PATIENT, _IDENTITY, ("unidentified_study_uid",))
+_IDENTITY: Final = ("issuer_of_patient_id", "patient_id", "unidentified_study_uid")
+_PATIENT: Final = MergedTable(patient, "patient_key", _IDENTITY, _values(patient, Level.PATIENT, _IDENTITY))
+_STUDY: Final = MergedTable(
+    study,
+    "study_key",
+    ("study_instance_uid",),
+    _values(study, Level.STUDY, ("study_instance_uid",)) | {"sort_at": _sort_at},
+    ("patient_key",),
+)
+_SERIES: Final = MergedTable(
+    series,
+    "series_key",
+    ("study_key", "series_instance_uid"),
+    _values(series, Level.SERIES, ("series_instance_uid",)),
+)
 _HISTORY: Final = Upsert(
     patient_history,
-    ("digest", *_DEMOGRAPHICS, "first_as_of", "last_as_of"),
+    ("patient_key", "digest", *_DEMOGRAPHICS, "first_as_of", "last_as_of"),
     ("patient_key", "digest"),
-    _OF_PATIENT,
     _history_changes,
     _history_condition,
 )
-_WORD: Final = Upsert(patient_word, ("word",), ("word", "patient_key"), _OF_PATIENT)
-_STUDY: Final = _level_upsert(study, Level.STUDY, ("study_instance_uid",), ("sort_at",), _OF_PATIENT)
-_STUDY_PATIENT: Final = Upsert(
-    study_patient, ("study_instance_uid",), ("study_instance_uid", "patient_key"), _OF_PATIENT
-)
-_SERIES: Final = _level_upsert(series, Level.SERIES, ("series_instance_uid",), (), _OF_STUDY)
+_WORD: Final = Upsert(patient_word, ("word", "patient_key"), ("word", "patient_key"))
 _SERIES_STUDY: Final = Upsert(
     series_study, ("series_instance_uid", "study_instance_uid"), ("series_instance_uid", "study_instance_uid")
 )
-_INSTANCE: Final = _level_upsert(instance, Level.INSTANCE, ("sop_instance_uid",), ("object_key", "bytes"), _OF_SERIES)
+_INSTANCE_COLUMNS: Final = (
+    *(column for _, column in _COLUMNS[Level.INSTANCE]),
+    *("raw_values", "as_of", "object_key", "bytes", "series_key"),
+)
+_INSTANCE: Final = Upsert(
+    instance,
+    _INSTANCE_COLUMNS,
+    ("sop_instance_uid",),
+    lambda excluded: {name: excluded[name] for name in _INSTANCE_COLUMNS if name != "sop_instance_uid"},
+    lambda excluded: excluded.as_of > instance.c.as_of,
+)
 _STORED: Final = Upsert(stored_object, _STORED_COLUMNS, ("object_key",), changes=_stored_changes)
 _PROBLEM: Final = Upsert(
     stored_object,
     _PROBLEM_COLUMNS,
     ("object_key",),
-    changes=lambda excluded: {name: excluded[name] for name in _PROBLEM_COLUMNS if name != "object_key"},
+    changes=lambda excluded: {
+        "problem": excluded.problem,
+        **{name: func.coalesce(excluded[name], stored_object.c[name]) for name in ("edge", "delivery_id", "bytes")},
+    },
     condition=lambda _: stored_object.c.indexed_at.is_(None),
 )

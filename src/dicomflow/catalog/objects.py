@@ -9,10 +9,10 @@ from dicomflow.catalog.tables import UID_LENGTH
 from dicomflow.dicom.attributes import Level
 from dicomflow.errors import PermanentError
 
-__all__ = ["UIDS", "IndexedObject", "ObjectLocation", "ObjectProblem"]
+__all__ = ["MAX_KEY_CHARACTERS", "UIDS", "IndexedObject", "ObjectLocation", "ObjectProblem"]
 
-MAX_IDENTITY_CHARACTERS: Final = 256
-"""Patient ID and its issuer are one key of an index; LO allows 64 characters (PS3.5 6.2)."""
+MAX_KEY_CHARACTERS: Final = 256
+"""What an index holds of a text: a row of one takes 2,704 bytes on PostgreSQL. LO allows 64 characters (PS3.5 6.2)."""
 
 UIDS: Final = {
     "StudyInstanceUID": "(0020,000D)",
@@ -69,8 +69,8 @@ class IndexedObject:
                 raise PermanentError(f"{keyword} {tag} is no UID")
         for keyword, tag in _IDENTITIES.items():
             length = len(self.values.get(keyword) or "")
-            if length > MAX_IDENTITY_CHARACTERS:
-                raise PermanentError(f"{keyword} {tag} of {length} characters exceeds {MAX_IDENTITY_CHARACTERS}")
+            if length > MAX_KEY_CHARACTERS:
+                raise PermanentError(f"{keyword} {tag} of {length} characters exceeds {MAX_KEY_CHARACTERS}")
 
 
 @dataclass(frozen=True, slots=True)

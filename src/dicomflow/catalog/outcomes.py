@@ -44,6 +44,7 @@ class Outcome:
 class StoredImageSet:
     """An image set that holds a series; `differs_in` lists the elements that keep it from being primary."""
 
+    study_instance_uid: str
     series_instance_uid: str
     image_set_id: str
     version: int | None
@@ -143,7 +144,9 @@ def record_image_sets(
     connection: Connection, datastore_id: str, image_sets: Iterable[StoredImageSet], now: datetime
 ) -> None:
     """Record image sets and the series they hold; an older version never replaces a newer one."""
-    found = sorted(set(image_sets), key=lambda item: (item.image_set_id, item.series_instance_uid))
+    found = sorted(
+        set(image_sets), key=lambda item: (item.image_set_id, item.study_instance_uid, item.series_instance_uid)
+    )
     if not found:
         return
     statement = dialect_insert(connection, image_set)
@@ -175,6 +178,7 @@ def record_image_sets(
         dialect_insert(connection, series_image_set).on_conflict_do_nothing(),
         [
             {
+                "study_instance_uid": item.study_instance_uid,
                 "series_instance_uid": item.series_instance_uid,
                 "datastore_id": datastore_id,
                 "image_set_id": item.image_set_id,
@@ -201,6 +205,7 @@ def _last_outcomes(connection: Connection, *of_objects: Any) -> list[Row[Any]]:
             series_import,
             and_(
                 series_import.c.delivery_id == stored_object.c.delivery_id,
+                series_import.c.study_instance_uid == stored_object.c.study_instance_uid,
                 series_import.c.series_instance_uid == stored_object.c.series_instance_uid,
             ),
         )
@@ -220,6 +225,7 @@ def _last_outcomes(connection: Connection, *of_objects: Any) -> list[Row[Any]]:
 def _of_series(row: Row[Any]) -> tuple[Any, ...]:
     return (
         stored_object.c.delivery_id == row.delivery_id,
+        stored_object.c.study_instance_uid == row.study_instance_uid,
         stored_object.c.series_instance_uid == row.series_instance_uid,
     )
 

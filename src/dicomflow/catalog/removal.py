@@ -4,9 +4,10 @@ from collections.abc import Collection
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Table, delete, exists, select
+from sqlalchemy import ColumnElement, Connection, Table, and_, delete, exists, or_, select, text, update
 
 from dicomflow.catalog.audit import record_audit_event
+from dicomflow.catalog.index import recount_versions
 from dicomflow.catalog.tables import (
     image_set,
     import_outcome,
@@ -22,9 +23,17 @@ from dicomflow.catalog.tables import (
     study,
     study_patient,
 )
+from dicomflow.catalog.types import in_code_points
 from dicomflow.errors import PermanentError, TransientError
 
-__all__ = ["check_removable", "delete_study", "image_sets_of_study", "object_keys_of_study"]
+__all__ = [
+    "check_removable",
+    "delete_study",
+    "deliveries_of_study",
+    "image_sets_of_study",
+    "object_keys_of_study",
+    "objects_to_index",
+]
 
 UNFINISHED: Final = (1, 2)
 """The status numbers of queued and in progress."""
@@ -46,6 +55,13 @@ def check_removable(connection: Connection, study_instance_uid: str) -> None:
         raise TransientError(f"study {study_instance_uid} is being imported: try again when that has ended")
 
 
+def deliveries_of_study(connection: Connection, study_instance_uid: str) -> frozenset[str]:
+    """Return the ids of the deliveries that brought a study."""
+    of_objects = select(stored_object.c.delivery_id).where(stored_object.c.study_instance_uid == study_instance_uid)
+    of_imports = select(series_import.c.delivery_id).where(_import_of(study_instance_uid))
+    return frozenset(each for each in connection.scalars(of_objects.union(of_imports)) if each is not None)
+
+
 def object_keys_of_study(connection: Connection, study_instance_uid: str) -> list[str]:
     """Return the keys of a study's objects, in order."""
     statement = select(stored_object.c.object_key).where(stored_object.c.study_instance_uid == study_instance_uid)
@@ -54,13 +70,10 @@ def object_keys_of_study(connection: Connection, study_instance_uid: str) -> lis
 
 def image_sets_of_study(connection: Connection, study_instance_uid: str) -> list[tuple[str, str]]:
     """Return data store and id of the image sets that hold series of a study, in order."""
-    mapped = (
-        select(series_image_set.c.datastore_id, series_image_set.c.image_set_id)
-        .join(series, series.c.series_instance_uid == series_image_set.c.series_instance_uid)
-        .join(study, study.c.study_key == series.c.study_key)
-        .where(study.c.study_instance_uid == study_instance_uid)
+    statement = select(series_image_set.c.datastore_id, series_image_set.c.image_set_id).where(
+        series_image_set.c.study_instance_uid == study_instance_uid
     )
-    return sorted({(datastore_id, image_set_id) for datastore_id, image_set_id in connection.execute(mapped)})
+    return sorted({(datastore_id, image_set_id) for datastore_id, image_set_id in connection.execute(statement)})
 
 
 def delete_study(
@@ -69,18 +82,23 @@ def delete_study(
     now: datetime,
     *,
     actor: str,
+    deliveries: Collection[str] | None = None,
     objects_deleted: int = 0,
     image_sets_deleted: Collection[str] = (),
 ) -> dict[str, int]:
     """Remove all rows of a study, and its patient when this was the last study; return how many, by table.
 
-    The mapping of image sets is removed here; the ids of those that stay in HealthImaging go into the audit event.
+    What comes meanwhile stays: only what `deliveries` brought is removed, by default those that are there at the
+    start. The mapping of image sets is removed here; the ids of those that stay in HealthImaging go into the audit
+    event. An object of another study that has the SOP Instance UID of one that goes is to be indexed again: its
+    `indexed_at` is NULL.
 
     Raises:
         PermanentError: no row of the catalog names the study.
         TransientError: a series of it is queued or being imported.
     """
     _lock(connection, study_instance_uid)
+    seen = deliveries_of_study(connection, study_instance_uid) if deliveries is None else deliveries
     check_removable(connection, study_instance_uid)
     removed: dict[str, int] = {}
 
@@ -89,23 +107,36 @@ def delete_study(
 
     study_key = connection.scalar(select(study.c.study_key).where(study.c.study_instance_uid == study_instance_uid))
     patients = list(connection.scalars(select(study_patient.c.patient_key).where(_patient_of(study_instance_uid))))
-    in_study = series.c.study_key == study_key
-    series_uids = select(series.c.series_instance_uid).where(in_study)
-    keys = select(stored_object.c.object_key).where(stored_object.c.study_instance_uid == study_instance_uid)
-    image_sets = _image_sets(connection, series_uids)
-    imports = select(series_import.c.series_import_id).where(_import_of(study_instance_uid))
+    image_sets = [image_set_id for _, image_set_id in image_sets_of_study(connection, study_instance_uid)]
+    of_study = and_(
+        stored_object.c.study_instance_uid == study_instance_uid,
+        or_(stored_object.c.delivery_id.is_(None), stored_object.c.delivery_id.in_(seen)),
+    )
+    several = _instances_of_several(connection, of_study)
+    this_import = and_(_import_of(study_instance_uid), series_import.c.delivery_id.in_(seen))
+    imports = select(series_import.c.series_import_id).where(this_import)
+    keys = select(stored_object.c.object_key).where(of_study)
     remove(import_outcome, import_outcome.c.object_key.in_(keys) | import_outcome.c.series_import_id.in_(imports))
-    remove(series_import, _import_of(study_instance_uid))
-    remove(series_image_set, series_image_set.c.series_instance_uid.in_(series_uids))
+    remove(series_import, this_import)
+    remove(stored_object, of_study)
+    in_study = series.c.study_key == study_key
+    without_object = and_(
+        instance.c.series_key.in_(select(series.c.series_key).where(in_study)),
+        ~exists().where(stored_object.c.object_key == instance.c.object_key),
+    )
+    hidden = stored_object.c.sop_instance_uid.in_(select(instance.c.sop_instance_uid).where(without_object))
+    connection.execute(update(stored_object).where(hidden).values(indexed_at=None))
+    remove(instance, without_object)
+    remove(series, in_study & ~exists().where(instance.c.series_key == series.c.series_key))
+    remove(series_image_set, and_(series_image_set.c.study_instance_uid == study_instance_uid, ~_is_series(study_key)))
     remove(image_set, ~_is_mapped() & image_set.c.image_set_id.in_(image_sets))
-    remove(instance, instance.c.series_key.in_(select(series.c.series_key).where(in_study)))
-    remove(series, in_study)
-    remove(series_study, series_study.c.study_instance_uid == study_instance_uid)
-    remove(study, study.c.study_key == study_key)
-    remove(study_patient, _patient_of(study_instance_uid))
-    remove(stored_object, stored_object.c.study_instance_uid == study_instance_uid)
-    for table in (patient_word, patient_history, patient):
-        remove(table, table.c.patient_key.in_(patients) & ~_has_study(table))
+    if not connection.scalar(select(exists().where(in_study))):
+        remove(series_study, series_study.c.study_instance_uid == study_instance_uid)
+        remove(study, study.c.study_key == study_key)
+        remove(study_patient, _patient_of(study_instance_uid))
+        for table in (patient_word, patient_history, patient):
+            remove(table, table.c.patient_key.in_(patients) & ~_has_study(table))
+    recount_versions(connection, several)
     details = {
         "rows": removed,
         "objects_deleted": objects_deleted,
@@ -116,21 +147,40 @@ def delete_study(
     return removed
 
 
+def objects_to_index(connection: Connection) -> list[str]:
+    """Return the keys of the objects that were indexed, and are to be again."""
+    statement = select(stored_object.c.object_key).where(
+        stored_object.c.indexed_at.is_(None), stored_object.c.stored_at.is_not(None), stored_object.c.problem.is_(None)
+    )
+    return list(connection.scalars(statement.order_by(stored_object.c.object_key)))
+
+
 def _lock(connection: Connection, study_instance_uid: str) -> None:
     """Lock from the patient down, as indexing does, so that neither waits for the other in a circle."""
     of_study = study.c.study_instance_uid == study_instance_uid
     patients = select(study_patient.c.patient_key).where(_patient_of(study_instance_uid))
     in_study = series.c.study_key.in_(select(study.c.study_key).where(of_study))
+    identity = (patient.c.issuer_of_patient_id, patient.c.patient_id, patient.c.unidentified_study_uid)
     statements: tuple[Any, ...] = (
-        select(patient.c.patient_key).where(patient.c.patient_key.in_(patients)).order_by(patient.c.patient_key),
+        select(patient.c.patient_key)
+        .where(patient.c.patient_key.in_(patients))
+        .order_by(*map(in_code_points, identity)),
         select(study.c.study_key).where(of_study),
-        select(series.c.series_key).where(in_study).order_by(series.c.series_instance_uid),
+        select(series.c.series_key).where(in_study).order_by(in_code_points(series.c.series_instance_uid)),
         select(instance.c.instance_key)
         .where(instance.c.series_key.in_(select(series.c.series_key).where(in_study)))
-        .order_by(instance.c.sop_instance_uid),
+        .order_by(in_code_points(instance.c.sop_instance_uid)),
     )
     for statement in statements:
         connection.execute(statement.with_for_update()).all()
+
+
+def _instances_of_several(connection: Connection, of_study: ColumnElement[bool]) -> set[str]:
+    """Return the SOP Instance UIDs among a study's objects that other objects may have too."""
+    uids = select(stored_object.c.sop_instance_uid).where(of_study)
+    # "versions > 1" stands as it does in the index of the few rows that have several.
+    statement = select(instance.c.sop_instance_uid).where(text("versions > 1"), instance.c.sop_instance_uid.in_(uids))
+    return set(connection.scalars(statement))
 
 
 def _import_of(study_instance_uid: str) -> ColumnElement[bool]:
@@ -141,9 +191,10 @@ def _patient_of(study_instance_uid: str) -> ColumnElement[bool]:
     return study_patient.c.study_instance_uid == study_instance_uid
 
 
-def _image_sets(connection: Connection, series_uids: Any) -> list[str]:  # a select of one column
-    mapped = select(series_image_set.c.image_set_id).where(series_image_set.c.series_instance_uid.in_(series_uids))
-    return sorted(set(connection.scalars(mapped)))
+def _is_series(study_key: int | None) -> ColumnElement[bool]:
+    return exists().where(
+        series.c.study_key == study_key, series.c.series_instance_uid == series_image_set.c.series_instance_uid
+    )
 
 
 def _is_mapped() -> ColumnElement[bool]:

@@ -1,5 +1,6 @@
 """What operators ask the catalog: counts, and statements of their own, which can only read."""
 
+import re
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from sqlalchemy import Connection, Engine, Table, create_engine, event, func, se
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from dicomflow.catalog.engine import database_url, require_schema
+from dicomflow.catalog.engine import begin_read, database_url, leave_values_out, require_schema
 from dicomflow.catalog.tables import (
     image_set,
     import_outcome,
@@ -25,6 +26,17 @@ from dicomflow.errors import PermanentError, TransientError
 
 __all__ = ["count_everything", "create_read_only_engine", "find_objects", "run_read_only"]
 
+_READING: Final = frozenset(
+    {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE, sqlite3.SQLITE_TRANSACTION}
+)
+# What these take as an argument is a name, but for query_only, which adds to the file's mode and to what is allowed.
+_READING_PRAGMAS: Final = frozenset(
+    {"query_only", "table_info", "table_xinfo", "table_list", "index_list", "index_info", "index_xinfo"}
+    | {"foreign_key_list", "database_list", "compile_options", "function_list"}
+)
+_QUERY: Final = re.compile(
+    r"(?:\s|\(|--[^\n]*(?:\n|$)|/\*.*?\*/)*(?:select|with|values|table|explain|show)\b", re.IGNORECASE | re.DOTALL
+)
 _IMPORT_STATUS: Final = {1: "queued", 2: "in_progress", 3: "completed", 4: "failed"}
 
 
@@ -37,18 +49,29 @@ def create_read_only_engine(url: str) -> Engine:
     parsed = database_url(url)
     if parsed.get_backend_name() == "sqlite":
         # Each transaction has a connection of its own: whether somebody writes is another question the next time.
-        engine = create_engine(parsed, creator=lambda: _connect_read_only(parsed.database or ""), poolclass=NullPool)
-        event.listen(engine, "connect", _forbid_writes)
-        return engine
-    return create_engine(
-        parsed,
-        execution_options={"postgresql_readonly": True},
-        connect_args={"options": "-c default_transaction_read_only=on"},
-    )
+        engine = create_engine(
+            parsed,
+            creator=lambda: _connect_read_only(parsed.database or ""),
+            poolclass=NullPool,
+            hide_parameters=True,
+        )
+        event.listen(engine, "connect", _allow_reading)
+    else:
+        engine = create_engine(
+            parsed,
+            execution_options={"postgresql_readonly": True},
+            connect_args={"options": "-c default_transaction_read_only=on"},
+            hide_parameters=True,
+        )
+    event.listen(engine, "handle_error", leave_values_out)
+    return engine
 
 
 def run_read_only(engine: Engine, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
     """Run one statement on an engine of `create_read_only_engine`.
+
+    It neither changes the catalog nor touches another file: SQLite asks for each thing a statement would do, and
+    PostgreSQL's statements that write files, as COPY, are no queries.
 
     Returns:
         The columns' names and the rows.
@@ -56,6 +79,10 @@ def run_read_only(engine: Engine, sql: str) -> tuple[list[str], list[tuple[Any, 
     Raises:
         PermanentError: the statement is wrong, is more than one, writes, or returns no rows.
     """
+    if engine.dialect.name == "postgresql" and _QUERY.match(sql) is None:
+        raise PermanentError(
+            "the database refused the statement: it is no SELECT, WITH, VALUES, TABLE, EXPLAIN or SHOW"
+        )
     try:
         with engine.connect() as connection:
             # The driver's own cursor: the statement's percent signs and colons are its own. `prepare` makes
@@ -93,7 +120,7 @@ def count_everything(engine: Engine) -> dict[str, Any]:
     }
     try:
         require_schema(engine)
-        with engine.connect() as connection:
+        with begin_read(engine) as connection:
             counts: dict[str, Any] = {name: _count(connection, table) for name, table in counted.items()}
             problems = select(func.count()).where(
                 stored_object.c.problem.is_not(None), stored_object.c.indexed_at.is_(None)
@@ -127,7 +154,7 @@ def find_objects(engine: Engine, object_keys: Sequence[str]) -> dict[str, dict[s
     )
     try:
         require_schema(engine)
-        with engine.connect() as connection:
+        with begin_read(engine) as connection:
             found: dict[str, dict[str, Any]] = {
                 row.object_key: {
                     "indexed_at": row.indexed_at and row.indexed_at.isoformat(),
@@ -170,5 +197,16 @@ def _connect_read_only(file: str) -> sqlite3.Connection:
     return sqlite3.connect(f"file:{quote(file)}?mode={mode}", uri=True, check_same_thread=False)
 
 
-def _forbid_writes(connection: Any, _record: Any) -> None:  # the driver's connection, untyped
+def _allow_reading(connection: Any, _record: Any) -> None:  # the driver's connection, untyped
     connection.execute("PRAGMA query_only = ON")
+    connection.set_authorizer(_authorize)
+
+
+def _authorize(action: int, name: str | None, _argument: str | None, _schema: str | None, _trigger: str | None) -> int:
+    """Let SQLite read: no file is attached, vacuumed into or loaded, whatever the file's own mode."""
+    is_allowed = (
+        action in _READING
+        or (action == sqlite3.SQLITE_FUNCTION and _argument != "load_extension")
+        or (action == sqlite3.SQLITE_PRAGMA and name in _READING_PRAGMAS)
+    )
+    return sqlite3.SQLITE_OK if is_allowed else sqlite3.SQLITE_DENY

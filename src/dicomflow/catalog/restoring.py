@@ -95,6 +95,7 @@ def series_of_objects(connection: Connection, keys: Collection[str]) -> dict[str
     """Return the series of a delivery that each of these objects is in, by object key."""
     of_object = (
         stored_object.c.delivery_id == series_import.c.delivery_id,
+        stored_object.c.study_instance_uid == series_import.c.study_instance_uid,
         stored_object.c.series_instance_uid == series_import.c.series_instance_uid,
     )
     statement = select(stored_object.c.object_key.label("key"), series_import).where(
@@ -131,6 +132,7 @@ def adopt_unsettled(connection: Connection, now: datetime) -> int:
             .join(stored_object, stored_object.c.sop_instance_uid == twin.c.sop_instance_uid)
             .where(
                 stored_object.c.delivery_id == series_import.c.delivery_id,
+                stored_object.c.study_instance_uid == series_import.c.study_instance_uid,
                 stored_object.c.series_instance_uid == series_import.c.series_instance_uid,
             )
             .exists()

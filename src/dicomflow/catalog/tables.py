@@ -92,12 +92,15 @@ def _attribute_column(attribute: Attribute) -> Column[Any]:
 def _attribute_columns(level: Level) -> list[Column[Any]]:
     """Return a level's attributes, what of them could not be parsed, and which object spoke last.
 
-    `as_of` orders the objects that describe a row: the greatest wins, so that any order of arrival ends in one row.
+    `as_of` orders the objects that describe a row, so that any order of arrival ends in one row. An instance is what
+    the greatest says; above it each value is of the greatest that has one, and `older_as_of` names, by column, those
+    that are not of the row's own `as_of`.
     """
     return [
         *(_attribute_column(attribute) for attribute in of_level(level)),
         Column("raw_values", JSON_VALUE),
         Column("as_of", BINARY_TEXT, nullable=False),
+        *([] if level is Level.INSTANCE else [Column("older_as_of", JSON_VALUE)]),
     ]
 
 
@@ -119,7 +122,7 @@ patient: Final = Table(
 )
 
 # Every set of demographics that came under a patient's identity, and from which objects at the earliest and latest,
-# in the terms of `patient.as_of`. The row of the greatest `last_as_of` is what `patient` shows.
+# in the terms of `patient.as_of`. What has none makes no row.
 patient_history: Final = Table(
     "patient_history",
     metadata,
@@ -151,21 +154,26 @@ study: Final = Table(
     Index(None, "accession_number"),
 )
 
-# Every patient that objects of a study named: more than one is a conflict.
+# Every patient that objects of a study named: more than one is a conflict. `as_of` is the last object that did, in the
+# terms of `study.as_of`, `has_issuer` whether one named the issuer too. They decide whose the study is.
 study_patient: Final = Table(
     "study_patient",
     metadata,
     Column("study_instance_uid", String(UID_LENGTH), primary_key=True),
     Column("patient_key", KEY, ForeignKey("patient.patient_key"), primary_key=True, index=True),
+    Column("as_of", BINARY_TEXT, nullable=False, server_default=""),
+    Column("has_issuer", Boolean, nullable=False, server_default=false()),
 )
 
+# A series is one of its study: devices and migrations use a Series Instance UID twice.
 series: Final = Table(
     "series",
     metadata,
     Column("series_key", KEY, primary_key=True),
-    Column("study_key", KEY, ForeignKey("study.study_key"), nullable=False, index=True),
+    Column("study_key", KEY, ForeignKey("study.study_key"), nullable=False),
     *_attribute_columns(Level.SERIES),
-    UniqueConstraint("series_instance_uid"),
+    UniqueConstraint("study_key", "series_instance_uid"),
+    Index(None, "series_instance_uid"),
     Index(None, "modality", "study_key"),
 )
 
@@ -308,7 +316,7 @@ series_import: Final = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
     Column("priority", SmallInteger, nullable=False, server_default="0"),
-    UniqueConstraint("delivery_id", "series_instance_uid"),
+    UniqueConstraint("delivery_id", "study_instance_uid", "series_instance_uid", name="uq_series_import_of_delivery"),
     Index(None, "state", "series_import_id"),
     Index(None, "updated_at", "series_import_id"),
     Index(None, "status", "study_instance_uid"),
@@ -352,6 +360,7 @@ series_image_set: Final = Table(
     Column("series_instance_uid", String(UID_LENGTH), primary_key=True),
     Column("datastore_id", Text, primary_key=True),
     Column("image_set_id", Text, primary_key=True),
+    Column("study_instance_uid", String(UID_LENGTH), nullable=False),
     ForeignKeyConstraint(
         ["datastore_id", "image_set_id"],
         ["image_set.datastore_id", "image_set.image_set_id"],

@@ -3,10 +3,22 @@
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Integer, Text, TypeDecorator
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    ColumnElement,
+    DateTime,
+    Dialect,
+    Integer,
+    String,
+    Text,
+    TypeDecorator,
+)
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
 
-__all__ = ["BINARY_TEXT", "JSON_VALUE", "KEY", "UtcDateTime"]
+__all__ = ["BINARY_TEXT", "JSON_VALUE", "KEY", "UtcDateTime", "in_code_points"]
 
 KEY: Final = BigInteger().with_variant(Integer, "sqlite")
 """Surrogate keys; SQLite numbers rows by itself only in a column of type INTEGER."""
@@ -16,6 +28,30 @@ JSON_VALUE: Final = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True
 
 BINARY_TEXT: Final = Text().with_variant(Text(collation="C"), "postgresql")
 """Text that both databases compare by code point."""
+
+
+class _InCodePoints(FunctionElement[str]):
+    """A text as both databases compare it by code point."""
+
+    inherit_cache = True
+
+
+def in_code_points(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Return what sorts a column as Python sorts its values, whatever the database's collation is.
+
+    Who locks rows sorts them so: then all lock them in one order, and none waits for another in a circle.
+    """
+    return _InCodePoints(column) if isinstance(column.type, String) else column
+
+
+@compiles(_InCodePoints)
+def _plain(element: Any, compiler: Any, **options: Any) -> str:
+    return str(compiler.process(element.clauses, **options))  # SQLite compares by code point
+
+
+@compiles(_InCodePoints, "postgresql")
+def _collated(element: Any, compiler: Any, **options: Any) -> str:
+    return f'{compiler.process(element.clauses, **options)} COLLATE "C"'
 
 
 class UtcDateTime(TypeDecorator[datetime]):

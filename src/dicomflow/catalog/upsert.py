@@ -5,7 +5,7 @@ row. Rows are written in the order given: who sorts them by key cannot deadlock.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
 
@@ -14,20 +14,12 @@ from sqlalchemy import JSON, ColumnElement, Connection, Table, Text, bindparam, 
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
-__all__ = ["Lookup", "Upsert", "dialect_insert"]
+__all__ = ["Upsert", "dialect_insert"]
 
 Excluded = ReadOnlyColumnCollection[str, Any]
 Row = Mapping[str, Any]
 
 _POSTGRESQL: Final = "postgresql"
-
-
-@dataclass(frozen=True, slots=True)
-class Lookup:
-    """A foreign key given by its parent's identity: `match` maps the parent's columns to names of a row's values."""
-
-    parent_key: ColumnElement[Any]
-    match: Mapping[ColumnElement[Any], str]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,7 +33,6 @@ class Upsert:
     table: Table
     columns: tuple[str, ...]
     key: tuple[str, ...]
-    lookups: Mapping[str, Lookup] = field(default_factory=dict)
     changes: Callable[[Excluded], Mapping[str, Any]] | None = None
     condition: Callable[[Excluded], ColumnElement[bool]] | None = None
 
@@ -67,25 +58,14 @@ def dialect_insert(connection: Connection, table: Table) -> postgresql.Insert | 
 def _build(upsert: Upsert, dialect: str) -> Any:  # the two dialects' inserts share no typed base
     table = upsert.table
     types = {name: table.c[name].type for name in upsert.columns}
-    for lookup in upsert.lookups.values():
-        types |= {name: parent.type for parent, name in lookup.match.items()}
-    source: Mapping[str, ColumnElement[Any]]
+    statement: Any
     if dialect == _POSTGRESQL:
         records = func.json_to_recordset(cast(bindparam("rows", type_=Text()), JSON))
         valued = records.table_valued(*(column(name, kind) for name, kind in types.items()))
         derived = valued.render_derived(name="source", with_types=True)
-        source, outer = dict(derived.c.items()), [derived]
+        statement = postgresql.insert(table).from_select(list(upsert.columns), select(*derived.c))
     else:
-        source, outer = {name: bindparam(name, type_=kind) for name, kind in types.items()}, []
-    values = {name: source[name] for name in upsert.columns}
-    for name, lookup in upsert.lookups.items():
-        found = select(lookup.parent_key).where(*(parent == source[given] for parent, given in lookup.match.items()))
-        values[name] = found.correlate(*outer).scalar_subquery()
-    statement: Any
-    if dialect == _POSTGRESQL:
-        statement = postgresql.insert(table).from_select(list(values), select(*values.values()))
-    else:
-        statement = sqlite.insert(table).values(values)
+        statement = sqlite.insert(table).values({name: bindparam(name, type_=kind) for name, kind in types.items()})
     if upsert.changes is None:
         return statement.on_conflict_do_nothing(index_elements=list(upsert.key))
     excluded = statement.excluded

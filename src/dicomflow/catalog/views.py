@@ -26,7 +26,8 @@ SELECT series_import.series_import_id AS jobid,
        series_import.created_at AS insertedat,
        series_import.series_instance_uid AS seriesid,
        series_import.state AS state,
-       coalesce(series_import.message, import_job.message) AS message
+       coalesce(series_import.message, import_job.message) AS message,
+       series_import.study_instance_uid AS studyid
 FROM series_import
 LEFT JOIN import_job ON import_job.import_job_id = series_import.import_job_id
 """
@@ -37,7 +38,8 @@ SELECT series_image_set.series_instance_uid AS seriesid,
        series_image_set.image_set_id AS imagesetid,
        series_image_set.datastore_id AS datastoreid,
        image_set.version AS version,
-       image_set.is_primary AS isprimary
+       image_set.is_primary AS isprimary,
+       series_image_set.study_instance_uid AS studyid
 FROM series_image_set
 JOIN image_set ON image_set.datastore_id = series_image_set.datastore_id
               AND image_set.image_set_id = series_image_set.image_set_id

@@ -12,11 +12,21 @@ from sqlalchemy import Engine
 
 from dicomflow.catalog.audit import record_audit_event
 from dicomflow.catalog.engine import begin_read, require_schema
-from dicomflow.catalog.removal import check_removable, delete_study, image_sets_of_study, object_keys_of_study
+from dicomflow.catalog.removal import (
+    check_removable,
+    delete_study,
+    deliveries_of_study,
+    image_sets_of_study,
+    object_keys_of_study,
+    objects_to_index,
+)
 from dicomflow.cli.database import DatabaseUrl, DataFolder, writing
 from dicomflow.cli.stores import StoreUrl, actor, now, store_of
 from dicomflow.errors import TransientError
 from dicomflow.healthimaging.client import build_client, delete_image_set
+from dicomflow.pipeline.events import StoredObjectEvent
+from dicomflow.pipeline.index import index_objects
+from dicomflow.pipeline.settings import load_issuers
 
 __all__ = ["delete_image_sets", "delete_study_"]
 
@@ -38,13 +48,15 @@ def delete_study_(
 ) -> None:
     """Delete a study from the catalog, with its objects and its image sets in HealthImaging if asked.
 
-    Objects that stay in the store come back into the catalog when their events are sent again. HealthImaging is where
-    AWS's own environment variables say, as AWS_ENDPOINT_URL_MEDICAL_IMAGING for a simulator.
+    Objects that stay in the store come back into the catalog when their events are sent again. What is delivered
+    meanwhile stays. An image of another study with a SOP Instance UID of this one is indexed again. HealthImaging is
+    where AWS's own environment variables say, as AWS_ENDPOINT_URL_MEDICAL_IMAGING for a simulator.
     """
     with writing(data, database_url) as engine:
         require_schema(engine)
         with begin_read(engine) as connection:
             check_removable(connection, uid)
+            deliveries = deliveries_of_study(connection, uid)
             keys = object_keys_of_study(connection, uid)
             sets = image_sets_of_study(connection, uid)
         if not yes:
@@ -63,8 +75,19 @@ def delete_study_(
         deleted = len(keys) if objects else 0
         with engine.begin() as connection:
             removed = delete_study(
-                connection, uid, now(), actor=actor(), objects_deleted=deleted, image_sets_deleted=gone
+                connection,
+                uid,
+                now(),
+                actor=actor(),
+                deliveries=deliveries,
+                objects_deleted=deleted,
+                image_sets_deleted=gone,
             )
+            again = objects_to_index(connection)
+        if again:
+            bucket, store = store_of(data, store_url)
+            events = [StoredObjectEvent(key, bucket, key) for key in again]
+            index_objects(engine, store, events, issuers=load_issuers())
     rows = ", ".join(f"{count} {table}" for table, count in removed.items() if count)
     typer.echo(f"deleted study {uid}: {rows}; {deleted} objects; {len(gone)} image sets")
 

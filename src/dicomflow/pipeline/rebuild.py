@@ -233,7 +233,8 @@ def _image_sets(
         told = listed.get(result.image_set.image_set_id, result.image_set)
         is_primary = told.is_primary if told.is_primary is not None else result.image_set.is_primary
         version = told.version or result.image_set.version
-        sets.add(StoredImageSet(rows[key].series_instance_uid, told.image_set_id, version, is_primary))
+        of_series = rows[key].study_instance_uid, rows[key].series_instance_uid
+        sets.add(StoredImageSet(*of_series, told.image_set_id, version, is_primary))
     return sets
 
 

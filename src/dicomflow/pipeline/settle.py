@@ -254,7 +254,9 @@ def _image_sets(
             if study not in conflicts:
                 conflicts[study] = conflicts_of_study(deps.client, deps.datastore_id, study)
             differs_in = conflicts[study].get(image_set_id)
-        found.add(StoredImageSet(row.series_instance_uid, image_set_id, version, primary, differs_in))
+        found.add(
+            StoredImageSet(row.study_instance_uid, row.series_instance_uid, image_set_id, version, primary, differs_in)
+        )
     return list(found)
 
 

@@ -16,6 +16,7 @@ from dicomflow.catalog.custody import (
     objects_of_instance,
     outcomes_of_instance,
     series_of_study,
+    studies_of_series,
 )
 from dicomflow.console.frames import FrameError
 from dicomflow.console.page import Context, Page, plain, positive
@@ -43,14 +44,16 @@ _IMAGE_HEADERS: Final = {"cache-control": "no-store"}
 
 
 def series(context: Context, request: Request) -> Page:
-    """Show a series in the viewer, with all its instances."""
+    """Show a series in the viewer, with all its instances: of studies that share its UID the one asked for."""
     uid = request.path_params["uid"]
+    study = request.query_params.get("study") or None
     with context.reading() as connection:
-        found = find_one_series(connection, uid)
+        found = find_one_series(connection, uid, study)
         if found is None:
             raise HTTPException(404, "the catalog has no such series")
         rows = instances_of_series(connection, found.series_key, limit=MAX_SHOWN + 1)
         others = series_of_study(connection, found.study_key)
+        also_in = [each for each in studies_of_series(connection, uid) if each != found.study_instance_uid]
     context.record_view(request, "view_series", uid)
     shown = rows[:MAX_SHOWN]
     document = {
@@ -58,6 +61,7 @@ def series(context: Context, request: Request) -> Page:
         "instances": [plain(row) | {"frames": _frames_of(row), "has_pixels": row.rows is not None} for row in shown],
         "is_cut": len(rows) > MAX_SHOWN,
         "others": others,
+        "also_in": also_in,
     }
     return Page("series.html", plain(document))
 

@@ -10,7 +10,7 @@
     CT: [["soft tissue", 40, 400], ["lung", -600, 1500], ["bone", 480, 2500], ["brain", 40, 80], ["mediastinum", 50, 350]],
   };
 
-  const answer = await fetch(`${location.pathname}.json`, { credentials: "same-origin" });
+  const answer = await fetch(`${location.pathname}.json${location.search}`, { credentials: "same-origin" });
   if (!answer.ok) { fail("the series cannot be read"); return; }
   const page = await answer.json();
   const frames = [];
