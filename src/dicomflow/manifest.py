@@ -131,7 +131,7 @@ class Manifest:
                 studies=tuple(_study(item) for item in document["studies"]),
             )
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise PermanentError(f"not a manifest of version {MANIFEST_VERSION}: {error!r}") from error
+            raise PermanentError(f"not a manifest of version {MANIFEST_VERSION}: {error!r:.200}") from error
 
 
 def instance_key(

@@ -69,6 +69,11 @@ def test_event_of_another_kind_gives_nothing(document: object):
         *("", "{", "[]", "null", "7", '"x"', "{}", '{"Records": [{}]}', '{"Records": 7}', '{"Records": [7]}'),
         '{"source": "aws.s3"}',
         '{"source": "aws.s3", "detail-type": "Object Created", "detail": {"bucket": 1}}',
+        *(
+            json.dumps({"source": "aws.s3", "detail-type": "Object Created", "detail": {"object": {"key": key}}})
+            for key in (5, "", None, ["a"], "\ud800")
+        ),
+        "[" * 100_000,
     ],
 )
 def test_message_that_is_no_event_is_permanent(body: str):

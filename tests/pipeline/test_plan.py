@@ -1,8 +1,13 @@
 """Planning: a manifest becomes rows, once."""
 
+import json
 from datetime import timedelta
 from typing import Any
 
+import pytest
+
+from dicomflow.catalog.conflicts import list_conflicts
+from dicomflow.catalog.engine import begin_read
 from dicomflow.pipeline.events import encode_object_event
 
 
@@ -90,3 +95,72 @@ def test_late_object_reopens_its_series(deployment: Any) -> None:
     assert ["completed", "completed"] == [row["state"] for row in deployment.rows("series_import")]
     assert {"1.2.1.1", "1.2.1.2"} == {row["sop_instance_uid"] for row in deployment.rows("import_outcome")}
     assert [2] == [row["version"] for row in deployment.rows("image_set")]
+
+
+@pytest.mark.parametrize(
+    ("key", "changes"),
+    [
+        ("manifests/stolen/d1.json", {}),
+        ("manifests/stolen/d1.json", {"edge": "stolen"}),
+        ("manifests/stolen/d9.json", {"edge": "stolen", "delivery": "d9"}),
+        ("manifests/edge/d9.json", {}),
+        ("manifests/edge/d9.json", {"delivery": "d9"}),
+        ("manifests/edg/d1.json", {"edge": "edg"}),
+        ("manifests/d1.json", {}),
+    ],
+)
+def test_manifest_speaks_for_its_own_key_only(deployment: Any, key: str, changes: dict[str, str]) -> None:
+    """A manifest that names another edge, another delivery, or their objects is refused, and changes nothing."""
+    deployment.plan(deployment.deliver({"1.2.1": 1}, delivery="d1"))
+    deployment.handle("index", *map(deployment.object_event, deployment.keys("edge/d1")))
+    before = [deployment.rows(table) for table in ("series_import", "delivery")]
+    told = json.loads(bytes(deployment.store.get("manifests/edge/d1.json").bytes()))
+    told["studies"][0]["series"][0]["instances"][0]["sha256"] = "00" * 32
+    deployment.store.put(key, json.dumps(told | changes).encode())
+    assert {"batchItemFailures": []} == deployment.plan(key)
+    assert before == [deployment.rows(table) for table in ("series_import", "delivery")]
+    (problem,) = [row for row in deployment.rows("stored_object") if row["problem"]]
+    assert key == problem["object_key"]
+    with begin_read(deployment.deps.engine) as connection:
+        assert [] == list_conflicts(connection)
+
+
+def test_delivery_of_another_edge_is_not_taken_over(deployment: Any) -> None:
+    """A delivery's id belongs to the edge that planned it first."""
+    deployment.plan(deployment.deliver({"1.2.1": 1}, delivery="d1"))
+    told = bytes(deployment.store.get("manifests/edge/d1.json").bytes())
+    deployment.store.put(
+        "manifests/stolen/d1.json",
+        told.replace(b'"edge/d1', b'"stolen/d1').replace(b'"edge":"edge"', b'"edge":"stolen"'),
+    )
+    assert {"batchItemFailures": []} == deployment.plan("manifests/stolen/d1.json")
+    assert 1 == len(deployment.rows("series_import"))
+    assert ["another edge has a delivery of this id"] == [
+        row["problem"] for row in deployment.rows("stored_object") if row["problem"]
+    ]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda told: told["associations"][0].update(peer="\0"),
+        lambda told: told["associations"][0].update(peer="\ud800"),
+        lambda told: told["studies"][0]["series"][0]["instances"][0].update(bytes=2**70),
+        lambda told: told["studies"][0]["series"][0]["instances"][0].update(sha256="a" * 5000),
+        lambda told: told.update(opened_at="0001-01-01T00:00:00+14:00"),
+        lambda told: told["studies"][0].update(study_instance_uid="1" * 5000),
+        lambda told: told["studies"][0]["series"][0]["instances"][0].update(sop_instance_uid="1" * 5000),
+    ],
+)
+def test_manifest_that_the_catalog_cannot_hold_is_its_own_problem(deployment: Any, spoil: Any) -> None:
+    """A value that no column takes is recorded against its manifest; the others of the batch are planned."""
+    bad = deployment.deliver({"1.2.1": 1}, delivery="bad")
+    told = json.loads(bytes(deployment.store.get(bad).bytes()))
+    spoil(told)
+    deployment.store.put(bad, json.dumps(told).encode())
+    good = deployment.deliver({"1.2.2": 1}, delivery="good")
+    answer = deployment.handle("plan", *map(deployment.object_event, (bad, good)))
+    assert {"batchItemFailures": []} == answer
+    assert "queued" == deployment.states()["1.2.2"]
+    problems = [row["object_key"] for row in deployment.rows("stored_object") if row["problem"]]
+    assert problems == [bad] or "1.2.1" in deployment.states()  # SQLite holds some of these

@@ -1,17 +1,23 @@
 """One image that came by two ways is one version: what tells versions apart is the data set."""
 
+import asyncio
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from typing import Any
 
 import pydicom
 import pytest
+from obstore.exceptions import GenericError
 
 from dicomflow.catalog.conflicts import list_conflicts
+from dicomflow.catalog.index import IndexedObject
 from dicomflow.dicom.part10 import decode_file_meta, encode_file_meta
+from dicomflow.pipeline.index import read_objects, write_objects
+from dicomflow.pipeline.versions import NotComparedError, compare_versions
 
 UID = "1.2.1.1"
+START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
 def sent_by(encoded: bytes, calling: str, called: str) -> bytes:
@@ -81,6 +87,35 @@ def test_versions_that_cannot_be_read_are_compared_when_they_can(deployment: Any
     deployment.store.put(lost, content)
     assert {"batchItemFailures": []} == deployment.plan(key)
     assert [] == conflicts(deployment)
+
+
+class Ill:
+    """A store that does not give one object."""
+
+    def __init__(self, store: Any, key: str) -> None:
+        self._store, self._key = store, key
+
+    def get(self, key: str) -> Any:
+        """Fail for one key."""
+        if key == self._key:
+            raise GenericError("503")
+        return self._store.get(key)
+
+
+def test_object_that_cannot_be_read_leaves_the_others_compared(deployment: Any) -> None:
+    """What was compared is kept, and told apart from what was not."""
+    engine, store = deployment.deps.engine, deployment.store
+    deployment.deliver({"1.2.1": 3}, delivery="d1")
+    deployment.deliver({"1.2.1": 3}, delivery="d2", change=lambda encoded: b"x" + encoded[1:])
+    keys = [key for delivery in ("d1", "d2") for key in deployment.keys(f"edge/{delivery}")]
+    found = asyncio.run(read_objects(store, keys, {}))
+    assert [] == write_objects(engine, [each for each in found.values() if isinstance(each, IndexedObject)], START)
+    ill = Ill(store, keys[4])
+    for _ in range(2):
+        with pytest.raises(NotComparedError) as caught:
+            compare_versions(engine, ill, {"1.2.1.1", "1.2.1.2", "1.2.1.3"})  # type: ignore[arg-type]  # one method
+        assert {"1.2.1.2"} == caught.value.uids
+        assert [1, 2, 1] == [row["versions"] for row in deployment.rows("instance")]
 
 
 def test_objects_of_other_sizes_are_not_read(deployment: Any) -> None:

@@ -26,7 +26,7 @@ from dicomflow.errors import TransientError
 from dicomflow.healthimaging.client import build_client, delete_image_set
 from dicomflow.pipeline.events import StoredObjectEvent
 from dicomflow.pipeline.index import index_objects
-from dicomflow.pipeline.settings import load_issuers
+from dicomflow.pipeline.settings import load_character_sets, load_issuers
 
 __all__ = ["delete_image_sets", "delete_study_"]
 
@@ -87,7 +87,7 @@ def delete_study_(
         if again:
             bucket, store = store_of(data, store_url)
             events = [StoredObjectEvent(key, bucket, key) for key in again]
-            index_objects(engine, store, events, issuers=load_issuers())
+            index_objects(engine, store, events, issuers=load_issuers(), character_sets=load_character_sets())
     rows = ", ".join(f"{count} {table}" for table, count in removed.items() if count)
     typer.echo(f"deleted study {uid}: {rows}; {deleted} objects; {len(gone)} image sets")
 

@@ -36,7 +36,7 @@ def decode_object_events(message_id: str, body: str) -> list[StoredObjectEvent]:
     """
     try:
         document = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PermanentError("the message is not JSON") from error
     return _decode(message_id, document)
 
@@ -79,10 +79,21 @@ def _is_created(record: Mapping[str, Any]) -> bool:
 def _from_s3(message_id: str, s3: Mapping[str, Any]) -> StoredObjectEvent:
     """Keys are form-encoded here: a space is `+`, and some servers encode the slash too."""
     stored = s3["object"]
-    return StoredObjectEvent(message_id, s3["bucket"]["name"], unquote_plus(stored["key"]), stored.get("size"))
+    return StoredObjectEvent(message_id, s3["bucket"]["name"], _key(unquote_plus(stored["key"])), stored.get("size"))
 
 
 def _from_eventbridge(message_id: str, detail: Mapping[str, Any]) -> StoredObjectEvent:
     """Keys stand here as they are."""
     stored = detail["object"]
-    return StoredObjectEvent(message_id, detail["bucket"]["name"], stored["key"], stored.get("size"))
+    return StoredObjectEvent(message_id, detail["bucket"]["name"], _key(stored["key"]), stored.get("size"))
+
+
+def _key(text: object) -> str:
+    """Return a key.
+
+    Raises:
+        PermanentError: it is no text, is empty, or holds half of a character.
+    """
+    if not isinstance(text, str) or not text or any("\ud800" <= each <= "\udfff" for each in text):
+        raise PermanentError("the event names no key")
+    return text

@@ -79,25 +79,34 @@ def handle_index(deps: Dependencies, event: SqsEvent) -> dict[str, Any]:
 
 
 def _plan_record(deps: Dependencies, record: SQSRecord) -> None:
+    """Plan each manifest of a message; what one failed with is raised when all are tried."""
+    failure: Exception | None = None
     for stored in decode_object_events(record.message_id, record.body):
         # An edge that starts puts a probe beside its manifests.
         if not stored.key.startswith(MANIFEST_PREFIX) or not stored.key.endswith(".json"):
             continue
-        now = deps.clock()
         try:
-            plan_delivery(
-                deps.engine,
-                deps.store,
-                stored.key,
-                import_enabled=deps.import_enabled,
-                now=now,
-                stat_ae_titles=deps.stat_ae_titles,
-            )
+            _plan_manifest(deps, stored.key)
         except PermanentError as error:
             _record_problem(deps, stored.key, error)
-            continue
-        if deps.import_enabled:
-            wake_driver(deps, now, "planned")
+        except Exception as error:  # noqa: BLE001  # raised below
+            failure = error
+    if failure is not None:
+        raise failure
+
+
+def _plan_manifest(deps: Dependencies, key: str) -> None:
+    now = deps.clock()
+    plan_delivery(
+        deps.engine,
+        deps.store,
+        key,
+        import_enabled=deps.import_enabled,
+        now=now,
+        stat_ae_titles=deps.stat_ae_titles,
+    )
+    if deps.import_enabled:
+        wake_driver(deps, now, "planned")
 
 
 def _drive_record(deps: Dependencies, record: SQSRecord) -> None:

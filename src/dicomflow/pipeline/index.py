@@ -7,6 +7,7 @@ row with its reason; what may work later is returned, so that its message comes 
 import asyncio
 import hashlib
 import io
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,8 +19,8 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import ObjectStore
 from sqlalchemy import Engine
-from sqlalchemy.exc import DataError
 
+from dicomflow.catalog.engine import is_of_a_value
 from dicomflow.catalog.index import (
     IndexedObject,
     ObjectLocation,
@@ -31,9 +32,11 @@ from dicomflow.dicom.header import Header, SiteCharacterSet, read_header, read_h
 from dicomflow.errors import DicomflowError, PeerError, PermanentError, TransientError
 from dicomflow.manifest import MANIFEST_PREFIX
 from dicomflow.pipeline.events import StoredObjectEvent
-from dicomflow.pipeline.versions import compare_versions
+from dicomflow.pipeline.versions import NotComparedError, compare_versions
 
-__all__ = ["IMPORT_OUTPUT_PREFIX", "IndexResult", "index_objects", "read_objects"]
+__all__ = ["IMPORT_OUTPUT_PREFIX", "IndexResult", "index_objects", "read_objects", "write_objects"]
+
+logger = logging.getLogger(__name__)
 
 IMPORT_OUTPUT_PREFIX: Final = "imports/"
 HEAD_BYTES: Final = 64 << 10
@@ -65,6 +68,9 @@ def index_objects(
 ) -> IndexResult:
     """Index the objects of a batch of events; repeats within the batch and of earlier ones change nothing.
 
+    Whatever is wrong with one object, it is that object's problem: it is recorded with its reason, and the others are
+    indexed.
+
     Args:
         engine: the catalog.
         store: the bucket that the events are of.
@@ -75,13 +81,15 @@ def index_objects(
         clock: tells the time of indexing.
 
     Raises:
-        sqlalchemy.exc.SQLAlchemyError: the database failed; nothing of the batch is written.
+        sqlalchemy.exc.SQLAlchemyError: the database failed; what is written stays, and a repeat writes the rest.
     """
     keys = sorted({event.key for event in objects if not _is_ours(event.key)})
-    outcomes = asyncio.run(read_objects(store, keys, issuers or {}, character_sets or {}))
+    outcomes = asyncio.run(read_objects(store, keys, issuers or {}, character_sets))
     indexed = [outcome for outcome in outcomes.values() if isinstance(outcome, IndexedObject)]
     problems = [outcome for outcome in outcomes.values() if isinstance(outcome, ObjectProblem)]
-    refused = _write(engine, indexed, problems, clock())
+    refused = write_objects(engine, indexed, clock())
+    problems += refused
+    _write_problems(engine, problems)
     failed = {
         event.message_id: str(outcome)
         for event in objects
@@ -89,14 +97,17 @@ def index_objects(
     }
     try:
         compare_versions(engine, store, {each.values["SOPInstanceUID"] for each in indexed})
-    except TransientError as error:
-        found = {each.location.object_key for each in indexed}
-        failed |= {event.message_id: str(error) for event in objects if event.key in found}
-    return IndexResult(len(indexed) - refused, len(problems) + refused, failed)
+    except NotComparedError as error:
+        left = {each.location.object_key for each in indexed if each.values["SOPInstanceUID"] in error.uids}
+        failed |= {event.message_id: str(error) for event in objects if event.key in left}
+    return IndexResult(len(indexed) - len(refused), len(problems), failed)
 
 
 async def read_objects(
-    store: ObjectStore, keys: Sequence[str], issuers: Mapping[str, str], character_sets: Mapping[str, str]
+    store: ObjectStore,
+    keys: Sequence[str],
+    issuers: Mapping[str, str],
+    character_sets: Mapping[str, str] | None = None,
 ) -> dict[str, IndexedObject | ObjectProblem | TransientError]:
     """Read the heads of objects in parallel; return by key what each is, why it never will be, or why not now."""
     outcomes: dict[str, IndexedObject | ObjectProblem | TransientError] = {}
@@ -104,12 +115,30 @@ async def read_objects(
 
     async def read_some() -> None:
         for key in waiting:
-            outcomes[key] = await _read_one(store, key, issuers, character_sets)
+            outcomes[key] = await _read_one(store, key, issuers, character_sets or {})
 
     async with asyncio.TaskGroup() as readers:
         for _ in range(min(CONCURRENT_READS, len(keys))):
             readers.create_task(read_some())
     return outcomes
+
+
+def write_objects(engine: Engine, indexed: Sequence[IndexedObject], now: datetime) -> list[ObjectProblem]:
+    """Write a batch in one transaction; return the objects that the catalog cannot hold, each found by halves."""
+    if not indexed:
+        return []
+    try:
+        with engine.begin() as connection:
+            upsert_objects(connection, indexed, now)
+    except Exception as error:
+        if not is_of_a_value(error):
+            raise
+        if len(indexed) == 1:
+            logger.exception("object_not_written", extra={"key": indexed[0].location.object_key})
+            return [_refusal(indexed[0], error)]
+        middle = len(indexed) // 2
+        return write_objects(engine, indexed[:middle], now) + write_objects(engine, indexed[middle:], now)
+    return []
 
 
 def _is_ours(key: str) -> bool:
@@ -133,6 +162,9 @@ async def _read_one(
         return ObjectProblem(key, edge, delivery_id, None, str(error))
     except TransientError as error:
         return error
+    except Exception as error:  # one object's bytes, whatever they led a reader into
+        logger.exception("object_not_read", extra={"key": key})
+        return ObjectProblem(key, edge, delivery_id, None, f"the object cannot be read: {type(error).__name__}")
 
 
 async def _read(
@@ -199,23 +231,11 @@ def _sender_of(key: str) -> tuple[str, str | None]:
     return (parts[0], parts[1]) if len(parts) == 5 else ("", None)
 
 
-def _write(engine: Engine, indexed: Sequence[IndexedObject], problems: Sequence[ObjectProblem], now: datetime) -> int:
-    """Write a batch in one transaction; return how many objects the database refused by themselves."""
-    try:
+def _write_problems(engine: Engine, problems: Sequence[ObjectProblem]) -> None:
+    """Record problems in a transaction of their own: locks of objects' rows are then taken in the order of keys."""
+    if problems:
         with engine.begin() as connection:
-            upsert_objects(connection, indexed, now)
             upsert_problems(connection, problems)
-    except DataError as error:
-        if not indexed:
-            raise
-        if len(indexed) == 1 and not problems:
-            refusal = _refusal(indexed[0], error)
-            with engine.begin() as connection:
-                upsert_problems(connection, [refusal])
-            return 1
-        # One object's value is to blame, and must not hold up the others: each goes alone.
-        return sum(_write(engine, [one], [], now) for one in indexed) + _write(engine, [], problems, now)
-    return 0
 
 
 def _refusal(indexed: IndexedObject, error: Exception) -> ObjectProblem:

@@ -9,9 +9,10 @@ from obstore.store import ObjectStore
 from sqlalchemy import Engine
 
 from dicomflow.catalog.deliveries import record_delivery
+from dicomflow.catalog.engine import is_of_a_value
 from dicomflow.dicom.uids import is_usable
-from dicomflow.errors import PermanentError
-from dicomflow.manifest import Manifest
+from dicomflow.errors import DicomflowError, PermanentError
+from dicomflow.manifest import MANIFEST_PREFIX, Manifest, manifest_key
 from dicomflow.pipeline.versions import compare_versions
 
 __all__ = ["STAT_PRIORITY", "plan_delivery"]
@@ -43,19 +44,28 @@ def plan_delivery(
         stat_ae_titles: what one of these calling AE titles has sent goes before the rest.
 
     Raises:
-        PermanentError: there is no such object, or it is no manifest.
+        PermanentError: there is no such object, it is no manifest, or the catalog cannot hold what it says.
         TransientError: objects that may be versions of one instance could not be compared.
+        sqlalchemy.exc.SQLAlchemyError: the database failed; nothing of the manifest is written.
     """
     try:
         encoded = bytes(store.get(key).bytes())
     except FileNotFoundError as error:
         raise PermanentError("there is no such manifest") from error
     manifest = Manifest.from_json(encoded)
-    _check(manifest)
+    _check(manifest, key)
     is_stat = any(association.calling_ae_title.strip() in stat_ae_titles for association in manifest.associations)
     state, priority = "queued" if import_enabled else "disabled", STAT_PRIORITY if is_stat else 0
-    with engine.begin() as connection:
-        new = record_delivery(connection, manifest, key, state, now, priority)
+    try:
+        with engine.begin() as connection:
+            new = record_delivery(connection, manifest, key, state, now, priority)
+    except DicomflowError:
+        raise
+    except Exception as error:
+        if not is_of_a_value(error):
+            raise
+        logger.exception("manifest_not_written", extra={"key": key})
+        raise PermanentError(f"the catalog cannot hold the manifest: {type(error).__name__}") from error
     compare_versions(engine, store, {instance.sop_instance_uid for instance in manifest.instances()})
     logger.info(
         "delivery_planned",
@@ -69,8 +79,16 @@ def plan_delivery(
     return new
 
 
-def _check(manifest: Manifest) -> None:
-    """Refuse a manifest whose series are not each under one key prefix of their own, with valid UIDs."""
+def _check(manifest: Manifest, key: str) -> None:
+    """Refuse a manifest that is not of its key, or whose series are not each under one prefix of their own.
+
+    An edge may write under its own name only, so what it says of another's objects is not believed.
+    """
+    if key != manifest_key(manifest.edge, manifest.delivery):
+        raise PermanentError("the manifest is of another edge or delivery than its key")
+    own = key.removeprefix(MANIFEST_PREFIX).removesuffix(".json") + "/"
+    if not all(instance.key.startswith(own) for instance in manifest.instances()):
+        raise PermanentError("the manifest names objects of another edge or delivery")
     prefixes: set[str] = set()
     for study in manifest.studies:
         for series in study.series:

@@ -4,6 +4,7 @@ Most instances have one object, and cost nothing here; one that came by two ways
 """
 
 import hashlib
+import logging
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
@@ -17,12 +18,22 @@ from dicomflow.catalog.versions import record_data_set_digests, undecided_object
 from dicomflow.dicom.part10 import decode_file_meta
 from dicomflow.errors import PeerError, TransientError
 
-__all__ = ["compare_versions"]
+__all__ = ["NotComparedError", "compare_versions"]
+
+logger = logging.getLogger(__name__)
 
 HEAD_BYTES: Final = 64 << 10
 """The file meta information of an object lies within this."""
 CONCURRENT_READS: Final = 8
 _PAGE_UIDS: Final = 5000
+
+
+class NotComparedError(TransientError):
+    """Objects of the instances in `uids` could not be compared; those of the others are."""
+
+    def __init__(self, text: str, uids: Collection[str]) -> None:
+        super().__init__(text)
+        self.uids = frozenset(uids)
 
 
 def compare_versions(engine: Engine, store: ObjectStore, sop_instance_uids: Collection[str]) -> None:
@@ -31,9 +42,10 @@ def compare_versions(engine: Engine, store: ObjectStore, sop_instance_uids: Coll
     Memory: a chunk of each object at once. An object that cannot be read as a file stays a version of its own.
 
     Raises:
-        TransientError: the store did not answer; what is compared is kept.
+        NotComparedError: the store did not answer for some; what is compared is kept.
     """
     uids = sorted(sop_instance_uids)
+    left: dict[str, TransientError] = {}
     for start in range(0, len(uids), _PAGE_UIDS):
         with begin_read(engine) as connection:
             undecided = undecided_objects(connection, uids[start : start + _PAGE_UIDS])
@@ -41,13 +53,16 @@ def compare_versions(engine: Engine, store: ObjectStore, sop_instance_uids: Coll
             continue
         with ThreadPoolExecutor(CONCURRENT_READS) as threads:
             digests = dict(zip(undecided, threads.map(lambda key: _digest(store, key), undecided), strict=True))
-        found = {key: digest for key, digest in digests.items() if digest is not None}
+        found = {key: digest for key, digest in digests.items() if isinstance(digest, str)}
+        left |= {undecided[key]: digest for key, digest in digests.items() if isinstance(digest, TransientError)}
         with engine.begin() as connection:
             record_data_set_digests(connection, found, {undecided[key] for key in found})
+    if left:
+        raise NotComparedError(f"{len(left)} instances: {next(iter(left.values()))}", left)
 
 
-def _digest(store: ObjectStore, key: str) -> str | None:
-    """Return the SHA-256 of an object's data set in hex; None when it is gone or is no Part 10 file."""
+def _digest(store: ObjectStore, key: str) -> str | TransientError | None:
+    """Return the SHA-256 of an object's data set in hex; None when it is gone or is no Part 10 file, or why not now."""
     digest = hashlib.sha256()
     head: bytes | None = b""
     try:
@@ -64,5 +79,8 @@ def _digest(store: ObjectStore, key: str) -> str | None:
     except (FileNotFoundError, PeerError):
         return None
     except (BaseError, OSError) as error:
-        raise TransientError(f"the store did not answer: {type(error).__name__}") from error
+        return TransientError(f"the store did not answer: {type(error).__name__}")
+    except Exception:  # as for a file that cannot be read; its neighbours are compared all the same
+        logger.exception("object_not_compared", extra={"key": key})
+        return None
     return digest.hexdigest()
