@@ -1,6 +1,8 @@
 """Frames of every syntax that is stored are shown as they were measured; what cannot be shown says why."""
 
+import contextlib
 import io
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,61 +10,26 @@ from typing import Any
 import imagecodecs
 import numpy as np
 import pytest
+from framed import COLUMNS, GREY, ROOT, ROWS, encode, image
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from obstore.store import LocalStore, MemoryStore
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom import dcmread
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, encapsulate_extended
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
 from pydicom.pixels import get_encoder
 from pydicom.sequence import Sequence
-from pydicom.uid import UID, RLELossless
+from pydicom.uid import RLELossless
 
 from dicomflow.console.frames import FrameError, open_object, read_frame
-from dicomflow.console.pictures import Pictures, Window
 from dicomflow.console.ranged import BLOCK_BYTES, RangedFile
 
-ROOT = "1.2.840.10008.1.2"
-ROWS, COLUMNS = 24, 32
-GREY = (np.arange(ROWS * COLUMNS, dtype=np.uint16).reshape(ROWS, COLUMNS) * 5) % 4096
 COLOR = np.stack([GREY // 16, 255 - GREY // 16, (GREY * 7) % 256], axis=-1).astype(np.uint8)
 
 Put = Callable[..., Any]
-
-
-def image(syntax: str, pixels: bytes, *, color: bool = False, is_encapsulated: bool = False, **values: Any) -> Dataset:
-    """Return a data set of the test image's size; keyword arguments are its attributes."""
-    dataset = Dataset()
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = UID(syntax)
-    dataset.file_meta.MediaStorageSOPClassUID = UID("1.2.840.10008.5.1.4.1.1.7")
-    dataset.file_meta.MediaStorageSOPInstanceUID = UID("1.2.3")
-    dataset.SOPClassUID, dataset.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.7", "1.2.3"
-    dataset.Rows, dataset.Columns = ROWS, COLUMNS
-    dataset.SamplesPerPixel = 3 if color else 1
-    dataset.PhotometricInterpretation = "RGB" if color else "MONOCHROME2"
-    if color:
-        dataset.PlanarConfiguration = 0
-    dataset.BitsAllocated = 8 if color else 16
-    dataset.BitsStored = 8 if color else 12
-    dataset.HighBit = dataset.BitsStored - 1
-    dataset.PixelRepresentation = 0
-    for keyword, value in values.items():
-        setattr(dataset, keyword, value)
-    dataset.add_new(0x7FE00010, "OB" if dataset.BitsAllocated == 8 or is_encapsulated else "OW", pixels)
-    dataset["PixelData"].is_undefined_length = is_encapsulated
-    return dataset
-
-
-def encode(dataset: Dataset) -> bytes:
-    """Return a Part 10 file."""
-    file = io.BytesIO()
-    syntax = dataset.file_meta.TransferSyntaxUID
-    if syntax.startswith(f"{ROOT}.4.11"):  # JPEG XL, which pydicom does not know
-        file.write(b"\0" * 128 + b"DICM")
-        dataset.save_as(file, force_encoding=True, implicit_vr=False, little_endian=True)
-    else:
-        dataset.save_as(file, enforce_file_format=True)
-    return file.getvalue()
 
 
 @pytest.fixture
@@ -288,6 +255,97 @@ def test_frame_that_cannot_be_shown_says_why(read: Put, dataset: Dataset | bytes
     assert reason in str(caught.value)
 
 
+ODD: tuple[tuple[str, Any], ...] = (
+    ("US", b""),
+    ("US", b"\0\0"),
+    ("US", b"\xff\xff"),
+    ("US", b"\x10\0\x10\0"),
+    ("US", b"\x10"),
+    ("SS", b"\xff\xff"),
+    ("IS", b"-1"),
+    ("IS", b"abc"),
+    ("IS", b"1.5"),
+    ("IS", b"99999999999999999999"),
+    ("IS", b"1\\1"),
+    ("DS", b"1e400"),
+    ("DS", b"NaN"),
+    ("DS", b"bad"),
+    ("DS", b""),
+    ("DS", b"-7\\bad"),
+    ("LO", b"16"),
+    ("UN", b"\x01\x02\x03"),
+    ("FD", b"\0\0\0\0\0\0\xf0\x7f"),
+    ("OB", b"\0" * 7),
+    ("AT", b"\0" * 3),
+    ("SQ", b""),
+    ("SQ", b"\xfe\xff\x00\xe0\x00\x00\x00\x00"),
+    ("CS", b"\xff\xfe"),
+    ("??", b"4"),
+)
+READ_FOR_A_PICTURE = (
+    "Rows",
+    "Columns",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "PlanarConfiguration",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "NumberOfFrames",
+    "ExtendedOffsetTable",
+    "ExtendedOffsetTableLengths",
+)
+SHOWN_WITHOUT = (
+    "WindowCenter",
+    "WindowWidth",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "PerFrameFunctionalGroupsSequence",
+    "SharedFunctionalGroupsSequence",
+)
+
+
+def with_value(base: bytes, keyword: str, vr: str, value: bytes) -> bytes:
+    """Return a file whose element has these bytes as they stand; the file is Explicit VR Little Endian, in order."""
+    tag = tag_for_keyword(keyword)
+    assert tag is not None
+    dataset = dcmread(io.BytesIO(base))
+    head = io.BytesIO()
+    before = Dataset()
+    before.file_meta = dataset.file_meta
+    before.update({each: element for each, element in dataset.items() if each < tag})
+    before.save_as(head, enforce_file_format=True)
+    rest = Dataset()
+    rest.update({each: element for each, element in dataset.items() if each > tag})
+    file = DicomBytesIO()
+    file.is_little_endian, file.is_implicit_VR = True, False
+    write_dataset(file, rest)
+    long = vr in {"OB", "SQ", "UN"}
+    length = struct.pack("<HI", 0, len(value)) if long else struct.pack("<H", len(value))
+    element = struct.pack("<HH", tag >> 16, tag & 0xFFFF) + vr.encode() + length + value
+    return head.getvalue() + element + file.getvalue()
+
+
+@pytest.mark.parametrize("syntax", [f"{ROOT}.1", f"{ROOT}.4.80"])
+def test_frame_of_any_value_is_shown_or_has_a_reason(read: Put, syntax: str):
+    """Numbers that are strings, negative, huge, empty, several or none at all end in a picture or in a reason."""
+    pixels = GREY.tobytes() if syntax == f"{ROOT}.1" else encapsulate([imagecodecs.jpegls_encode(GREY)])
+    base = encode(image(syntax, pixels, is_encapsulated=syntax != f"{ROOT}.1"))
+    for keyword in READ_FOR_A_PICTURE:
+        for vr, value in ODD:
+            with contextlib.suppress(FrameError):
+                assert read(with_value(base, keyword, vr, value)).pixels.size, (keyword, vr, value)
+
+
+@pytest.mark.parametrize("keyword", SHOWN_WITHOUT)
+def test_frame_whose_window_or_scale_cannot_be_read_is_shown_without(read: Put, keyword: str):
+    """What only says how a picture is looked at hides none."""
+    base = encode(image(f"{ROOT}.1", GREY.tobytes()))
+    for vr, value in ODD[:-1]:  # behind an unknown VR pydicom finds no pixels
+        assert (ROWS, COLUMNS) == read(with_value(base, keyword, vr, value)).pixels.shape, (vr, value)
+
+
 def test_frame_that_is_not_there_says_so(read: Put, store: MemoryStore):
     """Frames begin at 0 and end where the object says; an object may be gone."""
     dataset = image(f"{ROOT}.1", GREY.tobytes())
@@ -307,49 +365,11 @@ def test_ranged_file_reads_as_a_file_does(content: bytes, reads: list[tuple[int,
     """Whatever is sought and read, the bytes are those of a file."""
     store = MemoryStore()
     store.put("x", content)
-    ranged, plain = RangedFile(store, "x"), io.BytesIO(content)
+    ranged, plain = RangedFile.of_object(store, "x"), io.BytesIO(content)
     for at, size in reads:
         assert plain.seek(at) == ranged.seek(at)
         assert plain.read(size) == ranged.read(size)
         assert max(plain.tell(), 0) == ranged.tell()
-
-
-def test_window_spreads_its_values_from_black_to_white(store: MemoryStore):
-    """PS3.3 C.11.2.1.2.1, either way round, and for MONOCHROME1."""
-    ramp = np.tile(np.arange(COLUMNS, dtype=np.uint16) * 10, (ROWS, 1))
-    store.put("a", encode(image(f"{ROOT}.1", ramp.tobytes())))
-    store.put("b", encode(image(f"{ROOT}.1", ramp.tobytes(), PhotometricInterpretation="MONOCHROME1")))
-    pictures = Pictures(store)
-    shown = imagecodecs.png_decode(pictures.frame("a", 0, Window(150.5, 101)).png)
-    assert (0, 0, 127, 255, 255) == tuple(int(shown[0, at]) for at in (0, 9, 15, 20, 31))
-    inverted = imagecodecs.png_decode(pictures.frame("a", 0, Window(150.5, 101, is_inverted=True)).png)
-    assert np.array_equal(255 - shown, inverted)
-    assert np.array_equal(inverted, imagecodecs.png_decode(pictures.frame("b", 0, Window(150.5, 101)).png))
-
-
-def test_object_without_a_window_shows_nearly_all_its_values(store: MemoryStore):
-    """A window is made from the values; a flat image divides by nothing."""
-    store.put("a", encode(image(f"{ROOT}.1", GREY.tobytes())))
-    store.put("b", encode(image(f"{ROOT}.1", np.full_like(GREY, 7).tobytes())))
-    pictures = Pictures(store)
-    picture = pictures.frame("a", 0, Window())
-    assert picture.center is not None
-    assert 1800 < picture.center < 2100
-    assert 1.0 == pictures.frame("b", 0, Window()).width
-
-
-def test_thumbnail_is_small_and_pictures_are_kept_within_bounds(store: MemoryStore, monkeypatch: pytest.MonkeyPatch):
-    """A thumbnail has at most 128 pixels a side; what was decoded last is at hand, the rest forgotten."""
-    big = np.zeros((300, 700), np.uint16)
-    pictures = Pictures(store)
-    for name in "abc":
-        store.put(name, encode(image(f"{ROOT}.1", big.tobytes(), Rows=300, Columns=700)))
-    assert (50, 117) == imagecodecs.png_decode(pictures.thumbnail("a", 0)).shape
-    monkeypatch.setattr("dicomflow.console.pictures.MAX_KEPT_BYTES", 2 * big.size * 4)
-    for name in "abc":
-        pictures.frame(name, 0, Window())
-    assert [("b", 0), ("c", 0)] == list(pictures._kept)
-    assert 2 * big.size * 4 == pictures._kept_bytes
 
 
 def test_deflated_object_that_is_broken_says_so(read: Put):

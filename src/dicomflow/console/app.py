@@ -99,6 +99,7 @@ def create_console(context: Context, access: Access) -> Starlette:
             following.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await following
+            await run_in_threadpool(context.pictures.close)
 
     routes: list[BaseRoute] = [
         Route("/", lambda _request: RedirectResponse("/overview", status_code=303)),

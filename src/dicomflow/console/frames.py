@@ -15,12 +15,13 @@ from pydicom import Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate, get_frame, parse_basic_offsets
 from pydicom.errors import InvalidDicomError
-from pydicom.multival import MultiValue
 from pydicom.pixels.processing import apply_color_lut, convert_color_space
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import UID
 
+from dicomflow.console.described import FrameError, colors_of, frame_bits, number_of, number_of_frame, side_of
 from dicomflow.console.ranged import RangedFile
+from dicomflow.dicom.codestream import is_larger
 from dicomflow.dicom.quiet import without_warnings
 from dicomflow.dicom.uids import (
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
@@ -29,7 +30,7 @@ from dicomflow.dicom.uids import (
     IMPLICIT_VR_LITTLE_ENDIAN,
 )
 
-__all__ = ["Frame", "FrameError", "Opened", "open_object", "read_frame"]
+__all__ = ["Frame", "FrameError", "Opened", "open_file", "open_object", "read_frame"]
 
 MAX_FRAME_BYTES: Final = 256 << 20
 MAX_WHOLE_BYTES: Final = 64 << 20
@@ -66,17 +67,12 @@ _ABOUT_PIXELS: Final = (
     "Rows",
     "Columns",
     "SamplesPerPixel",
-    "PhotometricInterpretation",
     "PlanarConfiguration",
     "BitsAllocated",
     "BitsStored",
     "HighBit",
     "PixelRepresentation",
 )
-
-
-class FrameError(Exception):
-    """A frame cannot be shown; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +87,11 @@ class Opened:
 
     @property
     def frames(self) -> int:
-        """How many frames there are."""
-        return max(1, int(self.dataset.get("NumberOfFrames") or 1))
+        """How many frames there are; one where the data set's number is none."""
+        try:
+            return max(1, number_of(self.dataset, "NumberOfFrames", 1))
+        except FrameError:
+            return 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +115,17 @@ def open_object(store: ObjectStore, object_key: str) -> Opened:
     Raises:
         FrameError: there is no such object, it is no DICOM, or it has no pixel data.
     """
+    return open_file(lambda: RangedFile.of_object(store, object_key))
+
+
+def open_file(find: Callable[[], RangedFile]) -> Opened:
+    """Do the same for a file that is read by ranges.
+
+    Args:
+        find: gives the file; raises as reading it does.
+    """
     try:
-        file: io.IOBase = RangedFile(store, object_key)
+        file: io.IOBase = find()
         opened = _open(file)
         if opened.transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
             return _open_deflated(file)
@@ -145,13 +153,9 @@ def read_frame(opened: Opened, index: int) -> Frame:
     dataset = opened.dataset
     if not opened.value_bytes:
         raise FrameError("the object has no pixel data")
-    missing = [keyword for keyword in _ABOUT_PIXELS[:2] if not dataset.get(keyword)]
-    if missing:
-        raise FrameError(f"the object has no {missing[0]}")
-    if _frame_bits(dataset) > 8 * MAX_FRAME_BYTES:
-        raise FrameError(f"a frame of {_frame_bits(dataset) // 8:,} bytes exceeds the {MAX_FRAME_BYTES:,} shown here")
     try:
         with without_warnings():
+            _check_size(dataset)
             return _presented(dataset, index, _decode(opened, index))
     except FrameError:
         raise
@@ -161,6 +165,12 @@ def read_frame(opened: Opened, index: int) -> Frame:
         raise FrameError(f"the store does not answer: {type(error).__name__}") from error
     except Exception as error:  # codecs raise anything on broken pixels; the frame is then none
         raise FrameError(f"the pixel data cannot be read: {type(error).__name__}") from error
+
+
+def _check_size(dataset: Dataset) -> None:
+    size = frame_bits(dataset) // 8
+    if size > MAX_FRAME_BYTES:
+        raise FrameError(f"a frame of {size:,} bytes exceeds the {MAX_FRAME_BYTES:,} shown here")
 
 
 def _open(file: io.IOBase) -> Opened:
@@ -213,13 +223,13 @@ def _decode(opened: Opened, index: int) -> Any:
 
 
 def _native(opened: Opened, index: int) -> Any:
-    frame_bits = _frame_bits(opened.dataset)
-    if frame_bits % 8:  # frames of one bit a pixel may begin within a byte
+    bits = frame_bits(opened.dataset)
+    if bits % 8:  # frames of one bit a pixel may begin within a byte
         opened.file.seek(opened.value_at)
         pixels = opened.file.read(min(opened.value_bytes, MAX_WHOLE_BYTES))
         every = _by_pydicom(opened, pixels, frames=opened.frames)
         return every[index] if opened.frames > 1 else every
-    length = frame_bits // 8
+    length = bits // 8
     opened.file.seek(opened.value_at + index * length)
     pixels = opened.file.read(length)
     if len(pixels) < length or (index + 1) * length > opened.value_bytes:
@@ -232,9 +242,10 @@ def _by_pydicom(opened: Opened, pixels: bytes, frames: int = 1) -> Any:
     part = Dataset()
     part.file_meta = FileMetaDataset()
     part.file_meta.TransferSyntaxUID = UID(opened.transfer_syntax_uid)
+    part.PhotometricInterpretation = colors_of(opened.dataset)
     for keyword in _ABOUT_PIXELS:
         if keyword in opened.dataset:
-            setattr(part, keyword, opened.dataset[keyword].value)
+            setattr(part, keyword, number_of(opened.dataset, keyword, 0))
     part.NumberOfFrames = frames
     part.set_original_encoding(
         is_implicit_vr=opened.transfer_syntax_uid == IMPLICIT_VR_LITTLE_ENDIAN,
@@ -265,15 +276,18 @@ def _by_codec(opened: Opened, name: str, encoded: bytes) -> Any:
     import imagecodecs  # noqa: PLC0415  # an extra, and 60 MB
     import numpy as np  # noqa: PLC0415  # an extra
 
-    colors = str(opened.dataset.get("PhotometricInterpretation", ""))
+    colors = colors_of(opened.dataset)
+    said = side_of(opened.dataset, "Columns") * side_of(opened.dataset, "Rows")
+    if is_larger(encoded, said):
+        raise FrameError(f"the compressed frame is much larger than the {said:,} pixels that the object tells of")
     decode: Callable[..., Any] = getattr(imagecodecs, name)
     # A JPEG without a marker of its colours is taken for YBR, which some that are RGB are not.
     options = {"colorspace": "RGB", "outcolorspace": "RGB"} if name == "jpeg8_decode" and colors == "RGB" else {}
     pixels = decode(encoded, **options)
     if pixels.ndim == 3 and name in {"ljpeg_decode", "jpegls_decode"} and colors.startswith("YBR_FULL"):
         return convert_color_space(pixels, "YBR_FULL", "RGB")
-    stored = int(opened.dataset.get("BitsStored", 0))
-    if int(opened.dataset.get("PixelRepresentation", 0)) and pixels.dtype.kind == "u" and stored:
+    stored = number_of(opened.dataset, "BitsStored", 0)
+    if number_of(opened.dataset, "PixelRepresentation", 0) and pixels.dtype.kind == "u" and stored:
         # The codec gives the bits; the sign is in the highest of those that are stored.
         sign = 1 << (stored - 1)
         wide = pixels.astype(np.int32) & ((1 << stored) - 1)
@@ -285,47 +299,24 @@ def _presented(dataset: Dataset, index: int, pixels: Any) -> Frame:
     """Turn samples into what is looked at: modality values, or colours of eight bits (PS3.3 C.11.1, C.7.6.3.1.2)."""
     import numpy as np  # noqa: PLC0415  # an extra
 
-    colors = str(dataset.get("PhotometricInterpretation", "MONOCHROME2"))
+    colors = colors_of(dataset)
     if colors == "PALETTE COLOR":
         pixels = apply_color_lut(pixels, dataset)
         if pixels.dtype.itemsize > 1:
             pixels = (pixels >> 8).astype(np.uint8)
     if pixels.ndim == 3:
-        stored = int(dataset.get("BitsStored", 8))
+        stored = number_of(dataset, "BitsStored", 8)
         shown = pixels if stored <= 8 or pixels.dtype.itemsize == 1 else pixels >> (stored - 8)
         return Frame(shown[..., :3].astype(np.uint8), True, False, None, None)
-    slope = _of_frame(dataset, index, "PixelValueTransformationSequence", "RescaleSlope")
-    intercept = _of_frame(dataset, index, "PixelValueTransformationSequence", "RescaleIntercept")
+    slope = number_of_frame(dataset, index, "PixelValueTransformationSequence", "RescaleSlope")
+    intercept = number_of_frame(dataset, index, "PixelValueTransformationSequence", "RescaleIntercept")
     values = pixels.astype(np.float32)
     if slope is not None or intercept is not None:
         values = values * np.float32(1.0 if slope is None else slope) + np.float32(intercept or 0.0)
-    center = _of_frame(dataset, index, "FrameVOILUTSequence", "WindowCenter")
-    width = _of_frame(dataset, index, "FrameVOILUTSequence", "WindowWidth")
+    center = number_of_frame(dataset, index, "FrameVOILUTSequence", "WindowCenter")
+    width = number_of_frame(dataset, index, "FrameVOILUTSequence", "WindowWidth")
     has_window = center is not None and width is not None and width >= 1
     return Frame(values, False, colors == "MONOCHROME1", center if has_window else None, width if has_window else None)
-
-
-def _of_frame(dataset: Dataset, index: int, sequence: str, keyword: str) -> float | None:
-    """Return a number of the data set, or of the frame's functional group (PS3.3 C.7.6.16)."""
-    groups = [dataset]
-    per_frame = dataset.get("PerFrameFunctionalGroupsSequence") or []
-    for group in [*(dataset.get("SharedFunctionalGroupsSequence") or [])[:1], *per_frame[index : index + 1]]:
-        groups += (group.get(sequence) or [])[:1]
-    found: float | None = None
-    for group in groups:
-        value = group.get(keyword)
-        first = value[0] if isinstance(value, MultiValue) and value else value
-        if first not in (None, "") and not isinstance(first, MultiValue):
-            found = float(first)
-    return found
-
-
-def _frame_bits(dataset: Dataset) -> int:
-    """Return the bits of an uncompressed frame; YBR_FULL_422 has two samples a pixel (PS3.3 C.7.6.3.1.2)."""
-    samples = int(dataset.get("SamplesPerPixel") or 1)
-    if dataset.get("PhotometricInterpretation") == "YBR_FULL_422":
-        samples = 2
-    return int(dataset.Rows) * int(dataset.Columns) * samples * int(dataset.get("BitsAllocated") or 8)
 
 
 def _whole(file: io.IOBase) -> bytes:

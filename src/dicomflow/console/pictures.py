@@ -1,55 +1,57 @@
-"""Decoded frames as PNG: windowed to eight bits, or scaled down to a thumbnail; the last ones are kept in memory.
+"""Pictures of the objects of one store, drawn by processes that may break, take too long or want too much memory.
 
-Threads: any. Needs the extra `console` (numpy, imagecodecs).
+An object of some hundred bytes can decode to gigabytes. The console, in which under `dicomflow local` the receiver's
+supervisor runs, decodes nothing itself: it reads what a drawing process asks for, and ends the process that does not
+answer in time. Threads: any.
 """
 
+import contextlib
+import json
+import queue
+import subprocess
+import sys
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from typing import Any, Final
 
+import obstore
+from obstore.exceptions import BaseError
 from obstore.store import ObjectStore
 
-from dicomflow.console.frames import Frame, FrameError, open_object, read_frame
+from dicomflow.console.described import FrameError
+from dicomflow.console.drawing import Channel, Picture, Window
 
 __all__ = ["Picture", "Pictures", "Window"]
 
-THUMBNAIL_PIXELS: Final = 128
-MAX_KEPT_BYTES: Final = 192 << 20
-DECODES_AT_ONCE: Final = 2
-"""A decoded frame may take 256 MB; a browser asks for many at once."""
-_FASTEST: Final = 1
-_TAILS_PERCENT: Final = (0.5, 99.5)
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """Which values are shown from black to white (PS3.3 C.11.2); None takes what the object asks for."""
-
-    center: float | None = None
-    width: float | None = None
-    is_inverted: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """A PNG, and the window it was made with; None of it for colours."""
-
-    png: bytes
-    center: float | None
-    width: float | None
-    frames: int
+DRAWERS: Final = 2
+"""A browser asks for many pictures at once."""
+MEMORY_BYTES: Final = 1 << 30
+"""What one drawing process may take, the frames that it keeps included."""
+SECONDS: Final = 30.0
+_MAX_REMEMBERED: Final = 1000
 
 
 class Pictures:
-    """Makes pictures of the objects of one store."""
+    """Makes pictures of the objects of one store; its processes start when they are needed, and end with `close`.
 
-    def __init__(self, store: ObjectStore) -> None:
+    Args:
+        store: the objects.
+        seconds: how long a picture may take, reading included.
+        memory_bytes: what a drawing process may take.
+    """
+
+    def __init__(self, store: ObjectStore, seconds: float = SECONDS, memory_bytes: int = MEMORY_BYTES) -> None:
         self._store = store
-        self._decoding = threading.BoundedSemaphore(DECODES_AT_ONCE)
-        self._lock = threading.Lock()  # guards what is kept
-        self._kept: OrderedDict[tuple[str, int], tuple[Frame, int]] = OrderedDict()
-        self._kept_bytes = 0
+        self._seconds = seconds
+        self._memory_bytes = memory_bytes
+        # The one used last is used next: it has the frames that are looked at.
+        self._free: queue.LifoQueue[_Drawer | None] = queue.LifoQueue()
+        for _ in range(DRAWERS):
+            self._free.put(None)
+        self._lock = threading.Lock()  # guards what broke a process
+        self._broke: OrderedDict[tuple[str, int], str] = OrderedDict()
 
     def frame(self, object_key: str, index: int, window: Window) -> Picture:
         """Return a frame through a window.
@@ -57,9 +59,7 @@ class Pictures:
         Raises:
             FrameError: it cannot be shown.
         """
-        frame, count = self._frame(object_key, index)
-        center, width = _window_of(frame, window)
-        return Picture(_png(_shown(frame, center, width, window.is_inverted)), center, width, count)
+        return self._draw(object_key, index, window, is_small=False)
 
     def thumbnail(self, object_key: str, index: int) -> bytes:
         """Return a frame, small, through the object's own window.
@@ -67,62 +67,125 @@ class Pictures:
         Raises:
             FrameError: it cannot be shown.
         """
-        frame, _ = self._frame(object_key, index)
-        step = max(1, -(-max(frame.pixels.shape[:2]) // THUMBNAIL_PIXELS))
-        center, width = _window_of(frame, Window())
-        small = Frame(frame.pixels[::step, ::step], frame.is_color, frame.is_inverted, center, width)
-        return _png(_shown(small, center, width, False))
+        return self._draw(object_key, index, Window(), is_small=True).png
 
-    def _frame(self, object_key: str, index: int) -> tuple[Frame, int]:
+    def close(self) -> None:
+        """End the processes that are free; one at work ends with its parent."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                drawer = self._free.get_nowait()
+                if drawer is not None:
+                    drawer.end()
+
+    def _draw(self, object_key: str, index: int, window: Window, *, is_small: bool) -> Picture:
         with self._lock:
-            found = self._kept.get((object_key, index))
-            if found is not None:
-                self._kept.move_to_end((object_key, index))
-                return found
-        with self._decoding:
-            opened = open_object(self._store, object_key)
-            frame, count = read_frame(opened, index), opened.frames
+            if reason := self._broke.get((object_key, index)):
+                raise FrameError(reason)
+        size = self._size(object_key)
+        request = {"key": object_key, "index": index, "size": size, "is_small": is_small, "window": asdict(window)}
+        with self._drawer() as drawer:
+            try:
+                return drawer.draw(request, lambda start, length: self._read(object_key, start, length))
+            except _BrokenError as error:
+                reason = str(error)
         with self._lock:
-            if (object_key, index) not in self._kept:
-                self._kept[object_key, index] = frame, count
-                self._kept_bytes += frame.pixels.nbytes
-            while self._kept_bytes > MAX_KEPT_BYTES:
-                _, (dropped, _) = self._kept.popitem(last=False)
-                self._kept_bytes -= dropped.pixels.nbytes
-        return frame, count
+            self._broke[object_key, index] = reason
+            while len(self._broke) > _MAX_REMEMBERED:
+                self._broke.popitem(last=False)
+        raise FrameError(reason)
+
+    @contextlib.contextmanager
+    def _drawer(self) -> Iterator["_Drawer"]:
+        """Take a process that is free, and give it back; one that broke is ended, and started anew when needed."""
+        try:
+            drawer = self._free.get(timeout=self._seconds)
+        except queue.Empty:
+            raise FrameError("others are being drawn; try again") from None
+        try:
+            if drawer is None:
+                try:
+                    drawer = _Drawer(self._seconds, self._memory_bytes)
+                except OSError as error:
+                    raise FrameError(f"no process can be started: {error.strerror}") from error
+            yield drawer
+        finally:
+            if drawer is not None and not drawer.is_whole:
+                drawer.end()
+                drawer = None
+            self._free.put(drawer)
+
+    def _size(self, object_key: str) -> int:
+        try:
+            size: int = obstore.head(self._store, object_key)["size"]
+        except FileNotFoundError as error:
+            raise FrameError("the object is not in the store") from error
+        except (BaseError, OSError) as error:
+            raise FrameError(f"the store does not answer: {type(error).__name__}") from error
+        return size
+
+    def _read(self, object_key: str, start: int, length: int) -> bytes:
+        return bytes(obstore.get_range(self._store, object_key, start=start, length=length))
 
 
-def _window_of(frame: Frame, window: Window) -> tuple[float | None, float | None]:
-    """Return the window to use: the one asked for, the object's, or one that shows nearly all values."""
-    if frame.is_color:
-        return None, None
-    center = frame.center if window.center is None else window.center
-    width = frame.width if window.width is None else window.width
-    if center is None or width is None:
-        import numpy as np  # noqa: PLC0415  # an extra
-
-        low, high = (float(value) for value in np.percentile(frame.pixels, _TAILS_PERCENT))
-        center = (low + high) / 2 if center is None else center
-        width = high - low if width is None else width
-    return round(center, 2), max(1.0, round(width, 2))
+class _BrokenError(Exception):
+    """The process did not come to an end with a picture; the text says what it was."""
 
 
-def _shown(frame: Frame, center: float | None, width: float | None, is_inverted: bool) -> Any:  # noqa: FBT001  # private
-    """Return samples of eight bits (PS3.3 C.11.2.1.2.1)."""
-    import numpy as np  # noqa: PLC0415  # an extra
+class _Drawer:
+    """A drawing process and the way to it. Thread: one owner at a time."""
 
-    if center is None or width is None:
-        return 255 - frame.pixels if is_inverted else frame.pixels
-    scale = max(width - 1.0, 1e-3)
-    levels = (frame.pixels - (center - 0.5)) * (255.0 / scale) + 127.5
-    shown = np.clip(np.nan_to_num(levels), 0, 255).astype(np.uint8)
-    return 255 - shown if is_inverted != frame.is_inverted else shown
+    def __init__(self, seconds: float, memory_bytes: int) -> None:
+        self._seconds = seconds
+        self._memory_bytes = memory_bytes
+        self._process = subprocess.Popen(  # noqa: S603  # this program itself
+            [sys.executable, "-P", "-m", "dicomflow.console.drawing", str(memory_bytes)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # a codec's words may be a patient's data
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._channel = Channel(self._process.stdout, self._process.stdin)
+        self.is_whole = True
 
+    def draw(self, request: dict[str, Any], read: Callable[[int, int], bytes]) -> Picture:
+        """Have a picture drawn, reading what is asked for.
 
-def _png(samples: Any) -> bytes:
-    try:
-        import imagecodecs  # noqa: PLC0415  # an extra, and 60 MB
-        import numpy as np  # noqa: PLC0415  # an extra
-    except ImportError as error:
-        raise FrameError("frames need the extra: pip install 'dicomflow[console]'") from error
-    return bytes(imagecodecs.png_encode(np.ascontiguousarray(samples), level=_FASTEST))
+        Raises:
+            FrameError: it cannot be shown, or the store does not give it.
+            _BrokenError: the process took too long, or broke; it is of no use then.
+        """
+        self.is_whole = False  # until the answer is whole
+        is_late = threading.Event()
+
+        def give_up() -> None:
+            is_late.set()
+            self._process.kill()
+
+        timer = threading.Timer(self._seconds, give_up)
+        timer.start()
+        try:
+            self._channel.send(json.dumps(request).encode())
+            while "read" in (answer := json.loads(self._channel.receive())):
+                self._channel.send(read(*answer["read"]))
+            png = b"" if "refused" in answer else self._channel.receive()
+        except (EOFError, BrokenPipeError) as error:
+            if is_late.is_set():
+                raise _BrokenError(f"drawing it takes longer than {self._seconds:g} s") from error
+            limit = self._memory_bytes >> 20
+            raise _BrokenError(f"it breaks the decoder, or needs more than {limit:,} MiB") from error
+        except (BaseError, OSError) as error:
+            raise FrameError(f"the store does not answer: {type(error).__name__}") from error
+        finally:
+            timer.cancel()
+        self.is_whole = not is_late.is_set()
+        if "refused" in answer:
+            raise FrameError(answer["refused"])
+        return Picture(png, answer["center"], answer["width"], answer["frames"])
+
+    def end(self) -> None:
+        """End the process."""
+        with contextlib.suppress(OSError):
+            self._channel.close()
+        self._process.kill()
+        self._process.wait()

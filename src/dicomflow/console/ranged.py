@@ -1,7 +1,8 @@
 """A stored object as a file that is read by ranges: what a reader seeks past is never fetched."""
 
 import io
-from typing import Final
+from collections.abc import Callable
+from typing import Final, Self
 
 import obstore
 from obstore.store import ObjectStore
@@ -17,18 +18,28 @@ class RangedFile(io.RawIOBase):
 
     Thread: one owner. `fetched_bytes` counts what the store was asked for.
 
-    Raises:
-        FileNotFoundError: on creation, when there is no such object.
+    Args:
+        size: the object's, in bytes.
+        fetch: gives so many bytes from a place on.
     """
 
-    def __init__(self, store: ObjectStore, object_key: str) -> None:
+    def __init__(self, size: int, fetch: Callable[[int, int], bytes]) -> None:
         super().__init__()
-        self._store = store
-        self._key = object_key
-        self.size: int = obstore.head(store, object_key)["size"]
+        self.size = size
+        self._fetch = fetch
         self.fetched_bytes = 0
         self._at = 0
         self._blocks: dict[int, bytes] = {}
+
+    @classmethod
+    def of_object(cls, store: ObjectStore, object_key: str) -> Self:
+        """Return the file of a stored object.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+        """
+        size: int = obstore.head(store, object_key)["size"]
+        return cls(size, lambda start, length: bytes(obstore.get_range(store, object_key, start=start, length=length)))
 
     def readable(self) -> bool:
         """Tell that it is for reading."""
@@ -81,4 +92,4 @@ class RangedFile(io.RawIOBase):
 
     def _range(self, start: int, length: int) -> bytes:
         self.fetched_bytes += length
-        return bytes(obstore.get_range(self._store, self._key, start=start, length=length))
+        return self._fetch(start, length)

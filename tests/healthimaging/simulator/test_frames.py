@@ -11,8 +11,10 @@ import imagecodecs
 import numpy as np
 import pydicom
 import pytest
+from framed import ROOT, encode, image
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
+from pydicom.encaps import encapsulate
 
 from dicomflow.healthimaging.simulator.pixels import PixelsError, encode_frames
 
@@ -136,3 +138,14 @@ def test_any_file_ends_in_frames_or_in_a_reason() -> None:
             reasons.append(str(error))
     assert found >= 50
     assert all(reasons)
+
+
+def test_frame_that_says_it_is_much_larger_than_its_file_is_no_frame() -> None:
+    """A few hundred bytes that decode to gigabytes would take them from whatever runs beside the simulator."""
+    small = bytearray(imagecodecs.jpegls_encode(np.zeros((16, 16), np.uint8)))
+    at = small.find(b"\xff\xf7")
+    small[at + 5 : at + 9] = b"\x80\0\x80\0"
+    pixels = encapsulate([bytes(small)])
+    file = encode(image(f"{ROOT}.4.80", pixels, is_encapsulated=True, Rows=16, Columns=16, BitsAllocated=8))
+    with pytest.raises(PixelsError, match="much larger than the 256 pixels"):
+        list(encode_frames(file))

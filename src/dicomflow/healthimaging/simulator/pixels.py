@@ -15,6 +15,7 @@ from pydicom import Dataset, dcmread
 from pydicom.encaps import generate_frames
 from pydicom.errors import InvalidDicomError
 
+from dicomflow.dicom.codestream import is_larger
 from dicomflow.dicom.quiet import without_warnings
 
 __all__ = ["DEFAULT_CONTENT_TYPE", "Frame", "PixelsError", "encode_frames"]
@@ -120,7 +121,10 @@ def _decoded(dataset: Dataset, syntax: str) -> Iterator[Any]:
         yield from _native(dataset)
         return
     decode = _codec(DECODERS[syntax])
+    said = _pixels(dataset)
     for encoded in _fragments(dataset):
+        if is_larger(encoded, said):
+            raise PixelsError(f"a frame is much larger than the {said:,} pixels that the file tells of")
         try:
             yield decode(encoded)
         except (RuntimeError, ValueError, TypeError) as error:
@@ -138,6 +142,13 @@ def _native(dataset: Dataset) -> Iterator[Any]:
         yield from pixels
     else:
         yield pixels
+
+
+def _pixels(dataset: Dataset) -> int:
+    try:
+        return int(dataset.Rows) * int(dataset.Columns)
+    except (AttributeError, ValueError, TypeError) as error:
+        raise PixelsError("Rows and Columns are no numbers") from error
 
 
 def _fragments(dataset: Dataset) -> Iterator[bytes]:
