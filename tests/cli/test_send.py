@@ -93,6 +93,22 @@ def test_send_named_file_that_is_no_dicom_fails(receiver_with: Any, send: Any, t
     assert [str(tmp_path / "notes.txt")] == [failure["path"] for failure in document["failed"]]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="links and FIFOs are POSIX's")
+def test_send_of_a_folder_with_a_dangling_link_sends_the_rest(receiver_with: Any, send: Any, tmp_path: Path):
+    """The link may have been an image: exit 1. A FIFO is none, is not waited for, and is named: exit 0."""
+    samples.write(samples.ct_study(1, series=1, slices=2), tmp_path / "study")
+    (tmp_path / "study" / "without preamble").write_bytes(b"\x08\0\x05\0CS\x0a\0ISO_IR 100")
+    os.mkfifo(tmp_path / "study" / "fifo")
+    port = receiver_with()
+    code, document, _ = send(port, tmp_path / "study")
+    assert (0, 2, 2, 2, []) == (code, *(document[name] for name in ("asked", "stored", "skipped", "failed")))
+    assert [str(tmp_path / "study" / "fifo")] == [each["path"] for each in document["passed_over"]]
+    (tmp_path / "study" / "0").symlink_to(tmp_path / "nowhere")
+    code, document, _ = send(port, tmp_path / "study", tmp_path / "missing")
+    assert (1, 4, 2) == (code, document["asked"], document["stored"])
+    assert {"0", "missing"} == {Path(each["path"]).name for each in document["failed"]}
+
+
 def test_send_to_a_receiver_that_rejects_fails_for_each_file(receiver_with: Any, send: Any, tmp_path: Path):
     """Every file of a rejected association has the rejection as its reason."""
     paths = samples.write(samples.ct_study(1, series=1, slices=3), tmp_path / "study")

@@ -1,13 +1,17 @@
 """What is found to be sent, and that its data set is the file's."""
 
+import errno
+import os
+import socket
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from media import write_medium
 
 from dicomflow import samples
-from dicomflow.edge.sendfiles import find_candidates, read_stored_file
+from dicomflow.edge.sendfiles import _on_medium, find_candidates, read_stored_file
 from dicomflow.errors import PeerError, PermanentError
 
 
@@ -86,12 +90,13 @@ def test_read_stored_file_of_a_dicomdir_is_refused(images: list[Path], tmp_path:
     assert 2 == len(list(find_candidates([tmp_path / "medium"])))
 
 
-def test_archive_that_is_none_is_a_permanent_error(tmp_path: Path):
+def test_archive_that_is_none_is_a_failure(tmp_path: Path):
     """A broken archive and a broken member are told, and are no bug of ours."""
     path = tmp_path / "images.zip"
     path.write_bytes(b"no archive")
-    with pytest.raises(PermanentError, match="is no zip archive"):
-        list(find_candidates([path]))
+    (found,) = find_candidates([path])
+    assert found.skipped is not None
+    assert (f"{path} is no zip archive", True) == (found.skipped.reason, found.skipped.is_failure)
     broken = tmp_path / "broken.zip"
     with zipfile.ZipFile(broken, "w") as archive:
         archive.writestr("a", bytes(100_000))
@@ -100,3 +105,137 @@ def test_archive_that_is_none_is_a_permanent_error(tmp_path: Path):
     (found,) = find_candidates([broken])
     with pytest.raises((PermanentError, PeerError)):
         read_stored_file(found.path, found.member)
+
+
+posix = pytest.mark.skipif(os.name != "posix", reason="links and FIFOs are POSIX's")
+
+
+def reasons(*paths: Path) -> dict[str, tuple[str, bool] | None]:
+    """Return what is found by its name, and why it is not to be sent."""
+    return {
+        found.path.name: None if found.skipped is None else (found.skipped.reason, found.skipped.is_failure)
+        for found in find_candidates(paths)
+    }
+
+
+@posix
+def test_folder_with_anything_in_it_gives_its_files_and_says_what_is_none(images: list[Path], tmp_path: Path):
+    """Dangling links, loops, FIFOs, sockets and devices end nothing: what may hide an image is a failure."""
+    folder = images[0].parent
+    (folder / "a dangling link").symlink_to(folder / "nowhere")
+    (folder / "a loop").symlink_to(folder / "a loop")
+    (folder / "a link to a file").symlink_to(images[0])
+    (folder / "deeper").mkdir()
+    (folder / "deeper" / "a link back").symlink_to(folder)
+    (folder / "a link to a device").symlink_to("/dev/zero")
+    os.mkfifo(folder / "a fifo")
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(folder / "s"))
+    (folder / "empty").touch()
+    found = reasons(folder)
+    listener.close()
+    no_file = ("it is no file, but a device or the like", False)
+    assert {
+        **dict.fromkeys(image.name for image in images),
+        "a dangling link": ("No such file or directory", True),
+        "a loop": ("Too many levels of symbolic links", True),
+        "a link to a file": None,
+        "a link back": ("it is a link to a folder; name it to send what is in it", False),
+        "a link to a device": no_file,
+        "a fifo": no_file,
+        "s": no_file,
+        "empty": None,
+    } == found
+
+
+def test_walk_error_of_a_folder_is_a_failure_of_its_own(images: list[Path], monkeypatch: pytest.MonkeyPatch):
+    """A folder that may not be read, or whose names a disk does not give: the files beside it are found."""
+    (images[0].parent / "broken").mkdir()
+    scan = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if Path(path).name == "broken":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), os.fspath(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    found = reasons(images[0].parent)
+    assert (("Input/output error", True), 3) == (found.pop("broken"), len(found))
+
+
+def test_named_paths_that_are_wrong_end_nothing(images: list[Path], tmp_path: Path):
+    """A path that is not there, an archive and a DICOMDIR that are none: the files behind them are found."""
+    (tmp_path / "none.zip").write_bytes(b"none")
+    (tmp_path / "DICOMDIR").write_bytes(b"\0" * 200)
+    found = reasons(tmp_path / "missing", tmp_path / "none.zip", tmp_path / "DICOMDIR", images[0])
+    assert [True, True, True] == [each is not None and each[1] for each in list(found.values())[:3]]
+    assert found[images[0].name] is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "IM000000.dcm",
+        "im000000",
+        "Im000000.DCM",
+        "IM000000.",
+        "IM000000.;1",
+        "im000000;1",
+        "IM000000.dcm;1",
+        "IM000000.v2",
+    ],
+)
+@pytest.mark.parametrize("folder", ["IMAGES", "images", "Images"])
+def test_file_of_a_medium_is_found_however_a_copy_spells_it(images: list[Path], tmp_path: Path, folder: str, name: str):
+    """Extensions, cases and versions come and go when media are copied."""
+    directory = write_medium(images[:1], tmp_path / "medium")
+    (tmp_path / "medium" / "IMAGES").rename(tmp_path / "medium" / "moved")
+    (tmp_path / "medium" / "moved").rename(tmp_path / "medium" / folder)
+    wanted = tmp_path / "medium" / folder / name
+    (tmp_path / "medium" / folder / "IM000000").rename(wanted)
+    assert [(wanted, None)] == [(each.path, each.skipped) for each in find_candidates([directory])]
+
+
+def test_file_of_a_medium_is_the_likest_of_several(images: list[Path], tmp_path: Path):
+    """The name itself goes before another case, and that before an extension; a preview beside it is none."""
+    directory = write_medium(images[:1], tmp_path / "medium")
+    exact = tmp_path / "medium" / "IMAGES" / "IM000000"
+    for other in ("IM000000.dcm", "IM000000.bmp", "im000000"):
+        exact.with_name(other).write_bytes(b"another")
+    assert [exact] == [each.path for each in find_candidates([directory])]
+    exact.unlink()
+    exact.with_name("im000000").unlink()
+    assert ["IM000000.dcm"] == [each.path.name for each in find_candidates([directory])]
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ["..", "secret"],
+        ["IMAGES", "..", "..", "secret"],
+        ["/etc", "passwd"],
+        ["../secret"],
+        ["..\\secret"],
+        ["."],
+        ["a\0b"],
+    ],
+)
+def test_file_id_that_leads_out_of_the_medium_finds_nothing_there(tmp_path: Path, parts: list[str]):
+    """PS3.10 8.5: a File ID is relative to the medium's root."""
+    (tmp_path / "secret").write_text("outside")
+    (tmp_path / "medium" / "IMAGES").mkdir(parents=True)
+    found = _on_medium(tmp_path / "medium", parts)
+    assert found.resolve().is_relative_to(tmp_path / "medium")
+
+
+@posix
+def test_link_of_a_medium_that_leads_out_of_it_is_a_failure(images: list[Path], tmp_path: Path):
+    """A medium whose names are links gives nothing of the machine that reads it; its other files are found."""
+    directory = write_medium(images, tmp_path / "medium")
+    link = tmp_path / "medium" / "IMAGES" / "IM000001"
+    link.unlink()
+    link.symlink_to(images[1])
+    found = list(find_candidates([directory]))
+    assert [None, (f"{link} leads out of the medium", True), None] == [
+        each.skipped and (each.skipped.reason, each.skipped.is_failure) for each in found
+    ]

@@ -12,13 +12,13 @@ import typer
 
 from dicomflow.edge.journal import Journal
 from dicomflow.edge.sender import Outcome
-from dicomflow.edge.sendfiles import Candidate, find_candidates
-from dicomflow.edge.sending import Receiver, Sending, Skipped
+from dicomflow.edge.sendfiles import Candidate, Skipped, find_candidates
+from dicomflow.edge.sending import Receiver, Sending
 from dicomflow.errors import PermanentError
 
 __all__ = ["send"]
 
-_SHOWN_FAILURES: Final = 20
+_SHOWN: Final = 20
 _FILES_AN_ASSOCIATION: Final = 10  # fewer are not worth another association
 _BATCHES_AN_ASSOCIATION: Final = 4
 _MAX_BATCH_FILES: Final = 50
@@ -32,6 +32,7 @@ class _Result:
     already: int = 0
     skipped: int = 0
     failures: list[tuple[str, str]] = field(default_factory=list)
+    passed_over: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def asked(self) -> int:
@@ -59,8 +60,9 @@ def send(
     """Send DICOM files to a receiver over DIMSE.
 
     Folders are searched for Part 10 files, archives are not unpacked to disk but for large members, and of a DICOMDIR
-    the files that it lists are sent. Objects go in the transfer syntax they are stored in. Exits 1 if anything was not
-    stored by the receiver.
+    the files that it lists are sent. Links to files are followed; links to folders, devices and the like are passed
+    over and named. Objects go in the transfer syntax they are stored in. Exits 1 if anything was not stored by the
+    receiver, or could not be read.
 
     For example: dicomflow send pacs.example 11112 ~/study --called-ae-title ARCHIVE
 
@@ -111,6 +113,8 @@ def _take(
             result.failures.append((candidate.name, became.reason))
         else:
             result.skipped += 1
+            if candidate.skipped is not None:
+                result.passed_over.append((candidate.name, became.reason))
     elif became.is_stored:
         result.stored += 1
         if journal is not None:
@@ -149,13 +153,15 @@ def _show_progress(stack: ExitStack, total_bytes: int) -> Callable[[int], None]:
 def _print(result: _Result, *, as_json: bool) -> None:
     failures = sorted(result.failures)
     if as_json:
-        document = {
+        document: dict[str, Any] = {
             "asked": result.asked,
             "stored": result.stored,
             "already": result.already,
             "skipped": result.skipped,
             "failed": [{"path": path, "reason": reason} for path, reason in failures],
         }
+        if result.passed_over:
+            document["passed_over"] = [{"path": path, "reason": reason} for path, reason in sorted(result.passed_over)]
         typer.echo(json.dumps(document, indent=2))
         return
     parts = [f"{result.stored} of {result.asked} stored"]
@@ -164,7 +170,8 @@ def _print(result: _Result, *, as_json: bool) -> None:
     if result.skipped:
         parts.append(f"{result.skipped} files that are no instances skipped")
     typer.echo(", ".join(parts))
-    for path, reason in failures[:_SHOWN_FAILURES]:
-        typer.echo(f"failed: {path}: {reason}")
-    if len(failures) > _SHOWN_FAILURES:
-        typer.echo(f"and {len(failures) - _SHOWN_FAILURES} more; --json lists all")
+    for word, listed in (("failed", failures), ("passed over", sorted(result.passed_over))):
+        for path, reason in listed[:_SHOWN]:
+            typer.echo(f"{word}: {path}: {reason}")
+        if len(listed) > _SHOWN:
+            typer.echo(f"and {len(listed) - _SHOWN} more; --json lists all")

@@ -5,11 +5,14 @@ archive is unpacked then.
 """
 
 import contextlib
+import lzma
 import mmap
 import os
 import shutil
+import stat
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -21,7 +24,7 @@ from dicomflow.dicom.scan import Identity, read_identity, scan
 from dicomflow.dicom.uids import is_usable, strip_padding
 from dicomflow.errors import PeerError, PermanentError
 
-__all__ = ["Candidate", "StoredFile", "find_candidates", "read_stored_file"]
+__all__ = ["Candidate", "Skipped", "StoredFile", "find_candidates", "read_stored_file"]
 
 _HEAD_BYTES: Final = 16 << 10
 _MAPPED_FROM_BYTES: Final = 1 << 20
@@ -33,19 +36,32 @@ _Content = bytes | None  # the fields of a file have a name like this
 
 
 @dataclass(frozen=True, slots=True)
+class Skipped:
+    """Why something is not sent; `is_failure` when an image may be missing by it, or the caller had named it."""
+
+    reason: str
+    is_failure: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Candidate:
-    """Something that may be sent: a file, or the member of a zip archive; `is_named` when the caller named it."""
+    """Something that may be sent: a file, or the member of a zip archive; `is_named` when the caller named it.
+
+    `skipped` says why it cannot be sent, where that is known without reading it.
+    """
 
     path: Path
     bytes: int
     modified_ns: int
     member: str | None = None
     is_named: bool = False
+    skipped: Skipped | None = None
 
     @property
     def name(self) -> str:
-        """How it is shown."""
-        return str(self.path) if self.member is None else f"{self.path}!{self.member}"
+        """How it is shown; bytes of a name that are no text of this system are replaced."""
+        name = str(self.path) if self.member is None else f"{self.path}!{self.member}"
+        return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,20 +107,13 @@ class StoredFile:
 def find_candidates(paths: Sequence[Path]) -> Iterator[Candidate]:
     """Yield what the paths lead to, in order: files themselves, what folders and archives hold, what a DICOMDIR names.
 
-    Raises:
-        OSError: a path cannot be read.
-        PermanentError: an archive or a DICOMDIR that was named is none.
+    What cannot be looked at is a candidate that says so, and ends nothing: the others are found all the same.
     """
     for path in paths:
-        if path.is_dir():
-            yield from _of_folder(path)
-        elif path.suffix.lower() == ".zip":
-            yield from _of_archive(path)
-        elif path.name.upper() == "DICOMDIR":
-            yield from _of_directory(path)
-        else:
-            found = path.stat()
-            yield Candidate(path, found.st_size, found.st_mtime_ns, is_named=True)
+        try:
+            yield from _of_path(path)
+        except (PermanentError, OSError) as error:
+            yield _unreadable(path, error)
 
 
 def read_stored_file(path: Path, member: str | None = None) -> StoredFile:
@@ -143,13 +152,52 @@ def read_stored_file(path: Path, member: str | None = None) -> StoredFile:
     return StoredFile(path, meta, size, member, head if len(head) == size else None)
 
 
+def _of_path(path: Path) -> Iterator[Candidate]:
+    if path.is_dir():
+        yield from _of_folder(path)
+    elif path.suffix.lower() == ".zip":
+        yield from _of_archive(path)
+    elif path.name.upper() == "DICOMDIR":
+        yield from _of_directory(path)
+    else:
+        yield _of_file(path, is_named=True)
+
+
+def _of_file(path: Path, *, is_named: bool) -> Candidate:
+    """Look at a file, without opening what is none: to open a FIFO waits for its writer."""
+    try:
+        found = path.stat()
+    except OSError as error:  # a link that leads nowhere, or round and round
+        return _unreadable(path, error)
+    if not stat.S_ISREG(found.st_mode):
+        return Candidate(
+            path, 0, 0, is_named=is_named, skipped=Skipped("it is no file, but a device or the like", is_named)
+        )
+    return Candidate(path, found.st_size, found.st_mtime_ns, is_named=is_named)
+
+
+def _unreadable(path: Path, error: Exception) -> Candidate:
+    reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+    return Candidate(path, 0, 0, is_named=True, skipped=Skipped(reason, is_failure=True))
+
+
 def _of_folder(folder: Path) -> Iterator[Candidate]:
-    for parent, folders, names in os.walk(folder):
+    errors: list[OSError] = []
+    for parent, folders, names in os.walk(folder, onerror=errors.append):
         folders.sort()
-        for name in sorted(names):
+        for name in folders:
             path = Path(parent, name)
-            found = path.stat()
-            yield Candidate(path, found.st_size, found.st_mtime_ns)
+            if path.is_symlink():  # it may lead anywhere, as back to here
+                yield Candidate(
+                    path, 0, 0, skipped=Skipped("it is a link to a folder; name it to send what is in it", False)
+                )
+        for name in sorted(names):
+            yield _of_file(Path(parent, name), is_named=False)
+        while errors:
+            error = errors.pop()
+            yield _unreadable(Path(error.filename or folder), error)
+    for error in errors:
+        yield _unreadable(Path(error.filename or folder), error)
 
 
 def _of_archive(path: Path) -> Iterator[Candidate]:
@@ -162,32 +210,74 @@ def _of_archive(path: Path) -> Iterator[Candidate]:
 def _of_directory(path: Path) -> Iterator[Candidate]:
     """Yield the files that a DICOMDIR's records reference (PS3.3 F.3), each as if it were named."""
     from pydicom import dcmread  # noqa: PLC0415  # dear, and seldom needed
-    from pydicom.errors import InvalidDicomError  # noqa: PLC0415  # as above
 
     try:
-        records = dcmread(path, specific_tags=["DirectoryRecordSequence"]).get("DirectoryRecordSequence", [])
-    except InvalidDicomError as error:
+        records = list(dcmread(path, specific_tags=["DirectoryRecordSequence"]).get("DirectoryRecordSequence") or [])
+    except OSError:
+        raise
+    except Exception as error:  # pydicom raises anything on a broken file
         raise PermanentError(f"{path} is no DICOMDIR") from error
-    for record in records:
-        name = record.get("ReferencedFileID")
-        if name is not None:
-            parts = [name] if isinstance(name, str) else list(name)
-            file = _on_medium(path.parent, parts)
-            try:
-                found = file.stat()
-                size, modified_ns = found.st_size, found.st_mtime_ns
-            except OSError:
-                size = modified_ns = 0  # it is missing, which its reader says
-            yield Candidate(file, size, modified_ns, is_named=True)
+    listed: dict[Path, list[str]] = {}
+    for number, record in enumerate(records, 1):
+        try:
+            name = record.get("ReferencedFileID")
+            parts = [name] if isinstance(name, str) else [str(part) for part in name or ()]
+            if any(parts):
+                yield _of_file(_on_medium(path.parent, parts, listed), is_named=True)
+        except PermanentError as error:
+            yield _unreadable(path, error)
+        except Exception as error:  # noqa: BLE001  # as above, around one record of many
+            yield _unreadable(path, PermanentError(f"record {number} cannot be read: {type(error).__name__}"))
 
 
-def _on_medium(root: Path, parts: Sequence[str]) -> Path:
-    """Return a file of a medium; copies of media are often in lower case."""
-    for spelt in (parts, [part.lower() for part in parts]):
-        path = root.joinpath(*spelt)
-        if path.is_relative_to(root) and path.is_file():
-            return path
-    return root.joinpath(*(part.replace("/", "_") for part in parts if part not in {"..", "/"}))
+def _on_medium(root: Path, parts: Sequence[str], listed: dict[Path, list[str]] | None = None) -> Path:
+    """Return a file of a medium, as its names are spelt there; one that is missing where it should be.
+
+    Copies of media have names in lower or mixed case, with an extension, or with ISO 9660's version (`;1`), which a
+    File ID has not (PS3.10 8.2). A File ID names nothing outside (PS3.10 8.5), and neither may what lies there.
+
+    Args:
+        root: the folder of the DICOMDIR.
+        parts: the File ID's components.
+        listed: folders that were listed, kept by the caller.
+
+    Raises:
+        PermanentError: it is a link that leaves the medium.
+    """
+    names = [
+        part.replace("/", "_").replace("\\", "_").replace("\0", "_") for part in parts if part not in {".", "..", ""}
+    ]
+    path = root
+    for number, name in enumerate(names, 1):
+        path /= _spelt(path, name, {} if listed is None else listed, is_file=number == len(names))
+    if path.exists() and not path.resolve().is_relative_to(root.resolve()):
+        raise PermanentError(f"{path} leads out of the medium")
+    return path
+
+
+def _spelt(folder: Path, name: str, listed: dict[Path, list[str]], *, is_file: bool) -> str:
+    """Return a component as a folder has it, the same one if it has none like it."""
+    if folder not in listed:
+        try:
+            listed[folder] = sorted(path.name for path in folder.iterdir())
+        except OSError:
+            listed[folder] = []
+    wanted = name.casefold()
+
+    def likeness(found: str) -> int | None:
+        bare = found.casefold().partition(";")[0].rstrip(".")
+        if found == name:
+            return 0
+        if found.casefold() == wanted:
+            return 1
+        if bare == wanted:
+            return 2
+        if is_file and bare.rpartition(".")[0] == wanted:
+            return 3 if bare.endswith(".dcm") else 4
+        return None
+
+    like = [(rank, found) for found in listed[folder] if (rank := likeness(found)) is not None]
+    return min(like)[1] if like else name
 
 
 @contextlib.contextmanager
@@ -195,7 +285,7 @@ def _reading(path: Path, member: str) -> Iterator[BinaryIO]:
     try:
         with _open_archive(path).open(member) as file:
             yield file  # type: ignore[misc]  # an IO[bytes], which has what we use of a BinaryIO
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, ValueError, EOFError) as error:
         raise PermanentError(f"{path} does not give {member}: {error}") from error
 
 
@@ -208,5 +298,5 @@ def _open_archive(path: Path) -> zipfile.ZipFile:
     """Open an archive once; a ZipFile may be read by several threads."""
     try:
         return zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
         raise PermanentError(f"{path} is no zip archive") from error

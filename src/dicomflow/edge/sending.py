@@ -15,10 +15,10 @@ from typing import Final
 
 from dicomflow.dimse.pdu import MAX_CONTEXTS
 from dicomflow.edge.sender import Outcome, SendAssociation
-from dicomflow.edge.sendfiles import Candidate, StoredFile, read_stored_file
+from dicomflow.edge.sendfiles import Candidate, Skipped, StoredFile, read_stored_file
 from dicomflow.errors import DicomflowError, PeerError, PermanentError
 
-__all__ = ["Receiver", "Sending", "Skipped"]
+__all__ = ["Receiver", "Sending"]
 
 _BATCH_FILES: Final = 50
 _BATCHES_AHEAD: Final = 4
@@ -37,14 +37,6 @@ class Receiver:
     calling_ae_title: str
     called_ae_title: str
     timeout_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Skipped:
-    """A candidate that is not sent, and why; `is_failure` when the caller had named it."""
-
-    reason: str
-    is_failure: bool
 
 
 Report = Callable[[Candidate, Outcome | Skipped], None]
@@ -133,13 +125,18 @@ class Sending:
 
     def _read(self, candidate: Candidate) -> StoredFile | None:
         try:
-            return read_stored_file(candidate.path, candidate.member)
+            if candidate.skipped is None:
+                return read_stored_file(candidate.path, candidate.member)
+            skipped = candidate.skipped
         except PeerError as error:
             skipped = Skipped(str(error), is_failure=candidate.is_named)
         except PermanentError as error:
             skipped = Skipped(str(error), is_failure=True)
         except OSError as error:
             skipped = Skipped(error.strerror or str(error), is_failure=True)
+        except Exception as error:  # the boundary around one file of many
+            _logger.exception("file_not_read")
+            skipped = Skipped(f"internal error ({type(error).__name__})", is_failure=True)
         with self._changed:
             self._report(candidate, skipped)
         return None
