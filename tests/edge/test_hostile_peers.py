@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,6 +17,7 @@ from dicomflow.dimse.command import Command, CommandField, encode_command
 from dicomflow.dimse.events import AssociationAborted, AssociationAccepted
 from dicomflow.dimse.message import encode_message
 from dicomflow.dimse.status import Status
+from dicomflow.edge import association
 from dicomflow.edge.actions import Action, ActionMemory
 from dicomflow.edge.commitment import MAX_ACTION_BYTES
 from dicomflow.edge.descriptors import most_waiting
@@ -266,3 +268,26 @@ def test_association_that_ends_within_an_action_gives_its_memory_back(receiver_w
 def test_request_is_read_up_to_its_limit_only(raw: Any, receiver: Any):
     """A PDU that claims to be longer is refused by its header, before a byte of it is kept."""
     assert b"\7" == raw(receiver.port, struct.pack(">BxI", 1, 256 << 10 | 1) + MAX_LENGTH)[:1]
+
+
+def test_stop_needs_no_wake_where_the_transport_gives_none(
+    receiver_with: Any, scu_with: Any, data_set: Any, until: Any, monkeypatch: pytest.MonkeyPatch
+):
+    """As on Windows: an idle association looks itself whether there is a stop, and what is under way is answered."""
+    monkeypatch.setattr(association, "_CAN_WAKE", False)
+    monkeypatch.setattr(association.Association, "wake", lambda _: None)
+    receiver = receiver_with()
+    idle, sending = scu_with(receiver.port), scu_with(receiver.port)
+    for scu in (idle, sending):
+        scu.associate()
+    encoded = data_set()
+    sending.socket.sendall(fragment(STORE, 3) + fragment(encoded[:200]))
+    until(lambda: list(receiver.spool.received.glob("*/*.part")))
+    stopping = threading.Thread(target=receiver.drain)
+    stopping.start()
+    assert isinstance(idle.next_event(), AssociationAborted)
+    sending.socket.sendall(fragment(encoded[200:], 2))
+    assert Status.SUCCESS == sending.response().status
+    assert isinstance(sending.next_event(), AssociationAborted)
+    stopping.join(WAIT_SECONDS)
+    assert not stopping.is_alive()

@@ -7,6 +7,7 @@ is aborted (PS3.8 9.1.5). What one association does cannot reach another.
 import contextlib
 import logging
 import socket
+import sys
 import time
 import uuid
 from typing import Final
@@ -35,6 +36,8 @@ _RECEIVE_BUFFER_BYTES: Final = 64 << 10
 # Set again before each receive of a rest, since the kernel clears it: a sender that leaves Nagle's algorithm on waits
 # for the acknowledgement of its last segment. What is complete is acknowledged with its answer.
 _QUICKACK: Final[int | None] = getattr(socket, "TCP_QUICKACK", None)
+# There the end of the transport wakes no thread that waits for it: it looks itself whether there is a stop.
+_CAN_WAKE: Final = sys.platform != "win32"
 _LINGER_AFTER_ABORT_SECONDS: Final = 0.5
 # Who sends less of a message does not get on: no line is so slow, and a byte now and then would hold a place for ever.
 _LEAST_BYTES_PER_SECOND: Final = 100
@@ -182,7 +185,7 @@ class Association:
             return False
         # Set anew only where it matters: it is a system call.
         timeout = idle_seconds if left > idle_seconds / 2 else left
-        if self._services.has_report:
+        if self._services.has_report or not _CAN_WAKE:
             timeout = min(timeout, LOOK_SECONDS)
         if timeout != self._timeout:
             self._timeout = timeout

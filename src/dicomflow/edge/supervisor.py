@@ -293,6 +293,8 @@ class Supervisor:
                 self._pass_on(index)
         elif child.process.is_alive():
             self._listen(child, seconds)
+            if child.is_worker and child.silent_seconds >= SILENT_SECONDS:
+                self._pass_on(index)  # the others do not know, and go on giving
         else:
             if child.is_worker:
                 clear_row(table, index, self._settings.dimse.max_associations)
@@ -310,7 +312,7 @@ class Supervisor:
             child.process.kill()
 
     def _pass_on(self, index: int) -> None:
-        """Give the connections that wait for a worker that is gone to one that is there, if there is."""
+        """Give the connections that wait for a worker that is gone, or silent, to one that is there, if there is."""
         if not self._inboxes:
             return
         others = [
