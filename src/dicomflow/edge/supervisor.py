@@ -318,7 +318,7 @@ class Supervisor:
         others = [
             other
             for other, child in enumerate(self._children)
-            if child.is_worker and other != index and child.restart_at is None and child.process.is_alive()
+            if child.is_worker and other != index and child.process.is_alive() and child.silent_seconds < SILENT_SECONDS
         ]
         if others:
             passed = pass_on(self._inboxes[index][1], self._inboxes[min(others, key=self._silence_of)][0])
@@ -345,12 +345,12 @@ class Supervisor:
     def _bury(self, child: Child, now: float) -> None:
         """Note a death, clean up after it, and set when the child is started again."""
         _logger.error("child_died name=%s exit_code=%s", child.name, child.process.exitcode)
+        child.bury(now)
         if self.spool is not None and child.process.pid is not None:
             self._unnoted.add(child.process.pid)
             self._note_lost()
             with contextlib.suppress(OSError):
                 self.spool.discard_incoming(child.process.pid)
-        child.bury(now)
 
     def _replace(self, child: Child, now: float) -> None:
         """Start a child again; when there is no process to be had, try later."""
