@@ -178,6 +178,8 @@ class Association:
     def _wait_for_pdu(self) -> bool:
         """Set the time until a peer that does not get on is aborted, at most half as long again as `idle_seconds`."""
         idle_seconds = self._idle_seconds
+        if self._timeout == idle_seconds and not self._slow_bytes and not self._services.has_report:
+            return True  # it got on just now, and the time is set: the bulk path
         left = self._got_on_at + idle_seconds - time.monotonic()
         if left <= 0:
             slow = f"only {self._slow_bytes} bytes of a message" if self._slow_bytes else "no PDU"
@@ -201,6 +203,7 @@ class Association:
 
     def _expired(self) -> None:
         if self._acceptor.state is State.STA6:
+            self._timeout = None
             self._services.report()
             return
         if self._acceptor.state is State.STA2:
