@@ -121,7 +121,7 @@ class _Server(ThreadingMixIn, WSGIServer):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self._lock = threading.Lock()
-        self._deadlines: dict[socket.socket, float] = {}  # in the order the connections came
+        self._deadlines: dict[socket.socket, float] = {}  # in the order they were given
         super().__init__(*arguments, **options)
 
     def process_request(self, request: Any, client_address: Any) -> None:
@@ -134,8 +134,9 @@ class _Server(ThreadingMixIn, WSGIServer):
         super().process_request(request, client_address)
 
     def give(self, request: socket.socket, seconds: float) -> None:
-        """Give a connection so much time from now on."""
+        """Give a connection so much time from now on, as the newest."""
         with self._lock:
+            self._deadlines.pop(request, None)
             self._deadlines[request] = time.monotonic() + seconds
 
     def service_actions(self) -> None:
