@@ -248,13 +248,7 @@ class Supervisor:
         if self._settings_file is not None:
             settings = settings.model_copy(update={"delivery": self._settings_file.read()})
         start = DelivererStart(
-            settings,
-            self._logs,
-            self._announce,
-            self._config,
-            self._beats,
-            slots,
-            self._stop_reader,
+            settings, self._logs, self._announce, self._config, self._beats, slots, self._stop_reader
         )
         return self._spawn(run_deliverer, start)
 
