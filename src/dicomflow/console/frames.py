@@ -7,21 +7,25 @@ import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final, Literal
+from typing import Any, BinaryIO, Final, cast
 
 from obstore.exceptions import BaseError
 from obstore.store import ObjectStore
 from pydicom import Dataset, dcmread
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate, get_frame, parse_basic_offsets
 from pydicom.errors import InvalidDicomError
 from pydicom.pixels.processing import apply_color_lut, convert_color_space
 from pydicom.pixels.utils import pixel_array
+from pydicom.tag import BaseTag
 from pydicom.uid import UID
 
 from dicomflow.console.described import FrameError, colors_of, frame_bits, number_of, number_of_frame, side_of
 from dicomflow.console.ranged import RangedFile
 from dicomflow.dicom.codestream import is_larger
+from dicomflow.dicom.encoding import BIG_ENDIAN, EXPLICIT, IMPLICIT
+from dicomflow.dicom.part10 import decode_file_meta
 from dicomflow.dicom.quiet import without_warnings
 from dicomflow.dicom.uids import (
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
@@ -29,6 +33,8 @@ from dicomflow.dicom.uids import (
     EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,
 )
+from dicomflow.dicom.walk import DataSet
+from dicomflow.errors import PeerError
 
 __all__ = ["Frame", "FrameError", "Opened", "open_file", "open_object", "read_frame"]
 
@@ -39,8 +45,16 @@ _PIXEL_DATA: Final = 0x7FE00010
 _FLOAT_PIXELS: Final = (0x7FE00008, 0x7FE00009)
 _UNDEFINED_LENGTH: Final = 0xFFFFFFFF
 _ITEM_HEADER_BYTES: Final = 8
+_HEAD_BYTES: Final = 64 << 10
+# An enhanced object has some dozens for each frame before its pixels.
+_MAX_ELEMENTS: Final = 5_000_000
 _JPEG: Final = "1.2.840.10008.1.2.4."
-_UNCOMPRESSED: Final = frozenset({IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_BIG_ENDIAN})
+_SYNTAXES: Final = {
+    IMPLICIT: IMPLICIT_VR_LITTLE_ENDIAN,
+    EXPLICIT: EXPLICIT_VR_LITTLE_ENDIAN,
+    BIG_ENDIAN: EXPLICIT_VR_BIG_ENDIAN,
+}
+_UNCOMPRESSED: Final = frozenset(_SYNTAXES.values())
 _RLE: Final = "1.2.840.10008.1.2.5"
 # The codec of imagecodecs that reads each syntax; what has no compression and RLE is pydicom's.
 DECODERS: Final[Mapping[str, str]] = MappingProxyType(
@@ -174,12 +188,35 @@ def _check_size(dataset: Dataset) -> None:
 
 
 def _open(file: io.IOBase) -> Opened:
-    with without_warnings():
-        dataset = dcmread(file, stop_before_pixels=True)
-    syntax = str(dataset.file_meta.get("TransferSyntaxUID", IMPLICIT_VR_LITTLE_ENDIAN))
-    at, length = _pixel_element(
-        file, is_implicit=syntax == IMPLICIT_VR_LITTLE_ENDIAN, is_big=syntax == EXPLICIT_VR_BIG_ENDIAN
-    )
+    """Read a header by the walk of receiver and index, so that an odd object is shown as it is indexed."""
+    source = cast("BinaryIO", file)
+    try:
+        meta = decode_file_meta(source.read(_HEAD_BYTES))
+    except PeerError as error:
+        raise FrameError("the object is no DICOM file") from error
+    declared = meta.transfer_syntax_uid
+    if declared == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
+        return Opened(file, Dataset(), declared, 0, 0)
+    source.seek(meta.data_set_offset)
+    data_set = DataSet(source, declared, _MAX_ELEMENTS)
+    encoding = data_set.encoding
+    syntax = _SYNTAXES[encoding] if declared in _UNCOMPRESSED else declared
+    found: dict[BaseTag, DataElement | RawDataElement] = {}
+    at = length = 0
+    for element in data_set.elements():
+        if element.tag in _FLOAT_PIXELS:
+            raise FrameError("pixels in floating point are not shown")
+        if element.tag == _PIXEL_DATA:
+            at, length = meta.data_set_offset + element.value, element.length
+            break
+        size = element.stop - element.value
+        if size <= MAX_WHOLE_BYTES:
+            tag, value = BaseTag(element.tag), data_set.read(element.value, size)
+            found[tag] = RawDataElement(
+                tag, element.vr or None, size, value, 0, encoding.is_implicit, encoding.is_little_endian
+            )
+    dataset = Dataset(found)
+    dataset.set_original_encoding(encoding.is_implicit, encoding.is_little_endian)
     return Opened(file, dataset, syntax, at, length)
 
 
@@ -190,22 +227,6 @@ def _open_deflated(file: io.IOBase) -> Opened:
         dataset = dcmread(io.BytesIO(_whole(file)))
     pixels = bytes(dataset.get("PixelData") or b"")
     return Opened(io.BytesIO(pixels), dataset, EXPLICIT_VR_LITTLE_ENDIAN, 0, len(pixels))
-
-
-def _pixel_element(file: io.IOBase, *, is_implicit: bool, is_big: bool) -> tuple[int, int]:
-    """Return where the value of Pixel Data begins and its length, 0 and 0 when there is none (PS3.5 7.1)."""
-    order: Literal["big", "little"] = "big" if is_big else "little"
-    start = file.tell()
-    head: bytes = file.read(12)
-    if len(head) < 8:
-        return 0, 0
-    tag = int.from_bytes(head[:2], order) << 16 | int.from_bytes(head[2:4], order)
-    if tag in _FLOAT_PIXELS:
-        raise FrameError("pixels in floating point are not shown")
-    if tag != _PIXEL_DATA:
-        return 0, 0
-    header_bytes = 8 if is_implicit else 12
-    return start + header_bytes, int.from_bytes(head[header_bytes - 4 : header_bytes], order)
 
 
 def _decode(opened: Opened, index: int) -> Any:
