@@ -7,6 +7,7 @@ finds the same deliveries, and puts them under the same keys.
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import sqlite3
 import time
@@ -182,7 +183,7 @@ class Deliverer:
     async def _gather_all(self) -> bool:
         """Gather what has been received, and return True; False where more arrives than can be gathered in a while."""
         until = time.monotonic() + _GATHER_SECONDS
-        while self._gather():
+        while await self._gather():
             if time.monotonic() >= until:
                 return False
             await asyncio.sleep(0)  # the puts get their turn between batches
@@ -190,15 +191,15 @@ class Deliverer:
             self._gathered_until = self._unpacked_until
         return True
 
-    def _gather(self) -> bool:
+    async def _gather(self) -> bool:
         """Move received files into their deliveries, durably before any of them is stored; True if some are left."""
         now = time.monotonic()
         moved: list[tuple[Delivery, ReceivedInstance]] = []
         has_more = self._unpack(now)
-        for instance in read_instances(self._spool.scan_received(), self._spool.quarantine, self._spool.aside):
-            if len(moved) >= _BATCH:
-                has_more = True
-                break
+        # In a thread: a head that takes long to read holds up no put.
+        received = await asyncio.to_thread(self._read_received)
+        has_more = has_more or len(received) == _BATCH
+        for instance in received:
             try:
                 assigned = self._assign(instance, now)
             except FileNotFoundError:
@@ -219,6 +220,10 @@ class Deliverer:
                 self._heartbeats.saw(instance)
         self.ledger.write()
         return has_more
+
+    def _read_received(self) -> list[ReceivedInstance]:
+        files = read_instances(self._spool.scan_received(), self._spool.quarantine, self._spool.aside)
+        return list(itertools.islice(files, _BATCH))
 
     def _assign(self, instance: ReceivedInstance, now: float) -> tuple[Delivery, ReceivedInstance] | None:
         """Move a received file into its delivery; None when it is delivered already, and gone."""

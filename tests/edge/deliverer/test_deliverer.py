@@ -7,7 +7,7 @@ from typing import Any
 import obstore
 import pytest
 
-from dicomflow.edge import deliverer
+from dicomflow.edge import deliverer, gather
 from dicomflow.edge.progress import PROGRESS_FILE
 from dicomflow.edge.spares import Spares
 from dicomflow.edge.spool import Spool
@@ -352,3 +352,25 @@ def test_limits_close_deliveries_while_more_arrives_than_is_gathered(site: Site,
     site.run(site.manifests, max_files=2)
     (manifest,) = site.manifests()
     assert {"1.3.1", "1.3.2"} == {each.sop_instance_uid for each in manifest.instances()}
+
+
+def test_head_that_takes_long_to_read_holds_up_nothing_else(site: Any, monkeypatch: pytest.MonkeyPatch, until: Any):
+    """It is read in a thread: puts, limits and the heartbeat have their turns meanwhile."""
+    site.receive("1.2.1")
+    site.spool.associations.note_end("a1", "released")
+    turns = 0
+    original = gather.read_instance
+
+    def read_slowly(file: Any) -> Any:
+        before = turns
+        until(lambda: turns > before + 2)
+        return original(file)
+
+    def is_done() -> Any:
+        nonlocal turns
+        turns += 1
+        return site.manifests()
+
+    monkeypatch.setattr(gather, "read_instance", read_slowly)
+    site.run(is_done)
+    assert 1 == len(site.manifests())
