@@ -196,7 +196,7 @@ def test_outcome_recorded_twice_is_one_row(engine: Engine) -> None:
         for _ in range(2):
             outcomes.record_outcomes(connection, job.import_job_id, [outcome])
         assert ["imported"] == [found.outcome for found in outcomes.outcomes_of_series(connection, row)]
-        assert [] == outcomes.objects_left(connection, row)
+        assert [] == outcomes.objects_left(connection, row, TARGET.datastore_id)
 
 
 def test_operator_queues_failed_series_again(engine: Engine) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from obstore.store import MemoryStore
 
-from dicomflow.errors import TransientError
+from dicomflow.errors import PermanentError, TransientError
 from dicomflow.healthimaging.results import ImageSetResult, read_results, results_prefix
 
 FOLDER = "imports/ds-DicomImport-job/"
@@ -30,7 +30,7 @@ def test_output_uri_is_found_with_and_without_its_suffix(uri: str) -> None:
 def test_output_uri_at_the_buckets_root_is_the_folder_alone() -> None:
     """A job may write to the root of a bucket, and never into another bucket than ours."""
     assert "ds-DicomImport-job/" == results_prefix("s3://b/", "b", "ds", "job")
-    with pytest.raises(ValueError, match="not in bucket"):
+    with pytest.raises(PermanentError, match="not in bucket"):
         results_prefix("s3://other/imports/", "b", "ds", "job")
 
 

@@ -31,7 +31,13 @@ MODULES = {
     "watch": ("pipeline/heartbeats.py",),
     "migrate": (),
 }
-MODULES["drive"] = (*MODULES["collect"], "pipeline/drive.py", "pipeline/staging.py")
+MODULES["drive"] = (
+    *MODULES["collect"],
+    "pipeline/drive.py",
+    "pipeline/claim.py",
+    "pipeline/staging.py",
+    "pipeline/versions.py",
+)
 """The modules whose calls of the store and of HealthImaging a function makes."""
 STORE_CALLS = {
     "get": {"s3:GetObject"},

@@ -2,14 +2,15 @@
 
 import itertools
 import json
-from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from dicomflow.pipeline import drive as drive_module
+from dicomflow.catalog.jobs import Job
+from dicomflow.healthimaging.limits import MAX_BYTES
+from dicomflow.pipeline import claim as claim_module
 
 
 def test_series_planned_is_started_once_and_completed(deployment: Any) -> None:
@@ -60,10 +61,12 @@ def test_start_rate_and_concurrency_follow_the_service_limits(deploy: Callable[.
 def test_crash_between_claim_and_call_is_made_good(deployment: Any) -> None:
     """A job that was claimed and never started is started after its time, once."""
     deployment.plan(deployment.deliver({"1.2.1": 1}, delivery="d1"))
-    with deployment.deps.engine.begin() as connection:
-        assert drive_module._claim(deployment.deps, connection, Counter()) is not None
+    prepared = claim_module.Prepared()
+    rows: Any = claim_module.claim_next(deployment.deps, prepared)
+    claim_module.prepare(deployment.deps, rows, prepared)
+    assert isinstance(claim_module.claim_next(deployment.deps, prepared), Job)
     assert 0 == deployment.drive().started
-    deployment.advance(drive_module.CLAIM_SECONDS)
+    deployment.advance(claim_module.CLAIM_SECONDS)
     assert 1 == deployment.drive().started
     assert 1 == len(deployment.service_jobs())
 
@@ -221,12 +224,12 @@ def test_file_count_and_size_are_checked_before_start(deployment: Any) -> None:
     """A series no job can take fails with both numbers, and costs no call."""
     key = deployment.deliver({"1.2.1": 1, "1.2.2": 1}, delivery="d1")
     manifest = json.loads(bytes(deployment.store.get(key).bytes()))
-    manifest["studies"][0]["series"][0]["instances"][0]["bytes"] = drive_module.MAX_BYTES + 1
+    manifest["studies"][0]["series"][0]["instances"][0]["bytes"] = MAX_BYTES + 1
     deployment.store.put(key, json.dumps(manifest).encode())
     deployment.plan(key)
     deployment.drive()
     assert {"1.2.1": "failed", "1.2.2": "in_progress"} == deployment.states()
-    assert f"{drive_module.MAX_BYTES + 1} bytes exceed" in deployment.rows("series_import")[0]["message"]
+    assert f"{MAX_BYTES + 1} bytes exceed" in deployment.rows("series_import")[0]["message"]
     assert 1 == len(deployment.service_jobs())
 
 
@@ -288,7 +291,7 @@ def test_job_that_never_starts_backs_off_and_ends_dead(deployment: Any) -> None:
     deployment.plan(deployment.deliver({"1.2.1": 1}, delivery="d1"))
     deployment.faults.fail_calls("StartDICOMImportJob", "ConflictException", count=100)
     waits = []
-    for _ in range(drive_module.MAX_START_ATTEMPTS):
+    for _ in range(claim_module.MAX_START_ATTEMPTS):
         result = deployment.drive()
         if result.due_at is not None:
             waits.append(round((result.due_at - deployment.now()).total_seconds()))

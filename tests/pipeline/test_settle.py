@@ -184,6 +184,7 @@ def test_feedback_that_the_store_did_not_take_is_sent_later(deployment: Any) -> 
     broken.collect()
     assert ({"1.2.1": "completed"}, []) == (deployment.states(), deployment.keys("feedback"))
     assert broken.drive().due_at is not None
+    deployment.advance(10)
     deployment.drive()
     assert 1 == len(feedback(deployment, "d1").imported)
     deployment.offset[0] += timedelta(seconds=60)

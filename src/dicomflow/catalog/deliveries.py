@@ -4,11 +4,12 @@ Transactions are the caller's. This module must not know how manifests are found
 """
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
+from uuid import uuid4
 
-from sqlalchemy import Connection, Row, func, select, update
+from sqlalchemy import ColumnElement, Connection, Row, delete, func, or_, select, update
 
-from dicomflow.catalog.imports import series_state
+from dicomflow.catalog.imports import has_come, series_state
 from dicomflow.catalog.index import lock_instances, recount_versions
 from dicomflow.catalog.tables import delivery, delivery_association, series_import, stored_object
 from dicomflow.catalog.upsert import dialect_insert
@@ -16,13 +17,17 @@ from dicomflow.errors import PermanentError
 from dicomflow.manifest import Manifest, Series
 
 __all__ = [
+    "clear_problem",
     "count_open_series",
     "deliveries_to_report",
-    "has_delivery_to_report",
+    "next_report_due",
+    "put_off_report",
     "record_delivery",
     "record_problem",
     "record_report",
 ]
+
+_TO_REPORT: Final[ColumnElement[bool]] = delivery.c.series_changes > delivery.c.reported_changes
 
 
 def record_delivery(
@@ -58,20 +63,28 @@ def record_delivery(
     return _record_series(connection, manifest, state, now, priority)
 
 
-def deliveries_to_report(connection: Connection, limit: int) -> list[Row[Any]]:
-    """Return deliveries of which a series was settled since the edge was told: their id, edge and changes."""
+def deliveries_to_report(connection: Connection, limit: int, now: datetime) -> list[Row[Any]]:
+    """Return deliveries of which a series was settled since the edge was told: id, edge, changes and attempts.
+
+    Those that failed wait for their time, and come after the others.
+    """
     statement = (
-        select(delivery.c.delivery_id, delivery.c.edge, delivery.c.series_changes)
-        .where(delivery.c.series_changes > delivery.c.reported_changes)
-        .order_by(delivery.c.delivery_id)
+        select(delivery.c.delivery_id, delivery.c.edge, delivery.c.series_changes, delivery.c.report_attempts)
+        .where(_TO_REPORT)
+        .where(or_(delivery.c.report_not_before.is_(None), has_come(delivery.c.report_not_before, now)))
+        .order_by(delivery.c.report_attempts, delivery.c.delivery_id)
         .limit(limit)
     )
     return list(connection.execute(statement))
 
 
-def has_delivery_to_report(connection: Connection) -> bool:
-    """Tell whether an edge is to be told of a delivery."""
-    return bool(deliveries_to_report(connection, 1))
+def next_report_due(connection: Connection, now: datetime) -> datetime | None:
+    """Return when an edge is to be told of a delivery; None when there is none."""
+    if deliveries_to_report(connection, 1, now):
+        return now
+    statement = select(func.min(delivery.c.report_not_before)).where(_TO_REPORT)
+    due_at: datetime | None = connection.execute(statement).scalar_one()
+    return due_at
 
 
 def count_open_series(connection: Connection, delivery_id: str) -> int:
@@ -87,7 +100,16 @@ def record_report(connection: Connection, delivery_id: str, changes: int) -> Non
     connection.execute(
         update(delivery)
         .where(delivery.c.delivery_id == delivery_id, delivery.c.reported_changes < changes)
-        .values(reported_changes=changes)
+        .values(reported_changes=changes, report_attempts=0, report_not_before=None)
+    )
+
+
+def put_off_report(connection: Connection, delivery_id: str, not_before: datetime) -> None:
+    """Tell the edge later of a delivery, and count the attempt."""
+    connection.execute(
+        update(delivery)
+        .where(delivery.c.delivery_id == delivery_id)
+        .values(report_attempts=delivery.c.report_attempts + 1, report_not_before=not_before)
     )
 
 
@@ -96,6 +118,13 @@ def record_problem(connection: Connection, object_key: str, problem: str) -> Non
     statement = dialect_insert(connection, stored_object).values(object_key=object_key, problem=problem)
     connection.execute(
         statement.on_conflict_do_update(index_elements=["object_key"], set_={"problem": statement.excluded.problem})
+    )
+
+
+def clear_problem(connection: Connection, object_key: str) -> None:
+    """Forget the problem of what names no received object: it was solved."""
+    connection.execute(
+        delete(stored_object).where(stored_object.c.object_key == object_key, stored_object.c.indexed_at.is_(None))
     )
 
 
@@ -160,10 +189,11 @@ def _record_series(connection: Connection, manifest: Manifest, state: str, now: 
                 study_instance_uid=study.study_instance_uid,
                 series_instance_uid=series.series_instance_uid,
                 input_prefix=_prefix_of(series),
-                object_count=len(series.instances),
+                object_count=len({instance.key for instance in series.instances}),
                 bytes=sum(instance.bytes for instance in series.instances),
                 created_at=now,
                 priority=priority,
+                nonce=uuid4().hex,
                 **series_state(state, now),
             )
             inserted = connection.execute(

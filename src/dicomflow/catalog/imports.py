@@ -6,15 +6,17 @@ jobs never run over one series at once. Transactions are the caller's. This modu
 """
 
 from collections.abc import Collection, Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Row, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, TextClause, exists, func, or_, select, text, update
 from sqlalchemy.sql.dml import Update
 
 from dicomflow.catalog.tables import delivery, series_import
 
 __all__ = [
+    "CLOCK_TOLERANCE",
+    "LONGEST_PUT_OFF",
     "RETRIED_STATES",
     "STATUS_OF",
     "complete_series",
@@ -22,9 +24,12 @@ __all__ = [
     "count_ready_series",
     "find_series",
     "finish_series",
+    "has_come",
     "list_series",
     "next_ready_series",
     "next_series_due",
+    "note_trouble",
+    "put_off_series",
     "refuse_series",
     "requeue_series",
     "retry_series",
@@ -32,6 +37,10 @@ __all__ = [
     "series_of_job",
     "series_state",
 ]
+
+LONGEST_PUT_OFF: Final = timedelta(seconds=300)
+"""Nothing of the imports is put off for longer: see `has_come`."""
+CLOCK_TOLERANCE: Final = timedelta(seconds=60)
 
 STATUS_OF: Final = {"disabled": 0, "queued": 1, "in_progress": 2, "completed": 3, "partial": 4, "failed": 4}
 """The seed's number of each state; `disabled` has none there."""
@@ -44,9 +53,15 @@ def series_state(state: str, now: datetime) -> dict[str, Any]:
     return {"state": state, "status": STATUS_OF[state], "updated_at": now}
 
 
-def count_ready_series(connection: Connection, now: datetime) -> int:
-    """Count the series that could be started now."""
-    return connection.execute(select(func.count()).where(*_ready(now))).scalar_one()
+def has_come(moment: Any, now: datetime) -> ColumnElement[bool]:
+    """Tell times that are past, or further away than anything is ever put off: these are of a clock that was wrong."""
+    return or_(moment <= now, moment > now + LONGEST_PUT_OFF + CLOCK_TOLERANCE)
+
+
+def count_ready_series(connection: Connection, now: datetime, at_most: int) -> int:
+    """Count the series that could be started now, up to a number."""
+    ready = select(series_import.c.series_import_id).where(*_ready(now)).limit(at_most).subquery()
+    return connection.execute(select(func.count()).select_from(ready)).scalar_one()
 
 
 def count_backlog(connection: Connection) -> int:
@@ -132,6 +147,26 @@ def refuse_series(connection: Connection, series_import_id: int, message: str, n
     return _settle(connection, statement, "failed", message, now)
 
 
+def put_off_series(
+    connection: Connection, series_import_ids: Collection[int], not_before: datetime, message: str, now: datetime
+) -> None:
+    """Let queued series wait that could not be claimed, and count the attempt: others go first then."""
+    connection.execute(
+        update(series_import)
+        .where(series_import.c.series_import_id.in_(series_import_ids), series_import.c.state == "queued")
+        .values(not_before=not_before, message=message, updated_at=now, attempts=series_import.c.attempts + 1)
+    )
+
+
+def note_trouble(connection: Connection, import_job_id: int, message: str, now: datetime) -> None:
+    """Show, with each series of a job, what the job waits for."""
+    connection.execute(
+        update(series_import)
+        .where(series_import.c.import_job_id == import_job_id, series_import.c.state == "in_progress")
+        .values(message=message, updated_at=now)
+    )
+
+
 def requeue_series(
     connection: Connection,
     series_import_id: int,
@@ -175,7 +210,7 @@ def retry_series(
 def next_series_due(connection: Connection, now: datetime) -> datetime | None:
     """Return when the next queued series that waits for its time can be started; None when none waits."""
     statement = select(func.min(series_import.c.not_before)).where(
-        series_import.c.state == "queued", series_import.c.not_before > now
+        series_import.c.state == "queued", ~has_come(series_import.c.not_before, now)
     )
     due_at: datetime | None = connection.execute(statement).scalar_one()
     return due_at
@@ -219,11 +254,11 @@ def _settle(connection: Connection, statement: Update, state: str, message: str 
     return True
 
 
-def _ready(now: datetime) -> tuple[ColumnElement[bool], ...]:
+def _ready(now: datetime) -> tuple[ColumnElement[bool] | TextClause, ...]:
     running = series_import.alias("running")
     return (
-        series_import.c.state == "queued",
-        or_(series_import.c.not_before.is_(None), series_import.c.not_before <= now),
+        text("series_import.state = 'queued'"),  # as it stands in the index of the queue's order
+        or_(series_import.c.not_before.is_(None), has_come(series_import.c.not_before, now)),
         ~exists().where(
             running.c.study_instance_uid == series_import.c.study_instance_uid,
             running.c.series_instance_uid == series_import.c.series_instance_uid,

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, delete, func, literal, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, case, delete, func, literal, or_, select, update
 
-from dicomflow.catalog.imports import series_state
+from dicomflow.catalog.imports import CLOCK_TOLERANCE, LONGEST_PUT_OFF, has_come, series_state
 from dicomflow.catalog.tables import import_job, series_import, start_pause, wake_up
 from dicomflow.catalog.types import UtcDateTime
 from dicomflow.catalog.upsert import dialect_insert
@@ -37,6 +37,7 @@ __all__ = [
     "recent_calls",
     "record_running",
     "record_submitted",
+    "renew_claim",
     "retake_claimed_job",
     "schedule_wake_up",
     "scheduled_wake_up",
@@ -74,9 +75,10 @@ class Job:
     attempts: int
     submitted_at: datetime | None
     is_staged: bool
+    due_at: datetime | None
 
 
-_JOB_COLUMNS: Final = (
+_JOB_COLUMNS: Final[tuple[ColumnElement[Any], ...]] = (
     import_job.c.import_job_id,
     import_job.c.client_token,
     import_job.c.job_name,
@@ -88,6 +90,7 @@ _JOB_COLUMNS: Final = (
     import_job.c.attempts,
     import_job.c.submitted_at,
     import_job.c.is_staged,
+    import_job.c.due_at,
 )
 
 
@@ -100,11 +103,11 @@ def lock_claims(connection: Connection) -> None:
         connection.execute(select(func.pg_advisory_xact_lock(_CLAIM_LOCK)))
 
 
-def recent_calls(connection: Connection, datastore_id: str, limit: int) -> list[datetime]:
-    """Return the times of the last calls to start a job, newest first."""
+def recent_calls(connection: Connection, datastore_id: str, limit: int, now: datetime) -> list[datetime]:
+    """Return the times of the last calls to start a job, newest first; no times of a clock that was wrong."""
     statement = (
         select(import_job.c.called_at)
-        .where(import_job.c.datastore_id == datastore_id, import_job.c.called_at.is_not(None))
+        .where(import_job.c.datastore_id == datastore_id, import_job.c.called_at <= now + CLOCK_TOLERANCE)
         .order_by(import_job.c.called_at.desc())
         .limit(limit)
     )
@@ -112,10 +115,13 @@ def recent_calls(connection: Connection, datastore_id: str, limit: int) -> list[
 
 
 def count_unfinished_jobs(connection: Connection, datastore_id: str) -> int:
-    """Count the jobs that hold a slot of the service's concurrency."""
-    statement = select(func.count()).where(
-        import_job.c.datastore_id == datastore_id, import_job.c.state.in_(UNFINISHED)
-    )
+    """Count the jobs that hold a slot of the service's concurrency.
+
+    One that has ended there and is to be settled yet holds none, nor does one whose start has failed and waits.
+    """
+    holds_slot = and_(import_job.c.state.in_(UNFINISHED), import_job.c.ended_at.is_(None))
+    is_waiting = and_(import_job.c.state == "claimed", import_job.c.attempts > 0)
+    statement = select(func.count()).where(import_job.c.datastore_id == datastore_id, holds_slot, ~is_waiting)
     return connection.execute(statement).scalar_one()
 
 
@@ -172,11 +178,15 @@ def claim_job(
     return Job(*inserted)
 
 
-def retake_claimed_job(connection: Connection, now: datetime, due_at: datetime) -> Job | None:
-    """Take a job that was claimed and not started by its time, of any store: its driver crashed, or it was put off."""
+def retake_claimed_job(connection: Connection, now: datetime, due_at: datetime, *, has_slot: bool = True) -> Job | None:
+    """Take a job that was claimed and not started by its time, of any store: its driver crashed, or it was put off.
+
+    One whose start has failed holds no slot, and needs one.
+    """
     candidate = (
         select(import_job.c.import_job_id)
-        .where(import_job.c.state == "claimed", import_job.c.due_at <= now)
+        .where(import_job.c.state == "claimed")
+        .where(has_come(import_job.c.due_at, now), or_(import_job.c.attempts == 0, literal(has_slot)))
         .order_by(import_job.c.due_at)
         .limit(1)
         .scalar_subquery()
@@ -188,7 +198,7 @@ def take_due_job(connection: Connection, now: datetime, due_at: datetime) -> Job
     """Take a job under way that nobody has heard of by its time, of any data store, and put off the next look."""
     candidate = (
         select(import_job.c.import_job_id)
-        .where(import_job.c.state.in_(("submitted", "in_progress")), import_job.c.due_at <= now)
+        .where(import_job.c.state.in_(("submitted", "in_progress")), has_come(import_job.c.due_at, now))
         .order_by(import_job.c.due_at)
         .limit(1)
         .scalar_subquery()
@@ -196,14 +206,42 @@ def take_due_job(connection: Connection, now: datetime, due_at: datetime) -> Job
     return _take(connection, candidate, ("submitted", "in_progress"), now, {"due_at": due_at})
 
 
+def renew_claim(connection: Connection, job: Job, due_at: datetime, now: datetime) -> Job | None:
+    """Keep a claimed job until another time; None when it is another driver's meanwhile."""
+    row = connection.execute(
+        update(import_job)
+        .where(import_job.c.import_job_id == job.import_job_id, import_job.c.state == "claimed")
+        .where(import_job.c.due_at == job.due_at)
+        .values(due_at=due_at, called_at=now, updated_at=now)
+        .returning(*_JOB_COLUMNS)
+    ).first()
+    return None if row is None else Job(*row)
+
+
 def postpone_job(
-    connection: Connection, job: Job, due_at: datetime, message: str, now: datetime, *, is_counted: bool = True
+    connection: Connection,
+    job: Job,
+    due_at: datetime,
+    message: str,
+    now: datetime,
+    *,
+    is_counted: bool = True,
+    ended_at: datetime | None = None,
 ) -> None:
-    """Look at an unfinished job later, and count the attempt if it was one."""
+    """Look at an unfinished job later, and count the attempt if it was one.
+
+    With `ended_at` the service has ended it, and it holds no slot any more.
+    """
     connection.execute(
         update(import_job)
         .where(import_job.c.import_job_id == job.import_job_id, import_job.c.state.in_(UNFINISHED))
-        .values(attempts=import_job.c.attempts + int(is_counted), due_at=due_at, message=message, updated_at=now)
+        .values(
+            attempts=import_job.c.attempts + int(is_counted),
+            due_at=due_at,
+            message=message,
+            updated_at=now,
+            ended_at=func.coalesce(import_job.c.ended_at, literal(ended_at, UtcDateTime())),
+        )
     )
 
 
@@ -304,16 +342,19 @@ def finish_job(
     return changed is not None
 
 
-def next_job_due(connection: Connection, states: Sequence[str]) -> datetime | None:
+def next_job_due(connection: Connection, states: Sequence[str], now: datetime) -> datetime | None:
     """Return when somebody must look at a job in one of these states next; None when there is none."""
-    statement = select(func.min(import_job.c.due_at)).where(import_job.c.state.in_(states))
+    due = case((has_come(import_job.c.due_at, now), literal(now, UtcDateTime())), else_=import_job.c.due_at)
+    statement = select(func.min(due, type_=UtcDateTime())).where(import_job.c.state.in_(states))
     due_at: datetime | None = connection.execute(statement).scalar_one()
     return due_at
 
 
-def paused_until(connection: Connection, datastore_id: str) -> datetime | None:
-    """Return until when no job is started; None without a pause."""
-    statement = select(start_pause.c.until_at).where(start_pause.c.datastore_id == datastore_id)
+def paused_until(connection: Connection, datastore_id: str, now: datetime) -> datetime | None:
+    """Return until when no job is started; None without a pause, or with one longer than any."""
+    statement = select(start_pause.c.until_at).where(
+        start_pause.c.datastore_id == datastore_id, start_pause.c.until_at <= now + LONGEST_PUT_OFF + CLOCK_TOLERANCE
+    )
     return connection.execute(statement).scalar_one_or_none()
 
 
@@ -326,7 +367,7 @@ def pause_starts(
     """
     statement = select(start_pause).where(start_pause.c.datastore_id == datastore_id)
     known = connection.execute(statement).first()
-    if known is not None and known.until_at > now:
+    if known is not None and now < known.until_at <= now + longest:
         until: datetime = known.until_at
         return until
     attempts = known.attempts if known is not None else 0
@@ -362,9 +403,12 @@ def schedule_wake_up(connection: Connection, queue: str, due_at: datetime | None
 
 
 def _client_token(target: JobTarget, input_prefix: str, rows: Sequence[Row[Any]]) -> str:
-    """Return 64 characters that name this attempt to import these series, and no other."""
+    """Return 64 characters that name this attempt to import these series, and no other.
+
+    A row that was removed and made anew counts its attempts anew, and has another nonce.
+    """
     parts = [target.datastore_id, target.bucket, input_prefix]
-    parts += sorted(f"{row.delivery_id} {row.series_instance_uid} {row.attempts + 1}" for row in rows)
+    parts += sorted(f"{row.delivery_id} {row.series_instance_uid} {row.attempts + 1} {row.nonce or ''}" for row in rows)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -375,7 +419,7 @@ def _take(
     row = connection.execute(
         update(import_job)
         .where(import_job.c.import_job_id == candidate)
-        .where(import_job.c.state.in_(states), import_job.c.due_at <= now)
+        .where(import_job.c.state.in_(states), has_come(import_job.c.due_at, now))
         .values(values)
         .returning(*_JOB_COLUMNS)
     ).first()

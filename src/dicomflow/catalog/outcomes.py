@@ -1,7 +1,8 @@
 """Statements that record what a job brought: outcomes of objects, image sets, and the series they hold.
 
-An object is in when it has an outcome `imported` or `warned`. Transactions are the caller's. This module must not know
-where results come from.
+An object is in a data store when a job of that data store gave it an outcome `imported` or `warned`; it is `gone` when
+the image set that held it is not there any more. Transactions are the caller's. This module must not know where
+results come from.
 """
 
 from collections.abc import Iterable
@@ -9,15 +10,25 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, Result, Row, and_, exists, func, literal, or_, select
+from sqlalchemy import Connection, Result, Row, and_, delete, exists, func, literal, or_, select, update
 
-from dicomflow.catalog.tables import image_set, import_outcome, series_image_set, series_import, stored_object
+from dicomflow.catalog.tables import (
+    image_set,
+    import_job,
+    import_outcome,
+    series_image_set,
+    series_import,
+    stored_object,
+)
 from dicomflow.catalog.upsert import dialect_insert
 
 __all__ = [
     "Outcome",
     "StoredImageSet",
     "adopt_outcomes",
+    "count_in",
+    "forget_image_set",
+    "image_sets_relied_on",
     "objects_left",
     "outcomes_of_delivery",
     "outcomes_of_series",
@@ -25,6 +36,7 @@ __all__ = [
     "record_outcomes",
 ]
 
+GONE: Final = "gone"
 _IN: Final = ("imported", "warned")
 
 
@@ -70,14 +82,19 @@ def record_outcomes(connection: Connection, import_job_id: int, outcomes: Iterab
         connection.execute(dialect_insert(connection, import_outcome).on_conflict_do_nothing(), rows)
 
 
-def adopt_outcomes(connection: Connection, row: Row[Any]) -> None:
-    """Give each object of a series the outcome of the same bytes, if these are what the service holds of the instance.
+def adopt_outcomes(connection: Connection, row: Row[Any], datastore_id: str) -> None:
+    """Give each object of a series the outcome of the same bytes, if these are what the data store holds of it.
 
     The same: equal SHA-256, of the file or of the data set alone, and equal SOP Instance UID, and nothing else of that
     instance was imported since.
     """
     twin = stored_object.alias("twin")
     later = import_outcome.alias("later")
+    later_job = import_job.alias("later_job")
+    is_later = or_(
+        later_job.c.ended_at > import_job.c.ended_at,
+        and_(later_job.c.ended_at == import_job.c.ended_at, later_job.c.import_job_id > import_job.c.import_job_id),
+    )
     same_bytes = or_(twin.c.sha256 == stored_object.c.sha256, twin.c.data_set_sha256 == stored_object.c.data_set_sha256)
     source = (
         select(
@@ -97,14 +114,19 @@ def adopt_outcomes(connection: Connection, row: Row[Any]) -> None:
                 import_outcome.c.outcome.in_(_IN),
             ),
         )
+        .join(import_job, and_(_is_job_of(import_outcome), import_job.c.datastore_id == datastore_id))
         .join(twin, and_(twin.c.object_key == import_outcome.c.object_key, same_bytes))
-        .where(*_of_series(row), ~_is_in())
+        .where(*_of_series(row), ~_is_in(datastore_id), import_outcome.c.image_set_id.is_not(None))
         .where(
-            ~exists().where(
+            ~exists()
+            .where(
                 later.c.sop_instance_uid == stored_object.c.sop_instance_uid,
                 later.c.outcome.in_(_IN),
-                later.c.import_job_id > import_outcome.c.import_job_id,
+                later_job.c.import_job_id == later.c.import_job_id,
+                later_job.c.datastore_id == datastore_id,
+                is_later,
             )
+            .correlate(stored_object, import_job)
         )
     )
     columns = [
@@ -120,14 +142,58 @@ def adopt_outcomes(connection: Connection, row: Row[Any]) -> None:
     connection.execute(statement.on_conflict_do_nothing())
 
 
-def objects_left(connection: Connection, row: Row[Any]) -> list[Row[Any]]:
-    """Return key and bytes of the objects of a series that are not in yet."""
+def objects_left(connection: Connection, row: Row[Any], datastore_id: str) -> list[Row[Any]]:
+    """Return key, SOP Instance UID and bytes (None: unknown) of the objects of a series that are not in yet."""
     statement = (
-        select(stored_object.c.object_key, stored_object.c.bytes)
-        .where(*_of_series(row), ~_is_in())
+        select(stored_object.c.object_key, stored_object.c.sop_instance_uid, stored_object.c.bytes)
+        .where(*_of_series(row), ~_is_in(datastore_id))
         .order_by(stored_object.c.object_key)
     )
     return list(connection.execute(statement))
+
+
+def count_in(connection: Connection, row: Row[Any], datastore_id: str) -> int:
+    """Count the objects of a series that are in, as its jobs and those of the same bytes told."""
+    statement = (
+        select(func.count(import_outcome.c.object_key.distinct()))
+        .join(import_job, and_(_is_job_of(import_outcome), import_job.c.datastore_id == datastore_id))
+        .where(import_outcome.c.series_import_id == row.series_import_id, import_outcome.c.outcome.in_(_IN))
+    )
+    return connection.execute(statement).scalar_one()
+
+
+def image_sets_relied_on(connection: Connection, row: Row[Any], datastore_id: str) -> list[str]:
+    """Return the image sets that are to hold those objects of a series that are in."""
+    statement = (
+        select(import_outcome.c.image_set_id)
+        .distinct()
+        .join(import_job, and_(_is_job_of(import_outcome), import_job.c.datastore_id == datastore_id))
+        .where(import_outcome.c.series_import_id == row.series_import_id, import_outcome.c.outcome.in_(_IN))
+        .where(import_outcome.c.image_set_id.is_not(None))
+        .order_by(import_outcome.c.image_set_id)
+    )
+    return list(connection.scalars(statement))
+
+
+def forget_image_set(connection: Connection, row: Row[Any], datastore_id: str, image_set_id: str) -> int:
+    """Record that an image set is not in its data store any more; return how many outcomes of a series' instances fell.
+
+    Those of other series that it held fall when somebody relies on them.
+    """
+    of_store = select(import_job.c.import_job_id).where(import_job.c.datastore_id == datastore_id)
+    uids = select(stored_object.c.sop_instance_uid).where(*_of_series(row))
+    own = import_outcome.c.series_import_id == row.series_import_id
+    changed = connection.execute(
+        update(import_outcome)
+        .where(import_outcome.c.image_set_id == image_set_id, import_outcome.c.outcome.in_(_IN))
+        .where(import_outcome.c.import_job_id.in_(of_store), or_(own, import_outcome.c.sop_instance_uid.in_(uids)))
+        .values(outcome=GONE, reason="the image set is not in the data store any more")
+    )
+    for table in (series_image_set, image_set):
+        connection.execute(
+            delete(table).where(table.c.datastore_id == datastore_id, table.c.image_set_id == image_set_id)
+        )
+    return changed.rowcount
 
 
 def outcomes_of_series(connection: Connection, row: Row[Any]) -> list[Row[Any]]:
@@ -230,6 +296,15 @@ def _of_series(row: Row[Any]) -> tuple[Any, ...]:
     )
 
 
-def _is_in() -> Any:
-    own = import_outcome.alias("own")
-    return exists().where(own.c.object_key == stored_object.c.object_key, own.c.outcome.in_(_IN))
+def _is_in(datastore_id: str) -> Any:
+    own, own_job = import_outcome.alias("own"), import_job.alias("own_job")
+    return exists().where(
+        own.c.object_key == stored_object.c.object_key,
+        own.c.outcome.in_(_IN),
+        own_job.c.import_job_id == own.c.import_job_id,
+        own_job.c.datastore_id == datastore_id,
+    )
+
+
+def _is_job_of(outcome: Any) -> Any:
+    return import_job.c.import_job_id == outcome.c.import_job_id

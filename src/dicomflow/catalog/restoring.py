@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, func, or_, select, update
+from sqlalchemy import Connection, Row, exists, func, or_, select, update
 
 from dicomflow.catalog import outcomes
 from dicomflow.catalog.imports import series_state
@@ -18,6 +18,7 @@ from dicomflow.catalog.upsert import dialect_insert
 
 __all__ = [
     "PastJob",
+    "adopt_before",
     "adopt_unsettled",
     "known_manifests",
     "known_objects",
@@ -28,6 +29,12 @@ __all__ = [
 ]
 
 UNCHANGED: Final = "unchanged: every instance was in already"
+_NEVER_QUEUED: Final = series_import.c.state == "disabled"
+_OF_SERIES: Final = (
+    stored_object.c.delivery_id == series_import.c.delivery_id,
+    stored_object.c.study_instance_uid == series_import.c.study_instance_uid,
+    stored_object.c.series_instance_uid == series_import.c.series_instance_uid,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,25 +100,22 @@ def newest_objects(connection: Connection, sop_instance_uids: Collection[str], b
 
 def series_of_objects(connection: Connection, keys: Collection[str]) -> dict[str, Row[Any]]:
     """Return the series of a delivery that each of these objects is in, by object key."""
-    of_object = (
-        stored_object.c.delivery_id == series_import.c.delivery_id,
-        stored_object.c.study_instance_uid == series_import.c.study_instance_uid,
-        stored_object.c.series_instance_uid == series_import.c.series_instance_uid,
-    )
     statement = select(stored_object.c.object_key.label("key"), series_import).where(
-        *of_object, stored_object.c.object_key.in_(keys)
+        *_OF_SERIES, stored_object.c.object_key.in_(keys)
     )
     return {row.key: row for row in connection.execute(statement)}
 
 
-def settle_restored(connection: Connection, rows: Iterable[Row[Any]], import_job_id: int, now: datetime) -> None:
+def settle_restored(
+    connection: Connection, rows: Iterable[Row[Any]], import_job_id: int, datastore_id: str, now: datetime
+) -> None:
     """Give series of a past job the state that follows from the outcomes of their objects, and of those like them."""
     for row in rows:
-        outcomes.adopt_outcomes(connection, row)
-        left = len(outcomes.objects_left(connection, row))
-        imported = row.object_count - left
-        state = "completed" if not left else "partial" if imported else "failed"
-        message = None if not left else f"{imported} of {row.object_count} instances imported"
+        outcomes.adopt_outcomes(connection, row, datastore_id)
+        imported = outcomes.count_in(connection, row, datastore_id)
+        is_whole = imported >= row.object_count
+        state = "completed" if is_whole else "partial" if imported else "failed"
+        message = None if is_whole else f"{imported} of {row.object_count} instances imported"
         connection.execute(
             update(series_import)
             .where(series_import.c.series_import_id == row.series_import_id)
@@ -120,31 +124,61 @@ def settle_restored(connection: Connection, rows: Iterable[Row[Any]], import_job
         )
 
 
-def adopt_unsettled(connection: Connection, now: datetime) -> int:
+def adopt_before(
+    connection: Connection, keys: Collection[str], uids: Collection[str], datastore_id: str, now: datetime
+) -> None:
+    """Complete series that had no job since their bytes were in, before a job brings other bytes of their instances.
+
+    These are the series with some of the job's instances that were stored before the job's own objects were.
+    """
+    stored_at = select(func.min(stored_object.c.stored_at)).where(stored_object.c.object_key.in_(keys))
+    before = connection.execute(stored_at).scalar_one()
+    if before is None:
+        return
+    late = stored_object.alias("late")
+    is_late = exists().where(
+        late.c.delivery_id == series_import.c.delivery_id,
+        late.c.study_instance_uid == series_import.c.study_instance_uid,
+        late.c.series_instance_uid == series_import.c.series_instance_uid,
+        late.c.stored_at >= before,
+    )
+    with_instances = (
+        select(stored_object.c.object_key)
+        .where(*_OF_SERIES, stored_object.c.sop_instance_uid.in_(uids))
+        .correlate(series_import)
+        .exists()
+    )
+    candidates = select(series_import).where(_NEVER_QUEUED, with_instances, ~is_late)
+    for row in connection.execute(candidates.order_by(series_import.c.series_import_id)).all():
+        _adopt(connection, row, datastore_id, now)
+
+
+def adopt_unsettled(connection: Connection, datastore_ids: Collection[str], now: datetime) -> int:
     """Complete series that had no job of their own since their bytes were in; return how many are left unsettled."""
-    never_queued = series_import.c.state == "disabled"
     twin = import_outcome.alias("twin")
     candidates = (
         select(series_import)
-        .where(never_queued)
+        .where(_NEVER_QUEUED)
         .where(
             select(twin.c.object_key)
             .join(stored_object, stored_object.c.sop_instance_uid == twin.c.sop_instance_uid)
-            .where(
-                stored_object.c.delivery_id == series_import.c.delivery_id,
-                stored_object.c.study_instance_uid == series_import.c.study_instance_uid,
-                stored_object.c.series_instance_uid == series_import.c.series_instance_uid,
-            )
+            .where(*_OF_SERIES)
+            .correlate(series_import)
             .exists()
         )
         .order_by(series_import.c.series_import_id)
     )
     for row in connection.execute(candidates).all():
-        outcomes.adopt_outcomes(connection, row)
-        if not outcomes.objects_left(connection, row):
-            connection.execute(
-                update(series_import)
-                .where(series_import.c.series_import_id == row.series_import_id, never_queued)
-                .values(**series_state("completed", now), message=UNCHANGED)
-            )
-    return connection.execute(select(func.count()).select_from(series_import).where(never_queued)).scalar_one()
+        for datastore_id in sorted(datastore_ids):
+            _adopt(connection, row, datastore_id, now)
+    return connection.execute(select(func.count()).select_from(series_import).where(_NEVER_QUEUED)).scalar_one()
+
+
+def _adopt(connection: Connection, row: Row[Any], datastore_id: str, now: datetime) -> None:
+    outcomes.adopt_outcomes(connection, row, datastore_id)
+    if outcomes.count_in(connection, row, datastore_id) >= row.object_count:
+        connection.execute(
+            update(series_import)
+            .where(series_import.c.series_import_id == row.series_import_id, _NEVER_QUEUED)
+            .values(**series_state("completed", now), message=UNCHANGED)
+        )

@@ -226,7 +226,7 @@ stored_object: Final = Table(
 )
 
 # `series_changes` counts how often a series of the delivery was settled, `reported_changes` up to which of
-# them the edge was told.
+# them the edge was told; `report_attempts` how often that failed since, and until when it is not tried again.
 delivery: Final = Table(
     "delivery",
     metadata,
@@ -240,6 +240,8 @@ delivery: Final = Table(
     Column("planned_at", UtcDateTime),
     Column("series_changes", Integer, nullable=False, server_default="0"),
     Column("reported_changes", Integer, nullable=False, server_default="0"),
+    Column("report_attempts", Integer, nullable=False, server_default="0"),
+    Column("report_not_before", UtcDateTime),
     Index(None, "closed_at", "delivery_id"),
     _partial_index("ix_delivery_to_report", "delivery_id", "series_changes > reported_changes"),
 )
@@ -295,7 +297,8 @@ start_pause: Final = Table(
 
 # One row per series of a delivery: the import queue. `status` is the seed's number (1 queued, 2 in progress,
 # 3 completed, 4 failed), `state` the whole truth; `input_prefix` is a key prefix that ends in "/".
-# The greatest `priority` is started first.
+# The greatest `priority` is started first. `nonce` tells a row from one of the same series that was removed; it is NULL
+# in rows of before there was one.
 series_import: Final = Table(
     "series_import",
     metadata,
@@ -316,10 +319,19 @@ series_import: Final = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
     Column("priority", SmallInteger, nullable=False, server_default="0"),
+    Column("nonce", Text),
     UniqueConstraint("delivery_id", "study_instance_uid", "series_instance_uid", name="uq_series_import_of_delivery"),
     Index(None, "state", "series_import_id"),
     Index(None, "updated_at", "series_import_id"),
     Index(None, "status", "study_instance_uid"),
+)
+Index(
+    "ix_series_import_queue",
+    series_import.c.priority.desc(),
+    series_import.c.attempts,
+    series_import.c.series_import_id,
+    postgresql_where=text("state = 'queued'"),
+    sqlite_where=text("state = 'queued'"),
 )
 
 import_outcome: Final = Table(

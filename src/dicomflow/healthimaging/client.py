@@ -6,14 +6,15 @@ the first client is built: it is a third of a cold start, and some functions of 
 
 import gzip
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlsplit
 
-from dicomflow.errors import PermanentError, TransientError
+from dicomflow.errors import DicomflowError, PermanentError, TransientError
+from dicomflow.healthimaging.results import REASON_LENGTH, clean_text
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Datastore",
     "ImageSet",
+    "ImageSetNotFoundError",
     "ImageSetSummary",
     "ImportJob",
     "JobNotFoundError",
@@ -72,6 +74,10 @@ T = TypeVar("T")
 
 class JobNotFoundError(PermanentError):
     """The service does not know the import job."""
+
+
+class ImageSetNotFoundError(PermanentError):
+    """The service has no such image set, or not any more."""
 
 
 class ThrottledError(TransientError):
@@ -212,8 +218,9 @@ def start_import_job(
         TransientError: in conflict, or the service failed or cannot be reached.
         PermanentError: the service refuses these parameters.
     """
-    answer = _call(
-        lambda: client.start_dicom_import_job(
+
+    def call() -> StartedJob:
+        answer = client.start_dicom_import_job(
             datastoreId=datastore_id,
             jobName=job_name,
             clientToken=client_token,
@@ -221,8 +228,9 @@ def start_import_job(
             inputS3Uri=input_s3_uri,
             outputS3Uri=output_s3_uri,
         )
-    )
-    return StartedJob(answer["jobId"], answer["jobStatus"], answer["submittedAt"])
+        return StartedJob(_text(answer["jobId"]), _text(answer["jobStatus"]), answer["submittedAt"])
+
+    return _call(call)
 
 
 def get_import_job(client: "HealthImagingClient", datastore_id: str, job_id: str) -> ImportJob:
@@ -232,12 +240,13 @@ def get_import_job(client: "HealthImagingClient", datastore_id: str, job_id: str
         JobNotFoundError: the service does not know it.
     """
     try:
-        answer = _call(lambda: client.get_dicom_import_job(datastoreId=datastore_id, jobId=job_id))
+        return _call(
+            lambda: _import_job(client.get_dicom_import_job(datastoreId=datastore_id, jobId=job_id)["jobProperties"])
+        )
     except PermanentError as error:
         if _cause_code(error) == "ResourceNotFoundException":
             raise JobNotFoundError(str(error)) from error.__cause__
         raise
-    return _import_job(dict(answer["jobProperties"]))
 
 
 def list_import_jobs(
@@ -251,17 +260,33 @@ def list_import_jobs(
 
 
 def get_image_set(client: "HealthImagingClient", datastore_id: str, image_set_id: str) -> ImageSet:
-    """Return the latest version of an image set."""
-    answer = _call(lambda: client.get_image_set(datastoreId=datastore_id, imageSetId=image_set_id))
-    return ImageSet(
-        datastore_id=answer["datastoreId"],
-        image_set_id=answer["imageSetId"],
-        version=int(answer["versionId"]),
-        state=answer["imageSetState"],
-        workflow_status=answer.get("imageSetWorkflowStatus"),
-        is_primary=answer.get("isPrimary"),
-        updated_at=answer.get("updatedAt"),
-    )
+    """Return the latest version of an image set.
+
+    Raises:
+        ImageSetNotFoundError: the data store has none of this id, or has deleted it.
+    """
+
+    def call() -> ImageSet:
+        answer = client.get_image_set(datastoreId=datastore_id, imageSetId=image_set_id)
+        return ImageSet(
+            datastore_id=answer["datastoreId"],
+            image_set_id=_text(answer["imageSetId"]),
+            version=int(answer["versionId"]),
+            state=answer["imageSetState"],
+            workflow_status=answer.get("imageSetWorkflowStatus"),
+            is_primary=is_primary if isinstance(is_primary := answer.get("isPrimary"), bool) else None,
+            updated_at=answer.get("updatedAt"),
+        )
+
+    try:
+        found = _call(call)
+    except PermanentError as error:
+        if _cause_code(error) == "ResourceNotFoundException":
+            raise ImageSetNotFoundError(str(error)) from error.__cause__
+        raise
+    if found.state == "DELETED":
+        raise ImageSetNotFoundError(f"image set {image_set_id} is deleted")
+    return found
 
 
 def get_image_set_metadata(
@@ -300,24 +325,37 @@ def search_image_sets(
     """Return the image sets, primary or not, with this value of an attribute, as `DICOMSeriesInstanceUID`."""
     criteria = {"filters": [{"operator": "EQUAL", "values": [{attribute: value}]}]}
     pages = _pages(client, "search_image_sets", datastoreId=datastore_id, searchCriteria=criteria)
+    return [found for page in pages for found in _call(partial(_summaries, page))]
+
+
+def _summaries(page: Mapping[str, Any]) -> list[ImageSetSummary]:
     return [
-        ImageSetSummary(item["imageSetId"], item.get("version"), item.get("isPrimary"), dict(item.get("DICOMTags", {})))
-        for page in pages
+        ImageSetSummary(
+            _text(item["imageSetId"]), item.get("version"), item.get("isPrimary"), dict(item.get("DICOMTags", {}))
+        )
         for item in page["imageSetsMetadataSummaries"]
     ]
 
 
-def _import_job(item: dict[str, Any]) -> ImportJob:
+def _import_job(item: Mapping[str, Any]) -> ImportJob:
+    message = item.get("message")
     return ImportJob(
-        job_id=item["jobId"],
+        job_id=_text(item["jobId"]),
         job_name=item.get("jobName", ""),
-        status=item["jobStatus"],
+        status=_text(item["jobStatus"]),
         submitted_at=item.get("submittedAt"),
         ended_at=item.get("endedAt"),
-        message=item.get("message"),
+        message=None if message is None else clean_text(str(message), REASON_LENGTH),
         input_s3_uri=item.get("inputS3Uri"),
         output_s3_uri=item.get("outputS3Uri"),
     )
+
+
+def _text(value: object) -> str:
+    """Return a member that must be text; botocore hands on what the answer has in its place."""
+    if not isinstance(value, str):
+        raise TypeError(f"{type(value).__name__} in the place of text")
+    return value
 
 
 def _pages(client: "HealthImagingClient", operation: str, **arguments: Any) -> Iterator[dict[str, Any]]:
@@ -341,14 +379,18 @@ def _refuse_cut_answer(parsed: dict[str, Any], model: "OperationModel", **_: obj
 
 
 def _call(call: Callable[[], T]) -> T:
-    """Make a call and put its errors in our terms; no text of the request is repeated in them."""
+    """Make a call and put its errors in our terms; no text of the request is repeated in them.
+
+    Whatever else comes out of it is an answer that nobody can read: botocore's parsers raise many kinds of errors.
+    """
     from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError  # noqa: PLC0415  # see the module
 
     try:
         return call()
     except ClientError as error:
         code = _code(error)
-        message = f"{error.operation_name}: {code}: {error.response['Error'].get('Message', '')[:MESSAGE_LENGTH]}"
+        told = clean_text(str(error.response["Error"].get("Message", "")), MESSAGE_LENGTH)
+        message = f"{error.operation_name}: {code}: {told}"
         if code in THROTTLED:
             raise ThrottledError(message) from error
         if _is_transient(error):
@@ -358,6 +400,10 @@ def _call(call: Callable[[], T]) -> T:
         raise PermanentError(str(error)[:MESSAGE_LENGTH]) from error
     except BotoCoreError as error:
         raise TransientError(f"HealthImaging cannot be reached: {type(error).__name__}") from error
+    except DicomflowError:
+        raise
+    except Exception as error:
+        raise TransientError(f"the answer of HealthImaging cannot be read: {type(error).__name__}") from error
 
 
 def _cause_code(error: PermanentError) -> str | None:
@@ -368,7 +414,7 @@ def _cause_code(error: PermanentError) -> str | None:
 
 
 def _code(error: "ClientError") -> str:
-    return error.response["Error"].get("Code", "Unknown")
+    return clean_text(str(error.response["Error"].get("Code", "Unknown")), MESSAGE_LENGTH)
 
 
 def _is_transient(error: "ClientError") -> bool:

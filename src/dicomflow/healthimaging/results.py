@@ -1,7 +1,8 @@
 """The result of an import job: found in the output bucket and read line by line, tolerant of what is missing.
 
 Output layout: HealthImaging Developer Guide, "Understanding import jobs". Unknown members are ignored, absent ones
-are None, absent files are empty, and a line that cannot be read is counted.
+are None, absent files are empty, and a line that cannot be read is counted. What is returned can be stored: text has
+no NUL and no lone surrogate, numbers fit in 64 bits, and a line is read up to a length.
 """
 
 import json
@@ -10,23 +11,38 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from obstore.exceptions import BaseError
 from obstore.store import ObjectStore
 
-from dicomflow.errors import TransientError
+from dicomflow.errors import PermanentError, TransientError
 
 __all__ = [
+    "ID_LENGTH",
     "MANIFEST_NAME",
+    "REASON_LENGTH",
     "FileResult",
     "ImageSetResult",
     "JobResults",
     "Manifest",
+    "UnreadableManifestError",
+    "clean_text",
     "read_results",
     "results_prefix",
 ]
 
 MANIFEST_NAME: Final = "job-output-manifest.json"
+MAX_LINE_BYTES: Final = 1 << 20
+"""A longer line is no result: those of the service have some hundred bytes."""
+REASON_LENGTH: Final = 2000
+ID_LENGTH: Final = 256
+_LARGEST: Final = 2**63 - 1
+_UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 # 45328 to 45330 and 47513: frames cannot be retrieved; 45312 and 45344: one blob in its stored syntax.
 UNREADABLE_FRAMES: Final = frozenset({45312, 45328, 45329, 45330, 45344, 47513})
+
+
+class UnreadableManifestError(TransientError):
+    """What lies in the place of a job's manifest is none; it may be written whole a moment later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +82,10 @@ Parse = Callable[[str, Mapping[str, Any], Mapping[str, Any]], FileResult]
 
 @dataclass(slots=True)
 class JobResults:
-    """Where a job's results are, and its manifest. `lines_unread` counts lines that are no results."""
+    """Where a job's results are, and its manifest. `lines_unread` counts lines that are no results.
+
+    Reading them raises TransientError when the store does not answer.
+    """
 
     store: ObjectStore
     prefix: str
@@ -90,9 +109,9 @@ class JobResults:
 
     def _parsed(self, name: str, parse: Parse) -> Iterator[FileResult]:
         for line in _lines(self.store, self.prefix + name):
-            if not line.strip():
+            if line is not None and not line.strip():
                 continue
-            result = _parse_line(line, parse)
+            result = None if line is None else _parse_line(line, parse)
             if result is None:
                 self.lines_unread += 1
             else:
@@ -103,11 +122,11 @@ def results_prefix(output_s3_uri: str, bucket: str, datastore_id: str, job_id: s
     """Return the key prefix of a job's results, from its output URI with or without the job's own folder.
 
     Raises:
-        ValueError: the URI names another bucket.
+        PermanentError: the URI names another bucket.
     """
     start = f"s3://{bucket}/"
     if not output_s3_uri.startswith(start):
-        raise ValueError(f"{output_s3_uri} is not in bucket {bucket}")
+        raise PermanentError(f"the job's output {clean_text(output_s3_uri, ID_LENGTH)!r} is not in bucket {bucket}")
     prefix = output_s3_uri.removeprefix(start).strip("/")
     folder = f"{datastore_id}-DicomImport-{job_id}"
     if prefix.rpartition("/")[2] == folder:
@@ -119,16 +138,20 @@ def read_results(store: ObjectStore, prefix: str) -> JobResults:
     """Read a job's manifest; without one `manifest` is None, and its files are read all the same.
 
     Raises:
-        TransientError: the manifest is cut off or no JSON (it may be written a moment later).
+        UnreadableManifestError: the manifest is cut off or no JSON.
+        TransientError: the store did not answer.
+        PermanentError: the prefix is no path that a store can hold.
     """
     try:
         encoded = bytes(store.get(prefix + MANIFEST_NAME).bytes())
     except FileNotFoundError:
         return JobResults(store, prefix, None)
+    except (BaseError, OSError, ValueError) as error:
+        raise _store_error(error) from error
     try:
         document = json.loads(encoded)
-    except ValueError as error:
-        raise TransientError(f"the job manifest of {len(encoded)} bytes is no JSON") from error
+    except (ValueError, RecursionError) as error:
+        raise UnreadableManifestError(f"the job manifest of {len(encoded)} bytes is no JSON") from error
     summary = document.get("jobSummary") if isinstance(document, dict) else None
     return JobResults(store, prefix, _manifest(summary if isinstance(summary, dict) else {}))
 
@@ -142,33 +165,44 @@ def _manifest(summary: Mapping[str, Any]) -> Manifest:
         customer_errors=_integer(summary.get("numberOfFilesWithCustomerError")),
         server_errors=_integer(summary.get("numberOfFilesWithServerError")),
         image_sets=tuple(found for item in (listed if isinstance(listed, list) else ()) if (found := _image_set(item))),
-        input_s3_uri=input_s3_uri if isinstance(input_s3_uri, str) else None,
+        input_s3_uri=input_s3_uri if _is_storable(input_s3_uri) else None,
     )
 
 
-def _lines(store: ObjectStore, key: str) -> Iterator[bytes]:
-    """Yield the lines of an object as they arrive; an absent object has none."""
+def _lines(store: ObjectStore, key: str) -> Iterator[bytes | None]:
+    """Yield the lines of an object as they arrive, None for one that is too long; an absent object has none."""
+    rest, is_too_long = b"", False
     try:
-        stream = store.get(key).stream()
+        for chunk in store.get(key).stream():
+            *whole, rest = (rest + bytes(chunk)).split(b"\n")
+            for line in whole:
+                yield None if is_too_long else line
+                is_too_long = False
+            if len(rest) > MAX_LINE_BYTES:
+                rest, is_too_long = b"", True
     except FileNotFoundError:
         return
-    rest = b""
-    for chunk in stream:
-        *whole, rest = (rest + bytes(chunk)).split(b"\n")
-        yield from whole
-    yield rest
+    except (BaseError, OSError, ValueError) as error:
+        raise _store_error(error) from error
+    yield None if is_too_long else rest
+
+
+def _store_error(error: Exception) -> TransientError | PermanentError:
+    if isinstance(error, ValueError):
+        return PermanentError("the job's output lies at no path that the store can hold")
+    return TransientError(f"the store did not give the job's results: {type(error).__name__}")
 
 
 def _parse_line(line: bytes, parse: Parse) -> FileResult | None:
     """Return the result of a line, or None when it is none. AWS's own example prints Python's True and False."""
     try:
         document = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         try:
             document = json.loads(re.sub(rb":\s*(True|False)\b", lambda found: found[0].lower(), line))
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
-    if not isinstance(document, dict) or not isinstance(document.get("inputFile"), str):
+    if not isinstance(document, dict) or not _is_storable(document.get("inputFile")):
         return None
     response = document.get("importResponse")
     return parse(document["inputFile"], document, response if isinstance(response, dict) else {})
@@ -182,7 +216,7 @@ def _warned(key: str, _document: Mapping[str, Any], response: Mapping[str, Any])
     warnings = response.get("warnings")
     found = [item for item in (warnings if isinstance(warnings, list) else ()) if isinstance(item, dict)]
     reason = "; ".join(_warning_text(item) for item in found) or "warning without a reason"
-    return FileResult(key, "warned", _image_set(response), reason)
+    return FileResult(key, "warned", _image_set(response), clean_text(reason, REASON_LENGTH))
 
 
 def _warning_text(item: Mapping[str, Any]) -> str:
@@ -195,11 +229,12 @@ def _failed(key: str, document: Mapping[str, Any], _response: Mapping[str, Any])
     exception = document.get("exception")
     if not isinstance(exception, dict):
         return FileResult(key, "failed", None, "failure without a reason")
-    return FileResult(key, "failed", None, f"{exception.get('exceptionType')}: {exception.get('message')}")
+    reason = f"{exception.get('exceptionType')}: {exception.get('message')}"
+    return FileResult(key, "failed", None, clean_text(reason, REASON_LENGTH))
 
 
 def _image_set(item: object) -> ImageSetResult | None:
-    if not isinstance(item, dict) or not isinstance(item.get("imageSetId"), str):
+    if not isinstance(item, dict) or not _is_storable(item.get("imageSetId")) or len(item["imageSetId"]) > ID_LENGTH:
         return None
     is_primary = item.get("isPrimary")
     return ImageSetResult(
@@ -209,10 +244,19 @@ def _image_set(item: object) -> ImageSetResult | None:
     )
 
 
+def clean_text(text: str, length: int) -> str:
+    """Return text as both databases hold it, cut to a length."""
+    return _UNSTORABLE.sub("\ufffd", text[:length])
+
+
+def _is_storable(value: object) -> bool:
+    return isinstance(value, str) and bool(value) and _UNSTORABLE.search(value) is None
+
+
 def _integer(value: object) -> int | None:
     """Return a number that may come as text: versions are both in the service's interfaces."""
-    if isinstance(value, bool):
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= len(str(_LARGEST)):
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
         return None
-    if isinstance(value, int):
-        return value
-    return int(value) if isinstance(value, str) and value.isdecimal() else None
+    return value if 0 <= value <= _LARGEST else None

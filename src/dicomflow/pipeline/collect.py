@@ -1,6 +1,7 @@
 """From a job's events to its end: what the service says of a job, by an event or when it is asked.
 
-Events come in any order, repeated or not at all; a job ends once in the catalog all the same.
+Events come in any order, repeated or not at all; a job ends once in the catalog all the same. What goes wrong with one
+job is kept with it, and is nobody else's.
 """
 
 import logging
@@ -14,8 +15,9 @@ from dicomflow.catalog.jobs import GIVEN_UP, UNFINISHED, Job
 from dicomflow.errors import PermanentError
 from dicomflow.healthimaging import client as healthimaging
 from dicomflow.healthimaging.client import ImportJob, JobNotFoundError
+from dicomflow.healthimaging.results import ID_LENGTH, clean_text
 from dicomflow.pipeline.dependencies import Dependencies
-from dicomflow.pipeline.settle import give_up, settle_completed, settle_failed
+from dicomflow.pipeline.settle import give_up, keep_trouble, settle_completed, settle_failed
 
 __all__ = ["LOOK_AGAIN", "collect_event", "follow_job"]
 
@@ -39,17 +41,17 @@ def collect_event(deps: Dependencies, document: Mapping[str, Any]) -> None:
     try:
         detail = document["detail"]
         told = ImportJob(
-            job_id=detail["jobId"],
-            job_name=detail.get("jobName", ""),
-            status=detail["jobStatus"],
+            job_id=_text(detail["jobId"]),
+            job_name=_text(detail.get("jobName", "")),
+            status=_text(detail["jobStatus"]),
             submitted_at=None,
             ended_at=_event_time(document),
             message=None,
-            output_s3_uri=detail.get("outputS3Uri"),
+            output_s3_uri=None if detail.get("outputS3Uri") is None else _text(detail["outputS3Uri"]),
         )
-        datastore_id: str = detail["datastoreId"]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise PermanentError(f"the event lacks a member: {error!r}") from error
+        datastore_id = _text(detail["datastoreId"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise PermanentError(f"the event lacks a member: {type(error).__name__}") from error
     with deps.engine.begin() as connection:
         job = jobs.find_job(connection, datastore_id, told.job_id, told.job_name)
     if job is None:
@@ -71,8 +73,15 @@ def follow_job(deps: Dependencies, job: Job) -> None:
     """Ask the service about a job under way, and act on the answer; one that hangs is given up.
 
     Raises:
-        TransientError: the service or the store did not answer.
+        sqlalchemy.exc.SQLAlchemyError: not even the trouble with the job could be recorded.
     """
+    try:
+        _follow_job(deps, job)
+    except Exception as error:  # noqa: BLE001  # it belongs to this job; what ends its settling is caught there
+        keep_trouble(deps, job, None, error)
+
+
+def _follow_job(deps: Dependencies, job: Job) -> None:
     assert job.job_id is not None  # a job under way has the service's id
     deps = replace(deps, datastore_id=job.datastore_id)  # it may be of a store that was here before
     try:
@@ -80,7 +89,8 @@ def follow_job(deps: Dependencies, job: Job) -> None:
     except JobNotFoundError:
         settle_failed(deps, job, "the service does not know the job any more", None)
         return
-    if told.status in STATES and job.submitted_at is not None and deps.clock() - job.submitted_at > deps.job_limit:
+    has_ended = told.status in {"COMPLETED", "FAILED"}
+    if not has_ended and job.submitted_at is not None and deps.clock() - job.submitted_at > deps.job_limit:
         give_up(deps, job, told)
         return
     _apply(deps, job, told)
@@ -88,19 +98,35 @@ def follow_job(deps: Dependencies, job: Job) -> None:
 
 def _apply(deps: Dependencies, job: Job, told: ImportJob) -> None:
     now = deps.clock()
-    if told.status in STATES:
-        with deps.engine.begin() as connection:
-            jobs.record_running(connection, job, told.job_id, STATES[told.status], now + LOOK_AGAIN, now)
-    elif told.status == "COMPLETED":
+    if told.status == "COMPLETED":
         settle_completed(deps, job, told)
     elif told.status == "FAILED":
         settle_failed(deps, job, told.message or "the job failed without a message", told)
     else:
-        raise PermanentError(f"job status {told.status!r} is unknown")
+        if told.status not in STATES:  # whatever that is, it is no end
+            status = clean_text(told.status, ID_LENGTH)
+            logger.warning("import_job_status_unknown", extra={"job_id": told.job_id, "status": status})
+        with deps.engine.begin() as connection:
+            state = STATES.get(told.status, "in_progress")
+            jobs.record_running(connection, job, told.job_id, state, now + LOOK_AGAIN, now)
+
+
+def _text(value: object) -> str:
+    """Return a member of an event that can be looked up.
+
+    Raises:
+        TypeError: it is no text.
+        ValueError: no database holds it.
+    """
+    if not isinstance(value, str):
+        raise TypeError
+    if clean_text(value, len(value)) != value:
+        raise ValueError
+    return value
 
 
 def _event_time(document: Mapping[str, Any]) -> datetime | None:
     try:
         return datetime.fromisoformat(document["time"]).astimezone(UTC)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None

@@ -5,42 +5,63 @@ that a crash at any point starts no second job and loses none. Any number of dri
 """
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from enum import Enum, auto
+from typing import Final
 
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 
-from dicomflow.catalog import imports, jobs, outcomes
-from dicomflow.catalog.deliveries import has_delivery_to_report
+from dicomflow.catalog import imports, jobs
+from dicomflow.catalog.deliveries import next_report_due
+from dicomflow.catalog.imports import LONGEST_PUT_OFF
 from dicomflow.catalog.jobs import Job
-from dicomflow.errors import InternalError, PermanentError, TransientError
+from dicomflow.errors import DicomflowError, PermanentError
 from dicomflow.healthimaging import client as healthimaging
-from dicomflow.healthimaging.client import StartedJob, ThrottledError
-from dicomflow.healthimaging.limits import MAX_BYTES, MAX_FILES
+from dicomflow.healthimaging.client import ThrottledError
+from dicomflow.pipeline.claim import (
+    CLAIM_SECONDS,
+    FIRST_BACKOFF,
+    MAX_START_ATTEMPTS,
+    Prepared,
+    backoff,
+    claim_next,
+    next_call_at,
+    prepare,
+    reason_of,
+)
 from dicomflow.pipeline.collect import LOOK_AGAIN, follow_job
 from dicomflow.pipeline.dependencies import Dependencies
-from dicomflow.pipeline.feedback import send_feedback
-from dicomflow.pipeline.metrics import Counts, Name, after_commit
-from dicomflow.pipeline.staging import MAX_COPY_BYTES, clear_staging, stage_objects
+from dicomflow.pipeline.feedback import FEEDBACK_AGAIN, send_feedback
+from dicomflow.pipeline.metrics import Name, after_commit
+from dicomflow.pipeline.staging import clear_staging, stage_objects
 from dicomflow.pipeline.wakeups import acknowledge, wake_driver
 
 __all__ = ["DriveResult", "drive"]
 
 logger = logging.getLogger(__name__)
 
-START_BURST: Final = 2
 MAX_STARTS: Final = 20
+MAX_STEPS: Final = 400
+"""Of a run, with the series that need no job: it is to end long before its time is over."""
 MAX_LOOKS: Final = 50
-LONGEST_WAIT: Final = timedelta(seconds=10)
-"""The queue is long when its last series, each having a job of its own, would wait longer than this."""
-CLAIM_SECONDS: Final = 75  # longer than one call can take
+MAX_FAILURES: Final = 3
+"""Starts of a run that got no answer: one may be to blame for itself, three are not, and each takes a minute."""
+RENEW_AFTER: Final = timedelta(seconds=CLAIM_SECONDS / 3)
 IDLE_PAUSE: Final = timedelta(seconds=1)
-FEEDBACK_AGAIN: Final = timedelta(seconds=5)
-FIRST_BACKOFF: Final = timedelta(seconds=2)
-LONGEST_BACKOFF: Final = timedelta(seconds=300)
-MAX_START_ATTEMPTS: Final = 15
+
+
+class ClaimLostError(DicomflowError):
+    """Another driver has taken the job over."""
+
+
+class _Step(Enum):
+    """What came of an attempt to start a job: a job, nothing but another may, no answer, or nothing for now."""
+
+    STARTED = auto()
+    WENT_ON = auto()
+    FAILED = auto()
+    STOPPED = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +74,28 @@ class DriveResult:
 
 
 def drive(deps: Dependencies, body: str = "{}") -> DriveResult:
-    """Start and follow what is due, then send the wake-up for the rest; `body` is the message that woke the driver."""
+    """Start and follow what is due, then send the wake-up for the rest; `body` is the message that woke the driver.
+
+    What goes wrong with one job, series or delivery is recorded with it; only a database that fails ends the run.
+    """
     acknowledge(deps, body)
-    looked_at = started = 0
+    looked_at = started = steps = 0
     while looked_at < MAX_LOOKS and _look_at_one(deps):
         looked_at += 1
-    if deps.import_enabled:
-        while started < MAX_STARTS and _start_one(deps):
-            started += 1
-    _tell_edges(deps)
-    due_at = _next_due(deps, is_cut_short=looked_at == MAX_LOOKS or started == MAX_STARTS)
+    failed = 0
+    prepared = Prepared()
+    while deps.import_enabled and started < MAX_STARTS and steps < MAX_STEPS and failed < MAX_FAILURES:
+        step = _start_next(deps, prepared)
+        if step is _Step.STOPPED:
+            break
+        started += step is _Step.STARTED
+        failed += step is _Step.FAILED
+        steps += 1
+    send_feedback(deps)
+    is_cut_short = looked_at == MAX_LOOKS or started == MAX_STARTS or steps == MAX_STEPS
+    due_at = _next_due(deps, is_cut_short=is_cut_short)
     if due_at is not None:
-        if started == looked_at == 0:  # whatever kept this run from its work keeps the next one too
+        if looked_at == steps == 0:  # whatever kept this run from its work keeps the next one too
             due_at = max(due_at, deps.clock() + IDLE_PAUSE)
         wake_driver(deps, due_at, "sweep")
     return DriveResult(started, looked_at, due_at)
@@ -77,33 +108,59 @@ def _look_at_one(deps: Dependencies) -> bool:
         job = jobs.take_due_job(connection, now, now + LOOK_AGAIN)
     if job is None:
         return False
-    try:
-        follow_job(deps, job)
-    except TransientError as error:
-        logger.warning("import_job_not_followed", extra={"import_job_id": job.import_job_id, "error": str(error)})
+    follow_job(deps, job)
     return True
 
 
-def _start_one(deps: Dependencies) -> bool:
-    """Claim and start one job; False when no call is allowed or nothing is ready."""
-    with after_commit(deps.metrics) as counts, deps.engine.begin() as connection:
-        job = _claim(deps, connection, counts)
-    if job is None:
-        return False
+def _start_next(deps: Dependencies, prepared: Prepared) -> _Step:
+    """Claim and start one job, or prepare the series that are next for one."""
+    found = claim_next(deps, prepared)
+    if found is None:
+        return _Step.STOPPED
+    if isinstance(found, Job):
+        return _start(deps, found)
     try:
-        started = _call(deps, job)
+        prepare(deps, found, prepared)
+    except ThrottledError as error:
+        logger.warning("import_starts_stopped", extra={"error": str(error)})
+        return _Step.STOPPED
+    return _Step.WENT_ON
+
+
+def _start(deps: Dependencies, job: Job) -> _Step:
+    """Start a claimed job; one that cannot be started is kept for later, or ended with the reason."""
+    try:
+        _call(deps, job)
+    except ClaimLostError:
+        logger.warning("import_job_taken_over", extra={"import_job_id": job.import_job_id})
+        return _Step.WENT_ON
     except ThrottledError as error:
         _pause(deps, job, str(error))
-        return False
-    except PermanentError as error:
-        _refuse(deps, job, str(error))
-        return True
-    except TransientError as error:
-        if job.attempts + 1 >= MAX_START_ATTEMPTS:
-            _refuse(deps, job, str(error))
-            return True
-        _put_off(deps, job, str(error))
-        return False
+        return _Step.STOPPED
+    except Exception as error:
+        if not isinstance(error, DicomflowError):
+            logger.exception("import_job_not_started", extra={"import_job_id": job.import_job_id})
+        if isinstance(error, PermanentError) or job.attempts + 1 >= MAX_START_ATTEMPTS:
+            _refuse(deps, job, reason_of(error))
+            return _Step.WENT_ON
+        _put_off(deps, job, reason_of(error))
+        return _Step.FAILED
+    return _Step.STARTED
+
+
+def _call(deps: Dependencies, job: Job) -> None:
+    """Make the copies that a job takes, start it, and record that."""
+    if job.is_staged:
+        stage_objects(deps, job, _Claim(deps, job).renew, is_last_attempt=job.attempts + 1 >= MAX_START_ATTEMPTS)
+    started = healthimaging.start_import_job(
+        deps.client,
+        datastore_id=job.datastore_id,
+        job_name=job.job_name,
+        client_token=job.client_token,
+        data_access_role_arn=deps.data_access_role_arn,
+        input_s3_uri=job.input_s3_uri,
+        output_s3_uri=job.output_s3_uri,
+    )
     now = deps.clock()
     with after_commit(deps.metrics) as counts, deps.engine.begin() as connection:
         jobs.record_submitted(connection, job, started.job_id, started.submitted_at, now + LOOK_AGAIN, now)
@@ -119,91 +176,29 @@ def _start_one(deps: Dependencies) -> bool:
             "series": len(rows),
         },
     )
-    return True
 
 
-def _call(deps: Dependencies, job: Job) -> StartedJob:
-    if job.is_staged:
-        stage_objects(deps, job)
-    return healthimaging.start_import_job(
-        deps.client,
-        datastore_id=job.datastore_id,
-        job_name=job.job_name,
-        client_token=job.client_token,
-        data_access_role_arn=deps.data_access_role_arn,
-        input_s3_uri=job.input_s3_uri,
-        output_s3_uri=job.output_s3_uri,
-    )
+class _Claim:
+    """A job that this driver holds until a time, which it puts off. Thread: one owner."""
 
+    def __init__(self, deps: Dependencies, job: Job) -> None:
+        self._deps, self._job = deps, job
+        self._renewed_at = deps.clock()
 
-def _claim(deps: Dependencies, connection: Connection, counts: Counts) -> Job | None:
-    """Take the next job to start, if rate and concurrency allow one: first those claimed before, then new ones."""
-    now = deps.clock()
-    due_at = now + timedelta(seconds=CLAIM_SECONDS)
-    jobs.lock_claims(connection)
-    if _next_call_at(deps, connection, now) > now:
-        return None
-    job = jobs.retake_claimed_job(connection, now, due_at)
-    if job is not None:
-        return job
-    if jobs.count_unfinished_jobs(connection, deps.datastore_id) >= deps.concurrent_imports:
-        return None
-    ahead = timedelta(seconds=imports.count_ready_series(connection, now) / deps.start_rate)
-    together_before = now - max(LONGEST_WAIT - ahead, timedelta())
-    while job is None:
-        found = imports.next_ready_series(
-            connection, now, max_files=MAX_FILES, max_bytes=MAX_BYTES, together_before=together_before
-        )
-        if found is None:
-            return None
-        job = _claim_series(deps, connection, counts, *found, now, due_at)
-    return job
+    def renew(self) -> None:
+        """Put the time off, when a third of it has passed.
 
-
-def _claim_series(
-    deps: Dependencies,
-    connection: Connection,
-    counts: Counts,
-    prefix: str,
-    rows: Sequence[Row[Any]],
-    now: datetime,
-    due_at: datetime,
-) -> Job | None:
-    """Claim a job for what is not in yet of these series; None when the first needs no job, or no job can take it."""
-    for row in rows:
-        outcomes.adopt_outcomes(connection, row)
-    left = [outcomes.objects_left(connection, row) for row in rows]
-    if any(len(objects) < row.object_count for objects, row in zip(left, rows, strict=True)):
-        prefix, rows, left = rows[0].input_prefix, rows[:1], left[:1]
-    row, objects = rows[0], [item for items in left for item in items]
-    if not objects:
-        imports.complete_series(connection, row.series_import_id, "unchanged: every instance was in already", now)
-        counts[Name.IMPORTS_COMPLETED] += 1
-        return None
-    is_staged = len(objects) < sum(row.object_count for row in rows) and all(
-        item.bytes <= MAX_COPY_BYTES for item in objects
-    )
-    files = len(objects) if is_staged else sum(row.object_count for row in rows)
-    size = sum(item.bytes for item in objects) if is_staged else sum(row.bytes for row in rows)
-    if files > MAX_FILES or size > MAX_BYTES:
-        message = f"{files} files of {size} bytes exceed a job's limits of {MAX_FILES} files and {MAX_BYTES} bytes"
-        imports.refuse_series(connection, row.series_import_id, message, now)
-        counts[Name.IMPORTS_FAILED] += 1
-        return None
-    job = jobs.claim_job(connection, deps.target, prefix, rows, now, due_at, is_staged=is_staged)
-    if job is None:
-        raise InternalError(f"series import {row.series_import_id} has a job of attempt {row.attempts + 1} already")
-    return job
-
-
-def _next_call_at(deps: Dependencies, connection: Connection, now: datetime) -> datetime:
-    """Return when the next call is within the rate, and not in a pause.
-
-    The rate: at most a burst of calls in the time a burst takes to refill.
-    """
-    calls = jobs.recent_calls(connection, deps.datastore_id, START_BURST)
-    next_at = now if len(calls) < START_BURST else calls[-1] + timedelta(seconds=START_BURST / deps.start_rate)
-    return max(next_at, jobs.paused_until(connection, deps.datastore_id) or next_at)
+        Raises:
+            ClaimLostError: another driver has the job.
+        """
+        now = self._deps.clock()
+        if timedelta() <= now - self._renewed_at < RENEW_AFTER:
+            return
+        with self._deps.engine.begin() as connection:
+            job = jobs.renew_claim(connection, self._job, now + timedelta(seconds=CLAIM_SECONDS), now)
+        if job is None:
+            raise ClaimLostError(f"job {self._job.import_job_id} is another driver's")
+        self._job, self._renewed_at = job, now
 
 
 def _pause(deps: Dependencies, job: Job, message: str) -> None:
@@ -211,7 +206,7 @@ def _pause(deps: Dependencies, job: Job, message: str) -> None:
     now = deps.clock()
     with deps.engine.begin() as connection:
         jobs.lock_claims(connection)
-        until = jobs.pause_starts(connection, deps.datastore_id, now, FIRST_BACKOFF, LONGEST_BACKOFF)
+        until = jobs.pause_starts(connection, deps.datastore_id, now, FIRST_BACKOFF, LONGEST_PUT_OFF)
         jobs.postpone_job(connection, job, until, message, now, is_counted=False)
     logger.warning("import_starts_paused", extra={"until": until.isoformat(), "error": message})
 
@@ -220,7 +215,8 @@ def _put_off(deps: Dependencies, job: Job, message: str) -> None:
     """Keep a claimed job for a later call with the same token: it may have been started although we heard otherwise."""
     now = deps.clock()
     with deps.engine.begin() as connection:
-        jobs.postpone_job(connection, job, now + min(FIRST_BACKOFF * 2**job.attempts, LONGEST_BACKOFF), message, now)
+        jobs.postpone_job(connection, job, now + backoff(job.attempts), message, now)
+        imports.note_trouble(connection, job.import_job_id, message, now)
     logger.warning(
         "import_job_put_off",
         extra={"import_job_id": job.import_job_id, "attempts": job.attempts + 1, "error": message},
@@ -240,33 +236,26 @@ def _refuse(deps: Dependencies, job: Job, message: str) -> None:
     logger.warning("import_job_refused", extra={"import_job_id": job.import_job_id, "error": message})
 
 
-def _tell_edges(deps: Dependencies) -> None:
-    try:
-        send_feedback(deps)
-    except TransientError as error:  # `_next_due` brings the driver back for it
-        logger.warning("feedback_not_sent", extra={"error": str(error)})
-
-
 def _next_due(deps: Dependencies, *, is_cut_short: bool) -> datetime | None:
     """Return when there is something to do again; None when nothing is queued or unfinished."""
     now = deps.clock()
     if is_cut_short:
         return now
     with deps.engine.begin() as connection:
-        times = [jobs.next_job_due(connection, ("submitted", "in_progress"))]
+        times = [jobs.next_job_due(connection, ("submitted", "in_progress"), now)]
         if deps.import_enabled:
             times.append(imports.next_series_due(connection, now))
             times.append(_next_start_at(deps, connection, now))
-        if has_delivery_to_report(connection):
-            times.append(now + FEEDBACK_AGAIN)
+        if (report_due := next_report_due(connection, now)) is not None:
+            times.append(max(report_due, now + FEEDBACK_AGAIN))
     return min((time for time in times if time is not None), default=None)
 
 
 def _next_start_at(deps: Dependencies, connection: Connection, now: datetime) -> datetime | None:
     """Return when the next job can be started; None when nothing is ready or every slot is taken."""
-    next_call_at = _next_call_at(deps, connection, now)
+    call_at = next_call_at(deps, connection, now)
     has_slot = jobs.count_unfinished_jobs(connection, deps.datastore_id) < deps.concurrent_imports
-    if has_slot and imports.count_ready_series(connection, now) > 0:
-        return next_call_at
-    put_off = jobs.next_job_due(connection, ("claimed",))
-    return None if put_off is None else max(put_off, next_call_at)
+    if has_slot and imports.count_ready_series(connection, now, 1) > 0:
+        return call_at
+    put_off = jobs.next_job_due(connection, ("claimed",), now)
+    return None if put_off is None else max(put_off, call_at)

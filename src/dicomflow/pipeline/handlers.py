@@ -15,7 +15,7 @@ from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from dicomflow.catalog.deliveries import record_problem
 from dicomflow.catalog.imports import count_backlog
 from dicomflow.catalog.jobs import STAGING_PREFIX
-from dicomflow.errors import PermanentError
+from dicomflow.errors import InternalError, PermanentError
 from dicomflow.feedback import FEEDBACK_PREFIX
 from dicomflow.heartbeat import STATUS_PREFIX
 from dicomflow.manifest import MANIFEST_PREFIX
@@ -110,7 +110,10 @@ def _plan_manifest(deps: Dependencies, key: str) -> None:
 
 
 def _drive_record(deps: Dependencies, record: SQSRecord) -> None:
-    drive(deps, record.body)
+    try:
+        drive(deps, record.body)
+    except PermanentError as error:  # this message is what brings the driver back: it is never done with
+        raise InternalError("the driver cannot send its own wake-up") from error
     _tell_backlog(deps)
 
 

@@ -25,7 +25,7 @@ from dicomflow.catalog.outcomes import Outcome, StoredImageSet
 from dicomflow.catalog.restoring import PastJob
 from dicomflow.errors import PermanentError, TransientError
 from dicomflow.feedback import FEEDBACK_PREFIX
-from dicomflow.healthimaging.results import MANIFEST_NAME, FileResult, JobResults, read_results
+from dicomflow.healthimaging.results import MANIFEST_NAME, FileResult, JobResults, UnreadableManifestError, read_results
 from dicomflow.heartbeat import STATUS_PREFIX
 from dicomflow.manifest import MANIFEST_PREFIX
 from dicomflow.pipeline.events import StoredObjectEvent
@@ -81,6 +81,7 @@ def rebuild_catalog(
     """
     done = Rebuilt()
     index = partial(index_objects, engine, store, issuers=issuers, character_sets=character_sets, clock=clock)
+    datastore_ids: set[str] = set()
     try:
         for keys in _batches(store, None, lambda key: not key.startswith(NO_OBJECTS)):
             _index(engine, index, bucket, keys, done)
@@ -89,12 +90,13 @@ def rebuild_catalog(
             _plan(engine, store, keys, clock, done)
             tell(done)
         for prefix, ended_at in _job_folders(store):
+            datastore_ids.add(_datastore_of(prefix))
             _restore(engine, store, bucket, prefix, ended_at, clock, done)
             tell(done)
     except (BaseError, OSError) as error:
         raise TransientError(f"the store did not answer: {type(error).__name__}; call again to go on") from error
     with engine.begin() as connection:
-        done.not_imported = restoring.adopt_unsettled(connection, clock())
+        done.not_imported = restoring.adopt_unsettled(connection, datastore_ids, clock())
     if done.not_read:
         raise TransientError(
             f"{len(done.not_read)} objects could not be read now, the first because {done.not_read[0]}; call again"
@@ -162,6 +164,10 @@ def _job_folders(store: ObjectStore) -> list[tuple[str, datetime]]:
     return [(prefix, ended_at) for ended_at, prefix in sorted(found)]
 
 
+def _datastore_of(prefix: str) -> str:
+    return prefix.rstrip("/").rpartition("/")[2].partition(JOB_FOLDER)[0]
+
+
 def _restore(
     engine: Engine,
     store: ObjectStore,
@@ -175,7 +181,7 @@ def _restore(
     datastore_id, separator, job_id = prefix.rstrip("/").rpartition("/")[2].partition(JOB_FOLDER)
     try:
         results = read_results(store, prefix)
-    except TransientError as error:  # its manifest is broken for good
+    except UnreadableManifestError as error:  # for good
         logger.warning("job_output_refused", extra={"key": prefix, "error": str(error)})
         return
     manifest = results.manifest
@@ -191,12 +197,14 @@ def _restore(
             done.passed_over += 1
             return
         found = _objects_of(connection, results, job)
+        uids = {_sop_of(key) for key, _ in found}
+        restoring.adopt_before(connection, [key for key, _ in found], uids, datastore_id, clock())
         rows = restoring.series_of_objects(connection, [key for key, _ in found])
         outcomes.record_outcomes(connection, import_job_id, [_outcome(key, each, rows) for key, each in found])
         image_sets = _image_sets(results, found, rows)
         outcomes.record_image_sets(connection, datastore_id, image_sets, clock())
         series = {row.series_import_id: row for row in rows.values()}
-        restoring.settle_restored(connection, series.values(), import_job_id, clock())
+        restoring.settle_restored(connection, series.values(), import_job_id, datastore_id, clock())
     done.jobs += 1
 
 

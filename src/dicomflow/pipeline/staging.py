@@ -5,6 +5,8 @@ of the job's own (a copy within the store), so that nothing is imported and paid
 """
 
 import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Final
 
 from obstore.exceptions import BaseError
@@ -20,6 +22,10 @@ logger = logging.getLogger(__name__)
 
 MAX_COPY_BYTES: Final = 5 * 10**9
 """What one CopyObject of S3 takes; a series with a larger object is imported whole."""
+COPIES_AT_ONCE: Final = 16
+_PAGE: Final = 2 * COPIES_AT_ONCE
+RENEW_SECONDS: Final = 20.0
+"""How often a claim is renewed while copies are made: a copy of gigabytes takes minutes."""
 
 
 def input_prefix(deps: Dependencies, job: Job) -> str:
@@ -27,23 +33,46 @@ def input_prefix(deps: Dependencies, job: Job) -> str:
     return job.input_s3_uri.removeprefix(f"s3://{deps.bucket}/")
 
 
-def stage_objects(deps: Dependencies, job: Job) -> None:
+def stage_objects(deps: Dependencies, job: Job, renew: Callable[[], None], *, is_last_attempt: bool) -> None:
     """Copy what is left of a job's series under the job's prefix; a repeat makes the same copies.
 
+    Args:
+        deps: the deployment.
+        job: a job that this driver has claimed.
+        renew: keeps the claim while copies are made, and raises when it is lost.
+        is_last_attempt: what cannot be copied is left out, and does not keep the rest of its series from being
+            imported.
+
     Raises:
-        TransientError: the store did not answer.
+        TransientError: the store did not make a copy.
     """
     prefix = input_prefix(deps, job)
     with deps.engine.begin() as connection:
         rows = imports.series_of_job(connection, job.import_job_id)
-        keys = [left.object_key for row in rows for left in outcomes.objects_left(connection, row)]
-    for key in keys:
+        keys = [left.object_key for row in rows for left in outcomes.objects_left(connection, row, job.datastore_id)]
+
+    def copy(key: str) -> TransientError | None:
         try:
             deps.store.copy(key, prefix + key.rpartition("/")[2])
-        except FileNotFoundError:
-            logger.warning("object_missing", extra={"key": key})  # its series will say that it has no result
+        except (FileNotFoundError, ValueError) as error:  # its series will say that it has no result
+            logger.warning("object_missing", extra={"key": key, "error": type(error).__name__})
         except (BaseError, OSError) as error:
-            raise TransientError(f"the store did not copy an object: {type(error).__name__}") from error
+            logger.warning("object_not_copied", extra={"key": key, "error": type(error).__name__})
+            return TransientError(f"the store did not copy an object: {type(error).__name__}")
+        return None
+
+    failures = []
+    with ThreadPoolExecutor(COPIES_AT_ONCE, "stage") as threads:
+        for start in range(0, len(keys), _PAGE):
+            pending = {threads.submit(copy, key) for key in keys[start : start + _PAGE]}
+            while pending:
+                done, pending = wait(pending, RENEW_SECONDS)
+                renew()
+                failures += [error for future in done if (error := future.result()) is not None]
+            if failures and not is_last_attempt:
+                raise failures[0]
+    if failures and len(failures) == len(keys):
+        raise failures[0]
 
 
 def clear_staging(deps: Dependencies, job: Job) -> None:
@@ -54,5 +83,5 @@ def clear_staging(deps: Dependencies, job: Job) -> None:
         prefix = input_prefix(deps, job)
         for chunk in deps.store.list(prefix.rstrip("/")):
             deps.store.delete([meta["path"] for meta in chunk])
-    except (BaseError, OSError) as error:
+    except Exception as error:  # noqa: BLE001  # nothing rests on it
         logger.warning("staging_left", extra={"import_job_id": job.import_job_id, "error": type(error).__name__})

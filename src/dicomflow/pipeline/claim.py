@@ -1,0 +1,235 @@
+"""Which series are started next: they are prepared one by one, and claimed for a job in one short transaction.
+
+What the catalog remembers to be in is believed only when the data store confirms the image sets that are to hold it,
+and what it does not confirm is imported again. Trouble with a series is kept with that series: it waits, longer each
+time, and fails in the end with its reason; the others go on.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from sqlalchemy import Connection, Row
+
+from dicomflow.catalog import imports, jobs, outcomes
+from dicomflow.catalog.imports import LONGEST_PUT_OFF
+from dicomflow.catalog.jobs import Job
+from dicomflow.errors import DicomflowError, InternalError, PermanentError
+from dicomflow.healthimaging import client as healthimaging
+from dicomflow.healthimaging.client import ImageSetNotFoundError, ThrottledError
+from dicomflow.healthimaging.limits import MAX_BYTES, MAX_FILES
+from dicomflow.pipeline.dependencies import Dependencies
+from dicomflow.pipeline.metrics import Counts, Name, after_commit
+from dicomflow.pipeline.staging import MAX_COPY_BYTES
+from dicomflow.pipeline.versions import compare_versions
+
+__all__ = [
+    "CLAIM_SECONDS",
+    "FIRST_BACKOFF",
+    "MAX_START_ATTEMPTS",
+    "Prepared",
+    "Series",
+    "backoff",
+    "claim_next",
+    "next_call_at",
+    "prepare",
+    "reason_of",
+]
+
+logger = logging.getLogger(__name__)
+
+START_BURST: Final = 2
+LONGEST_WAIT: Final = timedelta(seconds=10)
+"""The queue is long when its last series, each having a job of its own, would wait longer than this."""
+CLAIM_SECONDS: Final = 75  # longer than one call can take
+FIRST_BACKOFF: Final = timedelta(seconds=2)
+MAX_START_ATTEMPTS: Final = 15
+
+Series = Sequence[Row[Any]]
+
+
+@dataclass(slots=True)
+class Prepared:
+    """What one run of the driver has seen to: series by their numbers, and image sets that the data store has."""
+
+    series: set[int] = field(default_factory=set)
+    image_sets: set[str] = field(default_factory=set)
+
+
+def claim_next(deps: Dependencies, prepared: Prepared) -> Job | Series | None:
+    """Take the next job to start, if rate and concurrency allow one: first those claimed before, then new ones.
+
+    Returns:
+        The job; or the series it would have, which are to be prepared first, or which no job takes; or None when
+        nothing can be started now.
+    """
+    rows: Series = ()
+    try:
+        with after_commit(deps.metrics) as counts, deps.engine.begin() as connection:
+            now = deps.clock()
+            due_at = now + timedelta(seconds=CLAIM_SECONDS)
+            jobs.lock_claims(connection)
+            if next_call_at(deps, connection, now) > now:
+                return None
+            has_slot = jobs.count_unfinished_jobs(connection, deps.datastore_id) < deps.concurrent_imports
+            job = jobs.retake_claimed_job(connection, now, due_at, has_slot=has_slot)
+            if job is not None or not has_slot:
+                return job
+            prefix, rows = _next_series(deps, connection, now)
+            if not rows or not prepared.series.issuperset(row.series_import_id for row in rows):
+                return rows or None
+            return _claim(deps, connection, counts, prefix, rows, now, due_at) or rows
+    except Exception as error:
+        if not rows:
+            raise
+        _put_off(deps, rows[:1], error)
+        return rows
+
+
+def prepare(deps: Dependencies, rows: Series, prepared: Prepared) -> None:
+    """See what of some series is in; one that is in as a whole is completed, the others are ready for a job.
+
+    Raises:
+        ThrottledError: the service has enough to do; nothing is recorded.
+    """
+    for row in rows:
+        if row.series_import_id in prepared.series:
+            continue
+        try:
+            _prepare(deps, row, prepared)
+        except ThrottledError:
+            raise
+        except Exception as error:  # noqa: BLE001  # it belongs to this series
+            _put_off(deps, [row], error)
+        else:
+            prepared.series.add(row.series_import_id)
+
+
+def next_call_at(deps: Dependencies, connection: Connection, now: datetime) -> datetime:
+    """Return when the next call is within the rate, and not in a pause.
+
+    The rate: at most a burst of calls in the time a burst takes to refill.
+    """
+    calls = jobs.recent_calls(connection, deps.datastore_id, START_BURST, now)
+    next_at = now if len(calls) < START_BURST else calls[-1] + timedelta(seconds=START_BURST / deps.start_rate)
+    return max(next_at, jobs.paused_until(connection, deps.datastore_id, now) or next_at)
+
+
+def backoff(attempts: int) -> timedelta:
+    """Return how long something waits that failed so many times before."""
+    factor: int = 2 ** min(attempts, MAX_START_ATTEMPTS)
+    return min(FIRST_BACKOFF * factor, LONGEST_PUT_OFF)
+
+
+def reason_of(error: Exception) -> str:
+    """Return what is recorded of an error: the text of one that is not ours may hold what was stored."""
+    return str(error) if isinstance(error, DicomflowError) else f"it could not be started: {type(error).__name__}"
+
+
+def _next_series(deps: Dependencies, connection: Connection, now: datetime) -> tuple[str, Series]:
+    most = int(LONGEST_WAIT.total_seconds() * deps.start_rate) + 1
+    ahead = timedelta(seconds=imports.count_ready_series(connection, now, most) / deps.start_rate)
+    together_before = now - max(LONGEST_WAIT - ahead, timedelta())
+    found = imports.next_ready_series(
+        connection, now, max_files=MAX_FILES, max_bytes=MAX_BYTES, together_before=together_before
+    )
+    return found or ("", ())
+
+
+def _prepare(deps: Dependencies, row: Row[Any], prepared: Prepared) -> None:
+    with deps.engine.begin() as connection:
+        left = outcomes.objects_left(connection, row, deps.datastore_id)
+    compare_versions(deps.engine, deps.store, {each.sop_instance_uid for each in left if each.sop_instance_uid})
+    while True:
+        with after_commit(deps.metrics) as counts, deps.engine.begin() as connection:
+            outcomes.adopt_outcomes(connection, row, deps.datastore_id)
+            relied_on = outcomes.image_sets_relied_on(connection, row, deps.datastore_id)
+            unconfirmed = [each for each in relied_on if each not in prepared.image_sets]
+            if not unconfirmed:
+                if outcomes.count_in(connection, row, deps.datastore_id) >= row.object_count:
+                    _complete(connection, counts, row, deps.clock())
+                return
+        for image_set_id in unconfirmed:
+            _confirm(deps, row, image_set_id)
+            prepared.image_sets.add(image_set_id)
+
+
+def _confirm(deps: Dependencies, row: Row[Any], image_set_id: str) -> None:
+    """Ask the data store for an image set that a series relies on; one that is not there holds nothing any more."""
+    try:
+        healthimaging.get_image_set(deps.client, deps.datastore_id, image_set_id)
+    except ImageSetNotFoundError:
+        with deps.engine.begin() as connection:
+            fallen = outcomes.forget_image_set(connection, row, deps.datastore_id, image_set_id)
+        logger.warning(
+            "image_set_gone",
+            extra={
+                "image_set_id": image_set_id,
+                "series_instance_uid": row.series_instance_uid,
+                "imported_again": fallen,
+            },
+        )
+
+
+def _complete(connection: Connection, counts: Counts, row: Row[Any], now: datetime) -> None:
+    if imports.complete_series(connection, row.series_import_id, "unchanged: every instance was in already", now):
+        counts[Name.IMPORTS_COMPLETED] += 1
+
+
+def _claim(
+    deps: Dependencies,
+    connection: Connection,
+    counts: Counts,
+    prefix: str,
+    rows: Series,
+    now: datetime,
+    due_at: datetime,
+) -> Job | None:
+    """Claim a job for what is not in yet of these series; None when no job can take the first."""
+    in_already = [outcomes.count_in(connection, row, deps.datastore_id) for row in rows]
+    if any(in_already):
+        prefix, rows = rows[0].input_prefix, rows[:1]
+    row = rows[0]
+    left = outcomes.objects_left(connection, row, deps.datastore_id) if in_already[0] else []
+    files, size = sum(each.object_count for each in rows), sum(each.bytes for each in rows)
+    # An unknown size is no reason to import everything again: the copy shows what it is.
+    is_staged = 0 < len(left) == row.object_count - in_already[0] and all(
+        (item.bytes or 0) <= MAX_COPY_BYTES for item in left
+    )
+    if is_staged:
+        files, size = len(left), sum(item.bytes or 0 for item in left)
+    if files > MAX_FILES or size > MAX_BYTES:
+        message = f"{files} files of {size} bytes exceed a job's limits of {MAX_FILES} files and {MAX_BYTES} bytes"
+        imports.refuse_series(connection, row.series_import_id, message, now)
+        counts[Name.IMPORTS_FAILED] += 1
+        return None
+    job = jobs.claim_job(connection, deps.target, prefix, rows, now, due_at, is_staged=is_staged)
+    if job is None:
+        raise InternalError(f"series import {row.series_import_id} has a job of attempt {row.attempts + 1} already")
+    return job
+
+
+def _put_off(deps: Dependencies, rows: Series, error: Exception) -> None:
+    """Let series wait that cannot be claimed; those that never will fail with the reason."""
+    if not isinstance(error, DicomflowError):
+        logger.error("series_not_claimed", extra={"series_import_id": rows[0].series_import_id}, exc_info=error)
+    message, now = reason_of(error), deps.clock()
+    with after_commit(deps.metrics) as counts, deps.engine.begin() as connection:
+        for row in rows:
+            if isinstance(error, PermanentError) or row.attempts + 1 >= MAX_START_ATTEMPTS:
+                imports.refuse_series(connection, row.series_import_id, message, now)
+                counts[Name.IMPORTS_FAILED] += 1
+            else:
+                not_before = now + backoff(row.attempts)
+                imports.put_off_series(connection, [row.series_import_id], not_before, message, now)
+    logger.warning(
+        "series_put_off",
+        extra={
+            "series_import_id": rows[0].series_import_id,
+            "series_instance_uid": rows[0].series_instance_uid,
+            "attempts": rows[0].attempts + 1,
+            "error": message,
+        },
+    )
