@@ -147,3 +147,19 @@ def test_concurrent_consumers_share_without_doubles(engine: Engine):
         received = [message_id for part in threads.map(consume, range(6)) for message_id in part]
     assert 200 == len(received)
     assert sent == set(received)
+
+
+@pytest.mark.parametrize("ahead", [timedelta(minutes=20), timedelta(days=1), timedelta(days=4000)])
+@pytest.mark.parametrize("what", ["sent", "delayed", "received"])
+def test_message_of_a_clock_that_ran_ahead_is_not_hidden(engine: Engine, ahead: timedelta, what: str):
+    """What was sent or received while the clock stood in the future comes now that it is right, and once."""
+    with engine.begin() as connection:
+        queue.send(connection, "index", "hello", NOW + ahead, 60 if what == "delayed" else 0)
+    if what == "received":
+        assert 1 == len(receive(engine, NOW + ahead))
+    assert Counts(1, 0, 0, 0) == count(engine)
+    (message,) = receive(engine)
+    assert [] == receive(engine)
+    assert NOW == message.enqueued_at
+    assert Counts(0, 1, 0, 0) == count(engine)
+    assert [message.message_id] == [each.message_id for each in receive(engine, NOW + timedelta(seconds=30))]

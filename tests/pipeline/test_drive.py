@@ -339,3 +339,27 @@ def test_rest_of_a_long_queue_is_coalesced_too(deployment: Any) -> None:
         deployment.collect()
     assert {"completed"} == set(deployment.states().values())
     assert 4 == len(deployment.service_jobs())
+
+
+@pytest.mark.parametrize("ahead", [timedelta(minutes=20), timedelta(days=400)])
+def test_clock_that_ran_ahead_and_back_keeps_nothing_waiting(deployment: Any, ahead: timedelta) -> None:
+    """No stored time of a wrong clock holds: of a call, a claim, a look, a pause, a series or a wake-up."""
+    deployment.plan(deployment.deliver({f"1.2.{number}": 1 for number in range(1, 5)}, delivery="d1"))
+    deployment.faults.fail_jobs("simulated")
+    deployment.drive()  # two are started, of which one fails
+    deployment.offset[0] += ahead
+    deployment.finish()
+    deployment.faults.fail_calls("StartDICOMImportJob", "InternalServerException")
+    deployment.drive()  # one is put off, one is started
+    deployment.faults.fail_calls("StartDICOMImportJob", "ThrottlingException")
+    deployment.offset[0] += timedelta(seconds=2)
+    deployment.drive()
+    assert 1 == len(deployment.rows("start_pause"))
+    deployment.offset[0] -= ahead
+    for _ in range(8):
+        deployment.advance(2)
+        deployment.drive()
+    for _ in range(8):
+        deployment.advance(60)
+        deployment.drive()
+    assert {"completed"} == set(deployment.states().values())

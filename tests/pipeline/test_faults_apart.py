@@ -35,7 +35,7 @@ def service_faults() -> list[Any]:
 
 
 class Faulty:
-    """Stands for a store or a client of which one method fails as `fault` says: by an error, an answer, or not (None)."""
+    """Stands for a store or a client of which one method fails as `fault` says: an error, an answer, or not (None)."""
 
     def __init__(self, target: Any, method: str, fault: Callable[..., Any]) -> None:
         self._target, self._method, self._fault = target, method, fault

@@ -1,7 +1,8 @@
 """The local queue in SQS's terms: a table in the catalog in the place of the service.
 
 A received message is hidden for a visibility timeout and comes back unless it is deleted; after a number of receives it
-moves to the dead-letter queue `<name>-dead`. Each statement works on SQLite and PostgreSQL with several consumers at
+moves to the dead-letter queue `<name>-dead`. A time that no send and no receive can have set is of a clock that was
+wrong, and hides nothing. Each statement works on SQLite and PostgreSQL with several consumers at
 once: who changes a row names the state it saw, so only one of them gets it. This module must not know what is sent.
 """
 
@@ -11,9 +12,10 @@ from datetime import datetime, timedelta
 from typing import Final
 from uuid import uuid4
 
-from sqlalchemy import ColumnElement, Connection, case, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, case, delete, func, insert, literal, or_, select, update
 
 from dicomflow.catalog.tables import queue_message
+from dicomflow.catalog.types import UtcDateTime
 from dicomflow.errors import PermanentError
 
 __all__ = [
@@ -35,6 +37,7 @@ DEAD_SUFFIX: Final = "-dead"
 MAX_RECEIVES: Final = 5
 MAX_DELAY_SECONDS: Final = 900
 """SQS's longest DelaySeconds; the local queue refuses more, so that nothing works here only."""
+_CLOCK_TOLERANCE: Final = timedelta(seconds=60)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +98,12 @@ def receive(
 
     Messages that were received `max_receives` times already move to the dead-letter queue instead.
     """
-    _bury(connection, queue, now, max_receives)
+    is_visible = _is_visible(now, visibility_timeout_seconds)
+    _bury(connection, queue, is_visible, now, max_receives)
     # SKIP LOCKED spares PostgreSQL's consumers the wait for each other; the old `visible_at` in WHERE makes it right.
     candidates = (
         select(queue_message.c.message_id)
-        .where(queue_message.c.queue == queue, queue_message.c.visible_at <= now)
+        .where(queue_message.c.queue == queue, is_visible)
         .order_by(queue_message.c.visible_at, queue_message.c.message_id)
         .limit(max_messages)
         .with_for_update(skip_locked=True)
@@ -111,10 +115,11 @@ def receive(
         .where(
             queue_message.c.message_id.in_(select(candidates.c.message_id)),
             queue_message.c.queue == queue,
-            queue_message.c.visible_at <= now,
+            is_visible,
         )
         .values(
             visible_at=now + timedelta(seconds=visibility_timeout_seconds),
+            enqueued_at=case((queue_message.c.enqueued_at > now, _moment(now)), else_=queue_message.c.enqueued_at),
             receive_count=queue_message.c.receive_count + 1,
             receipt=str(uuid4()),
         )
@@ -160,7 +165,7 @@ def redrive(connection: Connection, queue: str, now: datetime) -> int:
 def count(connection: Connection, queue: str, now: datetime) -> Counts:
     """Count a queue's messages and its dead letters."""
     alive = queue_message.c.queue == queue
-    hidden = queue_message.c.visible_at > now
+    hidden = ~_is_visible(now, MAX_DELAY_SECONDS)
     received = queue_message.c.receipt.is_not(None)
     row = connection.execute(
         select(
@@ -173,15 +178,28 @@ def count(connection: Connection, queue: str, now: datetime) -> Counts:
     return Counts(*map(int, row))
 
 
-def _bury(connection: Connection, queue: str, now: datetime, max_receives: int) -> None:
+def _is_visible(now: datetime, visibility_timeout_seconds: float) -> ColumnElement[bool]:
+    """Tell messages that can be received: their time has come, or it is one that a clock set which ran ahead."""
+    visible_at, is_received = queue_message.c.visible_at, queue_message.c.receipt.is_not(None)
+    return or_(
+        visible_at <= now,
+        visible_at > now + max(timedelta(seconds=MAX_DELAY_SECONDS), timedelta(seconds=visibility_timeout_seconds)),
+        is_received & (visible_at > now + timedelta(seconds=visibility_timeout_seconds) + _CLOCK_TOLERANCE),
+        ~is_received & (queue_message.c.enqueued_at > now + _CLOCK_TOLERANCE),
+    )
+
+
+def _moment(now: datetime) -> ColumnElement[datetime]:
+    return literal(now, UtcDateTime())
+
+
+def _bury(
+    connection: Connection, queue: str, is_visible: ColumnElement[bool], now: datetime, max_receives: int
+) -> None:
     """Move what was received too often to the dead-letter queue, ready to be looked at there."""
     connection.execute(
         update(queue_message)
-        .where(
-            queue_message.c.queue == queue,
-            queue_message.c.visible_at <= now,
-            queue_message.c.receive_count >= max_receives,
-        )
+        .where(queue_message.c.queue == queue, is_visible, queue_message.c.receive_count >= max_receives)
         .values(queue=queue + DEAD_SUFFIX, receipt=None, visible_at=now)
     )
 

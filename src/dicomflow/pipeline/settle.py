@@ -21,7 +21,7 @@ from dicomflow.catalog.jobs import Job
 from dicomflow.catalog.outcomes import Outcome, StoredImageSet
 from dicomflow.errors import DicomflowError, PermanentError, TransientError
 from dicomflow.healthimaging import client as healthimaging
-from dicomflow.healthimaging.client import ImportJob
+from dicomflow.healthimaging.client import ImageSet, ImportJob
 from dicomflow.healthimaging.primary import conflicts_of_study
 from dicomflow.healthimaging.results import (
     FileResult,
@@ -313,8 +313,7 @@ def _image_sets(
             version = in_manifest.version or result.image_set.version
             primary = in_manifest.is_primary if in_manifest.is_primary is not None else result.image_set.is_primary
             if version is None or primary is None:
-                ask = partial(healthimaging.get_image_set, deps.client, deps.datastore_id, image_set_id)
-                asked = _asked(ask, is_patient=is_patient)
+                asked = _asked(partial(_get_image_set, deps, image_set_id), is_patient=is_patient)
                 version = version or (asked.version if asked else None)
                 primary = asked.is_primary if primary is None and asked else primary
             known[image_set_id] = (version, primary)
@@ -330,6 +329,10 @@ def _image_sets(
             StoredImageSet(row.study_instance_uid, row.series_instance_uid, image_set_id, version, primary, differs_in)
         )
     return list(found)
+
+
+def _get_image_set(deps: Dependencies, image_set_id: str) -> ImageSet:
+    return healthimaging.get_image_set(deps.client, deps.datastore_id, image_set_id)
 
 
 def _asked(ask: Callable[[], T], *, is_patient: bool) -> T | None:

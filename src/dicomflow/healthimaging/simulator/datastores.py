@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, insert, select, update
 
 from dicomflow.healthimaging.simulator.errors import ServiceError
-from dicomflow.healthimaging.simulator.state import datastore, image_set
+from dicomflow.healthimaging.simulator.state import datastore, has_come, image_set
 from dicomflow.healthimaging.simulator.world import World, identifier, page_of
 
 __all__ = [
@@ -99,7 +99,7 @@ def require_datastore(connection: Connection, datastore_id: str) -> None:
 def advance_datastores(world: World, connection: Connection) -> None:
     """Complete every creation and deletion that is due."""
     now = world.now()
-    due = select(datastore).where(datastore.c.due_at <= now)
+    due = select(datastore).where(has_come(datastore.c.due_at, now))
     for row in connection.execute(due).all():
         status = {"CREATING": "ACTIVE", "DELETING": "DELETED"}[row.status]
         connection.execute(

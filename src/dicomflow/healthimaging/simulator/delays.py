@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Table, delete, insert, select
 
-from dicomflow.healthimaging.simulator.state import delayed_event, delayed_object
+from dicomflow.healthimaging.simulator.state import delayed_event, delayed_object, has_come
 from dicomflow.healthimaging.simulator.world import World
 
 __all__ = ["DeliverEvent", "delay_event", "delay_object", "deliver_delayed"]
@@ -43,7 +43,9 @@ def deliver_delayed(world: World, deliver_event: DeliverEvent) -> None:
 
 def _due(world: World, table: Table) -> list[Any]:
     with world.engine.connect() as connection:
-        return list(connection.execute(select(table).where(table.c.due_at <= world.now()).order_by(table.c.number)))
+        return list(
+            connection.execute(select(table).where(has_come(table.c.due_at, world.now())).order_by(table.c.number))
+        )
 
 
 def _forget(world: World, table: Table, number: int) -> None:

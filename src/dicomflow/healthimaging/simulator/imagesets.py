@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, or_, select, update
 from dicomflow.healthimaging.simulator.datastores import require_datastore
 from dicomflow.healthimaging.simulator.errors import ServiceError
 from dicomflow.healthimaging.simulator.frames import frame_list
-from dicomflow.healthimaging.simulator.state import image_set, image_set_instance, image_set_version
+from dicomflow.healthimaging.simulator.state import has_come, image_set, image_set_instance, image_set_version
 from dicomflow.healthimaging.simulator.world import Blob, World, page_of
 
 __all__ = [
@@ -112,7 +112,7 @@ def delete_image_set(world: World, connection: Connection, params: Mapping[str, 
 def advance_image_sets(world: World, connection: Connection) -> None:
     """Settle every update, copy and deletion that is due."""
     now = world.now()
-    for row in connection.execute(select(image_set).where(image_set.c.due_at <= now)).all():
+    for row in connection.execute(select(image_set).where(has_come(image_set.c.due_at, now))).all():
         workflow_status = SETTLED[row.workflow_status]
         is_deleted = workflow_status == "DELETED"
         changed = connection.execute(

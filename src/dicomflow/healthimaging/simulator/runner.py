@@ -17,7 +17,15 @@ from dicomflow.healthimaging.simulator.imagesets import advance_image_sets
 from dicomflow.healthimaging.simulator.jobs import change_status, output_folder
 from dicomflow.healthimaging.simulator.objects import Failure, Header, InputFile, list_input, read_header
 from dicomflow.healthimaging.simulator.output import MANIFEST_NAME, Imported, JobOutput, write_output
-from dicomflow.healthimaging.simulator.state import datastore, delayed_event, delayed_object, image_set, job, outbox
+from dicomflow.healthimaging.simulator.state import (
+    datastore,
+    delayed_event,
+    delayed_object,
+    has_come,
+    image_set,
+    job,
+    outbox,
+)
 from dicomflow.healthimaging.simulator.world import World, split_s3_uri
 
 __all__ = ["DeliverEvent", "Runner"]
@@ -88,12 +96,15 @@ class Runner:
                 for table in (datastore, job, image_set, delayed_event, delayed_object)
             ]
         due = [time for time in times if time is not None]
-        return max(min(due) - self._world.now(), MIN_WAIT_SECONDS) if due else IDLE_SECONDS
+        return min(max(min(due) - self._world.now(), MIN_WAIT_SECONDS), IDLE_SECONDS) if due else IDLE_SECONDS
 
     def _due_job(self) -> Row[Any] | None:
         with self._world.engine.connect() as connection:
             return connection.execute(
-                select(job).where(job.c.due_at <= self._world.now()).order_by(job.c.due_at, job.c.number).limit(1)
+                select(job)
+                .where(has_come(job.c.due_at, self._world.now()))
+                .order_by(job.c.due_at, job.c.number)
+                .limit(1)
             ).first()
 
     def _advance_job(self, row: Row[Any]) -> None:

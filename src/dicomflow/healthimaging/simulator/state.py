@@ -12,6 +12,7 @@ from sqlalchemy import (
     URL,
     Boolean,
     Column,
+    ColumnElement,
     Engine,
     Float,
     ForeignKey,
@@ -22,12 +23,14 @@ from sqlalchemy import (
     Table,
     create_engine,
     event,
+    or_,
 )
 
 __all__ = [
     "datastore",
     "delayed_event",
     "delayed_object",
+    "has_come",
     "image_set",
     "image_set_instance",
     "image_set_version",
@@ -36,6 +39,8 @@ __all__ = [
     "outbox",
     "tag",
 ]
+
+LONGEST_SECONDS = 900.0
 
 metadata = MetaData()
 
@@ -157,6 +162,11 @@ delayed_object = Table(
     Column("text", String, nullable=False),
     Column("due_at", Float, nullable=False, index=True),
 )
+
+
+def has_come(moment: Column[Any], now: float) -> ColumnElement[bool]:
+    """Tell times that are past, or further away than anything takes here: these are of a clock that was wrong."""
+    return or_(moment <= now, moment > now + LONGEST_SECONDS)
 
 
 def open_state(path: Path) -> Engine:

@@ -25,7 +25,7 @@ class Throttle:
         with self._lock:
             now = self._now()
             tokens, then = self._levels.get(operation, (float(rate.burst), now))
-            tokens = min(float(rate.burst), tokens + (now - then) * rate.per_second)
+            tokens = min(float(rate.burst), tokens + max(now - then, 0.0) * rate.per_second)
             allowed = tokens >= 1
             self._levels[operation] = (tokens - allowed, now)
             return allowed
