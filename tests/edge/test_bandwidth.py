@@ -2,8 +2,10 @@
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from waiting import WAIT_SECONDS
 
 from dicomflow.edge.bandwidth import LEAST_IN_FLIGHT_BYTES, Bandwidth, InFlight, limit_at
@@ -210,3 +212,22 @@ def test_puts_of_which_none_gets_on_are_told_of_before_they_end():
         return seen
 
     assert [False, False, False, True, False, True, False, True, False, False] == asyncio.run(_run())
+
+
+@pytest.mark.parametrize("from_hour", range(24))
+@pytest.mark.parametrize("days", [frozenset(range(7)), frozenset({0}), frozenset({6}), frozenset({2, 4})])
+def test_rule_is_in_force_for_all_its_hours_also_over_midnight(from_hour: int, days: frozenset[int]):
+    """From its first hour on, for as many as it says, on each of its days: the day after has what is left of them."""
+    for to_hour in {*range(25)} - {from_hour}:
+        rule = BandwidthRule(days=days, from_hour=from_hour, to_hour=to_hour, max_bytes_per_second=7)
+        hours = (to_hour - from_hour) % 24 or 24
+        expected = {(24 * day + from_hour + hour) % 168 for day in days for hour in range(hours)}
+        found = {hour for hour in range(168) if limit_at(_settings(0, rule), MONDAY + timedelta(hours=hour)) == 7}
+        assert expected == found, (from_hour, to_hour)
+
+
+@pytest.mark.parametrize("fields", [{"from_hour": 5, "to_hour": 5}, {"from_hour": 0, "to_hour": 0}, {"days": []}])
+def test_rule_that_would_never_be_in_force_is_refused(fields: dict[str, Any]):
+    """Whoever wrote it meant something."""
+    with pytest.raises(ValidationError):
+        BandwidthRule(max_bytes_per_second=7, **fields)

@@ -4,11 +4,14 @@ A core digests about 1.5 GB a second, which is slower than it receives and write
 from some megabytes on it is worth a copy and a hand-over that it happens meanwhile.
 """
 
+import contextlib
 import hashlib
 import threading
 from collections.abc import Iterable
 from queue import SimpleQueue
 from typing import Any, Final
+
+from dicomflow.errors import InternalError
 
 __all__ = ["Digest"]
 
@@ -35,18 +38,23 @@ class Digest:
             self._sha256.update(buffer)
             self._length += len(buffer)
             if self._length >= _APART_BYTES:
-                self._apart = _Apart(self._sha256)
+                # Where there is no thread to be had, it is digested here.
+                with contextlib.suppress(RuntimeError):
+                    self._apart = _Apart(self._sha256)
 
     def hexdigest(self) -> str:
-        """Return the digest of all bytes taken, in hex."""
-        self.drop()
+        """Return the digest of all bytes taken, in hex; raises `InternalError` when the thread has failed."""
+        if self._apart is not None:
+            apart, self._apart = self._apart, None
+            apart.end()
         return self._sha256.hexdigest()
 
     def drop(self) -> None:
         """Let go of the thread, if there is one."""
         if self._apart is not None:
-            self._apart.end()
-            self._apart = None
+            apart, self._apart = self._apart, None
+            with contextlib.suppress(InternalError):
+                apart.end()
 
 
 class _Apart:
@@ -60,11 +68,13 @@ class _Apart:
             self._free.put(bytearray(_SLOT_BYTES))
         self._slot = self._free.get()
         self._used = 0
+        self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="digest", daemon=True)
         self._thread.start()
 
     def put(self, buffer: bytes | memoryview) -> None:
-        """Copy bytes to a slot; waits for one where digesting is slower."""
+        """Copy bytes to a slot; waits for one where digesting is slower. Raises `InternalError`."""
+        self._check()
         view = memoryview(buffer)
         while view:
             piece = view[: _SLOT_BYTES - self._used]
@@ -76,13 +86,22 @@ class _Apart:
                 self._slot, self._used = self._free.get(), 0
 
     def end(self) -> None:
-        """Wait until all is digested."""
+        """Wait until all is digested. Raises `InternalError`: what was digested is not what came."""
         self._filled.put((self._slot, self._used))
         self._filled.put(None)
         self._thread.join()
+        self._check()
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise InternalError(f"the digest has failed: {type(self._failure).__name__}") from self._failure
 
     def _run(self) -> None:
         while (filled := self._filled.get()) is not None:
             slot, used = filled
-            self._sha256.update(memoryview(slot)[:used])
+            try:
+                if self._failure is None:
+                    self._sha256.update(memoryview(slot)[:used])
+            except Exception as error:  # noqa: BLE001  # it is raised where the digest is asked for
+                self._failure = error
             self._free.put(slot)

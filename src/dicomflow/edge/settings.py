@@ -129,12 +129,21 @@ class SpoolSettings(_Section):
 
 
 class BandwidthRule(_Section):
-    """A limit for some hours: `days` counts from 0 for Monday, `from_hour` up to `to_hour` in the edge's local time."""
+    """A limit for some hours: `days` counts from 0 for Monday, `from_hour` up to `to_hour` in the edge's local time.
 
-    days: frozenset[Annotated[int, Field(ge=0, le=6)]] = frozenset(range(7))
+    With a `to_hour` below `from_hour` it holds over midnight, into the day after each of `days`.
+    """
+
+    days: frozenset[Annotated[int, Field(ge=0, le=6)]] = Field(frozenset(range(7)), min_length=1)
     from_hour: int = Field(0, ge=0, le=23)
-    to_hour: int = Field(24, ge=1, le=24)
+    to_hour: int = Field(24, ge=0, le=24)
     max_bytes_per_second: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _holds_at_some_time(self) -> Self:
+        if self.from_hour == self.to_hour:
+            raise ValueError(f"from_hour and to_hour are both {self.from_hour}: the rule would never be in force")
+        return self
 
 
 class PriorityRule(_Section):
