@@ -7,6 +7,7 @@ finds the same deliveries, and puts them under the same keys.
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import logging
 import sqlite3
@@ -48,6 +49,8 @@ __all__ = ["Announce", "Deliverer", "StoredObject"]
 
 _POLL_SECONDS: Final = 0.2
 _BATCH: Final = 500
+# One MiB at most.
+_BATCH_IF_TIGHT: Final = 16
 _UNPACK_SECONDS: Final = 1.0
 # Then limits, settings and progress have their turn, whatever a receiver acknowledges meanwhile.
 _GATHER_SECONDS: Final = 2.0
@@ -201,7 +204,7 @@ class Deliverer:
         has_more = has_more or len(received) == _BATCH
         for instance in received:
             try:
-                assigned = self._assign(instance, now)
+                assigned = self._space.found(functools.partial(self._assign, instance, now))
             except FileNotFoundError:
                 continue  # as in `read_all`
             except Exception as error:  # noqa: BLE001  # a boundary around one of many
@@ -210,6 +213,7 @@ class Deliverer:
                     has_more = False
                     break  # the next one would find no room either
                 continue
+            self._spool.aside.settle(instance.file.path)
             if assigned is not None:
                 moved.append(assigned)
         synced = {delivery.delivery_id for delivery, _ in moved if self._sync(delivery)}
@@ -264,15 +268,19 @@ class Deliverer:
         if now < self._unpack_at:
             return False
         began_at = time.time()
+        is_tight = self._space.is_tight
+        if is_tight:
+            if self._deliveries.is_any_open or self._progress.waiting_files:
+                return False  # what is stored first makes room, and its notes need what there is
+            self._space.make()
         try:
-            has_more = self._spool.unpack(_BATCH)
+            has_more = self._spool.unpack(_BATCH_IF_TIGHT if is_tight else _BATCH)
         except OSError as error:
             self._fail(self._spool.unpacked, error)
             has_more = False
-        if self._spool.is_stuck:
-            self._space.make()
-        elif not has_more:
-            self._unpacked_until = began_at
+        else:
+            if not has_more and not self._spool.is_stuck:
+                self._unpacked_until = began_at
         if not has_more:
             self._unpack_at = now + min(_UNPACK_SECONDS, self._settings.quiet_seconds / 4)
         return has_more
@@ -369,7 +377,7 @@ class Deliverer:
             self._deliveries.put_back(delivery)
             return
         try:
-            self._close(delivery, states)
+            self._space.found(lambda: self._close(delivery, states))
         except Exception as error:  # noqa: BLE001  # a boundary around one of many
             self._deliveries.put_back(delivery)
             self._fail(folder, error)

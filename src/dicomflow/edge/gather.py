@@ -57,7 +57,6 @@ def read_instances(
         except Exception as error:  # noqa: BLE001  # a boundary around one of many; it is logged there
             aside.note(file.path, error)
             continue
-        aside.settle(file.path)
         yield from found
 
 

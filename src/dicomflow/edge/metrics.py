@@ -4,11 +4,11 @@ The files outlive a worker that died, so its counts stay; the supervisor removes
 bounded: after `_MAX_LABELS` of a kind the rest is counted as "other". Knows nothing of associations.
 """
 
+import contextlib
 import logging
 import os
-import shutil
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,6 +23,9 @@ __all__ = ["Metrics", "register_files", "wipe"]
 _FOLDER_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 _FOLDER: Final = "metrics"
 _OTHER: Final = "other"
+# What prometheus_client calls them, and their first size; a file that is all zeros is one that it has just made.
+_KINDS: Final = ("counter", "histogram")
+_FILE_BYTES: Final = 1 << 20
 # An entry takes about 200 bytes of the 1 MiB that is allocated at the start.
 _MAX_LABELS: Final = 500
 _BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -32,8 +35,11 @@ _logger = logging.getLogger(__name__)
 
 def wipe(spool: Path) -> None:
     """Remove what an earlier run counted: counters begin at 0 with the edge."""
-    shutil.rmtree(spool / _FOLDER, ignore_errors=True)
-    (spool / _FOLDER).mkdir(parents=True, exist_ok=True)
+    folder = spool / _FOLDER
+    folder.mkdir(parents=True, exist_ok=True)  # it stays, since a full volume might not give it again
+    for path in folder.iterdir():
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def register_files(registry: "CollectorRegistry", spool: Path) -> None:
@@ -51,8 +57,10 @@ class Metrics:
 
     def __init__(self, spool: Path) -> None:
         folder = spool / _FOLDER
-        folder.mkdir(parents=True, exist_ok=True)
-        os.environ[_FOLDER_VARIABLE] = str(folder)
+        if _allocate(folder):
+            os.environ[_FOLDER_VARIABLE] = str(folder)
+        else:
+            os.environ.pop(_FOLDER_VARIABLE, None)
         from prometheus_client import CollectorRegistry, Counter, Histogram  # noqa: PLC0415  # as the class says
 
         registry = CollectorRegistry()
@@ -73,7 +81,6 @@ class Metrics:
         self._instances = _Children(lambda *values: (instances.labels(*values), instance_bytes.labels(*values)))
         self._refusals = _Children(refusals.labels)
         self._refusals.of(f"{Status.OUT_OF_RESOURCES:04X}")  # makes the counters' file, and the series to alarm on
-        _allocate(folder.glob(f"*_{os.getpid()}.db"))
 
     def ended(self, result: str, ae_title: str) -> None:
         """Count an association that ended."""
@@ -111,13 +118,23 @@ class _Children:
         return made
 
 
-def _allocate(paths: Iterable[Path]) -> None:
-    """Have the files' blocks at once: a write to a mapped file on a full volume would end the process."""
+def _allocate(folder: Path) -> bool:
+    """Make this process's files with all their blocks: a write to a mapped one on a full volume would end the process.
+
+    False where there is no room: then it counts for itself alone, and nobody reads it.
+    """
     if not hasattr(os, "posix_fallocate"):
-        return
-    for path in paths:
-        try:
-            with path.open("r+b") as file:
-                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-        except OSError as error:
-            _logger.warning("metrics_not_allocated errno=%s", error.errno)
+        folder.mkdir(parents=True, exist_ok=True)
+        return True
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for kind in _KINDS:
+            with (folder / f"{kind}_{os.getpid()}.db").open("ab") as file:
+                os.posix_fallocate(file.fileno(), 0, _FILE_BYTES)
+    except OSError as error:
+        _logger.error("metrics_not_kept errno=%s", error.errno)  # noqa: TRY400  # no bug
+        for kind in _KINDS:
+            with contextlib.suppress(OSError):
+                (folder / f"{kind}_{os.getpid()}.db").unlink(missing_ok=True)
+        return False
+    return True

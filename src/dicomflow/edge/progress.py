@@ -59,6 +59,11 @@ class Progress:
         self._last_error = ""
 
     @property
+    def waiting_files(self) -> int:
+        """How many instances wait to be stored."""
+        return self._files
+
+    @property
     def line_bytes_per_second(self) -> float:
         """What the line carries when there is enough to send; 0 while that is not known."""
         return self._capacity

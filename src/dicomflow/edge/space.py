@@ -7,8 +7,9 @@ give up, beside what is only kept to be fast.
 import logging
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeVar
 
+from dicomflow.edge.durable import is_full
 from dicomflow.edge.settings import SpoolSettings
 from dicomflow.edge.spool import BALLAST_BYTES, Spool
 
@@ -18,6 +19,7 @@ _TELL_EVERY_SECONDS: Final = 600.0
 # After something found no room; what makes room has been going on since.
 _FULL_SECONDS: Final = 10.0
 
+_T = TypeVar("_T")
 _logger = logging.getLogger(__name__)
 
 
@@ -52,11 +54,25 @@ class Space:
         if free >= self._settings.refuse_below_bytes + 2 * BALLAST_BYTES:
             self._spool.keep_ballast()
 
-    def make(self) -> None:
-        """Make room, now that something found none."""
+    @property
+    def is_tight(self) -> bool:
+        """Whether there is no more room than the notes need that close deliveries."""
+        return self._spool.free_bytes() < BALLAST_BYTES
+
+    def make(self) -> bool:
+        """Make room, now that something found none; True if there is some."""
         self._full_until = self._clock() + _FULL_SECONDS
         self._tell(self._spool.free_bytes())
-        self._spool.make_room()
+        return self._spool.make_room()
+
+    def found(self, do: Callable[[], _T]) -> _T:
+        """Do something; where it finds no room, make some and do it again at once, before others take it."""
+        try:
+            return do()
+        except OSError as error:
+            if not is_full(error) or not self.make():
+                raise
+        return do()
 
     def _tell(self, free_bytes: int) -> None:
         """Say it loudly when it begins, and again every ten minutes while it lasts."""
