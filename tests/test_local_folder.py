@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dicomflow.errors import PermanentError
-from dicomflow.local_folder import claim_folder, load_edge_settings, open_to_others
+from dicomflow.local_folder import Room, claim_folder, load_edge_settings, open_to_others
 
 posix = pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
 
@@ -143,3 +143,14 @@ def test_settings_that_cannot_be_are_refused_by_name(text: str, said: str, tmp_p
     with pytest.raises(PermanentError, match=r"edge\.toml") as raised:
         load_edge_settings(tmp_path)
     assert said in str(raised.value)
+
+
+def test_room_of_a_volume_is_told_when_it_goes_and_when_it_is_back(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """Once each, however often it is looked at."""
+    caplog.set_level("INFO")
+    assert [True, True] == [Room(tmp_path, 0)() for _ in range(2)]
+    room = Room(tmp_path, 1 << 62)
+    assert [False, False] == [room() for _ in range(2)]
+    room._least_free_bytes = 0
+    assert [True, True] == [room() for _ in range(2)]
+    assert ["pipeline_waits_for_space", "pipeline_goes_on"] == [record.message.split()[0] for record in caplog.records]

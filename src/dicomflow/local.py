@@ -34,7 +34,7 @@ from dicomflow.healthimaging.client import build_client, create_datastore
 from dicomflow.healthimaging.simulator.app import create_app
 from dicomflow.healthimaging.simulator.server import Server, serve
 from dicomflow.healthimaging.simulator.settings import SimulatorSettings
-from dicomflow.local_folder import claim_folder, load_edge_settings
+from dicomflow.local_folder import Room, claim_folder, load_edge_settings
 from dicomflow.manifest import MANIFEST_PREFIX
 from dicomflow.pipeline.events import encode_object_event
 from dicomflow.pipeline.handlers import QUEUES, Dependencies, handlers_of
@@ -53,6 +53,8 @@ _ROLE: Final = "arn:aws:iam::123456789012:role/dicomflow-local"
 _OUTPUT_PREFIX: Final = "imports/"
 _CONCURRENT_IMPORTS: Final = 100
 _STARTS_PER_SECOND: Final = 1.0
+# Catalog and simulator write some pages for a batch of messages.
+_LEAST_FREE_BYTES: Final = 8 << 20
 _VISIBILITY_SECONDS: Final = 30.0  # how long what was at work when the power went is hidden from the next start
 
 
@@ -119,7 +121,7 @@ class Local:
         self._database_url = settings.database_url or f"sqlite:///{quote(str(data / 'catalog.db'))}"
         self._store = LocalStore(data / "objects", mkdir=True)
         self._engine = create_engine_for(self._database_url)
-        self._queues = LocalQueues(self._engine, _now, _VISIBILITY_SECONDS)
+        self._queues = LocalQueues(self._engine, _now, _VISIBILITY_SECONDS, Room(data, _LEAST_FREE_BYTES))
         self._supervisor = Supervisor(edge, LogSettings.of_this_process(), Notifier(self._database_url))
         self._simulator = create_app(
             SimulatorSettings(state_path=data / "healthimaging.db"), {BUCKET: self._store}, self._deliver_event, _now

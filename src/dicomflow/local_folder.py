@@ -4,7 +4,9 @@ Knows what lies in the folder, and nothing of what is done with it.
 """
 
 import contextlib
+import logging
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +17,9 @@ from filelock import FileLock, Timeout
 from dicomflow.edge.settings import EdgeSettings, build_settings, read_document
 from dicomflow.errors import PermanentError
 
-__all__ = ["SETTINGS_FILE", "claim_folder", "load_edge_settings", "open_to_others"]
+__all__ = ["SETTINGS_FILE", "Room", "claim_folder", "load_edge_settings", "open_to_others"]
+
+_logger = logging.getLogger(__name__)
 
 SETTINGS_FILE: Final = "edge.toml"
 _LOCK_FILE: Final = "local.lock"
@@ -63,6 +67,27 @@ def open_to_others(data: Path) -> list[Path]:
         return []
     is_ours_alone = {path.name for path in data.iterdir()} <= {*_OURS, SETTINGS_FILE}
     return [path for path in (*([data] if is_ours_alone else []), *_present(data)) if path.stat().st_mode & _OTHERS]
+
+
+class Room:
+    """Tells whether a folder's volume has room left, and logs when that changes. Threads: any."""
+
+    def __init__(self, folder: Path, least_free_bytes: int) -> None:
+        self._folder = folder
+        self._least_free_bytes = least_free_bytes
+        self._had_room = True
+
+    def __call__(self) -> bool:
+        """Look now."""
+        free = shutil.disk_usage(self._folder).free
+        has_room = free >= self._least_free_bytes
+        if has_room != self._had_room:
+            self._had_room = has_room
+            if has_room:
+                _logger.info("pipeline_goes_on free_bytes=%d", free)
+            else:
+                _logger.error("pipeline_waits_for_space free_bytes=%d least=%d", free, self._least_free_bytes)
+        return has_room
 
 
 def load_edge_settings(

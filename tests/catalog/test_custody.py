@@ -16,6 +16,7 @@ from dicomflow.catalog.custody import (
     image_sets_of_study,
     imports_of_study,
     instances_of_series,
+    middles_of_study,
     objects_of_instance,
     outcomes_of_instance,
     problems_of_study,
@@ -75,6 +76,8 @@ def test_instances_come_by_number_page_by_page(engine: Engine, an_object: Build,
         assert series is not None
         every = instances_of_series(connection, series.series_key)
         second = instances_of_series(connection, series.series_key, offset=1, limit=2)
+        middles = middles_of_study(connection, series.study_key)
+    assert {series.series_key: every[2].sop_instance_uid} == {key: row.sop_instance_uid for key, row in middles.items()}
     assert [1, 9, 10, None] == [row.instance_number for row in every]
     assert [9, 10] == [row.instance_number for row in second]
 

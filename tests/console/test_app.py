@@ -10,10 +10,12 @@ from typing import Any
 import httpx
 import pytest
 from hospital import REASON, Hospital
+from sqlalchemy import event, func, select
 
 from dicomflow.catalog.audit import list_audit_events
 from dicomflow.catalog.engine import begin_read
 from dicomflow.catalog.imports import find_series
+from dicomflow.catalog.tables import series, study
 
 PAGES = (
     "/overview",
@@ -172,6 +174,26 @@ def test_study_shows_custody_conflicts_and_imports(client: httpx.Client, hospita
     assert ["versions"] == [each["kind"] for each in study["conflicts"]]
     assert ["CR_ER", "CR_ER"] == [each["associations"][0]["calling_ae_title"] for each in study["deliveries"]]
     assert {"failed", "queued"} == {each["state"] for each in study["imports"]}
+
+
+def test_study_takes_as_many_statements_with_many_series_as_with_one(client_of: Any, new_hospital: Any):
+    """Each series has its thumbnail; a study of a hundred series must not ask the database a hundred times."""
+    hospital = new_hospital()
+    with begin_read(hospital.engine) as connection:
+        rows = connection.execute(
+            select(study.c.study_instance_uid, func.count()).join(series).group_by(study.c.study_key)
+        ).all()
+    by_series = {count: uid for uid, count in rows}
+    assert len(by_series) > 1
+    client, asked = client_of(hospital), []
+    event.listen(hospital.engine, "before_cursor_execute", lambda *arguments: asked.append(arguments[2]))
+    statements = set()
+    for uid in by_series.values():
+        client.get(f"/studies/{uid}.json")  # the first look is recorded
+        asked.clear()
+        assert 200 == client.get(f"/studies/{uid}.json").status_code
+        statements.add(len(asked))
+    assert 1 == len(statements)
 
 
 def test_instance_shows_each_object_and_outcome(client: httpx.Client, hospital: Hospital):

@@ -50,6 +50,23 @@ def run_until(done: threading.Event, queues: Any, handlers: dict[str, Callable[.
     assert not worker.is_alive()
 
 
+def test_local_message_waits_while_there_is_no_room_for_its_work(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """It is neither received nor counted: space that comes back finds it as it was sent."""
+    catalog = tmp_path / "catalog.db"
+    shutil.copy(request.getfixturevalue("_sqlite_template"), catalog)
+    engine = create_engine_for(f"sqlite:///{catalog}")
+    room: list[bool] = []
+    queues = LocalQueues(engine, now, 0, lambda: bool(room))
+    queues.enqueue("index", "body")
+    assert [[], []] == [queues.receive("index") for _ in range(2)]
+    room.append(True)
+    (record,) = queues.receive("index")
+    engine.dispose()
+    assert ("body", "1") == (record["body"], record["attributes"]["ApproximateReceiveCount"])
+
+
 def test_message_handled_is_deleted_and_failed_comes_back(build_queues: Callable[..., Any]) -> None:
     """Only the records that the handler names are received again."""
     queues = build_queues(visibility_seconds=0)

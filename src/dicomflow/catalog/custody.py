@@ -34,6 +34,7 @@ __all__ = [
     "image_sets_of_study",
     "imports_of_study",
     "instances_of_series",
+    "middles_of_study",
     "objects_of_instance",
     "outcomes_of_instance",
     "problems_of_study",
@@ -48,6 +49,14 @@ _SERIES: Final = tuple(column for column in series.c if column.name not in {*_NO
 _INSTANCE: Final = tuple(column for column in instance.c if column.name not in {*_NOT_SHOWN, "series_key"})
 _FEW: Final = 100
 """Rows of one kind that a page shows of what should be empty."""
+
+
+# The order of a series: by Instance Number, those without one last.
+_IN_ORDER: Final = (
+    case((instance.c.instance_number.is_(None), 1), else_=0),
+    instance.c.instance_number,
+    instance.c.instance_key,
+)
 
 
 def find_study(connection: Connection, study_instance_uid: str) -> Row[Any] | None:
@@ -114,13 +123,27 @@ def instances_of_series(
         instance.c.versions,
         instance.c.object_key,
     )
-    is_unnumbered = case((instance.c.instance_number.is_(None), 1), else_=0)
-    statement = (
-        select(*columns)
-        .where(instance.c.series_key == series_key)
-        .order_by(is_unnumbered, instance.c.instance_number, instance.c.instance_key)
-    )
+    statement = select(*columns).where(instance.c.series_key == series_key).order_by(*_IN_ORDER)
     return list(connection.execute(statement.offset(offset).limit(limit)))
+
+
+def middles_of_study(connection: Connection, study_key: int) -> dict[int, Row[Any]]:
+    """Return the instance in the middle of each series, by the series' key: one statement, however many there are."""
+    of_series = instance.c.series_key
+    numbered = (
+        select(
+            of_series,
+            instance.c.sop_instance_uid,
+            instance.c.rows,
+            func.row_number().over(partition_by=of_series, order_by=_IN_ORDER).label("number"),
+            func.count().over(partition_by=of_series).label("total"),
+        )
+        .join(series, series.c.series_key == of_series)
+        .where(series.c.study_key == study_key)
+        .subquery()
+    )
+    statement = select(numbered).where(numbered.c.number == numbered.c.total // 2 + 1)
+    return {row.series_key: row for row in connection.execute(statement)}
 
 
 def find_instance(connection: Connection, sop_instance_uid: str) -> Row[Any] | None:

@@ -6,6 +6,7 @@ Owns the context that pages are made from, the keys of pages, and the audit of w
 import base64
 import binascii
 import json
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
@@ -107,6 +108,8 @@ def plain(value: Any) -> Any:
             return [plain(item) for item in value]
         case datetime() | date() | time():
             return value.isoformat()
+        case float() if not math.isfinite(value):
+            return None  # JSON has no such number (RFC 8259 6)
         case _ if is_dataclass(value) and not isinstance(value, type):
             return plain(asdict(value))
         case _:

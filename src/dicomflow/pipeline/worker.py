@@ -79,15 +79,21 @@ def receive_count(record: Record) -> int:
 class LocalQueues:
     """The local queues as a source, and their `enqueue`. Thread: any.
 
-    A message that is sent in this process wakes its receiver at once; others are found by polling.
+    A message that is sent in this process wakes its receiver at once; others are found by polling. While `has_room`
+    says no, messages wait: to be received and then not worked on, for want of space, would make dead letters of them.
     """
 
     def __init__(
-        self, engine: Engine, clock: Callable[[], datetime], visibility_seconds: float = VISIBILITY_SECONDS
+        self,
+        engine: Engine,
+        clock: Callable[[], datetime],
+        visibility_seconds: float = VISIBILITY_SECONDS,
+        has_room: Callable[[], bool] = lambda: True,
     ) -> None:
         self._engine = engine
         self._clock = clock
         self._visibility_seconds = visibility_seconds
+        self._has_room = has_room
         self._arrived = threading.Condition()
         self._sent = 0
 
@@ -103,14 +109,16 @@ class LocalQueues:
         """Receive a batch; without one, wait for a message or the next poll."""
         with self._arrived:
             sent = self._sent
-        with self._engine.begin() as connection:
-            messages = local_queue.receive(
-                connection,
-                queue,
-                self._clock(),
-                max_messages=BATCH,
-                visibility_timeout_seconds=self._visibility_seconds,
-            )
+        messages: list[local_queue.Message] = []
+        if self._has_room():
+            with self._engine.begin() as connection:
+                messages = local_queue.receive(
+                    connection,
+                    queue,
+                    self._clock(),
+                    max_messages=BATCH,
+                    visibility_timeout_seconds=self._visibility_seconds,
+                )
         if not messages:
             with self._arrived:
                 self._arrived.wait_for(lambda: self._sent != sent, POLL_SECONDS)

@@ -147,6 +147,30 @@ def test_copy_of_chosen_instances_makes_a_new_image_set(simulation: Any) -> None
     assert {source: True, copy: False} == {item["imageSetId"]: item["isPrimary"] for item in simulation.image_sets()}
 
 
+def test_member_that_is_not_simulated_is_refused(simulation: Any) -> None:
+    """What would be taken and forgotten is said to be missing instead."""
+    image_set_id = import_one(simulation)
+    with pytest.raises(ClientError, match="includeStudyImageSets is not simulated"):
+        simulation.client.update_image_set_metadata(
+            datastoreId=simulation.datastore_id,
+            imageSetId=image_set_id,
+            latestVersionId="1",
+            includeStudyImageSets=True,
+            updateImageSetMetadataUpdates={"revertToVersionId": "1"},
+        )
+    mapping = {"studyInstanceUID": "9.9.9", "metadataFilePath": "nothing.json"}
+    with pytest.raises(ClientError, match="importConfiguration is not simulated"):
+        simulation.client.start_dicom_import_job(
+            datastoreId=simulation.datastore_id,
+            jobName="job",
+            clientToken="another",
+            dataAccessRoleArn="arn:aws:iam::123456789012:role/import",
+            inputS3Uri="s3://images/in/",
+            outputS3Uri="s3://images/out/",
+            importConfiguration={"dicomJsonMetadataImportConfiguration": {"dicomMetadataMappings": [mapping]}},
+        )
+
+
 def test_tags_are_kept_until_they_are_removed(simulation: Any) -> None:
     """Tags of an image set are listed, replaced and removed by its ARN."""
     image_set_id = import_one(simulation)

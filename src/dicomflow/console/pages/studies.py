@@ -4,6 +4,7 @@ from datetime import date
 from typing import Any, Final
 from urllib.parse import urlencode
 
+from sqlalchemy import Row
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
@@ -15,7 +16,7 @@ from dicomflow.catalog.custody import (
     find_study,
     image_sets_of_study,
     imports_of_study,
-    instances_of_series,
+    middles_of_study,
     problems_of_study,
     series_of_study,
 )
@@ -72,7 +73,8 @@ def study(context: Context, request: Request) -> Page:
         if found is None:
             raise HTTPException(404, "the catalog has no such study")
         series = series_of_study(connection, found.study_key)
-        shown = [_series(connection, row) for row in series]
+        middles = middles_of_study(connection, found.study_key)
+        shown = [_series(row, middles.get(row.series_key)) for row in series]
         image_sets = image_sets_of_study(connection, found.study_key)
         imports = imports_of_study(connection, uid)
         document = {
@@ -92,9 +94,8 @@ def study(context: Context, request: Request) -> Page:
     return Page("study.html", plain(document))
 
 
-def _series(connection: Any, row: Any) -> dict[str, Any]:
+def _series(row: Row[Any], middle: Row[Any] | None) -> dict[str, Any]:
     """Return a series with the instance in its middle, which stands for it."""
-    (middle,) = instances_of_series(connection, row.series_key, offset=row.instances // 2, limit=1) or (None,)
     thumbnail = middle.sop_instance_uid if middle is not None and middle.rows else None
     shown: dict[str, Any] = plain(row)
     return shown | {"thumbnail": thumbnail}

@@ -34,6 +34,8 @@ Change = Callable[[Mapping[str, Any], Mapping[str, Any]], Document]
 
 def update_image_set_metadata(world: World, connection: Connection, params: Mapping[str, Any]) -> dict[str, Any]:
     """UpdateImageSetMetadata: attributes set and removed, or an earlier version again."""
+    if params.get("includeStudyImageSets"):
+        raise ServiceError("ValidationException", "includeStudyImageSets is not simulated")
     row = _latest(connection, params["datastoreId"], params["imageSetId"], params["latestVersionId"])
     updates = params["updateImageSetMetadataUpdates"]
     if "revertToVersionId" in updates:

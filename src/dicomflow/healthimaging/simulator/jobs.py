@@ -22,6 +22,8 @@ def start_job(world: World, connection: Connection, params: Mapping[str, Any]) -
     """StartDICOMImportJob: the same token and parameters answer with the same job."""
     require_datastore(connection, params["datastoreId"])
     request = json.loads(json.dumps(dict(params)))
+    if params.get("importConfiguration"):
+        raise ServiceError("ValidationException", "importConfiguration is not simulated")
     known = _find_token(world, connection, params)
     if known is not None:
         if known.request != request:
