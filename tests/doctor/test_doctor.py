@@ -1,7 +1,9 @@
 """`dicomflow doctor` on set-ups that are healthy and on others that are broken, each in its own way."""
 
+import contextlib
 import json
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -87,6 +89,35 @@ def test_port_that_another_program_has_fails(doctor: Any, edge_toml: Any):
         code, findings = doctor("--quick", "--config", edge_toml(dimse=f'bind = "127.0.0.1"\nport = {port}'))
     assert (1, {"DIMSE port": "failed"}) == (code, _states(findings, "failed"))
     assert f"ss -ltnp | grep :{port}" in findings["DIMSE port"]["advice"]
+
+
+def test_edge_that_turns_this_machine_away_is_a_warning(doctor: Any, edge_toml: Any, certificate: Any):
+    """Outside `networks` nobody is answered, so that it cannot be told whose port it is."""
+    paths = certificate(365)
+    with socket.create_server(("127.0.0.1", 0)) as plain, socket.create_server(("127.0.0.1", 0)) as secured:
+        for listener in (plain, secured):
+            threading.Thread(target=_close_each, args=(listener,), daemon=True).start()
+        tls = f'port = {secured.getsockname()[1]}\ncertificate = "{paths[0]}"\nkey = "{paths[1]}"'
+        dimse = f'bind = "127.0.0.1"\nport = {plain.getsockname()[1]}\nnetworks = ["192.0.2.0/24"]'
+        code, findings = doctor("--quick", "--config", edge_toml(f"[dimse.tls]\n{tls}", dimse=dimse))
+        for listener in (plain, secured):
+            listener.shutdown(socket.SHUT_RDWR)
+    assert (0, {"DIMSE port": "warning", "TLS port": "warning"}) == (code, _states(findings, *WRONG)), findings
+    assert "closes connections from 127.0.0.1" in findings["DIMSE port"]["text"]
+
+
+def _close_each(listener: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            listener.accept()[0].close()
+
+
+def test_line_that_is_no_user_is_a_warning(doctor: Any, edge_toml: Any, tmp_path: Path):
+    """The edge leaves it out and goes on, and its device is rejected."""
+    users = tmp_path / "users"
+    users.write_text("mr1 forgotten-colon\n")
+    found = doctor("--quick", "--config", edge_toml(dimse=f'port = 0\nusers_file = "{users}"'))[1]["users"]
+    assert ("warning", True) == (found["state"], "1 lines are not name:salt:hash" in found["text"])
 
 
 def test_spool_that_cannot_be_made_fails_once(doctor: Any, edge_toml: Any, tmp_path: Path):

@@ -8,6 +8,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +28,7 @@ from dicomflow.doctor.machine import (
     leaving_no_folder,
     require_place,
 )
+from dicomflow.edge.access import is_within
 from dicomflow.edge.sender import SendAssociation
 from dicomflow.edge.sendfiles import read_stored_file
 from dicomflow.edge.server import LogSettings
@@ -34,6 +36,7 @@ from dicomflow.edge.settings import DeliverySettings, EdgeSettings, TlsSettings
 from dicomflow.edge.stores import build_store, local_root
 from dicomflow.edge.supervisor import Supervisor
 from dicomflow.edge.tls import TlsContexts
+from dicomflow.edge.users import Users
 from dicomflow.errors import DicomflowError
 from dicomflow.manifest import MANIFEST_PREFIX
 
@@ -78,8 +81,12 @@ def _checks(settings: EdgeSettings) -> Iterator[Check]:
         )
     if dimse.tls is not None:
         tls = dimse.tls
-        yield Check("TLS port", lambda: check_port(dimse.bind, tls.port, lambda: _greet(tls)), "set dimse.tls.port")
+        greet = partial(_greet, settings, tls)
+        yield Check("TLS port", lambda: check_port(dimse.bind, tls.port, greet), "set dimse.tls.port")
         yield Check("TLS certificate", lambda: _check_certificate(tls), "give the edge another certificate")
+    if dimse.users_file is not None:
+        users_file = dimse.users_file
+        yield Check("users", lambda: _check_users(users_file), "repair dimse.users_file")
     yield Check("store", lambda: _check_store(delivery, settings.name), _STORE_ADVICE)
     if delivery.kms_key_id is not None:
         yield Check("KMS key", lambda: _check_key(delivery, settings.name), "repair delivery.kms_key_id")
@@ -118,7 +125,27 @@ def _echo(settings: EdgeSettings) -> str | None:
         with _association(host, dimse.port, settings, [(VERIFICATION, EXPLICIT_VR_LITTLE_ENDIAN)]) as association:
             return f"C-ECHO is answered {association.echo():04X}"
     except (DicomflowError, OSError) as error:
+        _warn_if_turned_away(settings, host, dimse.port)
         return f"it answers DICOM: {error}" if "association" in str(error) else None
+
+
+def _warn_if_turned_away(settings: EdgeSettings, host: str, port: int) -> None:
+    """Raise `Warn` where an edge with these settings closes connections from this address, so that it tells nothing."""
+    with contextlib.suppress(ValueError):  # a name
+        if is_within(settings.dimse.networks, host):
+            return
+        text = f"port {port} is in use, and closes connections from {host}, as dimse.networks has an edge do"
+        raise Warn(text, f"see with `ss -ltnp | grep :{port}` that it is the edge, or ask from one of the networks")
+
+
+def _check_users(users_file: Path) -> str:
+    bad_lines = Users(users_file).look()
+    if bad_lines:
+        raise Warn(
+            f"{users_file}: {bad_lines} lines are not name:salt:hash and left out",
+            "make them again with `dicomflow users hash NAME`; the log of this command names them",
+        )
+    return f"each line of {users_file} is a user"
 
 
 def _health(bind: str, port: int) -> str | None:
@@ -130,12 +157,13 @@ def _health(bind: str, port: int) -> str | None:
         return None
 
 
-def _greet(tls: TlsSettings) -> str | None:
+def _greet(settings: EdgeSettings, tls: TlsSettings) -> str | None:
     """Ask what has the TLS port for its certificate, and compare it with ours."""
     try:
         found = ssl.get_server_certificate(("127.0.0.1", tls.port), timeout=_ANSWER_SECONDS)
         ours = tls.certificate.read_text(encoding="ascii")
     except (OSError, ValueError):
+        _warn_if_turned_away(settings, "127.0.0.1", tls.port)
         return None
     return "it shows this certificate" if found.strip() in ours else None
 
