@@ -29,7 +29,7 @@ from dicomflow.dicom.encoding import (
 from dicomflow.dicom.part10 import FileMeta, decode_file_meta
 from dicomflow.dicom.quiet import without_warnings
 from dicomflow.dicom.uids import DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN, is_usable
-from dicomflow.dicom.values import Value, as_text, convert
+from dicomflow.dicom.values import Converted, Value, as_text, convert
 from dicomflow.dicom.walk import DataSet, Element, open_data_set
 from dicomflow.errors import PeerError
 
@@ -185,7 +185,9 @@ def _walk(head: bytes, offset: int, encoding: Encoding, *, complete: bool) -> di
     found: dict[int, _Found] = {}
     end = len(head)
     header_at = _header_reader(encoding)
-    if encoding.is_implicit and (head[offset + 4 : offset + 6] in SHORT_FORM_VRS | LONG_FORM_VRS):
+    if encoding.is_implicit and (
+        head[offset + 4 : offset + 6] in _SHORT_VRS or head[offset + 4 : offset + 6] in _LONG_VRS
+    ):
         raise _Unusual  # perhaps in explicit VR, against what was declared
     while offset < end or not complete:
         if offset + 8 > end:
@@ -267,6 +269,14 @@ def _end_of_sequence(head: bytes, offset: int, encoding: Encoding) -> int:
     return offset
 
 
+def _sequence_value(vr: str, encoded: bytes, tag: int, encoding: Encoding, charsets: CharacterSets) -> Converted:
+    """Return a sequence's items, or its bytes in base64 where it cannot be read, and of many the reason."""
+    document = _sequence_document(vr, encoded, tag, encoding, charsets)
+    if not isinstance(document, _Unread):
+        return document or None, None
+    return None, document.reason if len(encoded) > _CHUNK_BYTES else base64.b64encode(encoded).decode()
+
+
 def _sequence_document(vr: str, encoded: bytes, tag: int, encoding: Encoding, charsets: CharacterSets) -> Any:
     """Return DICOM JSON of one sequence element, given with its header (PS3.18 F.2), or `_Unread`."""
     if vr not in _MAYBE_SEQUENCE_VRS:
@@ -318,18 +328,16 @@ def _header(
     raw_values: dict[Level, dict[str, str]] = {}
     for tag, element in elements.items():
         attribute = BY_TAG[tag]
-        value: Value = None
-        raw: str | None = None
+        value: Value
+        raw: str | None
         if isinstance(element, _Unread):
-            raw = element.reason
-        elif tag in _SEQUENCES:
-            document = _sequence_document(*element, tag, encoding, charsets)
-            if isinstance(document, _Unread):
-                raw = document.reason if len(element[1]) > _CHUNK_BYTES else base64.b64encode(element[1]).decode()
-            else:
-                value = document or None
+            value, raw = None, element.reason
         else:
-            value, raw = convert(tag, *element, charsets, is_little_endian=is_little_endian)
+            vr, encoded = element
+            if tag in _SEQUENCES:
+                value, raw = _sequence_value(vr, encoded, tag, encoding, charsets)
+            else:
+                value, raw = convert(tag, vr, encoded, charsets, is_little_endian=is_little_endian)
         values[attribute.keyword] = value
         if raw is not None:
             raw_values.setdefault(attribute.level, {})[attribute.keyword] = raw

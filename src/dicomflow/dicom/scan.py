@@ -17,11 +17,12 @@ from dicomflow.dicom.encoding import (
     SEQUENCE_DELIMITATION,
     SHORT_FORM_VRS,
     UNDEFINED,
-    declared_encoding,
 )
 from dicomflow.dicom.uids import (
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+    EXPLICIT_VR_BIG_ENDIAN,
     EXPLICIT_VR_LITTLE_ENDIAN,
+    IMPLICIT_VR_LITTLE_ENDIAN,
     MAX_UID_LENGTH,
 )
 from dicomflow.dicom.walk import inflate, open_data_set
@@ -86,10 +87,11 @@ def scan(head: bytes | bytearray | memoryview, transfer_syntax_uid: str, *, comp
     if transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
         return Outcome.UNUSUAL
     values: dict[int, bytes] = {}
-    encoding = declared_encoding(transfer_syntax_uid)
-    if encoding.is_implicit and bytes(head[4:6]) in _VRS:
+    is_implicit = transfer_syntax_uid == IMPLICIT_VR_LITTLE_ENDIAN
+    if is_implicit and bytes(head[4:6]) in _VRS:
         return Outcome.UNUSUAL  # perhaps in explicit VR, against what was declared
-    outcome = _walk(head, encoding.order, is_implicit=encoding.is_implicit, values=values)
+    order = ">" if transfer_syntax_uid == EXPLICIT_VR_BIG_ENDIAN else "<"
+    outcome = _walk(head, order, is_implicit=is_implicit, values=values)
     if outcome is Outcome.UNUSUAL or (outcome is Outcome.NEED_MORE and not complete):
         return outcome
     if values.keys() >= _UIDS or _TOO_LONG in values.values():
