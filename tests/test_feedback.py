@@ -50,3 +50,10 @@ def test_key_of_feedback_stays_under_its_edge():
     assert "feedback/edge-1/d1.json" == feedback_key("edge-1", "d1")
     assert feedback_key("a/b", "../c").startswith(feedback_prefix("a/b"))
     assert 2 == feedback_key("a/b", "../c").count("/")
+
+
+def test_text_that_utf8_cannot_hold_is_no_feedback():
+    r"""JSON can spell half of a pair of surrogates (\ud800), which no database and no file takes."""
+    encoded = FEEDBACK.to_json().replace(b'"reason":"', b'"reason":"\\ud800')
+    with pytest.raises(PermanentError, match="not feedback"):
+        Feedback.from_json(encoded)

@@ -53,7 +53,8 @@ class Feedback:
         """Decode feedback; unknown members are ignored.
 
         Raises:
-            PermanentError: the bytes are no feedback of this version, or a member is missing or of another type.
+            PermanentError: the bytes are no feedback of this version, or a member is missing or of
+                another type, or no text that UTF-8 can hold.
         """
         try:
             document: dict[str, Any] = json.loads(encoded)
@@ -86,4 +87,5 @@ def feedback_key(edge: str, delivery: str) -> str:
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{type(value).__name__} in the place of text")
+    value.encode()  # JSON can hold half of a pair of surrogates, which nothing else takes
     return value

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import botocore.exceptions
 import pytest
 
 from dicomflow import __version__, cli
@@ -109,6 +110,25 @@ def test_unexpected_error_shows_no_text_of_it(run: Run, monkeypatch: pytest.Monk
     assert 1 == code
     assert "Demo" not in errors
     assert errors.startswith("dicomflow: internal error (KeyError); ")
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (botocore.exceptions.NoRegionError(), "no AWS region: set AWS_DEFAULT_REGION"),
+        (botocore.exceptions.NoCredentialsError(), "no AWS credentials: set "),
+        (botocore.exceptions.ProfileNotFound(profile="x"), "the AWS profile that AWS_PROFILE names is not there"),
+        (botocore.exceptions.EndpointConnectionError(endpoint_url="http://x"), "AWS cannot be used (Endpoint"),
+    ],
+)
+def test_missing_aws_setting_is_no_internal_error(
+    run: Run, monkeypatch: pytest.MonkeyPatch, error: Exception, advice: str
+):
+    """What is missing of AWS's settings is named, with what to do."""
+    _replace_status(monkeypatch, error)
+    code, _, errors = run("status")
+    assert 1 == code
+    assert errors.startswith(f"dicomflow: {advice}")
 
 
 def test_unexpected_error_at_debug_shows_the_traceback(run: Run, monkeypatch: pytest.MonkeyPatch):

@@ -157,3 +157,22 @@ def test_store_that_does_not_answer_is_asked_again(place: Place, caplog: pytest.
     asyncio.run(_run())
     expected = ["feedback_not_read error=TimeoutError", "feedback_not_read error=OSError"]
     assert expected == [line.getMessage() for line in caplog.records]
+
+
+def test_feedback_that_fails_in_an_unknown_way_holds_up_no_other(
+    place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """It is logged with its delivery, and those after it are read in the same round."""
+    keys = [place.stored(delivery, f"1.2.{number}") for number, delivery in enumerate(("d1", "d2"))]
+    for delivery, key in zip(("d1", "d2"), keys, strict=True):
+        place.tell(delivery, (key,))
+    original = Feedback.from_json
+
+    def _from_json(content: bytes) -> Feedback:
+        if b"/d1/" in content:
+            raise ZeroDivisionError
+        return original(content)
+
+    monkeypatch.setattr(Feedback, "from_json", _from_json)
+    assert 1 == place.read()
+    assert "feedback_not_taken delivery=d1" in caplog.text

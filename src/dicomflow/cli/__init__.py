@@ -28,6 +28,14 @@ EXIT_CODES: Final = {
 LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
+_AWS_HINT: Final = "; check the region (AWS_DEFAULT_REGION, or `region` in the AWS profile), credentials and endpoints"
+_AWS_ADVICE: Final = {
+    "NoRegionError": "no AWS region: set AWS_DEFAULT_REGION, or `region` in the AWS profile",
+    "NoCredentialsError": "no AWS credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
+    "ProfileNotFound": "the AWS profile that AWS_PROFILE names is not there: `aws configure list-profiles` lists them",
+}
+
+
 class Entry(NamedTuple):
     """A command: its one-line help and the extra whose packages it needs."""
 
@@ -45,8 +53,8 @@ COMMANDS: Final = {
     "edge-remove": Entry("Take an edge's device out of a deployed stack.", "edge"),
     "send": Entry("Send DICOM files to a receiver over DIMSE.", "edge"),
     "spool": Entry("List what cannot be delivered, and try it again.", "edge"),
-    "ledger": Entry("Show an instance's chain of custody, check its object, and forget it.", "edge"),
-    "commitments": Entry("List storage commitment reports that are not taken, and send them again.", "edge"),
+    "ledger": Entry("Show an instance's chain of custody, check it, forget it.", "edge"),
+    "commitments": Entry("List storage commitment reports not taken; send again.", "edge"),
     "users": Entry("Make the lines of users files.", "edge"),
     "status": Entry("Show how much is received, indexed and imported.", "pipeline"),
     "query": Entry("Run one read-only SQL statement on the catalog.", "pipeline"),
@@ -160,4 +168,6 @@ def _explain(error: Exception, arguments: Sequence[str]) -> str:
         where = f": {os.fspath(error.filename)}" if isinstance(error.filename, str | os.PathLike) else ""
         return f"{error.strerror}{where}; check that it exists, is free and may be used by this user"
     kind = type(error).__name__
+    if type(error).__module__ == "botocore.exceptions":
+        return _AWS_ADVICE.get(kind, f"AWS cannot be used ({kind}){_AWS_HINT}")
     return f"internal error ({kind}); run it again with --log-level DEBUG and report the traceback"

@@ -15,7 +15,7 @@ from dicomflow.errors import PermanentError
 __all__ = ["commitments"]
 
 commitments = typer.Typer(
-    help="List storage commitment reports that are not taken, and send them again.",
+    help="List storage commitment reports not taken; send again.",
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,

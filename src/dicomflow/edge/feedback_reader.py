@@ -49,8 +49,12 @@ class FeedbackReader:
         for delivery in following[:_DELIVERIES_A_ROUND]:
             self._last = delivery
             content = await self._fetch(feedback_key(self._edge, delivery))
-            if content is not None:
+            if content is None:
+                continue
+            try:
                 imported += self._take(delivery, content)
+            except Exception:  # of one delivery: those after it are read
+                _logger.exception("feedback_not_taken delivery=%s", delivery)
         return imported
 
     def _take(self, delivery: str, content: bytes) -> int:

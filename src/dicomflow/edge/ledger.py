@@ -226,7 +226,7 @@ class Ledger:
         try:
             return use(self._connect())
         except sqlite3.DatabaseError as error:
-            if not is_damage(error):
+            if not is_damage(error, None if self._is_read_only else self._path):
                 raise
             if self._is_read_only:
                 raise DamagedLedgerError(f"the ledger {self._path} is damaged") from error

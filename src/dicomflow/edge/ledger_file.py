@@ -4,6 +4,7 @@ When it is written and asked is `ledger`'s.
 """
 
 import contextlib
+import os
 import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
@@ -125,11 +126,17 @@ def text_of(value: object) -> str:
     return value
 
 
-def is_damage(error: sqlite3.DatabaseError) -> bool:
-    """Tell whether an error says something of the file's content; one of a text that is none has no code."""
+def is_damage(error: sqlite3.DatabaseError, written: Path | None) -> bool:
+    """Tell whether an error says something of the content of a file, which is `written` or only read.
+
+    One of a text that is none has no code.
+    """
     code = getattr(error, "sqlite_errorcode", None)
     if code is None:
         return not isinstance(error, sqlite3.ProgrammingError)
+    if code & 0xFF == sqlite3.SQLITE_READONLY:
+        # So says a header that no version has written, too.
+        return written is not None and all(os.access(each, os.W_OK) for each in (written.parent, written))
     return code in _DAMAGE or code & 0xFF not in _NOT_DAMAGE
 
 
@@ -168,7 +175,7 @@ def open_file_read_only(path: Path, busy_seconds: float) -> sqlite3.Connection:
             connection.execute(_CHECK_COLUMNS)
             stack.pop_all()
     except sqlite3.DatabaseError as error:
-        kind = DamagedLedgerError if is_damage(error) else PermanentError
+        kind = DamagedLedgerError if is_damage(error, None) else PermanentError
         raise kind(f"cannot read the ledger {path}: {error}") from error
     return connection
 
