@@ -37,7 +37,9 @@ def edge_remove(
     *,
     force: Annotated[bool, typer.Option("--force", help="Even if it still runs, or images wait in its spool.")] = False,
 ) -> None:
-    """Take an edge's device out of AWS IoT, before the edge leaves config.py or the stack is destroyed.
+    """Take an edge's device out of a deployed stack.
+
+    To be done before the edge leaves config.py or the stack is destroyed.
 
     Its certificate can do nothing any more, and the stack's policies are free. It may be called again: what is done
     is passed over. The device itself keeps its spool and its program.
