@@ -181,10 +181,12 @@ def test_locked_ledger_is_not_taken_for_damaged(ledger: Ledger, path: Path):
         late = Ledger(path, busy_seconds=0.01)
         late.note_received([_entry("1.2.2")])
         late.write()
+        assert not late.is_written
         with pytest.raises(sqlite3.OperationalError, match="locked"):
             late.find("1.2.1")
     late._retry_at = 0
     late.write()
+    assert late.is_written
     assert ["1.2.1", "1.2.2"] == [entry.sop_instance_uid for entry in late.entries()]
     late.close()
     assert [] == list(path.parent.glob("ledger.db.damaged-*"))

@@ -190,7 +190,7 @@ class Deliverer:
             if time.monotonic() >= until:
                 return False
             await asyncio.sleep(0)  # the puts get their turn between batches
-        if not self._spool.aside.reasons():
+        if self.ledger.is_written and not self._spool.aside.reasons():
             self._gathered_until = self._unpacked_until
         return True
 

@@ -80,6 +80,11 @@ class Ledger:
         if self._connection is not None:
             self._connection.close()
 
+    @property
+    def is_written(self) -> bool:
+        """Whether all that was noted is in the file, for its readers."""
+        return not self._pending
+
     def take_begun_anew(self) -> bool:
         """Tell, once, whether the ledger was begun anew: what is in the spool may be missing in it."""
         is_begun_anew, self._is_begun_anew = self._is_begun_anew, False
