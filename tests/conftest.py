@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, settings
 from sqlalchemy import Engine, create_engine, make_url, text
 from waiting import WAIT_SECONDS, free_ports, wait_for
 
+from dicomflow import logs
 from dicomflow.catalog.engine import create_engine_for, migrate
 from dicomflow.catalog.report import create_read_only_engine, run_read_only
 from dicomflow.edge.spool import count_files
@@ -29,6 +30,32 @@ pytest_plugins = ["object_stores"]
 # An example takes 200 ms, and drawing some takes a second, on a machine that stands still for so long.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
+
+PATIENTS = ("Invented^", "Demo^", "Secret^", "Hidden^", "Yamada^")
+"""How the names of the tests' patients begin: no log of any program of ours may have one."""
+_leaks: list[str] = []
+_call_handlers = logging.Logger.callHandlers
+_as_written = logs._JsonFormatter()  # what every program of ours writes
+
+
+def _watch(logger: logging.Logger, record: logging.LogRecord) -> None:
+    """Read each line that is logged, as it is written, before its handlers get it."""
+    if not logger.name.startswith("pynetdicom"):  # the tests' own witness
+        written = _as_written.format(record)
+        _leaks.extend(f"{record.name} {record.msg}" for name in PATIENTS if name in written)
+    _call_handlers(logger, record)
+
+
+logging.Logger.callHandlers = _watch  # type: ignore[method-assign]  # whatever a test or a program does to handlers
+
+
+@pytest.fixture(autouse=True)
+def _no_patient_in_a_log() -> Iterator[None]:
+    """Fail the test whose lines name a patient."""
+    _leaks.clear()
+    yield
+    assert [] == _leaks, "a log names a patient"
+
 
 _NO_SKIPS = os.environ.get("DICOMFLOW_NO_SKIPS") == "1"
 _BACKENDS = ("sqlite", "postgresql")
@@ -213,10 +240,12 @@ class LocalDaemon:
         self._process.wait(WAIT_SECONDS)
 
     def close(self) -> None:
-        """Leave nothing behind, whatever the test did."""
+        """Leave nothing behind, whatever the test did; its log names no patient."""
         self._engine.dispose()
         if self._process is not None and self._process.poll() is None:
             self.kill()
+        logged = self.log.read_text(errors="replace") if self.log.exists() else ""
+        assert [] == [name for name in PATIENTS if name in logged], "the log names a patient"
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
         """Run a statement on its catalog."""

@@ -7,6 +7,7 @@ from datetime import datetime
 import pytest
 
 from dicomflow import logs
+from dicomflow.errors import TransientError
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +37,50 @@ def test_json_line_is_one_object_with_the_fields(capsys: pytest.CaptureFixture[s
         document[name] for name in ("level", "logger", "message", "association")
     )
     assert "ValueError" in document["traceback"]
+
+
+SECRET = "Hidden^Patient"
+
+
+def fail(kind: str) -> None:
+    """Raise an error that quotes a value, each in another way."""
+    if kind == "value":
+        int(SECRET)
+    if kind == "key":
+        {}[SECRET]
+    if kind == "codec":
+        f"{SECRET}\ud800".encode()
+    if kind == "cause":
+        try:
+            int(SECRET)
+        except ValueError as error:
+            raise TransientError("the store did not answer") from error
+    if kind == "context":
+        try:
+            {}[SECRET]
+        except KeyError:
+            raise OSError("the disk is full")  # noqa: B904  # the context is what is tried
+    if kind == "group":
+        raise ExceptionGroup("several", [ValueError(SECRET), ExceptionGroup(SECRET, [KeyError(SECRET)])])
+    raise AssertionError(SECRET)
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+@pytest.mark.parametrize("kind", ["value", "key", "codec", "cause", "context", "group", "assertion"])
+def test_traceback_quotes_no_value(capsys: pytest.CaptureFixture[str], kind: str, as_json: bool):  # noqa: FBT001  # a parameter of the test
+    """Whatever an exception says, the log has where it came from and of what type it is, and no patient."""
+    logs.configure("INFO", as_json=as_json)
+    try:
+        fail(kind)
+    except (Exception, ExceptionGroup):
+        logging.getLogger("dicomflow.x").exception("failed")
+    written = capsys.readouterr().err
+    assert SECRET not in written
+    assert "in fail" in written
+    for told in {"cause": ("ValueError", "the store did not answer"), "context": ("KeyError", "the disk is full")}.get(
+        kind, ()
+    ):
+        assert told in written
 
 
 def test_json_line_has_the_fields_of_its_message(capsys: pytest.CaptureFixture[str]):

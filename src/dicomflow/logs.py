@@ -1,18 +1,22 @@
 """Logging for every program: one line an event, as text or as JSON, on standard error.
 
 Modules log an event name and `key=value` fields; fields given with `extra=` are appended (text) or become
-members (JSON). Must not know what is logged. No patient data and no secret may be passed to a logger.
+members (JSON). Must not know what is logged. No patient data and no secret may be passed to a logger; an exception
+may be, of whatever text: a traceback has the texts of those alone that quote no value.
 """
 
 import json
 import logging
 import re
 import sys
+import traceback
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final
 
-__all__ = ["configure", "is_json"]
+from dicomflow.errors import DicomflowError
+
+__all__ = ["configure", "is_json", "traceback_of"]
 
 # What every record has; anything else came with `extra=`.
 _STANDARD_FIELDS: Final = frozenset(logging.makeLogRecord({}).__dict__) | {
@@ -23,6 +27,19 @@ _STANDARD_FIELDS: Final = frozenset(logging.makeLogRecord({}).__dict__) | {
 }
 # Libraries whose INFO is a line a request.
 _CHATTY_LIBRARIES: Final = ("alembic", "botocore", "httpx", "pynetdicom", "urllib3", "uvicorn")
+
+# What these say names types, files and machines; of all others, as ValueError and KeyError, only the type is told.
+_PLAIN_ERRORS: Final = (
+    DicomflowError,
+    OSError,
+    TypeError,
+    AttributeError,
+    ImportError,
+    RecursionError,
+    ArithmeticError,
+)
+_PLAIN_LIBRARIES: Final = frozenset({"alembic", "botocore", "obstore", "sqlalchemy", "psycopg", "sqlite3"})
+_DEEPEST_CAUSE: Final = 20
 
 
 def configure(level: str, *, as_json: bool = False) -> None:
@@ -39,6 +56,18 @@ def configure(level: str, *, as_json: bool = False) -> None:
         logging.getLogger(library).setLevel(max(logging.WARNING, logging.getLogger().level))
 
 
+def traceback_of(error: BaseException) -> str:
+    """Return an exception's traceback, its causes first, without any text that could quote a value of an object."""
+    chain = [error]
+    while len(chain) < _DEEPEST_CAUSE:
+        last = chain[-1]
+        cause = last.__cause__ or (None if last.__suppress_context__ else last.__context__)
+        if cause is None or cause in chain:
+            break
+        chain.append(cause)
+    return "\n\nand then\n\n".join(map(_one_traceback, reversed(chain)))
+
+
 def is_json() -> bool:
     """Tell whether `configure` set JSON in this process."""
     return any(isinstance(handler.formatter, _JsonFormatter) for handler in logging.getLogger().handlers)
@@ -48,7 +77,14 @@ def is_json() -> bool:
 _PLACEHOLDER: Final = re.compile(r"(?:(?<![^\s])([a-z_][a-z0-9_]*)=)?%[-+ #0]*\d*(?:\.\d+)?[sdfXxr]")
 
 
-class _TextFormatter(logging.Formatter):
+class _Formatter(logging.Formatter):
+    """Formats exceptions without patient data."""
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802  # the library's name
+        return traceback_of(ei[1]) if ei[1] is not None else ""
+
+
+class _TextFormatter(_Formatter):
     """`2026-01-31T12:00:00.000Z INFO dicomflow.edge.server event key=value`."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -59,7 +95,7 @@ class _TextFormatter(logging.Formatter):
         return line
 
 
-class _JsonFormatter(logging.Formatter):
+class _JsonFormatter(_Formatter):
     """One object a line: at, level, logger, message, its fields, the extra ones, and the traceback of an exception.
 
     The fields of a message, as in `delivery=%s`, are members too, so that lines can be joined by them.
@@ -77,6 +113,17 @@ class _JsonFormatter(logging.Formatter):
         if record.exc_info:
             document["traceback"] = self.formatException(record.exc_info)
         return json.dumps(document, default=str)
+
+
+def _one_traceback(error: BaseException) -> str:
+    kind = type(error)
+    is_plain = isinstance(error, _PLAIN_ERRORS) or kind.__module__.partition(".")[0] in _PLAIN_LIBRARIES
+    text = f": {error}" if is_plain else ""
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    told = f"Traceback (most recent call last):\n{frames}{kind.__module__}.{kind.__qualname__}{text}"
+    if isinstance(error, BaseExceptionGroup):
+        told += "".join(f"\n\nin the group: {traceback_of(each)}" for each in error.exceptions)
+    return told
 
 
 def _timestamp(record: logging.LogRecord) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import boto3
 import pytest
 
-from dicomflow.errors import PermanentError
+from dicomflow.errors import InternalError, PermanentError
 from dicomflow.healthimaging.client import build_client
 from dicomflow.manifest import Manifest
 from dicomflow.pipeline import lambdas
@@ -139,3 +139,11 @@ unwanted = "alembic boto3 botocore.session dicomflow.edge numpy psycopg pydicom 
 print([name for name in unwanted if name in sys.modules])
 """
     assert "[]" == python(code).strip()
+
+
+@pytest.mark.usefixtures("environment")
+def test_error_that_leaves_a_function_quotes_nothing() -> None:
+    """What Lambda's own log gets of a bug is where it was and of which type, not the value that it met."""
+    with pytest.raises(InternalError, match=r"^index failed: KeyError$") as caught:
+        lambdas.index({"Records": [{"Hidden^Patient": 1}]})
+    assert caught.value.__suppress_context__

@@ -15,8 +15,10 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from dicomflow import logs
-from dicomflow.errors import PermanentError
+from dicomflow.errors import DicomflowError, InternalError, PermanentError
 from dicomflow.pipeline.connect import build_dependencies, build_queues, build_store
 from dicomflow.pipeline.dependencies import Dependencies
 from dicomflow.pipeline.handlers import SqsEvent, handlers_of
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
 
 __all__ = ["collect", "drive", "index", "migrate", "plan", "watch"]
+
+logger = logging.getLogger(__name__)
 
 _request_id: Final[ContextVar[str | None]] = ContextVar("request_id", default=None)
 
@@ -82,9 +86,15 @@ def _handle(queue: str, event: SqsEvent, context: "LambdaContext | None") -> dic
         answer = handler(event)
         failed = {each["itemIdentifier"] for each in answer["batchItemFailures"]}
         _queues().put_off(queue, [record for record in event["Records"] if record["messageId"] in failed])
-        return answer
+    except (DicomflowError, SQLAlchemyError):
+        raise
+    except Exception as error:
+        # What leaves a function, its runtime logs whole: our own line has the traceback, without the text.
+        logger.exception("function_failed", extra={"queue": queue})
+        raise InternalError(f"{queue} failed: {type(error).__name__}") from None
     finally:
         _metrics().flush()
+    return answer
 
 
 @cache
