@@ -1,12 +1,15 @@
 """Syncs for many threads: each change is served by a sync that began after it, and failures reach all."""
 
+import errno
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from waiting import WAIT_SECONDS
 
+from dicomflow.edge import durable
 from dicomflow.edge.durable import SharedSync, is_named_by_fsync, start_writeback
 
 
@@ -94,3 +97,38 @@ def test_file_system_is_that_of_the_innermost_mount(monkeypatch: pytest.MonkeyPa
     """Whatever its mount point is called, and whatever it hides."""
     monkeypatch.setattr(Path, "read_text", lambda *_, **__: MOUNTS)
     assert expected == is_named_by_fsync(Path(path))
+
+
+def test_rename_is_written_through_where_a_folder_cannot_be_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """On Windows an instance's name must not stay in memory when it is acknowledged; a failure is an `OSError`."""
+    (tmp_path / "a").write_text("new")
+    (tmp_path / "b").write_text("old")
+    flags: list[int] = []
+
+    def _move(path: str, target: str, flag: int) -> int:
+        flags.append(flag)
+        return Path(path).replace(target) is not None
+
+    monkeypatch.setattr(durable, "_move_file_ex", _move)
+    durable.replace_file(tmp_path / "a", tmp_path / "b")
+    assert "new" == (tmp_path / "b").read_text()
+    assert [0x1 | 0x8] == flags  # MOVEFILE_REPLACE_EXISTING, MOVEFILE_WRITE_THROUGH
+    monkeypatch.setattr(durable, "_windows_error", lambda path: OSError(13, "denied", path))
+    monkeypatch.setattr(durable, "_move_file_ex", lambda *_: 0)
+    with pytest.raises(OSError, match="denied"):
+        durable.replace_file(tmp_path / "b", tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OSError(errno.ENOSPC, ""), True),
+        (OSError(errno.EDQUOT, ""), True),
+        (OSError(errno.EIO, ""), False),
+        (RuntimeError("Unable to copy data to file: No space left on device (os error 28)"), True),
+        (ValueError("28"), False),
+    ],
+)
+def test_full_volume_is_known_by_whoever_tells_of_it(error: Exception, expected: Any):
+    """The system's errors by their number, obstore's by their text."""
+    assert expected == durable.is_full(error)

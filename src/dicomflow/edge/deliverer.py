@@ -100,6 +100,7 @@ class Deliverer:
         store = identify_store(settings.delivery)
         self.ledger = Ledger(settings.spool.dir / LEDGER_FILE, store=store, busy_seconds=_LEDGER_BUSY_SECONDS)
         self._resent = Resent(settings.name, spool, self.ledger, store, uploader.is_stored)
+        self._unremoved: dict[Path, Collection[str]] = {}  # stored deliveries, with the names of their files
         self._leftovers = Leftovers(settings.name, spool, self._fail)
         self._deliveries = Deliveries(settings.delivery, new_id=lambda: str(uuid.uuid4()), is_whole=is_whole)
         self._queue = PutQueue(time.monotonic, backoff_seconds)
@@ -298,7 +299,7 @@ class Deliverer:
             if delivery.instances:
                 self._queue.add(delivery, None, delivery.rank)
             else:
-                self._remove(delivery, ())
+                self._remove(delivery.delivery_id, ())
                 self._resent.remove(delivery)
 
     async def _put_queued(self) -> None:
@@ -416,17 +417,24 @@ class Deliverer:
         self._resent.finish(delivery)
         self.ledger.write()
         stored = {each.file.path.name for each in delivery.instances.values()}
-        await asyncio.to_thread(self._remove, delivery, stored)
+        await asyncio.to_thread(self._remove, delivery.delivery_id, stored)
         self._resent.remove(delivery)
         _logger.info("delivery_stored delivery=%s instances=%d", delivery.delivery_id, len(sizes))
 
-    def _remove(self, delivery: Delivery, stored: Collection[str]) -> None:
-        """Remove a delivery of which all is stored; what is left where that fails goes at the next start."""
-        folder = self._spool.delivering / delivery.delivery_id
+    def _remove(self, delivery_id: str, stored: Collection[str]) -> None:
+        """Remove a delivery of which all is stored; where that fails, on a full volume for one, again later."""
+        folder = self._spool.delivering / delivery_id
         try:
-            self._spool.remove_delivery(delivery.delivery_id, stored)
+            self._spool.remove_delivery(delivery_id, stored)
         except OSError as error:
             self._spool.aside.note(folder, error)
+            self._unremoved[folder] = stored
+        else:
+            self._spool.aside.settle(folder)
+
+    def _remove_again(self) -> None:
+        for folder in [folder for folder in self._unremoved if not self._spool.aside.holds(folder)]:
+            self._remove(folder.name, self._unremoved.pop(folder))
 
     async def _tell(self, stored: StoredObject) -> None:
         announce = self._announce
@@ -456,6 +464,7 @@ class Deliverer:
         self._resent.tell()
         self._space.look()
         self._take_up()
+        self._remove_again()
         if self._in_flight.is_stalled:
             self._progress.failed("the store takes nothing of what is being sent")
         self._progress.write(

@@ -6,6 +6,7 @@ the progress, the metrics and the heartbeat find it; whoever works on the spool 
 
 import logging
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ _FIRST_PAUSE_SECONDS: Final = 1.0
 _LONGEST_PAUSE_SECONDS: Final = 60.0
 # What nobody has met again for so long after it was due is gone.
 _FORGET_SECONDS: Final = 60.0
+
+_FRAMES: Final = 6
 
 _logger = logging.getLogger(__name__)
 
@@ -48,8 +51,10 @@ class SetAside:
         held = self._held.get(path)
         if held is None or held.reason != reason:
             name = f"{path.parent.name}/{path.name}"
-            # An error of the system says all; for any other the place in the program is wanted.
-            _logger.error("set_aside path=%s reason=%s", name, reason, exc_info=not isinstance(error, OSError))
+            if isinstance(error, OSError):
+                _logger.error("set_aside path=%s reason=%s", name, reason)
+            else:
+                _logger.error("set_aside path=%s reason=%s at=%s", name, reason, _place_of(error))
             held = self._held[path] = _Held(reason, _FIRST_PAUSE_SECONDS, 0.0)
         if is_full(error):
             held.until = self._clock()  # it is not to blame, and room may be there at once
@@ -75,3 +80,9 @@ def describe_failure(error: Exception) -> str:
     if isinstance(error, OSError):
         return error.strerror or type(error).__name__
     return type(error).__name__
+
+
+def _place_of(error: Exception) -> str:
+    """Say where in the program an error came up; a traceback would have its text, which may quote what was read."""
+    frames = traceback.extract_tb(error.__traceback__)[-_FRAMES:]
+    return " ".join(f"{Path(frame.filename).name}:{frame.lineno}:{frame.name}" for frame in frames)

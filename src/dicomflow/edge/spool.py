@@ -296,29 +296,30 @@ class Spool:
             delivery_id: its name.
             stored: the names of its files that are stored; any other instance in its folder is received again.
         """
-        folder = self.delivering / delivery_id
-        if not folder.exists():  # its files could not be put there
-            return
-        for file in list(_scan(folder)) if stored is not None else ():
-            if stored is not None and file.path.name not in stored:
-                _logger.warning("instance_received_again delivery=%s file=%s", delivery_id, file.path.name)
-                self._move(file.path, self.unpacked)
-        folder.rename(self.delivering / (delivery_id + _STORED))
+        folder, left = self.delivering / delivery_id, self.delivering / (delivery_id + _STORED)
+        if folder.exists():  # else it was cut short, or its files could not be put there
+            for file in list(_scan(folder)) if stored is not None else ():
+                if stored is not None and file.path.name not in stored:
+                    _logger.warning("instance_received_again delivery=%s file=%s", delivery_id, file.path.name)
+                    self._move(file.path, self.unpacked)
+            folder.rename(left)
         self._sync(self.delivering)
-        self.discard_stored(delivery_id)
+        self._discard(left)
 
-    def discard_stored(self, delivery_id: str = "*") -> None:
-        """Remove what is left of one stored delivery, or of all whose removal was cut short; what is not ours stays."""
-        for folder in self.delivering.glob(delivery_id + _STORED):
+    def discard_stored(self) -> None:
+        """Remove what is left of deliveries whose removal was cut short; what is not ours stays."""
+        for folder in self.delivering.glob(f"*{_STORED}"):
             try:
-                self.spares.keep(folder.glob(f"*{SUFFIX}"))
-                for path in folder.glob(f"{MANIFEST_FILE}*"):
-                    path.unlink(missing_ok=True)
-                folder.rmdir()
-            except FileNotFoundError:
-                continue
+                self._discard(folder)
             except OSError as error:
                 self.aside.note(folder, error)
+
+    def _discard(self, folder: Path) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self.spares.keep(folder.glob(f"*{SUFFIX}"))
+            for path in folder.glob(f"{MANIFEST_FILE}*"):
+                path.unlink(missing_ok=True)
+            folder.rmdir()
 
     def _make(self, folders: Iterable[Path]) -> None:
         try:
