@@ -13,6 +13,7 @@ from sqlalchemy import text
 
 from dicomflow import cli
 from dicomflow.catalog.engine import create_engine_for
+from dicomflow.cli.stores import store_of
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -190,3 +191,13 @@ def test_rebuild_without_a_folder_of_objects_makes_none(folder: Path, run: Run):
     (folder / "objects").rmdir()
     code, _, error = run("catalog", "rebuild", "--data", folder)
     assert (1, f"dicomflow: there is no folder {folder / 'objects'}\n") == (code, error)
+
+
+@needs_root
+def test_console_of_a_folder_to_which_nothing_was_sent_leaves_the_objects_to_the_owner(folder: Path):
+    """It can be looked at before the first image, and the program that receives it can store it."""
+    (folder / "objects").rmdir()
+    give(folder, NOBODY)
+    store_of(folder, None, may_create=True)
+    found = (folder / "objects").stat()
+    assert (NOBODY, 0o700) == (found.st_uid, found.st_mode & 0o777)

@@ -82,9 +82,9 @@ def console(
     """
     access = _access(bind, users_file, trusted_proxy or [], user_header, host or [], certificate, key, plain_http)
     sources = dict(_metrics_source(each) for each in edge_metrics or [])
-    _, store = store_of(data, store_url)
     with writing(data, database_url) as engine:
         require_schema(engine)
+        _, store = store_of(data, store_url, may_create=True)
         context = build_context(engine, store, _wake(engine, drive_queue_url), sources)
         server = ConsoleServer(create_console(context, access), bind, port, certificate=certificate, key=key)
         for name in (signal.SIGTERM, signal.SIGINT):

@@ -19,7 +19,7 @@ from dicomflow.catalog.engine import create_engine_for
 from dicomflow.catalog.report import create_read_only_engine
 from dicomflow.errors import PermanentError, TransientError
 
-__all__ = ["CATALOG_FILE", "DATABASE_URL_VARIABLE", "DataFolder", "DatabaseUrl", "reading", "writing"]
+__all__ = ["CATALOG_FILE", "DATABASE_URL_VARIABLE", "DataFolder", "DatabaseUrl", "give_to_owner", "reading", "writing"]
 
 CATALOG_FILE: Final = "catalog.db"
 DATABASE_URL_VARIABLE: Final = "DICOMFLOW_DATABASE_URL"
@@ -134,9 +134,14 @@ def _create(file: Path) -> None:
         return
     except PermissionError as error:
         raise PermanentError(f"this user may not make {file}: {_advice(file)}") from error
+    give_to_owner(file)
+
+
+def give_to_owner(path: Path) -> None:
+    """Make what root has just made belong to whom the folder around it belongs to."""
     if os.name == "posix" and os.geteuid() == 0:
-        folder = file.parent.stat()
-        os.chown(file, folder.st_uid, folder.st_gid)
+        folder = path.parent.stat()
+        os.chown(path, folder.st_uid, folder.st_gid)
 
 
 def _advice(file: Path) -> str:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import typer
 from obstore.store import ObjectStore
 
+from dicomflow.cli.database import give_to_owner
 from dicomflow.errors import PermanentError
 from dicomflow.folders import folder_of_url
 from dicomflow.pipeline.connect import build_store
@@ -21,8 +22,10 @@ StoreUrl = Annotated[
 ]
 
 
-def store_of(data: Path | None, store_url: str | None) -> tuple[str, ObjectStore]:
+def store_of(data: Path | None, store_url: str | None, *, may_create: bool = False) -> tuple[str, ObjectStore]:
     """Return bucket and store of a URL, or of the folder that `dicomflow local` was given.
+
+    Where `may_create` is set, a data folder to which nothing was sent yet gets its folder of objects.
 
     Raises:
         typer.BadParameter: there is neither, or the URL is none.
@@ -33,6 +36,9 @@ def store_of(data: Path | None, store_url: str | None) -> tuple[str, ObjectStore
     if urlsplit(url).scheme not in {"s3", "file"}:
         raise typer.BadParameter(f"{url!r} is no URL: use s3://BUCKET or file:///FOLDER", param_hint="--store-url")
     folder = folder_of_url(url)
+    if may_create and store_url is None and folder is not None and not folder.exists():
+        folder.mkdir(0o700)
+        give_to_owner(folder)
     if folder is not None and not folder.is_dir():
         raise PermanentError(f"there is no folder {folder}")  # made here it would be this user's, not its owner's
     return build_store(url)
