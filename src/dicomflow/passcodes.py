@@ -78,6 +78,11 @@ class PasscodeFile:
                 self._remember(asked, is_right=is_right)
         return is_right
 
+    @property
+    def has_users(self) -> bool:
+        """Whether the file, as it was read last, names anybody."""
+        return bool(self._hashes)
+
     def look(self) -> int:
         """Read the file again if it changed, and return how many of its lines are no users."""
         with self._lock:

@@ -31,7 +31,7 @@ from dicomflow.passcodes import hash_passcode
         (["--bind", "::", "--trusted-proxy", "10.0.0.0/33"], "10.0.0.0/33"),
         (["--edge-metrics", "edge=file:///etc/passwd"], "is not NAME=http://HOST:PORT/metrics"),
         (["--users-file", "nowhere"], "--users-file nowhere cannot be read"),
-        (["--users-file", "MALFORMED"], "line 1 is not name:salt:hash"),
+        (["--users-file", "MALFORMED"], "names nobody: no line of it is name:salt:hash"),
     ],
 )
 @pytest.mark.usefixtures("restore_logging")

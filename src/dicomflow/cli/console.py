@@ -21,6 +21,7 @@ from dicomflow.console.access import Access, Proxy
 from dicomflow.console.app import build_context, create_console
 from dicomflow.console.counters import read_url
 from dicomflow.console.server import ConsoleServer
+from dicomflow.errors import PermanentError
 from dicomflow.passcodes import PasscodeFile
 from dicomflow.pipeline.connect import build_queues
 from dicomflow.pipeline.wakeups import DRIVE_QUEUE
@@ -126,10 +127,18 @@ def _access(
     own = (*hosts, *LOOPBACK_HOSTS, *([bind] if _is_address(bind) else [])) if hosts or is_loopback else ()
     return Access(
         proxy=Proxy(networks, user_header) if networks else None,
-        users=PasscodeFile(users_file, "--users-file") if users_file is not None else None,
+        users=_users_of(users_file) if users_file is not None else None,
         hosts=own,
         is_https=certificate is not None,
     )
+
+
+def _users_of(path: Path) -> PasscodeFile:
+    """Read the logins; a file in which every line is flawed is a mistake to be told now, not at each login."""
+    users = PasscodeFile(path, "--users-file")
+    if users.bad_lines and not users.has_users:
+        raise PermanentError(f"--users-file {path} names nobody: no line of it is name:salt:hash")
+    return users
 
 
 def _is_address(text: str) -> bool:
