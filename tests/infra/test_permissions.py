@@ -133,6 +133,28 @@ def test_function_may_do_what_its_code_calls_and_nothing_more(template: Any, nam
     assert expected == found
 
 
+@pytest.mark.parametrize(
+    ("name", "reads", "writes"),
+    [
+        ("index", {"received"}, set()),
+        ("plan", {"manifests"}, set()),
+        ("collect", {"imports"}, {"feedback"}),
+        ("drive", {"imports", "received", "staging"}, {"feedback", "staging"}),
+    ],
+)
+def test_function_reaches_the_prefixes_that_it_works_on_and_no_other(
+    template: Any, name: str, reads: set[str], writes: set[str]
+):
+    """Where, not only what: `plan` reads manifests and no image, `drive` what it copies and compares."""
+
+    def prefixes(action: str) -> set[str]:
+        of_action = [each for each in granted(template, name).values() if action in actions(each)]
+        names = {suffix.removesuffix("*").rstrip("/") for each in of_action for suffix in suffixes(each)}
+        return {"received" if each == "iep-" else each for each in names}
+
+    assert (reads, writes) == (prefixes("s3:GetObject"), prefixes("s3:PutObject"))
+
+
 def test_store_calls_are_all_known():
     """A new kind of call of the store fails here, before it fails in the cloud."""
     for modules in MODULES.values():

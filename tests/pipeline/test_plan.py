@@ -164,3 +164,35 @@ def test_manifest_that_the_catalog_cannot_hold_is_its_own_problem(deployment: An
     assert "queued" == deployment.states()["1.2.2"]
     problems = [row["object_key"] for row in deployment.rows("stored_object") if row["problem"]]
     assert problems == [bad] or "1.2.1" in deployment.states()  # SQLite holds some of these
+
+
+def test_study_that_comes_by_a_second_way_is_planned_without_reading_images(deployment: Any) -> None:
+    """`plan` reads what its role lets it, manifests; the driver is woken, and compares before it starts anything."""
+    deployment.plan(deployment.deliver({"1.2.1": 2}, delivery="d1"))
+    deployment.handle("index", *map(deployment.object_event, deployment.keys("edge/d1")))
+    deployment.drive()
+    deployment.finish()
+    deployment.messages.clear()
+    second = deployment.deliver({"1.2.1": 3}, delivery="d2", change=lambda encoded: b"x" + encoded[1:])
+    read: list[str] = []
+
+    class Recording:
+        def __init__(self, store: Any) -> None:
+            self._store = store
+
+        def get(self, key: str, *arguments: Any, **named: Any) -> Any:
+            read.append(key)
+            return self._store.get(key, *arguments, **named)
+
+        def __getattr__(self, name: str) -> Any:
+            raise AssertionError(name)
+
+    recording = deployment.variant(store=Recording(deployment.store))
+    assert {"batchItemFailures": []} == recording.plan(second)
+    assert [second] == read
+    assert deployment.messages["drive"]
+    deployment.offset[0] += timedelta(seconds=5)
+    deployment.drive()
+    deployment.finish()
+    assert [2, 1] == [job["scanned"] for job in deployment.rows("import_job")]
+    assert ["completed", "completed"] == [row["state"] for row in deployment.rows("series_import")]

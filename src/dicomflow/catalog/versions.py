@@ -13,7 +13,7 @@ from sqlalchemy import Connection, func, select, text, update
 from dicomflow.catalog.index import lock_instances, recount_versions
 from dicomflow.catalog.tables import instance, stored_object
 
-__all__ = ["record_data_set_digests", "undecided_objects"]
+__all__ = ["instances_with_versions", "record_data_set_digests", "undecided_objects"]
 
 _META_BYTES: Final = 1024
 """Files of one data set differ in size by their file meta information alone: three AE titles and an implementation."""
@@ -58,6 +58,12 @@ def undecided_objects(connection: Connection, sop_instance_uids: Collection[str]
         for each in files
         if each.data_set_sha256 is None and any(_may_be_equal(each, other) for other in files)
     }
+
+
+def instances_with_versions(connection: Connection) -> list[str]:
+    """Return the SOP Instance UIDs of which several different objects are known."""
+    statement = select(instance.c.sop_instance_uid).where(text("versions > 1"))
+    return list(connection.scalars(statement.order_by(instance.c.sop_instance_uid)))
 
 
 def record_data_set_digests(connection: Connection, digests: Mapping[str, str], uids: Collection[str]) -> None:

@@ -1,4 +1,8 @@
-"""From a manifest to the import queue: one row per series of the delivery, written once however often it is asked."""
+"""From a manifest to the import queue: one row per series of the delivery, written once however often it is asked.
+
+It reads manifests and no image, as its role lets it: objects are compared by `index` and, before a series is claimed,
+by `drive`.
+"""
 
 import logging
 from collections.abc import Collection
@@ -13,7 +17,6 @@ from dicomflow.catalog.engine import is_of_a_value
 from dicomflow.dicom.uids import is_usable
 from dicomflow.errors import DicomflowError, PermanentError
 from dicomflow.manifest import MANIFEST_PREFIX, Manifest, manifest_key
-from dicomflow.pipeline.versions import compare_versions
 
 __all__ = ["STAT_PRIORITY", "plan_delivery"]
 
@@ -45,7 +48,6 @@ def plan_delivery(
 
     Raises:
         PermanentError: there is no such object, it is no manifest, or the catalog cannot hold what it says.
-        TransientError: objects that may be versions of one instance could not be compared.
         sqlalchemy.exc.SQLAlchemyError: the database failed; nothing of the manifest is written.
     """
     try:
@@ -66,7 +68,6 @@ def plan_delivery(
             raise
         logger.exception("manifest_not_written", extra={"key": key})
         raise PermanentError(f"the catalog cannot hold the manifest: {type(error).__name__}") from error
-    compare_versions(engine, store, {instance.sop_instance_uid for instance in manifest.instances()})
     logger.info(
         "delivery_planned",
         extra={

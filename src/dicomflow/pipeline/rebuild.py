@@ -20,9 +20,11 @@ from sqlalchemy import Connection, Engine
 
 from dicomflow.catalog import outcomes, restoring
 from dicomflow.catalog.deliveries import record_problem
+from dicomflow.catalog.engine import begin_read
 from dicomflow.catalog.jobs import STAGING_PREFIX
 from dicomflow.catalog.outcomes import Outcome, StoredImageSet
 from dicomflow.catalog.restoring import PastJob
+from dicomflow.catalog.versions import instances_with_versions
 from dicomflow.errors import PermanentError, TransientError
 from dicomflow.feedback import FEEDBACK_PREFIX
 from dicomflow.healthimaging.results import MANIFEST_NAME, FileResult, JobResults, UnreadableManifestError, read_results
@@ -31,6 +33,7 @@ from dicomflow.manifest import MANIFEST_PREFIX
 from dicomflow.pipeline.events import StoredObjectEvent
 from dicomflow.pipeline.index import IMPORT_OUTPUT_PREFIX, IndexResult, index_objects
 from dicomflow.pipeline.plan import plan_delivery
+from dicomflow.pipeline.versions import compare_versions
 
 __all__ = ["Rebuilt", "rebuild_catalog"]
 
@@ -89,6 +92,9 @@ def rebuild_catalog(
         for keys in _batches(store, MANIFEST_PREFIX, lambda key: key.endswith(".json")):
             _plan(engine, store, keys, clock, done)
             tell(done)
+        with begin_read(engine) as connection:
+            several = instances_with_versions(connection)
+        compare_versions(engine, store, several)
         for prefix, ended_at in _job_folders(store):
             datastore_ids.add(_datastore_of(prefix))
             _restore(engine, store, bucket, prefix, ended_at, clock, done)
