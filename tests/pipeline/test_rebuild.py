@@ -1,11 +1,13 @@
 """A catalog that was lost is built again from the bucket, and knows what HealthImaging holds."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy import delete, select
 
 from dicomflow.catalog import tables
+from dicomflow.catalog.removal import delete_study
 from dicomflow.errors import PermanentError
 from dicomflow.healthimaging.simulator import FileFault
 from dicomflow.pipeline.rebuild import Rebuilt, rebuild_catalog
@@ -141,3 +143,49 @@ def test_issuers_that_are_no_json_object_are_refused(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("DICOMFLOW_ISSUERS", "edge=HOSPITAL")
     with pytest.raises(PermanentError, match="DICOMFLOW_ISSUERS"):
         load_issuers()
+
+
+def test_rebuilt_series_that_needed_no_job_is_completed_as_it_was(deployment: Any) -> None:
+    """A, the same bytes again, and then others: the second was in when it came, whatever came later."""
+    for delivery, name in (("d1", "A"), ("d2", "A"), ("d3", "B")):
+        key = deployment.deliver({"1.2.1": 2}, delivery=delivery, PatientName=name)
+        deployment.handle("index", *map(deployment.object_event, deployment.keys(f"edge/{delivery}")))
+        deployment.plan(key)
+        deployment.offset[0] += timedelta(seconds=5)
+        deployment.drive()
+        deployment.finish()
+    lose_catalog(deployment)
+    deps = deployment.deps
+    done = rebuild_catalog(deps.engine, deps.store, deps.bucket, issuers={})
+    assert 0 == done.not_imported
+    assert ["completed"] * 3 == [row["state"] for row in deployment.rows("series_import")]
+
+
+@pytest.mark.parametrize("is_catalog_lost", [False, True])
+@pytest.mark.parametrize("are_objects_deleted", [False, True])
+def test_rebuild_after_a_study_was_deleted_knows_what_is_there(
+    deployment: Any, *, is_catalog_lost: bool, are_objects_deleted: bool
+) -> None:
+    """Imports of objects that stay come back as they ended; those of objects that are gone do not, and that is told."""
+    key = deployment.deliver({"1.2.1": 2}, delivery="d1")
+    objects = deployment.keys("edge/d1")
+    deployment.handle("index", *map(deployment.object_event, objects))
+    deployment.plan(key)
+    deployment.drive()
+    deployment.finish()
+    deps = deployment.deps
+    with deps.engine.begin() as connection:
+        delete_study(connection, "1.2", deployment.now(), actor="test")
+    if are_objects_deleted:
+        deployment.store.delete(objects)
+    if is_catalog_lost:
+        lose_catalog(deployment)
+    for _ in range(2):
+        done = rebuild_catalog(deps.engine, deps.store, deps.bucket, issuers={})
+        assert ({} if are_objects_deleted else {"1.2.1": "completed"}) == deployment.states()
+        assert (0 if are_objects_deleted else 2) == len(deployment.rows("import_outcome"))
+        assert (0 if are_objects_deleted else 1) == len(deployment.rows("series_image_set"))
+        assert int(are_objects_deleted) == done.gone
+    deployment.plan(key) if not are_objects_deleted else None
+    deployment.drive()
+    assert 1 == len(deployment.service_jobs())

@@ -20,6 +20,7 @@ __all__ = [
     "PastJob",
     "adopt_before",
     "adopt_unsettled",
+    "known_job",
     "known_manifests",
     "known_objects",
     "newest_objects",
@@ -57,8 +58,10 @@ def known_objects(connection: Connection, keys: Collection[str]) -> set[str]:
 
 
 def known_manifests(connection: Connection, keys: Collection[str]) -> set[str]:
-    """Return those of the keys whose manifests are in the catalog already."""
-    return set(connection.scalars(select(delivery.c.manifest_key).where(delivery.c.manifest_key.in_(keys))))
+    """Return those of the keys whose manifests are in the catalog already, with a series left of them."""
+    has_series = exists().where(series_import.c.delivery_id == delivery.c.delivery_id)
+    statement = select(delivery.c.manifest_key).where(delivery.c.manifest_key.in_(keys), has_series)
+    return set(connection.scalars(statement))
 
 
 def record_past_job(connection: Connection, job: PastJob, now: datetime) -> int | None:
@@ -86,6 +89,14 @@ def record_past_job(connection: Connection, job: PastJob, now: datetime) -> int 
         .on_conflict_do_nothing()
         .returning(import_job.c.import_job_id)
     ).scalar_one_or_none()
+
+
+def known_job(connection: Connection, job: PastJob) -> int | None:
+    """Return the number of a job that the catalog has as ended."""
+    statement = select(import_job.c.import_job_id).where(
+        import_job.c.job_id == job.job_id, import_job.c.datastore_id == job.datastore_id
+    )
+    return connection.execute(statement.where(import_job.c.state == "completed")).scalars().first()
 
 
 def newest_objects(connection: Connection, sop_instance_uids: Collection[str], before: datetime) -> dict[str, str]:

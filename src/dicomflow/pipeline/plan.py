@@ -5,7 +5,7 @@ by `drive`.
 """
 
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from datetime import datetime
 from typing import Final
 
@@ -35,6 +35,7 @@ def plan_delivery(
     import_enabled: bool,
     now: datetime,
     stat_ae_titles: Collection[str] = (),
+    only: Callable[[Manifest], Manifest] = lambda manifest: manifest,
 ) -> int:
     """Record the delivery of a manifest and queue its series; return how many are new.
 
@@ -45,6 +46,7 @@ def plan_delivery(
         import_enabled: False marks the series as not queued.
         now: the time.
         stat_ae_titles: what one of these calling AE titles has sent goes before the rest.
+        only: leaves out of the manifest what is not to be recorded.
 
     Raises:
         PermanentError: there is no such object, it is no manifest, or the catalog cannot hold what it says.
@@ -56,6 +58,7 @@ def plan_delivery(
         raise PermanentError("there is no such manifest") from error
     manifest = Manifest.from_json(encoded)
     _check(manifest, key)
+    manifest = only(manifest)
     is_stat = any(association.calling_ae_title.strip() in stat_ae_titles for association in manifest.associations)
     state, priority = "queued" if import_enabled else "disabled", STAT_PRIORITY if is_stat else 0
     try:

@@ -29,7 +29,7 @@ from dicomflow.errors import PermanentError, TransientError
 from dicomflow.feedback import FEEDBACK_PREFIX
 from dicomflow.healthimaging.results import MANIFEST_NAME, FileResult, JobResults, UnreadableManifestError, read_results
 from dicomflow.heartbeat import STATUS_PREFIX
-from dicomflow.manifest import MANIFEST_PREFIX
+from dicomflow.manifest import MANIFEST_PREFIX, Manifest
 from dicomflow.pipeline.events import StoredObjectEvent
 from dicomflow.pipeline.index import IMPORT_OUTPUT_PREFIX, IndexResult, index_objects
 from dicomflow.pipeline.plan import plan_delivery
@@ -56,6 +56,7 @@ class Rebuilt:
     passed_over: int = 0
     not_read: list[str] = field(default_factory=list)
     not_imported: int = 0
+    gone: int = 0
 
 
 def rebuild_catalog(
@@ -149,7 +150,9 @@ def _plan(
         if key in known:
             continue
         try:
-            plan_delivery(engine, store, key, import_enabled=False, now=clock())
+            plan_delivery(
+                engine, store, key, import_enabled=False, now=clock(), only=partial(_in_store, engine, key, done)
+            )
         except PermanentError as error:
             logger.warning("manifest_refused", extra={"key": key, "error": str(error)})
             with engine.begin() as connection:
@@ -157,6 +160,18 @@ def _plan(
             done.problems += 1
         else:
             done.deliveries += 1
+
+
+def _in_store(engine: Engine, key: str, done: Rebuilt, manifest: Manifest) -> Manifest:
+    """Leave out the series of which no object is in the bucket any more, as after `delete-study --objects`."""
+    with engine.begin() as connection:
+        there = restoring.known_objects(connection, [each.key for each in manifest.instances()])
+    series = [each for study in manifest.studies for each in study.series]
+    kept = [each for each in series if any(instance.key in there for instance in each.instances)]
+    if len(kept) < len(series):
+        done.gone += len(series) - len(kept)
+        logger.warning("manifest_objects_gone", extra={"key": key, "series": len(series) - len(kept)})
+    return manifest.only({instance.sop_instance_uid for each in kept for instance in each.instances})
 
 
 def _job_folders(store: ObjectStore) -> list[tuple[str, datetime]]:
@@ -199,14 +214,21 @@ def _restore(
     job = PastJob(datastore_id, job_id, manifest.input_s3_uri, uri, ended_at, counters, is_staged)
     with engine.begin() as connection:
         import_job_id = restoring.record_past_job(connection, job, clock())
-        if import_job_id is None:
+        is_new = import_job_id is not None
+        import_job_id = import_job_id or restoring.known_job(connection, job)
+        found = _objects_of(connection, results, job) if import_job_id is not None else []
+        keys = [key for key, _ in found]
+        rows = restoring.series_of_objects(connection, keys)
+        if not is_new:  # its series are known as well, unless they were deleted and are made anew
+            rows = {key: row for key, row in rows.items() if row.state == "disabled"}
+        if import_job_id is None or not (is_new or rows):
             done.passed_over += 1
             return
-        found = _objects_of(connection, results, job)
-        uids = {_sop_of(key) for key, _ in found}
-        restoring.adopt_before(connection, [key for key, _ in found], uids, datastore_id, clock())
-        rows = restoring.series_of_objects(connection, [key for key, _ in found])
-        outcomes.record_outcomes(connection, import_job_id, [_outcome(key, each, rows) for key, each in found])
+        uids = {_sop_of(key) for key in keys}
+        restoring.adopt_before(connection, keys, uids, datastore_id, clock())
+        there = rows.keys() | (restoring.known_objects(connection, keys) if is_new else ())
+        told = [_outcome(key, each, rows) for key, each in found if key in there]
+        outcomes.record_outcomes(connection, import_job_id, told)
         image_sets = _image_sets(results, found, rows)
         outcomes.record_image_sets(connection, datastore_id, image_sets, clock())
         series = {row.series_import_id: row for row in rows.values()}
