@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, create_engine, event, func, inspect, select, text
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError, SQLAlchemyError, StatementError
 
-from dicomflow.catalog import views
+from dicomflow.catalog import indexes, views
 from dicomflow.catalog.migrations import REVISIONS
 from dicomflow.errors import PermanentError
 
@@ -125,11 +125,30 @@ def is_of_a_value(error: Exception) -> bool:
     return not isinstance(error, OSError | MemoryError)
 
 
-def migrate(engine: Engine) -> None:
+def migrate(engine: Engine, index_seconds: float | None = None) -> list[str]:
     """Bring the schema to this program's revision; what is already there stays.
 
-    All of it happens in one transaction. Two callers at once: the second waits and finds nothing to do.
+    Tables and rows change in one transaction. On PostgreSQL the indexes follow, each by itself and beside the work of
+    others. Two callers at once: the second waits and finds nothing to do.
+
+    Args:
+        engine: the catalog's.
+        index_seconds: how long indexes may be built for; None is as long as it takes.
+
+    Returns:
+        The names of the indexes that there was no time for: another call builds them, and all works without.
     """
+    if engine.dialect.name != "postgresql":
+        _upgrade(engine)
+        return []
+    with indexes.alone(engine, _MIGRATION_LOCK) as connection:
+        if not _upgrade(engine):
+            return []
+        return indexes.build_missing(connection, index_seconds)
+
+
+def _upgrade(engine: Engine) -> bool:
+    """Run the migrations in one transaction; False where the schema is newer than this program."""
     from alembic import command  # noqa: PLC0415  # only a migration needs Alembic
     from alembic.config import Config  # noqa: PLC0415
 
@@ -137,15 +156,14 @@ def migrate(engine: Engine) -> None:
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     # SQLite changes a table by making it anew, while rows of others refer to it.
     with engine.execution_options(**{_WITHOUT_FOREIGN_KEYS: True}).begin() as connection:
-        if connection.dialect.name == "postgresql":
-            connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
         current = _revision(connection)
         if current is not None and current not in REVISIONS:
-            return  # newer than this program: nothing of ours to add
+            return False  # nothing of ours to add
         views.drop(connection)
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
         views.create(connection)
+    return True
 
 
 def schema_revision(engine: Engine) -> str | None:

@@ -33,6 +33,7 @@ class Dependencies:
 
     `concurrent_imports` and `start_rate` (calls a second) are the service's limits for this account. A job that has not
     ended within `job_limit` is given up. What comes from an association of one of `stat_ae_titles` is imported first.
+    What was received is deleted so long after its import as `retention` says, never without one.
     `issuers` gives the issuer of Patient IDs that name none, by `EDGE/CALLING AE TITLE` or by `EDGE`, `character_sets`
     likewise what devices mean that declare none.
     """
@@ -53,6 +54,7 @@ class Dependencies:
     stat_ae_titles: frozenset[str] = frozenset()
     issuers: Mapping[str, str] = field(default_factory=dict)
     character_sets: Mapping[str, str] = field(default_factory=dict)
+    retention: timedelta | None = None
     metrics: Metrics = field(default_factory=NoMetrics)
 
     @property

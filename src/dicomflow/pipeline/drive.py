@@ -34,6 +34,7 @@ from dicomflow.pipeline.collect import LOOK_AGAIN, follow_job
 from dicomflow.pipeline.dependencies import Dependencies
 from dicomflow.pipeline.feedback import FEEDBACK_AGAIN, send_feedback
 from dicomflow.pipeline.metrics import Name, after_commit
+from dicomflow.pipeline.retention import expire_objects
 from dicomflow.pipeline.staging import clear_staging, stage_objects
 from dicomflow.pipeline.wakeups import acknowledge, wake_driver
 
@@ -92,13 +93,23 @@ def drive(deps: Dependencies, body: str = "{}") -> DriveResult:
         failed += step is _Step.FAILED
         steps += 1
     send_feedback(deps)
-    is_cut_short = looked_at == MAX_LOOKS or started == MAX_STARTS or steps == MAX_STEPS
+    has_more_to_expire = _expire(deps)
+    is_cut_short = looked_at == MAX_LOOKS or started == MAX_STARTS or steps == MAX_STEPS or has_more_to_expire
     due_at = _next_due(deps, is_cut_short=is_cut_short)
     if due_at is not None:
         if looked_at == steps == 0:  # whatever kept this run from its work keeps the next one too
             due_at = max(due_at, deps.clock() + IDLE_PAUSE)
         wake_driver(deps, due_at, "sweep")
     return DriveResult(started, looked_at, due_at)
+
+
+def _expire(deps: Dependencies) -> bool:
+    """Delete what has been kept for long enough; a failure is not the imports', and the next run tries again."""
+    try:
+        return expire_objects(deps)
+    except Exception:  # the boundary between two kinds of work
+        logger.exception("objects_not_expired")
+        return False
 
 
 def _look_at_one(deps: Dependencies) -> bool:
