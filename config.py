@@ -15,7 +15,7 @@ RESOURCE_TAGS = {
         "purpose": "dicom-ingestion",
     }
 }
-"""Tags of everything the stack makes: up to 50 in `tag_list`."""
+"""Tags of everything the stack makes but the data store: up to 45 in `tag_list`."""
 
 EDGE_CONFIG = [
     {"Name": "edge-1", "device_type": "LOCAL"},
@@ -32,12 +32,13 @@ AHLI_CONFIG = {
     "ahli_enabled": True,
     "ahli_endpoint": "",
     "ahli_concurrent_imports": 20,
+    "datastore_id": "",
 }
 """AWS HealthImaging.
 
 `ahli_enabled` False receives and indexes only. `ahli_endpoint` stays empty: it is for another address than the
 service's own. `ahli_concurrent_imports` is the account's quota of concurrent import jobs: 100 a data store by default,
-20 in ap-southeast-2.
+20 in ap-southeast-2. `datastore_id` takes a data store that is there in the place of one that the stack makes.
 """
 
 DB_CONFIG = {
@@ -50,7 +51,8 @@ DB_CONFIG = {
 """The catalog, Aurora PostgreSQL Serverless v2.
 
 `db_engine_pause` is after how many idle minutes it pauses, 5 to 1440; a paused engine costs its storage only, and an
-engine that may pause starts from 0 ACU. 0 keeps it awake, with `min_acu_capacity` at least. An ACU is about 2 GiB of
+engine that may pause starts from 0 ACU. 0 keeps it awake, with `min_acu_capacity` at least: 8 ACU are 700 USD a
+month. An ACU is about 2 GiB of
 memory. `deletion_protection` must be False before the stack can be destroyed; a last snapshot is taken then.
 """
 
@@ -58,12 +60,15 @@ STORAGE_CONFIG = {
     "transfer_acceleration": False,
     "kms_key_arn": "",
     "retention_days": 0,
+    "archive_after_days": 30,
 }
 """The bucket that edges deliver to.
 
 `transfer_acceleration` lets edges far from the region upload through the nearest edge location, for a charge.
 `kms_key_arn` is a key of yours for bucket, catalog, logs and data store; empty makes one. `retention_days` deletes
-received objects after so many days; 0 keeps them.
+received objects so many days after their import; what was not imported stays, and 0 keeps all. `archive_after_days`
+moves received objects of 256 KB and more to S3 Glacier Instant Retrieval, which is read as before and costs a sixth;
+0 moves none, and none is moved where `retention_days` is less than 90 days more.
 """
 
 NETWORK_CONFIG = {

@@ -32,6 +32,13 @@ _FUNCTIONS: Final = {
     "collect": "Imports/Collect",
     "watch": "Monitoring/Watch",
     "migrate": "IEPAurora/Migrate",
+    "relay": "Relay/Relay",
+    "operator": "Operator/Operator",
+    "secrets": "IEPAurora/Secrets",
+}
+_OUTSIDE: Final = {
+    "relay": "It calls HealthImaging, which has no IPv6, for functions in the VPC, and holds no data",
+    "secrets": "It reads one secret for the migration in the VPC, which has no way to Secrets Manager",
 }
 _QUEUED: Final = ("index", "plan", "drive", "collect")
 _FRAMEWORK: Final = "IEPAurora/Provider/framework-onEvent"
@@ -55,9 +62,18 @@ _FIXED: Final = (
     ),
     *(
         (
-            f"Network/Vpc/gatewaySubnet{number}/DefaultRoute",
+            f"Network/Vpc/gatewaySubnet{number}/{route}",
             "HIPAA.Security-VPCNoUnrestrictedRouteToIGW",
             "Only the NAT gateway is in this subnet; private_endpoints in NETWORK_CONFIG does without both",
+        )
+        for number in (1, 2)
+        for route in ("DefaultRoute", "DefaultRoute6")
+    ),
+    *(
+        (
+            f"Network/Vpc/functionsSubnet{number}/Subnet",
+            "HIPAA.Security-VPCSubnetAutoAssignPublicIpDisabled",
+            "The address is one of IPv6, behind an egress-only gateway: nothing reaches it from outside",
         )
         for number in (1, 2)
     ),
@@ -125,6 +141,9 @@ _PREFIXES: Final = {
     "collect": ("feedback/", "imports/", "staging/"),
     "watch": ("status/",),
     "migrate": (),
+    "relay": (),
+    "operator": ("{stack}-", "imports/", "manifests/", "status/"),
+    "secrets": (),
 }
 
 
@@ -170,19 +189,24 @@ def acknowledgements(settings: DeploymentSettings) -> Iterator[Acknowledgement]:
 def _of_function(name: str, path: str) -> Iterator[Acknowledgement]:
     function, policy = f"{path}/Function", f"{path}/Role/DefaultPolicy"
     bounded = "max_concurrency of its queue bounds it" if name in _QUEUED else "It runs one at a time"
+    bounded = "It runs as often at once as its callers do, which are bounded" if name in _OUTSIDE else bounded
     repeated = (
         "Its queue has dead letters; the function itself is never called asynchronously"
         if name in _QUEUED
         else "The next run does the same work, and an alarm tells of a failed one"
     )
+    repeated = "It is never called asynchronously: its caller waits, and repeats" if name in _OUTSIDE else repeated
     yield Acknowledgement(function, "AwsSolutions-L1", _RUNTIME)
     yield Acknowledgement(function, "HIPAA.Security-LambdaConcurrency", bounded)
     yield Acknowledgement(function, "HIPAA.Security-LambdaDLQ", repeated)
     yield Acknowledgement(policy, "HIPAA.Security-IAMNoInlinePolicy", _INLINE)
-    yield Acknowledgement(policy, "AwsSolutions-IAM5[Resource::*]", _INTERFACES)
+    if name in _OUTSIDE:
+        yield Acknowledgement(function, "HIPAA.Security-LambdaInsideVPC", _OUTSIDE[name])
+    else:
+        yield Acknowledgement(policy, "AwsSolutions-IAM5[Resource::*]", _INTERFACES)
     for prefix in _PREFIXES[name]:
         yield Acknowledgement(policy, f"AwsSolutions-IAM5[Resource::{{bucket}}/{prefix}*]", _OWN_KEYS)
-    if name in {"drive", "collect"}:
+    if name == "relay":
         reason = "Jobs under way in an older data store are followed too, and an image set has no name before its job"
         for pattern in (_STORES, f"{_STORES}/imageset/*"):
             yield Acknowledgement(policy, f"AwsSolutions-IAM5[Resource::{pattern}]", reason)

@@ -31,6 +31,8 @@ _PACKAGES: Final = {
     "collect": (*_COMMON, "obstore"),
     "migrate": (*_COMMON, "alembic", "obstore"),
     "watch": (*_COMMON, "obstore"),
+    "relay": (*_COMMON, "obstore"),
+    "operator": (*_COMMON, "obstore", "pydicom", "rich", "typer"),
 }
 """What each function imports, by the names of pyproject.toml; their own requirements come with them."""
 FUNCTIONS: Final = tuple(_PACKAGES)
@@ -39,7 +41,8 @@ _OTHER_PROGRAMS: Final = frozenset(
     {"__main__.py", "cli", "console", "dimse", "edge", "healthimaging/simulator", "local.py", "py.typed", "samples.py"}
 )
 """Our own modules that no function imports."""
-_SERVICES: Final = frozenset({"medical-imaging", "rds", "secretsmanager", "sqs", "ssm", "sts"})
+_HANDLERS: Final = {"operator": "dicomflow.cli.operator.operator"}
+_SERVICES: Final = frozenset({"lambda", "medical-imaging", "rds", "secretsmanager", "sqs", "ssm", "sts"})
 """Of botocore's models of some 400 services, which are four fifths of its size, those that may be called."""
 _UNUSED: Final = ("bin", "boto3/data", "boto3/examples", "pydicom/data/palettes", "pydicom/data/test_files")
 _UNUSED_FOLDERS: Final = frozenset({"__pycache__", "licenses"})
@@ -75,7 +78,7 @@ HOST: Final = Platform(f"{sys.version_info.major}.{sys.version_info.minor}")
 
 def handler_of(name: str) -> str:
     """Return the handler that Lambda calls."""
-    return f"dicomflow.pipeline.lambdas.{name}"
+    return _HANDLERS.get(name, f"dicomflow.pipeline.lambdas.{name}")
 
 
 def build_bundle(name: str, output: Path, platform: Platform = LAMBDA) -> Path:
@@ -94,7 +97,7 @@ def build_bundle(name: str, output: Path, platform: Platform = LAMBDA) -> Path:
         raise ValueError(f"there is no function {name!r}; there are {', '.join(FUNCTIONS)}")
     output.mkdir(parents=True, exist_ok=True)
     packages = _install(output, platform)
-    key = content_hash([packages.name, repr(platform)], [CONSTRAINTS, Path(__file__), *_own_sources()])
+    key = content_hash([packages.name, repr(platform)], [CONSTRAINTS, Path(__file__), *_own_sources(name)])
     bundle = output / f"{name}-{key[:16]}"
     if bundle.exists():
         return bundle
@@ -103,7 +106,7 @@ def build_bundle(name: str, output: Path, platform: Platform = LAMBDA) -> Path:
         for file in _package_files(_PACKAGES[name], packages, platform):
             if _is_used(file):
                 _copy(packages / file, folder / file)
-        for path in _own_sources():
+        for path in _own_sources(name):
             _copy(path, folder / "dicomflow" / path.relative_to(SOURCE))
         publish(folder, bundle)
     return bundle
@@ -161,14 +164,15 @@ def _is_used(file: Path) -> bool:
     return not any(_is_inside(file, part) for part in _UNUSED)
 
 
-def _own_sources() -> list[Path]:
+def _own_sources(name: str) -> list[Path]:
     """Return the modules of ours that a function may import."""
+    others = _OTHER_PROGRAMS - ({"cli"} if name == "operator" else set())
     return sorted(
         path
         for path in SOURCE.rglob("*")
         if path.is_file()
         and "__pycache__" not in path.parts
-        and not any(_is_inside(path.relative_to(SOURCE), part) for part in _OTHER_PROGRAMS)
+        and not any(_is_inside(path.relative_to(SOURCE), part) for part in others)
     )
 
 

@@ -145,15 +145,15 @@ class Catalog(Construct):
 
     def _migrate(self) -> CustomResource:
         """Bring the schema to the deployed program's revision, before any function of it runs; never drop a row."""
+        secrets = self.secrets_function = self._secrets()
         function = PipelineFunction(
             self,
             "migrate",
             settings=self._settings,
             key=self._key,
-            vpc=self._network.vpc,
-            subnets=self._network.functions,
-            security_group=self._network.function_group,
+            network=self._network,
             environment={
+                "DICOMFLOW_MIGRATION__RELAY": secrets.function.function_name,
                 "DICOMFLOW_MIGRATION__DATABASE_URL": self._url(ADMIN),
                 "DICOMFLOW_MIGRATION__SECRET_ARN": self.secret_arn,
                 "DICOMFLOW_MIGRATION__USER": USER,
@@ -163,13 +163,7 @@ class Catalog(Construct):
             memory_mib=512,
             layers=[self.layer],
         )
-        function.grant("Secret", ["secretsmanager:GetSecretValue"], [self.secret_arn])
-        function.grant(
-            "SecretKey",
-            ["kms:Decrypt"],
-            [self._key.key_arn],
-            StringEquals={"kms:ViaService": f"secretsmanager.{Stack.of(self).region}.amazonaws.com"},
-        )
+        function.grant("Secret", ["lambda:InvokeFunction"], [secrets.function.function_arn])
         self.migrate_function = function
         provider = cr.Provider(self, "Provider", on_event_handler=function.function)
         migration = CustomResource(
@@ -179,6 +173,27 @@ class Catalog(Construct):
             resource_type="Custom::CatalogSchema",
             properties={"Program": function.version},
         )
-        # The secret is read through the gateway or the endpoints, which must be there by then.
+        # The secret is asked for through the gateway or the endpoint, which must be there by then.
         migration.node.add_dependency(self.cluster, function, self._network)
         return migration
+
+    def _secrets(self) -> PipelineFunction:
+        """Make what reads the owner's secret for the migration, from outside the VPC, and can do nothing else."""
+        function = PipelineFunction(
+            self,
+            "secrets",
+            program="relay",
+            settings=self._settings,
+            key=self._key,
+            environment={},
+            timeout=Duration.seconds(60),
+            memory_mib=256,
+        )
+        function.grant("Secret", ["secretsmanager:GetSecretValue"], [self.secret_arn])
+        function.grant(
+            "SecretKey",
+            ["kms:Decrypt"],
+            [self._key.key_arn],
+            StringEquals={"kms:ViaService": f"secretsmanager.{Stack.of(self).region}.amazonaws.com"},
+        )
+        return function

@@ -19,7 +19,7 @@ from infra.deployed import DeployedStack
 from infra.errors import ConfigError
 from infra.guard import refused_changes, stack_policy
 from infra.packages import ROOT
-from infra.settings import DeploymentSettings
+from infra.settings import ARCHIVE_LEAST_DAYS, DeploymentSettings
 
 __all__ = ["HELP", "main"]
 
@@ -74,6 +74,7 @@ def _deploy(
     settings: DeploymentSettings, stack: DeployedStack, arguments: list[str], allowed: list[str], *, is_diff: bool
 ) -> int:
     deployed = stack.state()
+    _tell_notes(settings)
     if deployed is None and not is_diff:
         return _deploy_first(settings, stack, arguments)
     if code := synthesise_settings(settings, _ASSEMBLY):
@@ -131,6 +132,22 @@ def _refuse(lines: list[str]) -> bool:
 def _template(settings: DeploymentSettings) -> dict[str, Any]:
     path = _ASSEMBLY / f"{settings.name}.template.json"
     return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def _tell_notes(settings: DeploymentSettings) -> None:
+    """Say what is allowed, and may not be meant."""
+    storage, notes = settings.storage, []
+    if storage.archive_after_days and not storage.archives:
+        notes.append(
+            f"nothing moves to the archive: retention_days {storage.retention_days} is less than archive_after_days"
+            f" {storage.archive_after_days} and {ARCHIVE_LEAST_DAYS}, for which that class is billed"
+        )
+    if not settings.monitoring.email:
+        notes.append("nobody is told of alarms: email in MONITORING_CONFIG is empty")
+    if settings.database.db_engine_pause == 0:
+        least = settings.database.min_acu_capacity
+        notes.append(f"the catalog never pauses: {least:g} ACU cost about {least * 88:.0f} USD a month (us-east-1)")
+    sys.stderr.write("".join(f"note: {line}\n" for line in notes))
 
 
 def _tell_deployed(settings: DeploymentSettings) -> None:

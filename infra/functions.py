@@ -1,10 +1,9 @@
 """What all functions of the pipeline have in common: their bundle, their log, and a role of their own."""
 
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from aws_cdk import Duration, RemovalPolicy
-from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
 from aws_cdk import aws_lambda as lambda_
@@ -15,6 +14,9 @@ from constructs import Construct
 
 from infra.bundles import build_bundle, handler_of
 from infra.settings import DeploymentSettings
+
+if TYPE_CHECKING:
+    from infra.network import Network
 
 __all__ = ["BUNDLES", "PipelineFunction", "WorkQueue", "function_code", "log_retention", "skips_bundles"]
 
@@ -78,7 +80,7 @@ def function_code(scope: Construct, name: str) -> tuple[lambda_.Code, str]:
 
 
 class PipelineFunction(Construct):
-    """A function in the VPC; its role may do nothing but run, write its log, and what is granted beside."""
+    """A function, in the VPC if one is given; its role may do nothing but run, log, and what is granted beside."""
 
     def __init__(
         self,
@@ -87,16 +89,15 @@ class PipelineFunction(Construct):
         *,
         settings: DeploymentSettings,
         key: kms.IKey,
-        vpc: ec2.IVpc,
-        subnets: ec2.SubnetSelection,
-        security_group: ec2.ISecurityGroup,
         environment: dict[str, str],
         timeout: Duration,
         memory_mib: int,
+        network: "Network | None" = None,
+        program: str = "",
         layers: list[lambda_.ILayerVersion] | None = None,
     ) -> None:
         super().__init__(scope, name.capitalize())
-        code, self.version = function_code(self, name)
+        code, self.version = function_code(self, program or name)
         self.timeout = timeout
         log = logs.LogGroup(
             self,
@@ -108,7 +109,8 @@ class PipelineFunction(Construct):
         )
         self.role = iam.Role(self, "Role", assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"))
         self.grant("Log", ["logs:CreateLogStream", "logs:PutLogEvents"], [log.log_group_arn])
-        self.grant("Interfaces", list(_INTERFACE_ACTIONS), ["*"])
+        if network is not None:
+            self.grant("Interfaces", list(_INTERFACE_ACTIONS), ["*"])
         self.function = lambda_.Function(
             self,
             "Function",
@@ -116,13 +118,18 @@ class PipelineFunction(Construct):
             runtime=lambda_.Runtime.PYTHON_3_13,
             architecture=lambda_.Architecture.ARM_64,
             code=code,
-            handler=handler_of(name),
+            handler=handler_of(program or name),
             role=self.role.without_policy_updates(),
             log_group=log,
-            vpc=vpc,
-            vpc_subnets=subnets,
-            security_groups=[security_group],
-            environment={"POWERTOOLS_SERVICE_NAME": settings.name, **environment},
+            vpc=network.vpc if network else None,
+            vpc_subnets=network.functions if network else None,
+            security_groups=[network.function_group] if network else None,
+            ipv6_allowed_for_dual_stack=network is not None or None,
+            environment={
+                "POWERTOOLS_SERVICE_NAME": settings.name,
+                **(network.environment if network else {}),
+                **environment,
+            },
             timeout=timeout,
             memory_size=memory_mib,
             layers=layers or [],

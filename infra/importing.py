@@ -17,6 +17,7 @@ from constructs import Construct
 from infra.functions import PipelineFunction, WorkQueue
 from infra.landing import FEEDBACK, IMPORTS, MANIFESTS, STAGING
 from infra.regions import HEALTHIMAGING_REGIONS
+from infra.relay import Relay
 from infra.settings import DeploymentSettings
 from infra.wiring import Foundation
 
@@ -101,16 +102,13 @@ class HealthImagingStore(Construct):
     @property
     def environment(self) -> dict[str, str]:
         """What the pipeline's functions are told of imports."""
-        told = {
+        return {
             "DICOMFLOW_IMPORTS__ENABLED": "true",
             "DICOMFLOW_IMPORTS__DATASTORE_ID": self.datastore_id,
             "DICOMFLOW_IMPORTS__DATA_ACCESS_ROLE_ARN": self.role.role_arn,
             "DICOMFLOW_IMPORTS__OUTPUT_PREFIX": IMPORTS,
             "DICOMFLOW_IMPORTS__CONCURRENT": str(self._settings.ahli_concurrent_imports),
         }
-        if self._settings.ahli_endpoint:
-            told["AWS_ENDPOINT_URL_MEDICAL_IMAGING"] = self._settings.ahli_endpoint
-        return told
 
 
 class Planning(Construct):
@@ -137,9 +135,11 @@ class Imports(Construct):
         foundation: Foundation,
         store: HealthImagingStore,
         wake_ups: WorkQueue,
+        relay: Relay,
     ) -> None:
         super().__init__(scope, construct_id)
         self._foundation = foundation
+        self._relay = relay
         self._store = store
         self.events = WorkQueue(self, "collect", settings=foundation.settings, timeout=_COLLECT_TIMEOUT)
         self.drive = self._function("drive", _DRIVE_TIMEOUT)
@@ -147,6 +147,7 @@ class Imports(Construct):
         for function in (self.drive, self.collect):
             grant_wake_ups(function, wake_ups)
         self._let_drive_start()
+        self._let_relay_call()
         self.drive.work_on(wake_ups, batch_size=1, max_concurrency=_DRIVE_CONCURRENCY, window=None)
         self.collect.work_on(self.events, batch_size=10, max_concurrency=_COLLECT_CONCURRENCY, window=None)
         events.Rule(
@@ -175,24 +176,31 @@ class Imports(Construct):
         landing.grant_read(function, f"{IMPORTS}*")
         landing.grant_write(function, f"{FEEDBACK}*")
         function.grant("Unstage", ["s3:DeleteObject"], landing.arn_of(f"{STAGING}*"))
-        # Of every data store here: jobs under way in the one before are followed to their end.
-        store = self._store.any_arn
-        function.grant("Follow", ["medical-imaging:GetDICOMImportJob", "medical-imaging:SearchImageSets"], [store])
-        function.grant("ImageSets", ["medical-imaging:GetImageSet"], [f"{store}/imageset/*"])
+        self._relay.grant_use(function, _SERVICE_NAME)
         return function
 
-    def _let_drive_start(self) -> None:
-        """Let the driver copy to the staging prefix, and start jobs there and on what was received."""
-        landing, drive = self._foundation.landing, self.drive
-        drive.grant("CopyFrom", ["s3:GetObject"], landing.arn_of(f"{landing.received_prefix}*"))
-        drive.grant("Stage", ["s3:GetObject", "s3:PutObject"], landing.arn_of(f"{STAGING}*"))
-        drive.grant("Start", ["medical-imaging:StartDICOMImportJob"], [self._store.any_arn])
-        drive.grant(
+    def _let_relay_call(self) -> None:
+        """Let the relay call HealthImaging: of every data store here, to end what is under way in the one before."""
+        store, relay = self._store.any_arn, self._relay.function
+        relay.grant("Follow", ["medical-imaging:GetDICOMImportJob", "medical-imaging:SearchImageSets"], [store])
+        relay.grant("ImageSets", ["medical-imaging:GetImageSet"], [f"{store}/imageset/*"])
+        relay.grant("Start", ["medical-imaging:StartDICOMImportJob"], [store])
+        relay.grant(
             "PassRole",
             ["iam:PassRole"],
             [self._store.role.role_arn],
             StringEquals={"iam:PassedToService": _SERVICE},
         )
+
+    def _let_drive_start(self) -> None:
+        """Let the driver copy to the staging prefix, and delete what was kept for long enough."""
+        landing, drive = self._foundation.landing, self.drive
+        drive.grant("CopyFrom", ["s3:GetObject"], landing.arn_of(f"{landing.received_prefix}*"))
+        drive.grant("Stage", ["s3:GetObject", "s3:PutObject"], landing.arn_of(f"{STAGING}*"))
+        days = self._foundation.settings.storage.retention_days
+        if days:
+            drive.function.add_environment("DICOMFLOW_RETENTION_DAYS", str(days))
+            drive.grant("Expire", ["s3:DeleteObject"], landing.arn_of(f"{landing.received_prefix}*"))
 
 
 def grant_wake_ups(function: PipelineFunction, wake_ups: WorkQueue) -> None:

@@ -28,6 +28,8 @@ _FEEDBACK_DAYS: Final = 400
 _UPLOAD_DAYS: Final = 7
 _NONCURRENT_DAYS: Final = 30
 _ACCESS_LOG_DAYS: Final = 365
+_ARCHIVE_LEAST_BYTES: Final = 256 * 1024 - 1
+"""A smaller object pays its move back after more than four months."""
 _TLS: Final = 1.2
 _KEPT_OF_NAME: Final = 8
 
@@ -74,6 +76,12 @@ class LandingBucket(Construct):
             # A bucket that holds anything cannot be deleted: destroying the stack stops there, and nothing is lost.
             removal_policy=RemovalPolicy.DESTROY,
         )
+        resource = self.bucket.node.default_child
+        assert isinstance(resource, s3.CfnBucket)  # CDK made it
+        for number, rule in enumerate(self._lifecycle_rules()):
+            if rule.object_size_greater_than is not None:  # CloudFormation wants it as a text
+                path = f"LifecycleConfiguration.Rules.{number}.ObjectSizeGreaterThan"
+                resource.add_property_override(path, str(_ARCHIVE_LEAST_BYTES))
 
     @property
     def received_prefix(self) -> str:
@@ -149,12 +157,21 @@ class LandingBucket(Construct):
             s3.LifecycleRule(id="import-results", prefix=IMPORTS, expiration=Duration.days(_IMPORTS_DAYS)),
             s3.LifecycleRule(id="feedback", prefix=FEEDBACK, expiration=Duration.days(_FEEDBACK_DAYS)),
         ]
-        if self._settings.storage.retention_days:
-            days = Duration.days(self._settings.storage.retention_days)
-            rules += [
-                s3.LifecycleRule(id="received", prefix=self.received_prefix, expiration=days),
-                s3.LifecycleRule(id="manifests", prefix=MANIFESTS, expiration=days),
-            ]
+        # What was received goes by the catalog, when it was imported: a rule here would not know.
+        if self._settings.storage.archives:
+            rules.append(
+                s3.LifecycleRule(
+                    id="archive",
+                    prefix=self.received_prefix,
+                    object_size_greater_than=_ARCHIVE_LEAST_BYTES,
+                    transitions=[
+                        s3.Transition(
+                            storage_class=s3.StorageClass.GLACIER_INSTANT_RETRIEVAL,
+                            transition_after=Duration.days(self._settings.storage.archive_after_days),
+                        )
+                    ],
+                )
+            )
         return rules
 
 

@@ -53,15 +53,13 @@ class Monitoring(Construct):
 
     def _watch(self, foundation: Foundation) -> PipelineFunction:
         """Read the edges' heartbeats every five minutes; it needs no catalog, and so wakes none."""
-        network, landing = foundation.network, foundation.landing
+        landing = foundation.landing
         function = PipelineFunction(
             self,
             "watch",
             settings=self._settings,
             key=foundation.key,
-            vpc=network.vpc,
-            subnets=network.functions,
-            security_group=network.function_group,
+            network=foundation.network,
             environment={"DICOMFLOW_STORE_URL": landing.url},
             timeout=_WATCH_TIMEOUT,
             memory_mib=256,

@@ -1,11 +1,13 @@
 """The VPC: the catalog in subnets without a way out, functions and edges in private ones.
 
-AWS's services are reached through a gateway endpoint (S3) and a NAT gateway, or through interface endpoints alone.
+Functions reach S3 through a gateway endpoint, and Lambda and SQS by IPv6 through an egress-only gateway, which costs
+nothing; what has no IPv6 they reach through a function outside. With `private_endpoints` nothing leaves the VPC but by
+endpoints. Only an edge on EC2 needs a NAT gateway.
 """
 
 from typing import Final
 
-from aws_cdk import RemovalPolicy
+from aws_cdk import Aws, RemovalPolicy
 from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
@@ -19,42 +21,77 @@ __all__ = ["Network"]
 
 _HTTPS: Final = 443
 _AZS: Final = 2  # Aurora wants subnets in two
+_SUBNET_BITS: Final = 3  # of the VPC's addresses each subnet has an eighth, whichever there are
 
 
 class Network(Construct):
-    """VPC, endpoints and flow log; `functions` is where functions and edges run, `database` where the catalog does."""
+    """VPC, endpoints and flow log; `functions` is where functions and edges run, `database` where the catalog does.
+
+    `environment` is what a function needs to find AWS's services from there.
+    """
 
     def __init__(self, scope: Construct, construct_id: str, *, settings: DeploymentSettings, key: kms.IKey) -> None:
         super().__init__(scope, construct_id)
-        is_private = settings.network.private_endpoints
-        inside = ec2.SubnetType.PRIVATE_ISOLATED if is_private else ec2.SubnetType.PRIVATE_WITH_EGRESS
-        subnets = [
-            ec2.SubnetConfiguration(name="functions", subnet_type=inside),
-            ec2.SubnetConfiguration(name="database", subnet_type=ec2.SubnetType.PRIVATE_ISOLATED),
-        ]
-        if not is_private:
-            public = ec2.SubnetConfiguration(
-                name="gateway", subnet_type=ec2.SubnetType.PUBLIC, map_public_ip_on_launch=False
-            )
-            subnets.append(public)
-        self.vpc = ec2.Vpc(
-            self,
-            "Vpc",
-            ip_addresses=ec2.IpAddresses.cidr(str(settings.vpc_cidr)),
-            max_azs=_AZS,
-            nat_gateways=0 if is_private else 1,
-            restrict_default_security_group=False,  # by a function of CDK's; nothing of ours is in that group
-            subnet_configuration=subnets,
-            gateway_endpoints={"S3": ec2.GatewayVpcEndpointOptions(service=ec2.GatewayVpcEndpointAwsService.S3)},
-        )
+        self._is_private = settings.network.private_endpoints
+        has_instances = any(edge.device_type == "EC2" for edge in settings.edges)
+        has_nat = has_instances and not self._is_private
+        self.vpc = self._make_vpc(settings, has_nat=has_nat)
         self.functions = ec2.SubnetSelection(subnet_group_name="functions")
         self.database = ec2.SubnetSelection(subnet_group_name="database")
         self.function_group = ec2.SecurityGroup(
-            self, "FunctionGroup", vpc=self.vpc, description="Functions of the pipeline", allow_all_outbound=True
+            self,
+            "FunctionGroup",
+            vpc=self.vpc,
+            description="Functions of the pipeline",
+            allow_all_outbound=True,
+            allow_all_ipv6_outbound=True,
         )
         self._log_flows(settings, key)
-        if is_private:
-            self._add_endpoints(settings)
+        if self._is_private:
+            self._add_endpoints(settings, with_instances=has_instances)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Where Lambda and SQS are by IPv6; behind an endpoint they have their usual names."""
+        if self._is_private:
+            return {}
+        hosts = ("lambda", "sqs")
+        return {f"AWS_ENDPOINT_URL_{host.upper()}": f"https://{host}.{Aws.REGION}.api.aws" for host in hosts}
+
+    def _make_vpc(self, settings: DeploymentSettings, *, has_nat: bool) -> ec2.Vpc:
+        """Make the VPC; each subnet has its addresses whichever others there are, so that all can be switched later."""
+        mask = settings.vpc_cidr.prefixlen + _SUBNET_BITS
+        inside = ec2.SubnetType.PRIVATE_ISOLATED if self._is_private else ec2.SubnetType.PRIVATE_WITH_EGRESS
+        isolated = ec2.SubnetType.PRIVATE_ISOLATED
+        vpc = ec2.Vpc(
+            self,
+            "Vpc",
+            ip_protocol=ec2.IpProtocol.DUAL_STACK,
+            ip_addresses=ec2.IpAddresses.cidr(str(settings.vpc_cidr)),
+            max_azs=_AZS,
+            nat_gateways=1 if has_nat else 0,
+            restrict_default_security_group=False,  # by a function of CDK's; nothing of ours is in that group
+            subnet_configuration=[
+                ec2.SubnetConfiguration(name="functions", subnet_type=inside, cidr_mask=mask),
+                ec2.SubnetConfiguration(
+                    name="database", subnet_type=isolated, cidr_mask=mask, ipv6_assign_address_on_creation=False
+                ),
+                ec2.SubnetConfiguration(
+                    name="gateway",
+                    subnet_type=ec2.SubnetType.PUBLIC,
+                    cidr_mask=mask,
+                    reserved=not has_nat,
+                    map_public_ip_on_launch=False if has_nat else None,
+                    ipv6_assign_address_on_creation=False,
+                ),
+            ],
+            gateway_endpoints={"S3": ec2.GatewayVpcEndpointOptions(service=ec2.GatewayVpcEndpointAwsService.S3)},
+        )
+        if not has_nat:
+            # The CDK makes gateways for IPv6, though nothing is routed there.
+            for name in ("IGW", "VPCGW", *(("EIGW6",) if self._is_private else ())):
+                vpc.node.try_remove_child(name)
+        return vpc
 
     def _log_flows(self, settings: DeploymentSettings, key: kms.IKey) -> None:
         group = logs.LogGroup(
@@ -73,22 +110,16 @@ class Network(Construct):
             traffic_type=ec2.FlowLogTrafficType.ALL,
         )
 
-    def _add_endpoints(self, settings: DeploymentSettings) -> None:
-        """Let the VPC reach exactly the services that are called from it."""
+    def _add_endpoints(self, settings: DeploymentSettings, *, with_instances: bool) -> None:
+        """Let functions reach Lambda, in one zone, which they ask for all else; and edges on EC2 what starts them."""
         service = ec2.InterfaceVpcEndpointAwsService
-        services = {"Sqs": service.SQS, "SecretsManager": service.SECRETS_MANAGER}
-        if settings.imports.ahli_enabled:
-            services |= {
-                "HealthImaging": service.HEALTH_IMAGING,
-                "HealthImagingRuntime": service.HEALTH_IMAGING_RUNTIME,
-            }
-        if any(edge.device_type == "EC2" for edge in settings.edges):
-            services |= {"Ec2": service.EC2, "Ssm": service.SSM, "SsmMessages": service.SSM_MESSAGES}
         group = ec2.SecurityGroup(
             self, "EndpointGroup", vpc=self.vpc, description="Endpoints of AWS services", allow_all_outbound=False
         )
         group.add_ingress_rule(ec2.Peer.ipv4(str(settings.vpc_cidr)), ec2.Port.tcp(_HTTPS), "From the VPC")
+        first = ec2.SubnetSelection(subnets=[self.vpc.select_subnets(subnet_group_name="functions").subnets[0]])
+        services = {"Lambda": service.LAMBDA_}
+        if with_instances:
+            services |= {"Ec2": service.EC2, "Ssm": service.SSM, "SsmMessages": service.SSM_MESSAGES}
         for name, endpoint in services.items():
-            self.vpc.add_interface_endpoint(
-                name, service=endpoint, subnets=self.functions, security_groups=[group], open=False
-            )
+            self.vpc.add_interface_endpoint(name, service=endpoint, subnets=first, security_groups=[group], open=False)

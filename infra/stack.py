@@ -15,7 +15,9 @@ from infra.keys import data_key
 from infra.landing import LandingBucket
 from infra.monitoring import Monitoring, Watched
 from infra.network import Network
+from infra.operator import Operator
 from infra.regions import HEALTHIMAGING_REGIONS
+from infra.relay import Relay
 from infra.settings import DeploymentSettings
 from infra.wiring import Foundation
 
@@ -41,6 +43,7 @@ class DicomflowStack(Stack):
         imports_off = {"DICOMFLOW_IMPORTS__ENABLED": "false"}
         store = HealthImagingStore(self, "HealthImaging", foundation=foundation)
         foundation = foundation.with_environment(store.environment if self._imports else imports_off)
+        relay = Relay(self, "Relay", foundation=foundation)
         indexing = Indexing(self, "Indexing", foundation=foundation)
         planning = Planning(self, "Planning", foundation=foundation)
         landing.tell(instances=indexing.queue.queue, manifests=planning.queue.queue)
@@ -48,11 +51,16 @@ class DicomflowStack(Stack):
         functions = {"index": indexing.function, "plan": planning.function, "migrate": catalog.migrate_function}
         if self._imports:
             wake_ups = Imports.wake_up_queue(self, foundation)
-            imports = Imports(self, "Imports", foundation=foundation, store=store, wake_ups=wake_ups)
+            imports = Imports(self, "Imports", foundation=foundation, store=store, wake_ups=wake_ups, relay=relay)
             grant_wake_ups(planning.function, wake_ups)
             queues |= {"drive": wake_ups, "collect": imports.events}
             functions |= {"drive": imports.drive, "collect": imports.collect}
             CfnOutput(self, "DatastoreId", value=store.datastore_id)
+        for function in (indexing.function, planning.function):
+            relay.grant_use(function)
+        relay.serve(list(queues.values()), queues.get("drive"))
+        Operator(self, "Operator", foundation=foundation, relay=relay, wake_ups=queues.get("drive"))
+        functions |= {"relay": relay.function, "secrets": catalog.secrets_function}
         self.bucket, self.migrate = landing.bucket, catalog.migrate_function.function
         alarms = Alarms(self, "Alarms", settings=settings, key=key)
         self._add_edges(foundation, alarms)

@@ -40,9 +40,7 @@ class Foundation:
             name,
             settings=self.settings,
             key=self.key,
-            vpc=self.network.vpc,
-            subnets=self.network.functions,
-            security_group=self.network.function_group,
+            network=self.network,
             environment={
                 "DICOMFLOW_STORE_URL": self.landing.url,
                 "DICOMFLOW_ISSUERS": json.dumps(self.settings.pipeline_issuers, sort_keys=True),

@@ -40,7 +40,100 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         'CDK_APP_NAME = "hospital"\nEDGE_CONFIG = [{"Name": "ct"}, {"Name": "mr"}]\nraise SystemExit("ran")\n'
     )
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
     return tmp_path
+
+
+@pytest.mark.parametrize("option", ["--systemd", "--windows-service"])
+def test_edge_install_without_a_region_asks_for_it(
+    folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch, option: str
+):
+    """A guessed region would make a device that finds nothing."""
+    monkeypatch.delenv("AWS_REGION")
+    monkeypatch.delenv("AWS_DEFAULT_REGION", raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(folder / "none"))
+    code, _, errors = run("edge-install", "mr", option, "--store-url", "s3://bucket")
+    assert 2 == code
+    assert "give the region the stack is deployed to" in errors
+    (folder / "config").write_text("[default]\nregion = ap-southeast-2\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(folder / "config"))
+    assert 0 == run("edge-install", "mr", option, "--store-url", "s3://bucket")[0]
+    assert "ap-southeast-2" in (folder / "edge-install-mr.txt").read_text()
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> dict[str, str]:
+    """Give a device whose programs note how they are called, and do nothing; sudo does what follows it."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in (
+        "apt-get",
+        "curl",
+        "unzip",
+        "java",
+        "systemctl",
+        "python3",
+        "useradd",
+        "install",
+        "tee",
+        "id",
+        "rm",
+        "find",
+    ):
+        (tools / name).write_text(f'#!/bin/sh\necho {name} "$@" >>"$CALLS"\n[ {name} != "${{BROKEN:-}}" ]\n')
+    (tools / "sudo").write_text('#!/bin/sh\nwhile [ "$1" = -E ]; do shift; done\n[ "$1" = -u ] && shift 2\nexec "$@"\n')
+    for path in tools.iterdir():
+        path.chmod(0o755)
+    return {"PATH": f"{tools}:/usr/bin:/bin", "CALLS": str(tmp_path / "calls"), "HOME": str(tmp_path)}
+
+
+def test_edge_install_runs_to_its_end_on_a_device(folder: Path, aws: None, run: Run, device: dict[str, str]):
+    """Java, unzip and Python come, then a nucleus of a version that is named; the shell runs it as a file."""
+    assert 0 == run("edge-install", "ct")[0]
+    done = subprocess.run(["sh", "edge-install-ct.txt"], env=device, check=False, capture_output=True, text=True)
+    assert 0 == done.returncode, done.stderr
+    calls = Path(device["CALLS"]).read_text()
+    assert "greengrass-2.18.2.zip" in calls
+    assert "-jar" in calls
+    assert calls.splitlines()[-1].startswith("systemctl enable --now greengrass")
+
+
+@pytest.mark.parametrize("broken", ["apt-get", "curl", "unzip", "java"])
+def test_edge_install_stops_at_the_first_failure(
+    folder: Path, aws: None, run: Run, device: dict[str, str], broken: str
+):
+    """A download that fails installs nothing half, whether the file is run or its lines are pasted."""
+    assert 0 == run("edge-install", "ct")[0]
+    text = (folder / "edge-install-ct.txt").read_text()
+    for command in (["sh", "edge-install-ct.txt"], ["bash"]):
+        done = subprocess.run(
+            command,
+            input=text + "\necho the terminal goes on\n",
+            env={**device, "BROKEN": broken},
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        calls = Path(device["CALLS"]).read_text().splitlines()
+        assert calls[-1].startswith(broken), calls
+        if command == ["bash"]:
+            assert "the terminal goes on" in done.stdout
+
+
+def test_edge_uninstall_leaves_the_spool(folder: Path, run: Run, device: dict[str, str]):
+    """The commands need neither AWS nor credentials, and delete neither work folder nor spool."""
+    assert 0 == run("edge-install", "ct", "--uninstall")[0]
+    text = (folder / "edge-install-ct.txt").read_text()
+    assert SECRET.search(text) is None
+    done = subprocess.run(["sh", "edge-install-ct.txt"], env=device, check=False, capture_output=True, text=True)
+    assert 0 == done.returncode, done.stderr
+    calls = Path(device["CALLS"]).read_text()
+    assert "systemctl disable --now greengrass" in calls
+    for line in calls.splitlines():
+        if line.startswith(("rm ", "find ")):
+            assert "spool" not in line
+            assert "/var/lib/dicomflow" not in line
+    assert "! -name work" in calls
 
 
 def test_edge_install_writes_commands_with_credentials_for_the_owner_alone(folder: Path, aws: None, run: Run):

@@ -74,6 +74,8 @@ class Twin:
             "PGSSLROOTCERT": "",
             "DICOMFLOW_IMPORTS__DATASTORE_ID": datastore.datastore_id,
             "AWS_ENDPOINT_URL": self.cloud.endpoint,
+            "AWS_ENDPOINT_URL_LAMBDA": self.cloud.endpoint,
+            "AWS_ENDPOINT_URL_SQS": self.cloud.endpoint,
             "AWS_ENDPOINT_URL_MEDICAL_IMAGING": self.simulator,
         }
         self.client("s3").create_bucket(Bucket="bundles")

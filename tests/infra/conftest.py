@@ -23,6 +23,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if _TEMPLATES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.xdist_group("templates"))
+            item.add_marker(pytest.mark.timeout(900))  # the first waits for a synthesis
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def synthesise(folder: Path, **changes: Any) -> tuple[subprocess.CompletedProces
         check=False,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=800,
     )
     return done, folder / "cdk.out"
 
@@ -145,6 +146,7 @@ def adopted(tmp_path_factory: pytest.TempPathFactory) -> Template:
         CDK_APP_NAME="iep-01",
         EDGE_CONFIG=[],
         AHLI_CONFIG={"datastore_id": "0123456789abcdef0123456789abcdef"},
+        STORAGE_CONFIG={"retention_days": 100},
     )
 
 

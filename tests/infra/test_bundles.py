@@ -25,7 +25,7 @@ def bundles() -> Path:
     return ROOT / "build" / "bundles"
 
 
-@pytest.mark.parametrize("name", ["index", "drive", "migrate"])
+@pytest.mark.parametrize("name", ["index", "drive", "migrate", "operator"])
 def test_bundle_on_its_own_imports_its_handler(name: str, bundles: Path):
     """A Python that has nothing but the bundle finds the handler, and all that the function opens later."""
     bundle = build_bundle(name, bundles, HOST)
@@ -33,6 +33,7 @@ def test_bundle_on_its_own_imports_its_handler(name: str, bundles: Path):
     later = {
         "index": "import psycopg, pydicom.filereader, obstore.store",
         "drive": "import psycopg, boto3; [boto3.client(each, 'us-east-1') for each in ('sqs', 'medical-imaging')]",
+        "operator": "assert 0 == module.operator({'arguments': ['imports', '--help']})['code']",
         "migrate": "import psycopg, alembic.command, boto3; boto3.client('secretsmanager', 'us-east-1')",
     }[name]
     code = f"""
@@ -76,13 +77,15 @@ def test_bundle_holds_what_its_function_needs_and_no_more(name: str, platform: P
     files = {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()}
     assert "dicomflow/pipeline/lambdas.py" in files
     ours = {path.split("/")[1] for path in files if path.startswith("dicomflow/")}
-    assert not ours & {"cli", "console", "dimse", "edge", "local.py", "samples.py"}
+    assert not ours & {"console", "dimse", "edge", "local.py", "samples.py"}
+    assert ("cli" in ours) == (name == "operator")
     assert not [path for path in files if path.startswith("dicomflow/healthimaging/simulator")]
     assert not [path for path in files if path.endswith((".pyc", ".pyi")) or "__pycache__" in path]
     tops = {path.split("/")[0] for path in files}
-    assert ("pydicom" in tops) == (name == "index")
+    assert ("pydicom" in tops) == (name in {"index", "operator"})
+    assert ("typer" in tops) == ("rich" in tops) == (name == "operator")
     assert ("alembic" in tops) == (name == "migrate")
-    assert not tops & {"aws_cdk", "imagecodecs", "moto", "numpy", "pytest", "rich", "starlette", "typer"}
+    assert not tops & {"aws_cdk", "imagecodecs", "moto", "numpy", "pytest", "starlette"}
     if platform.tags:
         libraries = {path for path in files if ".so" in path and "-linux-gnu" in path}
         assert libraries

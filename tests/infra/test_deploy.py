@@ -113,9 +113,21 @@ def test_change_that_loses_images_is_refused(
     assert 0 == deploy.main([*command, "--allow", "Old"])
 
 
-def test_diff_of_nothing_deployed_shows_everything(calls: list[Any]):
-    """Before the first deployment a look is a look."""
+def test_diff_of_nothing_deployed_shows_everything(
+    calls: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """Before the first deployment a look is a look, and says what is allowed and may not be meant."""
+    config = deploy.CONFIG.read_text(encoding="utf-8")
+    config = config.replace('"retention_days": 0', '"retention_days": 60').replace(
+        '"db_engine_pause": 20', '"db_engine_pause": 0'
+    )
+    (tmp_path / "config.py").write_text(config, encoding="utf-8")
+    monkeypatch.setattr(deploy, "CONFIG", tmp_path / "config.py")
     assert 0 == deploy.main(["diff"])
+    said = capsys.readouterr().err
+    for words in ("retention_days 60 is less than archive_after_days 30 and 90", "email in MONITORING_CONFIG is empty"):
+        assert words in said
+    assert "8 ACU cost about 704 USD a month" in said
     assert [("synth", True), ("diff",)] == calls
 
 

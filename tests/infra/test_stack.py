@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from infra.guard import refused_changes
+
 FUNCTIONS = ("index", "plan", "drive", "collect", "migrate", "watch")
 QUEUES = ("index", "plan", "drive", "collect")
 RETAINED = {"AWS::HealthImaging::Datastore", "AWS::KMS::Key"}
@@ -57,16 +59,33 @@ def test_bucket_forgets_what_nobody_needs_any_more(template: Any):
     """Copies for jobs go after a week, aborted uploads too; received objects stay unless a retention is set."""
     rules = template.resource("iepbucketsiepdicombucket")["Properties"]["LifecycleConfiguration"]["Rules"]
     days = {rule.get("Prefix", ""): rule.get("ExpirationInDays") for rule in rules}
-    assert {"": None, "staging/": 7, "imports/": 90, "feedback/": 400} == days
+    assert {"": None, "iep-": None, "staging/": 7, "imports/": 90, "feedback/": 400} == days
     (general,) = [rule for rule in rules if "Prefix" not in rule]
     assert {"DaysAfterInitiation": 7} == general["AbortIncompleteMultipartUpload"]
 
 
-def test_bucket_with_a_retention_expires_what_was_received(small: Any):
-    """With retention_days received objects and their manifests go together."""
-    rules = small.resource("iepbucketsiepdicombucket")["Properties"]["LifecycleConfiguration"]["Rules"]
-    days = {rule.get("Prefix", ""): rule.get("ExpirationInDays") for rule in rules}
-    assert 90 == days["Other-1-"] == days["manifests/"]
+def test_bucket_with_a_retention_has_no_rule_for_what_was_received(small: Any, adopted: Any):
+    """A rule deletes what was never imported; the driver deletes by the catalog, and may."""
+    for each, stack in ((small, "Other-1-"), (adopted, "iep-01-")):
+        rules = each.resource("iepbucketsiepdicombucket")["Properties"]["LifecycleConfiguration"]["Rules"]
+        expiring = {rule.get("Prefix", "") for rule in rules if "ExpirationInDays" in rule}
+        assert not expiring & {stack, "manifests/", "status/", ""}
+    drive = adopted.one("AWS::Lambda::Function", FunctionName="iep-01-drive")
+    assert "100" == drive["Environment"]["Variables"]["DICOMFLOW_RETENTION_DAYS"]
+    assert "s3:DeleteObject" == adopted.statements("ImportsDriveRole")["Expire"]["Action"]
+    for name in ("Indexing", "Planning"):
+        assert "Expire" not in adopted.statements(f"{name}{'Index' if name == 'Indexing' else 'Plan'}Role")
+
+
+def test_bucket_archives_large_images_that_stay(template: Any, small: Any, adopted: Any):
+    """After a month, from 256 KB on, to a class that is read without a restore; not where they go before it pays."""
+    rules = template.resource("iepbucketsiepdicombucket")["Properties"]["LifecycleConfiguration"]["Rules"]
+    (rule,) = [each for each in rules if "Transitions" in each]
+    assert ("iep-", "262143") == (rule["Prefix"], str(rule["ObjectSizeGreaterThan"]))
+    assert [{"StorageClass": "GLACIER_IR", "TransitionInDays": 30}] == rule["Transitions"]
+    for each in (small, adopted):
+        rules = each.resource("iepbucketsiepdicombucket")["Properties"]["LifecycleConfiguration"]["Rules"]
+        assert not [rule for rule in rules if "Transitions" in rule]
 
 
 @pytest.mark.parametrize("name", QUEUES)
@@ -244,11 +263,10 @@ def test_data_store_of_config_is_adopted(adopted: Any):
 
 def test_jobs_of_an_older_data_store_may_be_followed(template: Any):
     """The functions that follow jobs may ask about, and repeat a start in, any store of the account and region."""
-    for name in ("Drive", "Collect"):
-        statements = template.statements(f"Imports{name}Role")
-        assert ":datastore/*" in json.dumps(statements["Follow"]["Resource"])
-        assert ":datastore/*/imageset/*" in json.dumps(statements["ImageSets"]["Resource"])
-    assert ":datastore/*" in json.dumps(template.statements("ImportsDriveRole")["Start"]["Resource"])
+    statements = template.statements("RelayRole")
+    assert ":datastore/*" in json.dumps(statements["Follow"]["Resource"])
+    assert ":datastore/*/imageset/*" in json.dumps(statements["ImageSets"]["Resource"])
+    assert ":datastore/*" in json.dumps(statements["Start"]["Resource"])
 
 
 def test_stack_is_protected_as_long_as_its_database_is(template: Any, small: Any):
@@ -267,7 +285,12 @@ def test_budget_is_replaced_when_its_address_changes(template: Any):
 def test_migration_waits_for_the_way_to_its_secret(template: Any):
     """The first deployment migrates when the catalog is there, and the gateway by which its secret is read."""
     needed = schema(template)["DependsOn"]
-    for kind in ("AWS::RDS::DBCluster", "AWS::EC2::NatGateway", "AWS::EC2::Route"):
+    for kind in (
+        "AWS::RDS::DBCluster",
+        "AWS::EC2::NatGateway",
+        "AWS::EC2::EgressOnlyInternetGateway",
+        "AWS::EC2::Route",
+    ):
         assert set(template.resources(kind)) <= set(needed)
 
 
@@ -314,14 +337,84 @@ def test_region_is_checked_when_it_is_deployed(template: Any):
 
 
 def test_private_network_has_endpoints_in_the_place_of_the_internet(small: Any):
-    """private_endpoints: no gateway to the internet at all, and the services that functions call inside the VPC."""
-    assert {} == small.resources("AWS::EC2::NatGateway") == small.resources("AWS::EC2::InternetGateway")
-    services = json.dumps([each["ServiceName"] for each in small.resources("AWS::EC2::VPCEndpoint").values()])
-    assert all(name in services for name in (".s3", ".sqs", ".secretsmanager"))
+    """private_endpoints: no gateway to the internet at all, and one endpoint in one zone, for what calls all else."""
+    for kind in ("NatGateway", "InternetGateway", "EgressOnlyInternetGateway", "EIP"):
+        assert {} == small.resources(f"AWS::EC2::{kind}")
+    endpoints = small.resources("AWS::EC2::VPCEndpoint").values()
+    (interface,) = [each for each in endpoints if each["VpcEndpointType"] == "Interface"]
+    assert ".lambda" in json.dumps(interface["ServiceName"])
+    assert 1 == len(interface["SubnetIds"])
+    for name in ("index", "plan"):
+        told = small.one("AWS::Lambda::Function", FunctionName=f"Other-1-{name}")["Environment"]["Variables"]
+        assert '["sqs"]' == told["DICOMFLOW_RELAY__SERVICES"]
+        assert "AWS_ENDPOINT_URL_LAMBDA" not in told
+    relay = small.statements("RelayRole")
+    assert "sqs:ChangeMessageVisibility" == relay["PutOff"]["Action"]
+
+
+def test_network_without_edges_on_ec2_costs_nothing(adopted: Any):
+    """No NAT gateway, address or interface endpoint: what has IPv6 is reached through an egress-only gateway."""
+    for kind in ("NatGateway", "InternetGateway", "VPCGatewayAttachment", "EIP"):
+        assert {} == adopted.resources(f"AWS::EC2::{kind}")
+    assert ["Gateway"] == [each["VpcEndpointType"] for each in adopted.resources("AWS::EC2::VPCEndpoint").values()]
+    routes = [each for each in adopted.resources("AWS::EC2::Route").values() if "EgressOnlyInternetGatewayId" in each]
+    assert ["::/0", "::/0"] == [each["DestinationIpv6CidrBlock"] for each in routes]
+    groups = adopted.resources("AWS::EC2::SecurityGroup").values()
+    (group,) = [each for each in groups if each["GroupDescription"] == "Functions of the pipeline"]
+    assert {"0.0.0.0/0", "::/0"} == {each.get("CidrIp") or each["CidrIpv6"] for each in group["SecurityGroupEgress"]}
+
+
+@pytest.mark.parametrize("name", ["index", "plan", "drive", "collect", "migrate"])
+def test_function_in_the_vpc_reaches_lambda_and_sqs_by_ipv6(template: Any, name: str):
+    """And HealthImaging, which has none, through the relay; no other service is asked under a name with IPv6."""
+    properties = function(template, name)
+    assert properties["VpcConfig"]["Ipv6AllowedForDualStack"]
+    told = properties["Environment"]["Variables"]
+    for service in ("LAMBDA", "SQS"):
+        assert f"https://{service.lower()}." in json.dumps(told[f"AWS_ENDPOINT_URL_{service}"])
+        assert ".api.aws" in json.dumps(told[f"AWS_ENDPOINT_URL_{service}"])
+    assert "AWS_USE_DUALSTACK_ENDPOINT" not in told
+    services = {"drive": '["medical-imaging"]', "collect": '["medical-imaging"]'}
+    assert services.get(name) == told.get("DICOMFLOW_RELAY__SERVICES")
+    assert (name == "migrate") == ("DICOMFLOW_MIGRATION__RELAY" in told)
+
+
+@pytest.mark.parametrize("name", ["relay", "secrets"])
+def test_function_outside_the_vpc_can_be_asked_by_its_callers_alone(template: Any, name: str):
+    """It has no interface, no catalog and no bucket; who asks it is named in the asking function's role."""
+    properties = function(template, name)
+    assert "VpcConfig" not in properties
+    assert "dicomflow.pipeline.lambdas.relay" == properties["Handler"]
+    assert not {"DICOMFLOW_DATABASE_URL", "DICOMFLOW_STORE_URL"} & properties["Environment"]["Variables"].keys()
+    callers = {"ImportsDriveRole", "ImportsCollectRole"} if name == "relay" else {"IEPAuroraMigrateRole"}
+    asking = "RelayFunction" if name == "relay" else "IEPAuroraSecretsFunction"
+    roles = ("ImportsDriveRole", "ImportsCollectRole", "IEPAuroraMigrateRole", "IndexingIndexRole", "PlanningPlanRole")
+    found = {role for role in roles if asking in json.dumps(template.statements(role))}
+    assert callers == found
+
+
+def test_network_can_be_switched_later(template: Any, small: Any, adopted: Any):
+    """Private or not, with edges on EC2 or without: the subnets of functions and database are the same ones."""
+
+    def subnets(each: Any) -> dict[str, Any]:
+        return {
+            name: (properties["CidrBlock"], properties["AvailabilityZone"])
+            for name, properties in each.resources("AWS::EC2::Subnet").items()
+            if "gateway" not in name
+        }
+
+    assert 4 == len(subnets(template))
+    assert subnets(template) == subnets(small) == subnets(adopted)
+    for each in (small, adopted):
+        network = {
+            name: value for name, value in template.document["Resources"].items() if name.startswith("NetworkVpc")
+        }
+        changed = {name: each.document["Resources"].get(name, value) for name, value in network.items()}
+        assert [] == refused_changes({"Resources": network}, {"Resources": changed})
 
 
 def test_network_has_one_way_out_and_s3_beside_it(template: Any):
-    """Images do not pass through the NAT gateway, which charges by the byte."""
+    """Images do not pass through the NAT gateway of edges on EC2, which charges by the byte."""
     assert 1 == len(template.resources("AWS::EC2::NatGateway"))
     endpoint = template.one("AWS::EC2::VPCEndpoint", VpcEndpointType="Gateway")
     assert len(endpoint["RouteTableIds"]) >= 2

@@ -79,6 +79,7 @@ def test_edge_install_writes_its_commands_without_aws(synthesised: Any, deployer
     """The commands for systemd and for Windows hold no secret and need no credentials."""
     assert 0 == synthesised.returncode
     for option in ("--systemd", "--windows-service"):
-        done = deployer.run(".venv/bin/dicomflow", "edge-install", "edge-1", option, "--store-url", "s3://bucket")
+        where = ("--store-url", "s3://bucket", "--region", "us-east-1")
+        done = deployer.run(".venv/bin/dicomflow", "edge-install", "edge-1", option, *where)
         assert 0 == done.returncode, done.stderr
         assert "iep-01-edge-1" in (deployer.clone / "edge-install-edge-1.txt").read_text(encoding="utf-8")

@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from dicomflow import __version__, logs
+from dicomflow.cli.operator import run_on_stack, split_stack
 from dicomflow.errors import DicomflowError
 
 __all__ = ["COMMANDS", "EXIT_CODES", "LOG_LEVELS", "Entry", "app", "load_command", "main", "run"]
@@ -107,6 +108,8 @@ def run(arguments: Sequence[str]) -> int:
     A failure is one line on standard error; its traceback is shown only with `--log-level DEBUG`.
     """
     try:
+        if (found := split_stack(arguments)) is not None:
+            return run_on_stack(*found)
         typer.main.get_command(app).main(list(arguments), prog_name="dicomflow")
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else EXIT_FAILED
@@ -130,6 +133,10 @@ def _global_options(
     log_level: Annotated[
         str, typer.Option(envvar="DICOMFLOW_LOG_LEVEL", help=f"One of {', '.join(LOG_LEVELS)}.")
     ] = "INFO",
+    _stack: Annotated[
+        str | None,
+        typer.Option("--stack", help="Run the command in a deployed stack: status, query, imports or catalog."),
+    ] = None,
     json_logs: Annotated[bool, typer.Option("--json-logs", help="Log one JSON object a line.")] = False,
     _version: Annotated[
         bool,

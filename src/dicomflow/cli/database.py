@@ -60,6 +60,7 @@ def reading(data: Path | None, database_url: str | None) -> Iterator[Engine]:
         if not os.access(file, os.R_OK):
             raise PermanentError(f"this user may not read {file}: {_advice(file)}")
     with _disposed(create_read_only_engine(_url(file, database_url))) as engine:
+        _prove(engine)
         yield engine
 
 
@@ -79,7 +80,16 @@ def writing(data: Path | None, database_url: str | None, *, may_create: bool = F
         _require_file(file)
         _require_owner(file)
     with _disposed(create_engine_for(_url(file, database_url))) as engine:
+        _prove(engine)
         yield engine
+
+
+def _prove(engine: Engine) -> None:
+    """Let connections to Aurora bring a token of AWS IAM, as the pipeline's do where the environment says so."""
+    if os.environ.get("DICOMFLOW_DATABASE_IAM", "").lower() == "true" and engine.dialect.name == "postgresql":
+        from dicomflow.pipeline.database import prove_by_iam  # noqa: PLC0415  # few catalogs ask for it
+
+        prove_by_iam(engine)
 
 
 def _file(data: Path | None, database_url: str | None) -> Path | None:

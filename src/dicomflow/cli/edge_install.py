@@ -14,24 +14,64 @@ __all__ = ["edge_install", "stack_of_config"]
 
 CONFIG: Final = Path("config.py")
 INSTALLER_SECONDS: Final = 3600
+NUCLEUS: Final = "2.18.2"
 _PRIVATE: Final = 0o600
 
+# In a shell of their own: the first command that fails ends them, and not the terminal that they were pasted into.
 _GREENGRASS: Final = """\
-# Paste these lines into a terminal of the device that becomes the edge {thing} (Debian, Ubuntu).
+# Run this file on the device that becomes the edge {thing}: sh {file}. Or paste it into a terminal there.
 # The credentials below end at {expires}; until then this file is a secret. Delete it when you are done.
-sudo apt-get update
-sudo apt-get install -y default-jre-headless curl unzip python3 python3-venv
-python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || sudo apt-get install -y python3.11 python3.11-venv
-curl -fsSL https://d2s8p88vqu9w66.cloudfront.net/releases/greengrass-nucleus-latest.zip -o greengrass-nucleus.zip
-unzip -o greengrass-nucleus.zip -d GreengrassInstaller
-export AWS_ACCESS_KEY_ID={access_key}
-export AWS_SECRET_ACCESS_KEY={secret_key}
-export AWS_SESSION_TOKEN={token}
-sudo -E java -Droot=/greengrass/v2 -Dlog.store=FILE -jar ./GreengrassInstaller/lib/Greengrass.jar \\
-    --aws-region {region} --thing-name {thing} --thing-group-name {stack}-IEP-devices \\
-    --thing-policy-name {thing}-GG-Thing -trn {thing}-GG-Role -tra {thing}-GG-Role-Alias \\
-    --component-default-user ggc_user:ggc_group --provision true --setup-system-service true
-unset AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN
+[ -z "${{BASH_VERSION:-}}" ] || set +o history
+(
+set -eu
+if command -v apt-get >/dev/null; then
+    sudo apt-get update
+    sudo apt-get install -y default-jre-headless curl unzip python3 python3-venv
+    python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || sudo apt-get install -y python3.11 python3.11-venv
+elif command -v dnf >/dev/null; then
+    command -v java >/dev/null || sudo dnf install -y java-21-openjdk-headless ||
+        sudo dnf install -y java-17-openjdk-headless || sudo dnf install -y java-17-amazon-corretto-headless
+    command -v curl >/dev/null || sudo dnf install -y curl
+    sudo dnf install -y unzip python3
+    python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || sudo dnf install -y python3.11
+else
+    echo 'neither apt-get nor dnf is here: install Java 11 or newer, curl, unzip and Python 3.11 with venv first' >&2
+    for tool in java curl unzip python3; do command -v "$tool" >/dev/null; done
+fi
+if [ ! -f /greengrass/v2/config/effectiveConfig.yaml ]; then
+    folder=$(mktemp -d)
+    curl -fsSL https://d2s8p88vqu9w66.cloudfront.net/releases/greengrass-{nucleus}.zip -o "$folder/nucleus.zip"
+    unzip -q "$folder/nucleus.zip" -d "$folder/GreengrassInstaller"
+    export AWS_ACCESS_KEY_ID={access_key}
+    export AWS_SECRET_ACCESS_KEY={secret_key}
+    export AWS_SESSION_TOKEN={token}
+    sudo -E java -Droot=/greengrass/v2 -Dlog.store=FILE -jar "$folder/GreengrassInstaller/lib/Greengrass.jar" \\
+        --aws-region {region} --thing-name {thing} --thing-group-name {stack}-IEP-devices \\
+        --thing-policy-name {thing}-GG-Thing -trn {thing}-GG-Role -tra {thing}-GG-Role-Alias \\
+        --component-default-user ggc_user:ggc_group --provision true --setup-system-service true
+    rm -rf "$folder"
+else
+    echo 'the nucleus is installed already, and stays as it is'
+fi
+sudo systemctl enable --now greengrass
+)
+[ -z "${{BASH_VERSION:-}}" ] || set -o history
+"""
+
+_UNINSTALL: Final = """\
+# Run this file on the device that was the edge {thing}: sh {file}. What its spool holds stays.
+(
+set -eu
+for service in greengrass dicomflow-edge; do
+    ! systemctl cat "$service" >/dev/null 2>&1 || sudo systemctl disable --now "$service"
+done
+for spool in /greengrass/v2/work/DIMSEtoS3/spool /var/lib/dicomflow/spool; do
+    ! sudo test -d "$spool" || echo "images that were not delivered may be in $spool: delete it when none is wanted"
+done
+sudo rm -rf /opt/dicomflow /etc/dicomflow /etc/systemd/system/dicomflow-edge.service
+sudo find /greengrass/v2 -mindepth 1 -maxdepth 1 ! -name work -exec rm -rf {{}} + 2>/dev/null || true
+sudo systemctl daemon-reload
+)
 """
 
 _SETTINGS: Final = """\
@@ -45,23 +85,30 @@ store_url = "{store_url}"
 """
 
 _SYSTEMD: Final = """\
-# Run these lines on the machine that becomes the edge {thing}, with dicomflow-edge-linux-amd64.zip or -aarch64 beside.
-# `python -m infra.greengrass` makes the zip; the machine needs Python 3.11 or newer with venv, unzip, and no internet.
+# Run this file on the machine that becomes the edge {thing}: sh {file}, with dicomflow-edge-linux-amd64.zip or -aarch64
+# beside. `python -m infra.greengrass` makes the zip; the machine needs Python 3.11 or newer with venv, unzip, curl, and
+# no internet. Run again it upgrades to the zip beside, and leaves settings, keys and spool as they are.
+(
+set -eu
 id dicomflow >/dev/null 2>&1 || sudo useradd --system --user-group --home-dir /var/lib/dicomflow dicomflow
 sudo install -d -m 750 -o dicomflow -g dicomflow /var/lib/dicomflow /var/lib/dicomflow/spool
 sudo install -d -m 755 /etc/dicomflow /opt/dicomflow
-sudo unzip -o dicomflow-edge-linux-*.zip -d /opt/dicomflow
+sudo unzip -qo dicomflow-edge-linux-*.zip -d /opt/dicomflow
 sudo -u dicomflow sh /opt/dicomflow/python.sh install /var/lib/dicomflow
-sudo tee /etc/dicomflow/edge.toml >/dev/null <<'EDGE_TOML'
+sudo test -f /etc/dicomflow/edge.toml || sudo tee /etc/dicomflow/edge.toml >/dev/null <<'EDGE_TOML'
 {settings}EDGE_TOML
 # Without a role of the machine's own, add AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY of a user with the policy
-# {thing}-GG-RoleAccess to this file, which only root can read.
-sudo install -m 600 /dev/null /etc/dicomflow/environment
-echo 'AWS_REGION={region}' | sudo tee /etc/dicomflow/environment >/dev/null
+# {thing}-GG-RoleAccess to this file, which only root can read: sudo -e /etc/dicomflow/environment.
+if ! sudo test -f /etc/dicomflow/environment; then
+    sudo install -m 600 /dev/null /etc/dicomflow/environment
+    echo 'AWS_REGION={region}' | sudo tee /etc/dicomflow/environment >/dev/null
+fi
 sudo install -m 644 /opt/dicomflow/dicomflow-edge.service /etc/systemd/system/dicomflow-edge.service
 sudo systemctl daemon-reload
-sudo systemctl enable --now dicomflow-edge
+sudo systemctl enable dicomflow-edge
+sudo systemctl restart dicomflow-edge
 curl -fsS --retry 20 --retry-delay 1 --retry-connrefused http://127.0.0.1:8080/readyz
+)
 """
 
 _WINDOWS: Final = """\
@@ -99,8 +146,9 @@ def edge_install(
         str | None, typer.Option(help="The stack's name; by default CDK_APP_NAME of the config.py in this folder.")
     ] = None,
     region: Annotated[
-        str, typer.Option(envvar="AWS_REGION", help="The region the stack is deployed to.")
-    ] = "us-east-1",
+        str | None,
+        typer.Option(envvar="AWS_REGION", help="The region the stack is deployed to; by default your AWS profile's."),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option(help="The file to write, readable by you alone; edge-install-NAME.txt by default.")
     ] = None,
@@ -114,6 +162,9 @@ def edge_install(
     windows_service: Annotated[
         bool, typer.Option("--windows-service", help="Install a service of Windows, without Greengrass.")
     ] = False,
+    uninstall: Annotated[
+        bool, typer.Option("--uninstall", help="Write the commands that take the edge off a Linux device again.")
+    ] = False,
 ) -> None:
     """Write the commands that make a device an edge.
 
@@ -126,7 +177,13 @@ def edge_install(
         raise typer.BadParameter("choose one of --systemd and --windows-service")
     stack = stack or stack_of_config(name)
     thing = f"{stack}-{name}"
-    values = {"stack": stack, "thing": thing, "region": region}
+    target = output or Path(f"edge-install-{name}.txt")
+    if uninstall:
+        _write_private(target, _UNINSTALL.format(thing=thing, file=target.name))
+        typer.echo(f"the commands are in {target}; then: dicomflow edge-remove {name}")
+        return
+    region = region or _region_of_profile()
+    values = {"stack": stack, "thing": thing, "region": region, "file": target.name, "nucleus": NUCLEUS}
     if systemd or windows_service:
         if not (store_url or "").startswith("s3://"):
             raise typer.BadParameter("give the stack's bucket, s3://NAME", param_hint="--store-url")
@@ -136,11 +193,24 @@ def edge_install(
     else:
         credentials = _assume_installer(stack, region)
         text = _GREENGRASS.format(**values, **credentials._asdict() | {"expires": credentials.expires.isoformat()})
-    target = output or Path(f"edge-install-{name}.txt")
     _write_private(target, text)
     typer.echo(f"the commands for {thing} are in {target}, which only you can read")
     if not (systemd or windows_service):
         typer.echo(f"its credentials end at {credentials.expires.isoformat()}; delete it when the device is installed")
+
+
+def _region_of_profile() -> str:
+    """Return the region of the machine's AWS profile.
+
+    Raises:
+        typer.BadParameter: it has none: a guess would install a device that finds nothing.
+    """
+    import botocore.session  # noqa: PLC0415  # a third of a second
+
+    region: str | None = botocore.session.Session().get_config_variable("region")
+    if region is None:
+        raise typer.BadParameter("give the region the stack is deployed to", param_hint="--region")
+    return region
 
 
 def stack_of_config(edge: str) -> str:

@@ -29,8 +29,9 @@ def edge_remove(
         str | None, typer.Option(help="The stack's name; by default CDK_APP_NAME of the config.py in this folder.")
     ] = None,
     region: Annotated[
-        str, typer.Option(envvar="AWS_REGION", help="The region the stack is deployed to.")
-    ] = "us-east-1",
+        str | None,
+        typer.Option(envvar="AWS_REGION", help="The region the stack is deployed to; by default your AWS profile's."),
+    ] = None,
     store_url: Annotated[
         str | None, typer.Option(help="The stack's bucket, s3://NAME; by default the stack's own output.")
     ] = None,

@@ -19,6 +19,7 @@ from dicomflow.cli.tables import as_json, print_table
 from dicomflow.errors import PermanentError
 from dicomflow.pipeline.connect import build_queues
 from dicomflow.pipeline.forecast import forecast_series
+from dicomflow.pipeline.settings import load_relay
 from dicomflow.pipeline.wakeups import DRIVE_QUEUE
 
 __all__ = ["imports"]
@@ -154,7 +155,7 @@ def _reading(data: Any, database_url: str | None) -> Iterator[Connection]:
 def _wake(engine: Engine, drive_queue_url: str | None, now: datetime) -> None:
     body = json_.dumps({"reason": "retry"})
     if drive_queue_url:
-        build_queues({DRIVE_QUEUE: drive_queue_url}).enqueue(DRIVE_QUEUE, body)
+        build_queues({DRIVE_QUEUE: drive_queue_url}, load_relay()).enqueue(DRIVE_QUEUE, body)
         return
     with engine.begin() as connection:
         queue.send(connection, DRIVE_QUEUE, body, now)

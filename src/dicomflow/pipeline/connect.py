@@ -19,14 +19,15 @@ from dicomflow.folders import folder_of_url
 from dicomflow.healthimaging.client import build_client
 from dicomflow.pipeline.database import create_iam_engine
 from dicomflow.pipeline.dependencies import Dependencies
-from dicomflow.pipeline.settings import PipelineSettings
+from dicomflow.pipeline.relay import RelayClient, build_lambda_client
+from dicomflow.pipeline.settings import PipelineSettings, RelaySettings
 from dicomflow.pipeline.worker import LONG_POLL_SECONDS, SqsQueues
 
 if TYPE_CHECKING:
     from mypy_boto3_medical_imaging.client import HealthImagingClient
     from mypy_boto3_sqs import SQSClient
 
-__all__ = ["LOCAL_BUCKET", "build_dependencies", "build_queues", "build_store"]
+__all__ = ["LOCAL_BUCKET", "build_dependencies", "build_queues", "build_store", "client_of"]
 
 LOCAL_BUCKET: Final = "local-bucket"
 """The name under which a folder stands for a bucket."""
@@ -52,17 +53,18 @@ def build_dependencies(settings: PipelineSettings) -> Dependencies:
         engine=engine,
         store=store,
         bucket=bucket,
-        client=cast("HealthImagingClient", _Later(build_client)),
+        client=cast("HealthImagingClient", _Later(lambda: client_of("medical-imaging", settings.relay))),
         datastore_id=settings.imports.datastore_id,
         data_access_role_arn=settings.imports.data_access_role_arn,
         output_prefix=settings.imports.output_prefix,
         concurrent_imports=settings.imports.concurrent,
         start_rate=settings.imports.starts_per_second,
         import_enabled=settings.imports.enabled,
-        enqueue=build_queues(settings.queues.urls()).enqueue,
+        enqueue=build_queues(settings.queues.urls(), settings.relay).enqueue,
         clock=lambda: datetime.now(UTC),
         job_limit=timedelta(hours=settings.imports.job_hours),
         stat_ae_titles=settings.imports.stat_ae_titles,
+        retention=timedelta(days=settings.retention_days) if settings.retention_days else None,
         issuers=settings.issuers,
         character_sets=settings.character_sets,
     )
@@ -91,9 +93,24 @@ def build_store(store_url: str) -> tuple[str, ObjectStore]:
     return bucket, store
 
 
-def build_queues(urls: Mapping[str, str]) -> SqsQueues:
+def build_queues(urls: Mapping[str, str], relay: RelaySettings | None = None) -> SqsQueues:
     """Return the SQS queues with these URLs."""
-    return SqsQueues(cast("SQSClient", _Later(_build_sqs_client)), urls)
+    return SqsQueues(cast("SQSClient", _Later(lambda: client_of("sqs", relay))), urls)
+
+
+def client_of(service: str, relay: RelaySettings | None = None) -> Any:
+    """Return the client of a service that the pipeline calls, or what stands for it."""
+    if relay is not None and service in relay.services:
+        return RelayClient(build_lambda_client(), relay.function, service)
+    if service == "medical-imaging":
+        return build_client()
+    return _build_sqs_client() if service == "sqs" else _build_other(service)
+
+
+def _build_other(service: str) -> Any:
+    import boto3  # noqa: PLC0415  # see the module
+
+    return boto3.client(service)  # type: ignore[call-overload]  # any service has a client
 
 
 def _build_sqs_client() -> "SQSClient":

@@ -10,7 +10,7 @@ from sqlalchemy import Dialect, Engine, event
 from dicomflow.catalog.engine import create_engine_for
 from dicomflow.errors import PermanentError
 
-__all__ = ["connect_with_patience", "create_iam_engine"]
+__all__ = ["connect_with_patience", "create_iam_engine", "prove_by_iam"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,11 @@ def create_iam_engine(url: str, token: Token | None = None) -> Engine:
     engine = create_engine_for(url)
     connect_with_patience(engine, token or _aws_token())
     return engine
+
+
+def prove_by_iam(engine: Engine) -> None:
+    """Let an engine's connections bring AWS's own tokens."""
+    connect_with_patience(engine, _aws_token())
 
 
 def connect_with_patience(

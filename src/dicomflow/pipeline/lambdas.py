@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from dicomflow import logs
 from dicomflow.errors import DicomflowError, InternalError, PermanentError
-from dicomflow.pipeline.connect import build_dependencies, build_queues, build_store
+from dicomflow.pipeline.connect import build_dependencies, build_queues, build_store, client_of
 from dicomflow.pipeline.dependencies import Dependencies
 from dicomflow.pipeline.handlers import SqsEvent, handlers_of
 from dicomflow.pipeline.heartbeats import silences
@@ -30,7 +30,7 @@ from dicomflow.pipeline.worker import SqsQueues
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
 
-__all__ = ["collect", "drive", "index", "migrate", "plan", "watch"]
+__all__ = ["collect", "drive", "index", "migrate", "plan", "relay", "watch"]
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,17 @@ def migrate(event: Mapping[str, Any], context: "LambdaContext | None" = None) ->
 
     _configure_logging()
     _request_id.set(context.aws_request_id if context else None)
-    return migrate_on_deploy(event, load_migration_settings(), get_secret)
+    settings = load_migration_settings()
+    return migrate_on_deploy(event, settings, lambda arn: get_secret(arn, settings.relay))
+
+
+def relay(event: Mapping[str, Any], context: "LambdaContext | None" = None) -> dict[str, Any]:
+    """Make a call of a service for a function that cannot reach it; runs outside the VPC, and logs no parameter."""
+    from dicomflow.pipeline.relay import answer_call  # noqa: PLC0415  # only this function answers
+
+    _configure_logging()
+    _request_id.set(context.aws_request_id if context else None)
+    return answer_call(event, _client)
 
 
 def _handle(queue: str, event: SqsEvent, context: "LambdaContext | None") -> dict[str, Any]:
@@ -105,8 +115,14 @@ def _dependencies() -> Dependencies:
 
 
 @cache
+def _client(service: str) -> Any:
+    return client_of(service)
+
+
+@cache
 def _queues() -> SqsQueues:
-    return build_queues(load_settings().queues.urls())
+    settings = load_settings()
+    return build_queues(settings.queues.urls(), settings.relay)
 
 
 @cache

@@ -18,6 +18,7 @@ from dicomflow.catalog.engine import create_engine_for, schema_revision
 from dicomflow.catalog.engine import migrate as migrate_catalog
 from dicomflow.errors import PermanentError
 from dicomflow.pipeline.database import connect_with_patience
+from dicomflow.pipeline.relay import RelayClient, build_lambda_client
 
 __all__ = ["MigrationSettings", "get_secret", "load_migration_settings", "migrate_on_deploy"]
 
@@ -25,16 +26,22 @@ logger = logging.getLogger(__name__)
 
 _PREFIX: Final = "DICOMFLOW_MIGRATION__"
 _RESOURCE: Final = "catalog-schema"
+INDEX_SECONDS: Final = 720.0
+"""Of the fifteen minutes that a function has: the rest is for the engine to resume, and for the schema itself."""
 
 
 class MigrationSettings(BaseSettings):
-    """Where the catalog is (the owner's URL, without password), whose secret holds the password, and who uses it."""
+    """Where the catalog is (the owner's URL, without password), whose secret holds the password, and who uses it.
+
+    `relay` is the function that reads the secret, where this one cannot reach Secrets Manager.
+    """
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix=_PREFIX)
 
     database_url: str
     secret_arn: str
     user: str
+    relay: str = ""
 
 
 def load_migration_settings() -> MigrationSettings:
@@ -71,19 +78,23 @@ def migrate_on_deploy(
     engine = create_engine_for(url.render_as_string(hide_password=False))
     connect_with_patience(engine)
     try:
-        migrate_catalog(engine)
+        left = migrate_catalog(engine, INDEX_SECONDS)
         with engine.begin() as connection:
             grant_user(connection, settings.user)
         revision = schema_revision(engine)
     finally:
         engine.dispose()
+    if left:
+        logger.warning("indexes_left", extra={"indexes": left})
     logger.info("catalog_migrated", extra={"revision": revision})
     return {"PhysicalResourceId": _RESOURCE, "Data": {"Revision": revision}}
 
 
-def get_secret(arn: str) -> str:
-    """Return the text of a secret of Secrets Manager."""
+def get_secret(arn: str, relay: str = "") -> str:
+    """Return the text of a secret of Secrets Manager, through the function `relay` where that is named."""
     import boto3  # noqa: PLC0415  # a test has a secret of its own
 
-    text: str = boto3.client("secretsmanager").get_secret_value(SecretId=arn)["SecretString"]
+    service = "secretsmanager"
+    client: Any = RelayClient(build_lambda_client(), relay, service) if relay else boto3.client("secretsmanager")
+    text: str = client.get_secret_value(SecretId=arn)["SecretString"]
     return text

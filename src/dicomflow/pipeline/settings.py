@@ -5,7 +5,7 @@ Lists are written as JSON. Unknown and missing names stop the program.
 """
 
 import os
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -19,6 +19,7 @@ __all__ = [
     "QueueSettings",
     "load_character_sets",
     "load_issuers",
+    "load_relay",
     "load_settings",
 ]
 
@@ -74,6 +75,13 @@ class ImportSettings(_Section):
     stat_ae_titles: frozenset[str] = frozenset()
 
 
+class RelaySettings(_Section):
+    """The function through which services are reached that cannot be called directly, and which services those are."""
+
+    function: str = ""
+    services: frozenset[Literal["medical-imaging", "sqs"]] = frozenset()
+
+
 class PipelineSettings(BaseSettings):
     """All settings of the pipeline's functions."""
 
@@ -86,6 +94,8 @@ class PipelineSettings(BaseSettings):
     store_url: str = Field(pattern=r"^(s3://[a-z0-9][a-z0-9.-]+/?|file:///.*)$")
     queues: QueueSettings = QueueSettings()
     imports: ImportSettings = ImportSettings()
+    relay: RelaySettings = RelaySettings()
+    retention_days: int = Field(0, ge=0)
     issuers: dict[str, str] = Field(
         default_factory=dict,
         description="Issuer of Patient IDs that name none, by EDGE/CALLING AE TITLE or by EDGE; else the edge itself.",
@@ -116,6 +126,15 @@ def load_settings() -> PipelineSettings:
             " unless DICOMFLOW_IMPORTS__ENABLED is false"
         )
     return settings
+
+
+def load_relay() -> RelaySettings:
+    """Read through which function services are called, for programs without the other settings."""
+    services = os.environ.get(f"{ENVIRONMENT_PREFIX}RELAY__SERVICES") or "[]"
+    return RelaySettings(
+        function=os.environ.get(f"{ENVIRONMENT_PREFIX}RELAY__FUNCTION", ""),
+        services=TypeAdapter(frozenset[Literal["medical-imaging", "sqs"]]).validate_json(services),
+    )
 
 
 def load_issuers() -> dict[str, str]:
@@ -151,7 +170,7 @@ def _is_known(variable: str) -> bool:
     if variable.startswith(_OTHERS):
         return True
     section, _, name = variable.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
-    sections: dict[str, type[_Section]] = {"queues": QueueSettings, "imports": ImportSettings}
+    sections: dict[str, type[_Section]] = {"queues": QueueSettings, "imports": ImportSettings, "relay": RelaySettings}
     if section in sections:
         return not name or name in sections[section].model_fields
     return not name and section in PipelineSettings.model_fields
