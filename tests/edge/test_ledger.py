@@ -285,6 +285,22 @@ def test_damage_that_a_reader_finds_is_mended_by_the_owner(ledger: Ledger, path:
         assert ["1.2.2"] == [entry.sop_instance_uid for entry in spoiled.entries()]
 
 
+def test_schema_that_is_no_text_is_damage(ledger: Ledger, path: Path):
+    """SQLite quotes it in its message, which is no text either: Python raises no error of SQLite's then."""
+    ledger.record_received([_entry()])
+    ledger.close()
+    content = path.read_bytes()
+    assert b"indexinstance_received" in content
+    spoiled = content.replace(b"indexinstance_received", b"index\xfdnstance_received")
+    path.write_bytes(spoiled.replace(b"CREATE INDEX instance_received", b"CREATE INDEX instance-received"))
+    with pytest.raises(PermanentError, match="cannot read the ledger"):
+        Ledger(path, read_only=True)
+    with contextlib.closing(Ledger(path)) as again:
+        again.record_received([_entry("1.2.2")])
+        assert "1.2.2" in [entry.sop_instance_uid for entry in again.entries()]
+    assert 1 == len(list(path.parent.glob("ledger.db.damaged-*[0-9]")))
+
+
 def test_ledger_that_is_removed_under_its_owner_is_begun_anew(ledger: Ledger, path: Path):
     """What is written into a file without a name nobody would find: the owner makes a new one, to be filled."""
     ledger.record_received([_entry("1.2.1")])

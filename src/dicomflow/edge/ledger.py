@@ -23,6 +23,7 @@ from dicomflow.edge.ledger_file import (
     is_damage,
     open_file,
     open_file_read_only,
+    readable,
     salvage,
     text_of,
 )
@@ -229,7 +230,7 @@ class Ledger:
     def _run(self, use: Callable[[sqlite3.Connection], _T]) -> _T:
         """Use the file; if it shows damage, use a new one."""
         try:
-            return use(self._connect())
+            return readable(lambda: use(self._connect()))
         except sqlite3.DatabaseError as error:
             if not is_damage(error, None if self._is_read_only else self._path):
                 raise

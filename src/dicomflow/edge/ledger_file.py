@@ -6,11 +6,11 @@ When it is written and asked is `ledger`'s.
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from dicomflow.edge.durable import give_to_owner_of
 from dicomflow.errors import PermanentError
@@ -24,10 +24,12 @@ __all__ = [
     "is_damage",
     "open_file",
     "open_file_read_only",
+    "readable",
     "salvage",
     "text_of",
 ]
 
+_T = TypeVar("_T")
 _SALVAGED_AT_ONCE: Final = 1000
 
 
@@ -126,6 +128,14 @@ def text_of(value: object) -> str:
     return value
 
 
+def readable(use: Callable[[], _T]) -> _T:
+    """Use a file; what SQLite says of a damaged schema quotes it, and may be no text, which Python cannot raise."""
+    try:
+        return use()
+    except UnicodeDecodeError as error:
+        raise sqlite3.DatabaseError("what SQLite says of the file is no text") from error
+
+
 def is_damage(error: sqlite3.DatabaseError, written: Path | None) -> bool:
     """Tell whether an error says something of the content of a file, which is `written` or only read.
 
@@ -172,7 +182,7 @@ def open_file_read_only(path: Path, busy_seconds: float) -> sqlite3.Connection:
         connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro{whole}", uri=True, timeout=busy_seconds)
         with contextlib.ExitStack() as stack:
             stack.callback(connection.close)
-            connection.execute(_CHECK_COLUMNS)
+            readable(lambda: connection.execute(_CHECK_COLUMNS))
             stack.pop_all()
     except sqlite3.DatabaseError as error:
         kind = DamagedLedgerError if is_damage(error, None) else PermanentError
@@ -205,7 +215,10 @@ def _check(connection: sqlite3.Connection) -> None:
 def salvage(aside: Path, ledger: sqlite3.Connection) -> int:
     """Take over the entries of a damaged ledger that can be read, up to the page that cannot; return how many."""
     kept = 0
-    with contextlib.suppress(sqlite3.DatabaseError), contextlib.closing(sqlite3.connect(aside)) as damaged:
+    with (
+        contextlib.suppress(sqlite3.DatabaseError, UnicodeDecodeError),
+        contextlib.closing(sqlite3.connect(aside)) as damaged,
+    ):
         damaged.text_factory = bytes
         found = {name.decode(errors="replace") for _, name, *_ in damaged.execute("PRAGMA table_info(instance)")}
         names = [name for name in _COLUMNS if name in found]  # those of another version are left
