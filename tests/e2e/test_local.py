@@ -1,6 +1,7 @@
 """The main job on one machine: what real senders store is indexed and mapped, whatever happens on the way."""
 
 import hashlib
+import os
 import subprocess
 import sys
 import threading
@@ -67,6 +68,32 @@ def test_local_same_study_twice_changes_nothing_a_reader_sees(local_daemon: Any,
     local_daemon.wait_until_idle()
     assert before == {name: _visible(local_daemon, name) for name in tables}
     assert Counter(path.stem for path in study) == local_daemon.mapped()
+
+
+def test_local_deleted_study_that_is_sent_again_is_back(local_daemon: Any, send: Any, tmp_path: Path):
+    """Whatever was deleted with it: the study is in catalog and imports again, and without a resend it stays away."""
+    study = samples.write(samples.ct_study(1, series=1, slices=3), tmp_path / "study")
+    (uid,) = {each.StudyInstanceUID for each in samples.ct_study(1, series=1, slices=3)}
+    for options in ([], ["--objects"], ["--image-sets"], ["--objects", "--image-sets"]):
+        assert {0} == set(send(local_daemon.port, study).values())
+        local_daemon.wait_until_mapped(path.stem for path in study)
+        local_daemon.wait_until_idle()
+        assert [(uid,)] == local_daemon.query("SELECT study_instance_uid FROM study")
+        assert [(3,)] == local_daemon.query("SELECT DISTINCT status FROM Ahlijob")
+        endpoint = f"http://127.0.0.1:{local_daemon.http_port}/healthimaging"
+        credentials = {
+            "AWS_ACCESS_KEY_ID": "local",
+            "AWS_SECRET_ACCESS_KEY": "local",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+        command = [sys.executable, "-m", "dicomflow", "catalog", "delete-study", uid, "--data", local_daemon.data]
+        subprocess.run(
+            [*command, "--yes", *options],
+            check=True,
+            env={**os.environ, **credentials, "AWS_ENDPOINT_URL_MEDICAL_IMAGING": endpoint},
+        )
+        assert [] == local_daemon.query("SELECT study_instance_uid FROM study")
+        assert [] == local_daemon.query("SELECT status FROM Ahlijob")
 
 
 def test_local_is_closed_to_others_and_to_a_second_one(local_daemon: Any, send: Any, tmp_path: Path):

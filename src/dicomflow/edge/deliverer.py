@@ -99,7 +99,10 @@ class Deliverer:
         self._announce = announce
         store = identify_store(settings.delivery)
         self.ledger = Ledger(settings.spool.dir / LEDGER_FILE, store=store, busy_seconds=_LEDGER_BUSY_SECONDS)
-        self._resent = Resent(settings.name, spool, self.ledger, store, uploader.is_stored)
+        self._resent = Resent(
+            *(settings.name, spool, self.ledger, store, uploader.is_stored, uploader.fetch),
+            can_tell=announce is not None,
+        )
         self._unremoved: dict[Path, Collection[str]] = {}  # stored deliveries, with the names of their files
         self._leftovers = Leftovers(settings.name, spool, self._fail)
         self._deliveries = Deliveries(settings.delivery, new_id=lambda: str(uuid.uuid4()), is_whole=is_whole)
@@ -296,7 +299,7 @@ class Deliverer:
 
     def _enqueue_manifest_if_complete(self, delivery: Delivery) -> None:
         if delivery.is_closed and not delivery.unstored:
-            if delivery.instances:
+            if delivery.instances or delivery.elsewhere:
                 self._queue.add(delivery, None, delivery.rank)
             else:
                 self._remove(delivery.delivery_id, ())
@@ -309,7 +312,7 @@ class Deliverer:
             was_put = False
             try:
                 if instance is None:
-                    await self._put_manifest(delivery, tries)
+                    await self._finish(delivery, tries)
                 else:
                     was_put = await self._put_instance(delivery, instance, tries)
             except PermanentError as error:
@@ -336,9 +339,11 @@ class Deliverer:
     async def _put_instance(self, delivery: Delivery, instance: ReceivedInstance, tries: int) -> bool:
         """Store an instance unless the store has it; tell whether it was put."""
         key = delivery.key_of(instance, self._edge)
-        known = await self._resent.find_stored(key)
+        known = await self._resent.find_stored(delivery, key)
         if known is not None:
-            if known.object_key != key:
+            if known.object_key == key:
+                await self._tell(StoredObject(key, instance.bytes))
+            else:
                 self._resent.drop(delivery, instance)
             return False
         await self._bandwidth.admit(instance.bytes)
@@ -400,14 +405,29 @@ class Deliverer:
         delivery.is_closed = True
         self._enqueue_manifest_if_complete(delivery)
 
+    async def _finish(self, delivery: Delivery, tries: int) -> None:
+        """Store the manifest of a delivery whose instances are stored, tell what was sent again, remove its folder."""
+        if delivery.instances:
+            await self._put_manifest(delivery, tries)
+        for key, sizes in delivery.elsewhere.items():
+            await self._tell(*itertools.starmap(StoredObject, sizes.items()), StoredObject(key, 0))
+        while delivery.is_resent:
+            delivery.is_resent = False
+            sizes = self._sizes_of(delivery)
+            key = manifest_key(self._edge, delivery.delivery_id)
+            await self._tell(*itertools.starmap(StoredObject, sizes.items()), StoredObject(key, 0))
+        # What is sent again from here on finds no copy in the spool, and the store is asked.
+        self._resent.remove(delivery)
+        names = {each.file.path.name for each in delivery.instances.values()}
+        await asyncio.to_thread(self._remove, delivery.delivery_id, names | delivery.skipped)
+
     async def _put_manifest(self, delivery: Delivery, tries: int) -> None:
-        """Store the manifest of a delivery whose instances are stored, and remove its folder."""
         note = read_manifest(self._spool.delivering / delivery.delivery_id, self._edge)
         ends = {each.association_id: each.ended for each in note.associations} if note else {}
         closed_at = note.closed_at if note else datetime.now(UTC)
         content = delivery.manifest(self._edge, closed_at, lambda each: ends.get(each, "lost")).to_json()
         key = manifest_key(self._edge, delivery.delivery_id)
-        sizes = {delivery.key_of(each, self._edge): each.bytes for each in delivery.instances.values()}
+        sizes = self._sizes_of(delivery)
         await self._in_flight.enter(len(content))
         try:
             await self._uploader.put_manifest(key, content, sizes, self._in_flight.limit_seconds(tries))
@@ -416,10 +436,10 @@ class Deliverer:
         await self._tell(StoredObject(key, len(content)))
         self._resent.finish(delivery)
         self.ledger.write()
-        stored = {each.file.path.name for each in delivery.instances.values()}
-        await asyncio.to_thread(self._remove, delivery.delivery_id, stored)
-        self._resent.remove(delivery)
         _logger.info("delivery_stored delivery=%s instances=%d", delivery.delivery_id, len(sizes))
+
+    def _sizes_of(self, delivery: Delivery) -> dict[str, int]:
+        return {delivery.key_of(each, self._edge): each.bytes for each in delivery.instances.values()}
 
     def _remove(self, delivery_id: str, stored: Collection[str]) -> None:
         """Remove a delivery of which all is stored; where that fails, on a full volume for one, again later."""
@@ -436,10 +456,10 @@ class Deliverer:
         for folder in [folder for folder in self._unremoved if not self._spool.aside.holds(folder)]:
             self._remove(folder.name, self._unremoved.pop(folder))
 
-    async def _tell(self, stored: StoredObject) -> None:
+    async def _tell(self, *stored: StoredObject) -> None:
         announce = self._announce
         if announce is not None:
-            await asyncio.to_thread(announce, [stored])
+            await asyncio.to_thread(announce, stored)
 
     def _read_settings(self) -> None:
         """Put changed limits and priorities in force, for what is queued too."""

@@ -45,6 +45,12 @@ class Delivery:
     bytes: int = 0
     unstored: int = 0
     is_closed: bool = False
+    # Whether something of it was sent again: who was told of it may have forgotten since.
+    is_resent: bool = False
+    # Of what came for it and was in the store already: the objects of each manifest that names it, with their sizes,
+    # and the names of its files, which go with the folder.
+    elsewhere: dict[str, dict[str, int]] = field(default_factory=dict)
+    skipped: set[str] = field(default_factory=set)
     rank: int = 0
     is_ranked: bool = False
     # When its oldest instance was received, in seconds since the epoch: the order of deliveries in the store's queue.
@@ -143,6 +149,7 @@ class Deliveries:
             known = delivery.instances.get(instance.sop_instance_uid)
             if known is not None and known.file.sha256 == instance.file.sha256 and self._is_whole(known.file):
                 delivery.touched_at = now
+                delivery.is_resent = True
                 return None
             if known is not None or self._would_overflow(delivery, instance):
                 self._full.append(self._open.pop(instance.study_instance_uid))

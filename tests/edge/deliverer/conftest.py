@@ -12,7 +12,7 @@ from obstore.store import LocalStore
 from waiting import WAIT_SECONDS
 
 from dicomflow.edge import uploader as uploader_module
-from dicomflow.edge.deliverer import Deliverer, StoredObject
+from dicomflow.edge.deliverer import Announce, Deliverer, StoredObject
 from dicomflow.edge.ledger import LEDGER_FILE, Ledger, LedgerEntry
 from dicomflow.edge.settings import DeliverySettings, EdgeSettings, SpoolSettings
 from dicomflow.edge.spool import ReceivedFile, Spool
@@ -30,6 +30,7 @@ class Site:
         self.name = name
         self.uploader_with: Callable[[], Uploader] = lambda: Uploader(LocalStore(objects, mkdir=True), objects)
         self.announced: list[StoredObject] = []
+        self.announce: Announce | None = self.announced.extend
         self._part10 = part10
         self._number = 0
 
@@ -51,7 +52,7 @@ class Site:
             spool=SpoolSettings(dir=self.spool.root),
             delivery=DeliverySettings(**({"store_url": "file:///unused", "quiet_seconds": 0} | delivery)),
         )
-        deliverer = Deliverer(settings, self.spool, self.uploader_with(), self.announced.extend, reload)
+        deliverer = Deliverer(settings, self.spool, self.uploader_with(), self.announce, reload)
         asyncio.run(_run_until(deliverer, until))
 
     def stored_keys(self) -> list[str]:

@@ -250,6 +250,93 @@ def test_store_is_asked_of_what_is_sent_again_alone(site: Site, monkeypatch: pyt
     assert {"1.2.3.dcm": 1} == asked
 
 
+def _manifest_key(object_key: str) -> str:
+    return f"manifests/{'/'.join(object_key.split('/')[:2])}.json"
+
+
+def test_resend_that_is_skipped_is_told_again_with_all_of_its_delivery(site: Site):
+    """Who was told may have forgotten, as after `delete-study`: objects and manifest are told as if they were new."""
+    site.receive("1.2.1")
+    _deliver(site, "1.2.2")
+    before = site.stored_keys()
+    told = Counter(each.key for each in site.announced)
+    site.announced.clear()
+    _deliver(site, "1.2.2", association="a2")
+    assert before == site.stored_keys()
+    assert told == Counter(each.key for each in site.announced)
+    assert {_manifest_key(before[-1])} < told.keys()
+
+
+@pytest.mark.parametrize(
+    ("state", "options"), [("open", {}), ("open", {"skip_resent": False}), ("closed", {"skip_resent": True})]
+)
+def test_resend_that_is_skipped_for_a_copy_in_the_spool_is_told_again(
+    site: Site, flaky_store: Any, state: str, options: dict[str, bool]
+):
+    """An object of a delivery that is not at its end was told already; it is told again, after the resend came."""
+    with pytest.MonkeyPatch.context() as patched:
+        flaky_store(patched, lambda key: "1.2.1.dcm" not in key)
+        site.receive("1.2.1")
+        site.receive("1.2.2")
+        if state == "closed":
+            site.spool.associations.note_end("a1", "released")
+        site.run(lambda: site.announced and (state == "open" or _closed(site)), **options)
+        site.announced.clear()
+
+        def _take_resend() -> bool:
+            if not site.spool.associations.read_states().get("a2"):
+                site.receive("1.2.1", association="a2")
+            return not any(site.spool.scan_received())
+
+        site.run(_take_resend, **options)
+        site.announced.clear()
+    for association in ("a1", "a2"):
+        site.spool.associations.note_end(association, "released")
+    site.run(site.is_empty, **options)
+    assert 1 <= sum(each.key.endswith("/1.2.1.dcm") for each in site.announced)
+    assert 1 <= sum(each.key.endswith(".json") for each in site.announced)
+
+
+def test_resend_is_told_again_although_nobody_could_be_told_at_first(site: Site, monkeypatch: pytest.MonkeyPatch):
+    """A catalog that is locked, and a deliverer that is cut off meanwhile, lose no announcement."""
+    _deliver(site)
+    told = Counter(each.key for each in site.announced)
+    refused: list[str] = []
+
+    def _refuse(stored: Any) -> None:
+        refused.extend(each.key for each in stored)
+        raise OSError(5, "simulated")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(site, "announce", _refuse)
+        site.receive("1.2.1", association="a2")
+        site.spool.associations.note_end("a2", "released")
+        site.run(lambda: len(refused) > len(told))
+    site.announced.clear()
+    site.run(site.is_empty)
+    told_now = Counter(each.key for each in site.announced)
+    assert {True} == {key.endswith((".dcm", ".json")) for key in told_now}
+    assert {"1.2.1.dcm"} == {key.rpartition("/")[2] for key in told_now if key.endswith(".dcm")}
+    assert 1 == sum(key.endswith(".json") for key in told_now)
+
+
+@pytest.mark.parametrize("damage", ["gone", "of others", "unreadable", "nobody is told"])
+def test_resend_is_stored_again_where_it_cannot_be_told_of(site: Site, damage: str):
+    """Without a manifest that names the object, or without anybody who is told, a skipped one would stay hidden."""
+    _deliver(site)
+    (path,) = site.objects.glob("manifests/*/*.json")
+    if damage == "gone":
+        path.unlink()
+    elif damage == "of others":
+        path.write_text(path.read_text().replace("1.2.1.dcm", "1.2.9.dcm"))
+    elif damage == "unreadable":
+        path.write_bytes(b"{")
+    else:
+        site.announce = None
+    _deliver(site, association="a2")
+    assert 2 == sum(key.endswith("/1.2.1.dcm") for key in site.stored_keys())
+
+
 @pytest.mark.parametrize("options", [{"skip_resent": True}, {"skip_resent": False}])
 @pytest.mark.parametrize("state", ["open", "closed"])
 @pytest.mark.parametrize("calling", ["CT1", "WORKSTATION"])
