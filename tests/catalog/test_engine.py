@@ -1,5 +1,6 @@
 """The catalog opens, migrates and refuses, on SQLite and on PostgreSQL alike."""
 
+import re
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,14 +11,16 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, Integer, cast, func, insert, inspect, literal, select, text, update
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
+import dicomflow
 from dicomflow.catalog import migrations
 from dicomflow.catalog.engine import begin_read, create_engine_for, migrate, require_schema, schema_revision
 from dicomflow.catalog.migrations import REVISIONS
 from dicomflow.catalog.report import count_everything, find_objects
 from dicomflow.catalog.tables import metadata, patient, study
 from dicomflow.errors import PermanentError
+from dicomflow.healthimaging.simulator.state import image_set_instance, open_state
 
 SEED_QUERIES = (
     "SELECT * from Patient;",
@@ -198,3 +201,21 @@ def test_create_engine_for_other_database_refuses():
     """Only the two databases that the tests cover are opened."""
     with pytest.raises(PermanentError, match="mysql"):
         create_engine_for("mysql://host/name")
+
+
+def test_every_engine_is_made_in_one_place():
+    """Whoever makes one by himself may forget that its errors must hold no values."""
+    source = Path(dicomflow.__file__).parent
+    makers = [path for path in source.rglob("*.py") if re.search(r"\bcreate_engine\(", path.read_text())]
+    assert [source / "catalog" / "engine.py"] == makers
+
+
+def test_simulators_database_tells_no_values(tmp_path: Path):
+    """An error of the simulator's own file names the statement, and nothing of what it was to write."""
+    engine = open_state(tmp_path / "simulator.db")
+    with pytest.raises(IntegrityError) as caught, engine.begin() as connection:
+        connection.execute(
+            insert(image_set_instance).values(image_set_id="1", sop_instance_uid="Planted^Patient", from_version=1)
+        )
+    engine.dispose()
+    assert "Planted" not in str(caught.value)

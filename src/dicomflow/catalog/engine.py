@@ -22,13 +22,14 @@ __all__ = [
     "create_engine_for",
     "database_url",
     "is_of_a_value",
-    "leave_values_out",
+    "make_engine",
     "migrate",
     "require_schema",
     "schema_revision",
 ]
 
 _BUSY_TIMEOUT_SECONDS: Final = 60
+_CONNECT_SECONDS: Final = 60  # a paused Aurora takes 15 to 30 s to resume
 _LOCAL_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 _READ_ONLY: Final = "dicomflow_read_only"
 _WITHOUT_FOREIGN_KEYS: Final = "dicomflow_without_foreign_keys"
@@ -55,24 +56,25 @@ def database_url(url: str) -> URL:
     raise PermanentError(f"no catalog on {parsed.drivername}: use sqlite:///PATH or postgresql://HOST/NAME")
 
 
-def create_engine_for(url: str) -> Engine:
+def make_engine(url: URL, **options: Any) -> Engine:
+    """Return an engine whose errors hold no value of a row: the one place where any is made."""
+    engine = create_engine(url, hide_parameters=True, **options)
+    event.listen(engine, "handle_error", leave_values_out)
+    return engine
+
+
+def create_engine_for(url: str, connect_seconds: int = _CONNECT_SECONDS) -> Engine:
     """Return an engine for `url`; it connects at its first use. What it raises holds no value of a row.
 
     Thread: an engine may be shared by threads, not by processes.
     """
     parsed = database_url(url)
-    if parsed.get_backend_name() == "sqlite":
-        engine = create_engine(
-            parsed, connect_args={"timeout": _BUSY_TIMEOUT_SECONDS}, pool_size=32, hide_parameters=True
-        )
-        event.listen(engine, "connect", _prepare_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
-    else:
-        # A paused Aurora takes 15 to 30 s to resume, and a connection may have been cut while we were frozen.
-        engine = create_engine(
-            parsed, pool_pre_ping=True, pool_size=16, connect_args={"connect_timeout": 60}, hide_parameters=True
-        )
-    event.listen(engine, "handle_error", leave_values_out)
+    if parsed.get_backend_name() != "sqlite":
+        # A connection may have been cut while we were frozen.
+        return make_engine(parsed, pool_pre_ping=True, pool_size=16, connect_args={"connect_timeout": connect_seconds})
+    engine = make_engine(parsed, connect_args={"timeout": _BUSY_TIMEOUT_SECONDS}, pool_size=32)
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-from sqlalchemy import Connection, Engine, Table, create_engine, event, func, select
+from sqlalchemy import Connection, Engine, Table, event, func, select
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from dicomflow.catalog.engine import begin_read, database_url, leave_values_out, require_schema
+from dicomflow.catalog.engine import begin_read, database_url, make_engine, require_schema
 from dicomflow.catalog.tables import (
     image_set,
     import_outcome,
@@ -49,22 +49,14 @@ def create_read_only_engine(url: str) -> Engine:
     parsed = database_url(url)
     if parsed.get_backend_name() == "sqlite":
         # Each transaction has a connection of its own: whether somebody writes is another question the next time.
-        engine = create_engine(
-            parsed,
-            creator=lambda: _connect_read_only(parsed.database or ""),
-            poolclass=NullPool,
-            hide_parameters=True,
-        )
+        engine = make_engine(parsed, creator=lambda: _connect_read_only(parsed.database or ""), poolclass=NullPool)
         event.listen(engine, "connect", _allow_reading)
-    else:
-        engine = create_engine(
-            parsed,
-            execution_options={"postgresql_readonly": True},
-            connect_args={"options": "-c default_transaction_read_only=on"},
-            hide_parameters=True,
-        )
-    event.listen(engine, "handle_error", leave_values_out)
-    return engine
+        return engine
+    return make_engine(
+        parsed,
+        execution_options={"postgresql_readonly": True},
+        connect_args={"options": "-c default_transaction_read_only=on"},
+    )
 
 
 def run_read_only(engine: Engine, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:

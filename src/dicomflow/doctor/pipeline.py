@@ -8,7 +8,7 @@ from typing import Any, Final
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
-from sqlalchemy import create_engine, text
+from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicomflow.catalog.engine import create_engine_for, database_url, require_schema, schema_revision
@@ -60,8 +60,7 @@ def check_database(url: str) -> str:
     """Connect once, ask for the schema, and write to a table of this connection's own."""
     parsed = database_url(url)
     where = parsed.host or parsed.database or "the database"
-    is_sqlite = parsed.get_backend_name() == "sqlite"
-    engine = create_engine_for(url) if is_sqlite else create_engine(parsed, connect_args={"connect_timeout": _SECONDS})
+    engine = create_engine_for(url, _SECONDS)
     try:
         started_at = datetime.now(UTC)
         with engine.begin() as connection:

@@ -21,10 +21,11 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
-    create_engine,
     event,
     or_,
 )
+
+from dicomflow.catalog.engine import make_engine
 
 __all__ = [
     "datastore",
@@ -171,7 +172,7 @@ def has_come(moment: Column[Any], now: float) -> ColumnElement[bool]:
 
 def open_state(path: Path) -> Engine:
     """Open or create the state file; several threads may use the engine, one at a time writes."""
-    engine = create_engine(URL.create("sqlite", database=str(path)), connect_args={"timeout": 30})
+    engine = make_engine(URL.create("sqlite", database=str(path)), connect_args={"timeout": 30})
     event.listen(engine, "connect", _prepare)
     metadata.create_all(engine)
     return engine
