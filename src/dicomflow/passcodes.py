@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from dicomflow.errors import PermanentError
+from dicomflow.regularfiles import read_regular
 
 __all__ = ["PasscodeFile", "hash_passcode"]
 
@@ -109,7 +110,7 @@ class PasscodeFile:
         self._seen = _state(self._path)
         users: dict[str, tuple[bytes, bytes]] = {}
         bad_lines = 0
-        for number, line in enumerate(self._path.read_bytes().removeprefix(_BOM).splitlines(), 1):
+        for number, line in enumerate(read_regular(self._path, follow=True).removeprefix(_BOM).splitlines(), 1):
             if not line.strip() or line.strip().startswith(b"#"):
                 continue
             user = _user_of(line.strip())

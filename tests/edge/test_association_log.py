@@ -59,6 +59,24 @@ def test_open_associations_of_a_dead_process_are_lost(log: AssociationLog, reade
     assert {"a1": "lost", "b1": "lost", "b2": "released"} == AssociationLog(tmp_path).read_states()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no FIFO in a folder")
+def test_what_is_no_log_keeps_no_association_open(log: AssociationLog, reader: AssociationLog, tmp_path: Path):
+    """A FIFO or a device that is named like the last log of a process, or a log too long to be read, is passed by."""
+    log.note_open("a1")
+    os.mkfifo(tmp_path / f"{os.getpid()}-00000009.log")
+    (tmp_path / "7-00000001.log").symlink_to("/dev/zero")
+    huge = tmp_path / "8-00000001.log"
+    huge.touch()
+    os.truncate(huge, 1 << 40)
+    assert {"a1": "open"} == reader.read_states()
+    for process_id in reader.process_ids():
+        assert not reader.is_at_work(process_id) or process_id == os.getpid()
+    reader.note_lost()
+    assert {"a1": "lost"} == reader.read_states()
+    reader.forget(set(), float("inf"))
+    assert huge.exists()
+
+
 def test_notes_are_forgotten_when_ended_old_and_not_needed(log: AssociationLog, reader: AssociationLog):
     """Only what has ended, before the time given, and is needed by no delivery goes."""
     for name in ("open", "needed", "gone"):

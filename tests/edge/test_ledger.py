@@ -1,6 +1,7 @@
 """The ledger: what it keeps, and that it can be lost."""
 
 import contextlib
+import os
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
@@ -139,6 +140,24 @@ def test_damaged_ledger_is_put_aside_and_begun_anew(path: Path, content: bytes):
     assert [_entry()] == ledger.find("1.2.1")
     ledger.close()
     assert [content] == [each.read_bytes() for each in path.parent.glob("ledger.db.damaged-*")]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no FIFO in a folder")
+@pytest.mark.parametrize("suffix", ["", "-wal", "-shm", "-journal"])
+def test_fifo_in_place_of_a_ledgers_file_is_damage(path: Path, suffix: str):
+    """Neither the owner nor a reader waits for it; all files are put aside, and a new ledger works."""
+    if suffix:
+        kept = Ledger(path)
+        kept.record_received([_entry()])
+        kept.close()
+    os.mkfifo(path.with_name(path.name + suffix))
+    with pytest.raises(PermanentError, match="it is no regular file"):
+        Ledger(path, read_only=True).find("1.2.1")
+    ledger = Ledger(path)
+    ledger.record_received([_entry(), _entry("1.2.2")])
+    assert [_entry("1.2.2")] == ledger.find("1.2.2")
+    ledger.close()
+    assert list(path.parent.glob(f"ledger.db.damaged-*{suffix}"))
 
 
 @pytest.mark.parametrize("unknown", [("import_problem", "store"), ("store",)])

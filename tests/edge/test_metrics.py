@@ -1,9 +1,11 @@
 """The workers' counters: bounded labels, cheap, wiped at start. Each test counts in a process of its own."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from prometheus_client import CollectorRegistry
 
 from dicomflow.edge.metrics import register_files, wipe
@@ -55,6 +57,15 @@ def test_wipe_begins_at_zero(tmp_path: Path):
     assert 1 == _samples(tmp_path)["dicomflow_associations_total", ("CT1", "released")]
     wipe(tmp_path)
     assert {} == _samples(tmp_path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no FIFO in a folder")
+def test_what_is_no_file_among_the_files_is_passed_by(tmp_path: Path):
+    """The counts of the others are there, and nobody waits."""
+    _count(tmp_path, "m.ended('released', 'CT1')")
+    os.mkfifo(tmp_path / "metrics" / "counter_1.db")
+    (tmp_path / "metrics" / "counter_2.db").symlink_to("/dev/zero")
+    assert 1 == _samples(tmp_path)["dicomflow_associations_total", ("CT1", "released")]
 
 
 def test_files_have_their_blocks_at_once(tmp_path: Path):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from waiting import WAIT_SECONDS
 
-from dicomflow.edge import segments
+from dicomflow.edge import segments, unpacker
 from dicomflow.edge.segments import MAX_RECORD_BYTES, count_records, read_records, segments_of
 from dicomflow.edge.setaside import SetAside
 from dicomflow.edge.spool import Spool, count_files, oldest_seconds
@@ -214,8 +214,8 @@ def test_unreadable_file_stops_no_others(spool: Spool, deliverers: Spool, monkey
     restarted(spool)
     deliverers.unpack(100)
     (bad,) = deliverers.scan_received()
-    original = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda path: fails() if path == bad.path else original(path))
+    original = unpacker.open_regular
+    monkeypatch.setattr(unpacker, "open_regular", lambda path: fails() if path == bad.path else original(path))
     put(Spool(spool.root, segment_bytes=SIZE), b"two", 2)
     Spool(spool.root).unpack(100)
     assert 2 == len(list(deliverers.scan_received()))
@@ -717,11 +717,9 @@ def test_segment_of_another_user_stops_no_other(spool: Spool, deliverers: Spool,
     (bad,) = segments_of(spool.lane)
     again = restarted(spool, segment_bytes=SIZE)
     put(again, b"two", 2)
-    original = Path.open
+    original = unpacker.open_regular
     with monkeypatch.context() as patched:
-        patched.setattr(
-            Path, "open", lambda path, *rest, **named: denies() if path == bad else original(path, *rest, **named)
-        )
+        patched.setattr(unpacker, "open_regular", lambda path: denies() if path == bad else original(path))
         deliverers.unpack(100)
     assert [b"two"] == received(deliverers)
     assert f"set_aside path=0/{bad.name} reason=Permission denied" in caplog.text

@@ -39,6 +39,7 @@ from dicomflow.edge.tls import TlsContexts
 from dicomflow.edge.users import Users
 from dicomflow.errors import DicomflowError
 from dicomflow.manifest import MANIFEST_PREFIX
+from dicomflow.regularfiles import read_regular
 
 __all__ = ["checks_of_edge"]
 
@@ -161,7 +162,7 @@ def _greet(settings: EdgeSettings, tls: TlsSettings) -> str | None:
     """Ask what has the TLS port for its certificate, and compare it with ours."""
     try:
         found = ssl.get_server_certificate(("127.0.0.1", tls.port), timeout=_ANSWER_SECONDS)
-        ours = tls.certificate.read_text(encoding="ascii")
+        ours = read_regular(tls.certificate, follow=True).decode("ascii")
     except (OSError, ValueError):
         _warn_if_turned_away(settings, "127.0.0.1", tls.port)
         return None

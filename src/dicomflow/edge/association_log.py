@@ -16,6 +16,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from dicomflow.regularfiles import NotRegularError, open_descriptor, open_regular, read_rest
+
 if sys.platform != "win32":
     import fcntl
 
@@ -24,8 +26,7 @@ __all__ = ["AssociationLog"]
 _OPEN: Final = "open"
 _LOST: Final = "lost"
 _SUFFIX: Final = ".log"
-_FLAGS: Final = os.O_WRONLY | os.O_APPEND | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
-_FILE_MODE: Final = 0o640
+_FLAGS: Final = os.O_WRONLY | os.O_APPEND
 # Then the next log begins, so that this one can go.
 _MOST_LINES: Final = 5000
 _FIELDS: Final = 4
@@ -87,7 +88,7 @@ class AssociationLog:
         if sys.platform == "win32":
             return False
         for log in next(_logs_of_processes(self._folder, process_id), []):
-            with contextlib.suppress(FileNotFoundError), log.open("rb") as file:
+            with contextlib.suppress(FileNotFoundError, NotRegularError), open_regular(log) as file:
                 try:
                     fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 except BlockingIOError:
@@ -102,11 +103,14 @@ class AssociationLog:
             states: dict[str, _State] = {}
             for log in logs:
                 _read_on(log, 0, states)
-            lines = b"".join(_line(each, _LOST) for each, state in states.items() if state.how == _OPEN)
-            if lines:
-                descriptor = os.open(logs[-1], _FLAGS)
+            lines: dict[Path, bytes] = {}
+            for each, state in states.items():
+                if state.how == _OPEN:
+                    lines[state.log] = lines.get(state.log, b"") + _line(each, _LOST)
+            for log, ends in lines.items():
+                descriptor = open_descriptor(log, _FLAGS)
                 try:
-                    _write(descriptor, lines)
+                    _write(descriptor, ends)
                 finally:
                     os.close(descriptor)
 
@@ -146,7 +150,7 @@ class AssociationLog:
         while True:
             number += 1
             path = self._folder / f"{os.getpid()}-{number:08}{_SUFFIX}"
-            descriptor = os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, _FILE_MODE)
+            descriptor = open_descriptor(path, _FLAGS | os.O_CREAT | os.O_EXCL)
             if sys.platform == "win32":  # there an open file cannot be removed
                 break
             with contextlib.suppress(OSError):  # a file system without locks
@@ -162,11 +166,11 @@ class AssociationLog:
 
     def _remove(self, log: Path) -> bool:
         """Remove a log that is read to its end and that no process appends to; False when it stays."""
-        with contextlib.suppress(OSError, KeyError), log.open("rb") as file:
+        with contextlib.suppress(OSError, KeyError), open_regular(log) as file:
             if sys.platform != "win32":
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             file.seek(self._offsets[log])
-            if b"\n" not in file.read():  # else there is a line that was not read
+            if b"\n" not in read_rest(file):  # else there is a line that was not read
                 if sys.platform == "win32":
                     file.close()
                 log.unlink()
@@ -198,9 +202,9 @@ def _write(descriptor: int, lines: bytes) -> None:
 def _read_on(log: Path, offset: int, states: dict[str, _State]) -> int:
     """Take the lines of a log from an offset on into `states`, and return the offset behind the last whole one."""
     try:
-        with log.open("rb") as file:
+        with open_regular(log) as file:
             file.seek(offset)
-            lines, end, _ = file.read().rpartition(b"\n")
+            lines, end, _ = read_rest(file).rpartition(b"\n")
     except OSError:
         # It is gone; or it cannot be read, and its associations are taken for lost, which is all that hangs on it.
         return offset

@@ -25,6 +25,7 @@ from dicomflow.edge.settings import CommitmentSettings
 from dicomflow.edge.spool import Spool
 from dicomflow.edge.witness import StoreWitness
 from dicomflow.errors import PeerError, TransientError
+from dicomflow.regularfiles import read_regular
 
 __all__ = [
     "MAX_ACTION_BYTES",
@@ -171,7 +172,7 @@ def count_requests(root: Path) -> dict[str, int]:
 
 def _read(path: Path) -> CommitmentRequest | None:
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
-        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        document: dict[str, Any] = json.loads(read_regular(path))
         references = tuple(Reference(**item) for item in document.pop("references"))
         return CommitmentRequest(references=references, **document)
     return None

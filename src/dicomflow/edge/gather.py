@@ -22,6 +22,7 @@ from dicomflow.edge.setaside import SetAside
 from dicomflow.edge.settings import DeliverySettings
 from dicomflow.errors import PeerError, PermanentError
 from dicomflow.manifest import Manifest
+from dicomflow.regularfiles import NotRegularError, open_regular, read_regular
 
 __all__ = [
     "MANIFEST_FILE",
@@ -79,16 +80,20 @@ def read_all(
 
 
 def quarantine_unreadable(file: ReceivedFile, error: OSError, quarantine: Callable[[ReceivedFile, str], None]) -> None:
-    """Quarantine a file with a bad page, for the others to go on; raises `error` if it is any other."""
-    if error.errno != errno.EIO:
+    """Quarantine a file with a bad page, or what is no file, for the others to go on; raises any other `error`."""
+    if isinstance(error, NotRegularError):
+        reason = str(error.strerror)
+    elif error.errno == errno.EIO:
+        reason = "the disk does not give its bytes"
+    else:
         raise error
     _logger.error("file_not_read file=%s", file.path.name)
-    quarantine(file, "the disk does not give its bytes")
+    quarantine(file, reason)
 
 
 def read_instance(file: ReceivedFile) -> ReceivedInstance:
     """Read a received file's meta information and identity; raises `PeerError` when it is no such file."""
-    with file.path.open("rb", buffering=0) as opened:
+    with open_regular(file.path) as opened:
         head = opened.read(_HEAD_BYTES)
         meta = decode_file_meta(head)
         found = scan(memoryview(head)[meta.data_set_offset :], meta.transfer_syntax_uid, complete=False)
@@ -134,7 +139,7 @@ def has_same_data_set(instance: ReceivedInstance, known: LedgerEntry) -> bool:
         )
     except ValueError:  # the ledger's text is damaged
         return False
-    with instance.file.path.open("rb", buffering=0) as opened:
+    with open_regular(instance.file.path) as opened:
         opened.seek(decode_file_meta(opened.read(_HEAD_BYTES)).data_set_offset)
         return _digest(meta, opened) == known.sha256
 
@@ -142,7 +147,7 @@ def has_same_data_set(instance: ReceivedInstance, known: LedgerEntry) -> bool:
 def has_digest(path: Path, sha256: str) -> bool:
     """Tell whether a file can be read and its bytes are those of a digest."""
     try:
-        with path.open("rb", buffering=0) as opened:
+        with open_regular(path) as opened:
             return hashlib.file_digest(opened, "sha256").hexdigest() == sha256
     except OSError:
         return False
@@ -185,7 +190,7 @@ def read_manifest(folder: Path, edge: str) -> Manifest | None:
     """
     path = folder / MANIFEST_FILE
     try:
-        manifest = Manifest.from_json(path.read_bytes())
+        manifest = Manifest.from_json(read_regular(path))
         if (manifest.edge, manifest.delivery) != (edge, folder.name):
             raise PermanentError("it is the manifest of another delivery")  # noqa: TRY301  # as one that is none
     except FileNotFoundError:

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 
 from dicomflow.edge.ledger_file import (
     COLUMN_NAMES,
+    SUFFIXES,
     DamagedLedgerError,
     LedgerEntry,
     entry_of_row,
@@ -255,7 +256,7 @@ class Ledger:
             self._connection = None
         # Nanoseconds, since a second one may follow.
         aside = self._path.with_name(f"{self._path.name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S}-{time.time_ns()}")
-        for suffix in ("", "-wal", "-shm"):
+        for suffix in SUFFIXES:
             with contextlib.suppress(FileNotFoundError):
                 self._path.with_name(self._path.name + suffix).rename(aside.with_name(aside.name + suffix))
         self._is_begun_anew = True

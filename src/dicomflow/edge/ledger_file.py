@@ -14,9 +14,11 @@ from typing import Any, Final, TypeVar
 
 from dicomflow.edge.durable import give_to_owner_of
 from dicomflow.errors import PermanentError
+from dicomflow.regularfiles import is_special
 
 __all__ = [
     "COLUMN_NAMES",
+    "SUFFIXES",
     "DamagedLedgerError",
     "LedgerEntry",
     "entry_of_row",
@@ -31,6 +33,8 @@ __all__ = [
 
 _T = TypeVar("_T")
 _SALVAGED_AT_ONCE: Final = 1000
+# Of the file and of what SQLite keeps beside it.
+SUFFIXES: Final = ("", "-wal", "-shm", "-journal")
 
 
 class DamagedLedgerError(PermanentError):
@@ -150,6 +154,13 @@ def is_damage(error: sqlite3.DatabaseError, written: Path | None) -> bool:
     return code in _DAMAGE or code & 0xFF not in _NOT_DAMAGE
 
 
+def check_files(path: Path) -> None:
+    """Check what SQLite would wait for; raises `sqlite3.DatabaseError`, as for damage, if one is no file."""
+    for suffix in SUFFIXES:
+        if is_special(path.with_name(path.name + suffix)):
+            raise sqlite3.DatabaseError("it is no regular file")
+
+
 def open_file(path: Path, busy_seconds: float) -> sqlite3.Connection:
     """Open the file, make it or take over an earlier layout; raises `sqlite3.DatabaseError`, for damage too.
 
@@ -159,6 +170,7 @@ def open_file(path: Path, busy_seconds: float) -> sqlite3.Connection:
         with contextlib.suppress(OSError):  # SQLite says what is wrong
             path.touch(0o640)
             give_to_owner_of(path.parent, path)
+    check_files(path)
     connection = sqlite3.connect(path, timeout=busy_seconds, check_same_thread=False)
     try:
         connection.execute("PRAGMA journal_mode = WAL")
@@ -179,6 +191,7 @@ def open_file_read_only(path: Path, busy_seconds: float) -> sqlite3.Connection:
     # nothing, and could not on a volume that is mounted read-only.
     whole = "" if path.with_name(f"{path.name}-wal").exists() else "&immutable=1"
     try:
+        check_files(path)
         connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro{whole}", uri=True, timeout=busy_seconds)
         with contextlib.ExitStack() as stack:
             stack.callback(connection.close)
@@ -215,10 +228,10 @@ def _check(connection: sqlite3.Connection) -> None:
 def salvage(aside: Path, ledger: sqlite3.Connection) -> int:
     """Take over the entries of a damaged ledger that can be read, up to the page that cannot; return how many."""
     kept = 0
-    with (
-        contextlib.suppress(sqlite3.DatabaseError, UnicodeDecodeError),
-        contextlib.closing(sqlite3.connect(aside)) as damaged,
-    ):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.suppress(sqlite3.DatabaseError, UnicodeDecodeError))
+        check_files(aside)
+        damaged = stack.enter_context(contextlib.closing(sqlite3.connect(aside)))
         damaged.text_factory = bytes
         found = {name.decode(errors="replace") for _, name, *_ in damaged.execute("PRAGMA table_info(instance)")}
         names = [name for name in _COLUMNS if name in found]  # those of another version are left

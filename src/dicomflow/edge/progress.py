@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from dicomflow.regularfiles import create_regular, read_regular, write_all
+
 __all__ = ["PROGRESS_FILE", "Progress", "read_gathered_until", "read_progress"]
 
 PROGRESS_FILE: Final = "progress.json"
@@ -145,9 +147,13 @@ class Progress:
             "set_aside_reasons": {str(path): reason for path, reason in list((set_aside or {}).items())[:_MOST_TOLD]},
         }
         temporary = self._path.with_suffix(".tmp")
-        with contextlib.suppress(OSError):
-            temporary.write_text(json.dumps(document), encoding="utf-8")
+        try:
+            with create_regular(temporary) as file:
+                write_all(file, json.dumps(document).encode())
             temporary.replace(self._path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
 
     def _leave(self, size_bytes: int) -> None:
         self._files -= 1
@@ -189,7 +195,7 @@ def read_gathered_until(spool: Path) -> float:
 def read_progress(spool: Path) -> dict[str, Any] | None:
     """Return the last progress of a spool's deliverer; None when it never ran."""
     try:
-        document: Any = json.loads((spool / PROGRESS_FILE).read_text(encoding="utf-8"))
+        document: Any = json.loads(read_regular(spool / PROGRESS_FILE))
     except (OSError, ValueError):
         return None
     return document if isinstance(document, dict) else None

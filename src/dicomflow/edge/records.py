@@ -5,6 +5,7 @@ the segment's key, which is new for each use of the file, and if its bytes have 
 """
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -23,6 +24,8 @@ __all__ = ["HEAD_BYTES", "KEY_BYTES", "MAX_RECORD_BYTES", "Record", "encode_head
 # What is larger gets a file of its own: it costs the disk more than the file does.
 MAX_RECORD_BYTES: Final = 64 << 10
 _PAGE: Final = 4096
+# What the settings allow at most; all pages of one may be looked at.
+_MOST_BYTES: Final = 1 << 30
 _MAGIC: Final = b"DFR1"
 _STRUCK: Final = b"DFR0"  # in the place of the magic: the record was not acknowledged and counts for nothing
 # Magic, key of the segment, when received (nanoseconds since the epoch), lengths of content and name, and the CRC-32
@@ -71,6 +74,8 @@ def read_records(segment: BinaryIO, start: int = 0, *, is_complete: bool = True,
     key = key_of(Path(segment.name))
     descriptor = segment.fileno()
     size = os.fstat(descriptor).st_size
+    if size > _MOST_BYTES:
+        raise OSError(errno.EFBIG, f"a segment of {size:,} bytes is none of ours: at most {_MOST_BYTES:,}")
     while start < size:
         is_settled = is_complete or start < settled
         record = _read(descriptor, start, key, size)

@@ -11,13 +11,16 @@ import zlib
 from pathlib import Path
 from typing import Final
 
+from dicomflow.regularfiles import open_descriptor, read_regular
+
 __all__ = ["SEGMENT", "discard_notes", "key_of", "open_end", "read_end", "read_offset", "write_end", "write_offset"]
 
 SEGMENT: Final = ".segment"
 _AT: Final = ".at"
 _END: Final = ".end"
-_FLAGS: Final = os.O_WRONLY | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
-_FILE_MODE: Final = 0o640
+_FLAGS: Final = os.O_WRONLY | os.O_CREAT
+# Key, offset and checksum in hex and digits, with blanks between them.
+_BYTES: Final = 46
 
 
 def key_of(segment: Path) -> bytes:
@@ -32,7 +35,7 @@ def read_offset(segment: Path) -> int:
 
 def write_offset(segment: Path, offset: int) -> None:
     """Note how far a segment is unpacked."""
-    descriptor = os.open(segment.with_suffix(_AT), _FLAGS, _FILE_MODE)
+    descriptor = open_descriptor(segment.with_suffix(_AT), _FLAGS)
     try:
         _write(descriptor, key_of(segment), offset)
     finally:
@@ -46,7 +49,7 @@ def read_end(segment: Path) -> int:
 
 def open_end(segment: Path) -> int:
     """Begin the note of how far a segment is written, and return its descriptor. Raises `OSError`."""
-    return os.open(segment.with_suffix(_END), _FLAGS, _FILE_MODE)
+    return open_descriptor(segment.with_suffix(_END), _FLAGS)
 
 
 def write_end(descriptor: int, key: bytes, end: int) -> None:
@@ -72,7 +75,7 @@ def _encode(key: bytes, offset: int) -> bytes:
 
 def _read(segment: Path, suffix: str) -> int:
     try:
-        note = segment.with_suffix(suffix).read_bytes()
+        note = read_regular(segment.with_suffix(suffix), _BYTES)
         offset = int(note[17:37])
         return offset if note == _encode(key_of(segment), offset) else 0
     except (OSError, ValueError):

@@ -44,6 +44,7 @@ from dicomflow.edge.segmentnotes import (
     write_end,
     write_offset,
 )
+from dicomflow.regularfiles import NotRegularError, open_descriptor, open_regular
 
 if sys.platform != "win32":
     import fcntl
@@ -71,8 +72,7 @@ _NAME: Final = re.compile(r"[0-9]{8}-[0-9a-f]{16}" + re.escape(SEGMENT))
 # What thousands of instances a second fill until the deliverer comes to them; a new one costs twice its bytes.
 _MAX_FREE: Final = 8
 _ZEROS_BYTES: Final = 1 << 20
-_FLAGS: Final = os.O_WRONLY | getattr(os, "O_CLOEXEC", 0)
-_FILE_MODE: Final = 0o640
+_FLAGS: Final = os.O_WRONLY
 # Windows has neither these calls nor such locks.
 is_supported: Final = all(hasattr(os, name) for name in ("fdatasync", "pread", "pwrite"))
 
@@ -100,7 +100,7 @@ class _Segment:
         The kernel tells each descriptor once of a write that failed, whosever it was, if that was open before: so a
         record has one to itself from before it is written until it is synced.
         """
-        return self._idle.pop() if self._idle else os.open(self.path, _FLAGS)
+        return self._idle.pop() if self._idle else open_descriptor(self.path, _FLAGS)
 
     def give_back(self, descriptor: int) -> None:
         """Let others have a descriptor."""
@@ -208,8 +208,9 @@ class Segments:
     def _reuse(self, path: Path) -> int | None:
         for free in self._lane.glob(f"*{_FREE}"):
             # A worker whose supervisor was killed may still be here, and be first.
-            with contextlib.suppress(FileNotFoundError):
-                descriptor = os.open(free, _FLAGS)
+            # What is no file is left alone.
+            with contextlib.suppress(FileNotFoundError, IsADirectoryError, NotRegularError):
+                descriptor = open_descriptor(free, _FLAGS)
                 try:
                     status = os.fstat(descriptor)
                     # Power loss on a file system without a journal can leave a file a second name.
@@ -226,7 +227,7 @@ class Segments:
 
     def _create(self, path: Path) -> int:
         temporary = path.with_name(f"segment-{path.stem}_{os.getpid()}.part")
-        descriptor = os.open(temporary, _FLAGS | os.O_CREAT | os.O_EXCL, _FILE_MODE)
+        descriptor = open_descriptor(temporary, _FLAGS | os.O_CREAT | os.O_EXCL)
         try:
             _lock(descriptor, fcntl.LOCK_EX)
             # Zeros, not a hole: later writes find the blocks there, and change nothing of the file but its bytes.
@@ -292,7 +293,7 @@ def count_records(lane: Path) -> tuple[int, float]:
     count, oldest = 0, float("inf")
     for segment in segments_of(lane):
         # It may be given back meanwhile.
-        with contextlib.suppress(FileNotFoundError), segment.open("rb", buffering=0) as file:
+        with contextlib.suppress(FileNotFoundError), open_regular(segment) as file:
             is_over = is_complete(file)
             for record in read_records(file, read_offset(segment), is_complete=is_over, settled=read_end(segment)):
                 if not record.is_struck:

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from dicomflow.errors import PermanentError
+from dicomflow.regularfiles import read_regular
 
 __all__ = [
     "BandwidthRule",
@@ -260,7 +261,7 @@ def read_document(path: Path) -> dict[str, Any]:
         PermanentError: it is missing or no TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(read_regular(path, follow=True).decode())
     except OSError as error:
         raise PermanentError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:

@@ -13,12 +13,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from dicomflow.regularfiles import open_descriptor
+
 __all__ = ["LEAST_BYTES", "Spares"]
 
 _SUFFIX: Final = ".spare"
 # A smaller file is made anew as fast, and tens of thousands would have to be looked through.
 LEAST_BYTES: Final = 64 << 10
-_FLAGS: Final = os.O_WRONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 # How long a folder that had nothing of a size is not looked at again.
 _LOOK_AGAIN_SECONDS: Final = 0.5
 _GOLDEN: Final = 0x9E3779B1  # 2**32 by the golden ratio: neighbours land far from each other
@@ -124,7 +125,7 @@ def _open(path: str) -> tuple[int, int] | None:
     """
     descriptor = -1
     with contextlib.suppress(OSError):
-        descriptor = os.open(path, _FLAGS)
+        descriptor = open_descriptor(path, os.O_WRONLY)
         status = os.fstat(descriptor)
         if status.st_nlink == 1:
             return descriptor, status.st_size

@@ -47,6 +47,7 @@ from dicomflow.edge.spoolview import count_files, oldest_seconds, quarantined_fi
 from dicomflow.edge.spoolview import scan as _scan
 from dicomflow.edge.unpacker import UNPACKED, Unpacker
 from dicomflow.errors import PermanentError
+from dicomflow.regularfiles import create_regular, write_all
 
 __all__ = ["BALLAST_BYTES", "IncomingFile", "ReceivedFile", "Spool", "count_files", "oldest_seconds", "sync_directory"]
 
@@ -186,7 +187,8 @@ class Spool:
         if not path.exists():
             temporary = path.with_suffix(".tmp")
             try:
-                temporary.write_bytes(os.urandom(BALLAST_BYTES))  # zeros may take no space
+                with create_regular(temporary) as file:
+                    write_all(file, os.urandom(BALLAST_BYTES))  # zeros may take no space
                 temporary.replace(path)
             except OSError:
                 temporary.unlink(missing_ok=True)
@@ -248,9 +250,8 @@ class Spool:
         """Durable: write a small file whole under a temporary name, sync, rename, sync the folder."""
         temporary = path.with_name(path.name + ".tmp")
         try:
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
+            with create_regular(temporary) as file:
+                write_all(file, content)
                 if self.fsync:
                     os.fsync(file.fileno())
             replace_file(temporary, path)
@@ -289,6 +290,11 @@ class Spool:
         self._move(file.path, self.lane)
         file.path.with_suffix(".reason").unlink(missing_ok=True)
 
+    def receive_again(self, file: ReceivedFile) -> None:
+        """Durable: move a file out of a delivery that it does not belong to. Raises `OSError`."""
+        _logger.warning("instance_received_again delivery=%s file=%s", file.path.parent.name, file.path.name)
+        self._move(file.path, self.unpacked)
+
     def remove_delivery(self, delivery_id: str, stored: Collection[str] | None = None) -> None:
         """Remove a delivery whose objects and manifest are stored; one rename decides, so a crash leaves no half.
 
@@ -300,8 +306,7 @@ class Spool:
         if folder.exists():  # else it was cut short, or its files could not be put there
             for file in list(_scan(folder)) if stored is not None else ():
                 if stored is not None and file.path.name not in stored:
-                    _logger.warning("instance_received_again delivery=%s file=%s", delivery_id, file.path.name)
-                    self._move(file.path, self.unpacked)
+                    self.receive_again(file)
             folder.rename(left)
         self._sync(self.delivering)
         self._discard(left)

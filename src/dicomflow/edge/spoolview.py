@@ -14,10 +14,12 @@ from typing import Final
 from dicomflow.edge import segments
 from dicomflow.edge.received import SUFFIX, ReceivedFile
 from dicomflow.edge.setaside import describe_failure
+from dicomflow.regularfiles import read_regular
 
 __all__ = ["SpoolView", "count_files", "look", "oldest_seconds", "quarantined_files", "scan"]
 
 _REASON: Final = ".reason"
+_MOST_REASON_BYTES: Final = 64 << 10
 _IN_QUARANTINE: Final = frozenset({SUFFIX, _REASON, ".damaged"})
 
 
@@ -94,7 +96,7 @@ def scan(folder: Path) -> Iterator[ReceivedFile]:
 
 def _reason_of(path: Path) -> str:
     try:
-        return path.with_suffix(_REASON).read_text(encoding="utf-8", errors="replace")
+        return read_regular(path.with_suffix(_REASON), _MOST_REASON_BYTES).decode(errors="replace")
     except FileNotFoundError:
         return "its reason is not there; the log has it"
     except OSError as error:

@@ -15,6 +15,7 @@ from dicomflow.edge.settings import DeliverySettings
 from dicomflow.errors import PermanentError, TransientError
 from dicomflow.folders import folder_of_url
 from dicomflow.manifest import MANIFEST_PREFIX
+from dicomflow.regularfiles import read_regular
 
 __all__ = ["build_store", "check_store", "describe_refusal", "identify_store", "local_root"]
 
@@ -179,7 +180,7 @@ def _client_options(settings: DeliverySettings, timeout: timedelta) -> dict[str,
         options["proxy_excludes"] = settings.proxy_excludes
     if settings.ca_certificate is not None:
         try:
-            options["root_certificate"] = settings.ca_certificate.read_bytes()
+            options["root_certificate"] = read_regular(settings.ca_certificate, follow=True)
         except OSError as error:
             raise PermanentError(
                 f"cannot read delivery.ca_certificate {settings.ca_certificate}: {error.strerror}"

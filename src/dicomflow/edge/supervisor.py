@@ -333,7 +333,7 @@ class Supervisor:
                 self.spool.associations.note_lost(process_id)
             except OSError as error:
                 _logger.warning("lost_not_noted errno=%s", error.errno)
-                return
+                continue
             self._unnoted.discard(process_id)
 
     def _bury(self, child: Child, now: float) -> None:

@@ -12,6 +12,7 @@ from typing import Final
 
 from dicomflow.edge.settings import TlsSettings
 from dicomflow.errors import PermanentError
+from dicomflow.regularfiles import NotRegularError, is_special
 
 __all__ = ["CIPHERS", "TlsContexts"]
 
@@ -79,6 +80,9 @@ def _build(settings: TlsSettings) -> ssl.SSLContext:
     # answered, and some peers close their side at once. Whether something is missing tell DICOM's own lengths.
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_IGNORE_UNEXPECTED_EOF
     try:
+        for path in filter(None, (settings.certificate, settings.key, settings.client_ca)):
+            if is_special(path):  # OpenSSL would wait for it
+                raise NotRegularError(path)  # as one that does not load
         # A key with a passphrase must not make a thread ask for it at a terminal.
         context.load_cert_chain(settings.certificate, settings.key, password="")
         if settings.client_ca is not None:

@@ -17,6 +17,7 @@ from dicomflow.edge import segments
 from dicomflow.edge.durable import can_sync_file_system, is_full, sync_directory, sync_file_system
 from dicomflow.edge.received import SUFFIX, ReceivedFile
 from dicomflow.edge.setaside import SetAside
+from dicomflow.regularfiles import NotRegularError, open_descriptor, open_regular
 
 __all__ = ["UNPACKED", "Unpacker"]
 
@@ -150,7 +151,10 @@ class Unpacker:
             # A segment has it whole. Whether this one is on the disk nobody knows: after a sync that failed it can
             # be read back, and the next sync succeeds, although its pages were dropped.
             file.path.unlink()
-        elif hashlib.sha256(file.path.read_bytes()).hexdigest() == file.sha256:
+            return
+        with open_regular(file.path) as opened:
+            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+        if digest == file.sha256:
             self._whole.add(file.path.name)
         else:
             self._quarantine(file, _HALF_MADE)
@@ -161,7 +165,7 @@ class Unpacker:
         for _, found in self._segments():
             for segment in found:
                 try:
-                    with segment.open("rb", buffering=0) as file:
+                    with open_regular(segment) as file:
                         start = segments.read_offset(segment)
                         names |= {each.name for each in segments.read_records(file, start) if each.is_whole}
                 except OSError as error:
@@ -187,7 +191,7 @@ class Unpacker:
             offset = segments.read_offset(segment)
             progress = self._progress[segment] = _Progress(offset, offset, offset)
         count = 0
-        with segment.open("rb", buffering=0) as file:
+        with open_regular(segment) as file:
             # Asked before it is read: what is complete then is read to its end.
             is_complete = segments.is_complete(file)
             settled = segments.read_end(segment)
@@ -277,8 +281,9 @@ class Unpacker:
             sync_file_system(self._descriptor)
         else:
             for path in self._folder.iterdir():
-                with contextlib.suppress(PermissionError):  # another user's, which was not made here
-                    descriptor = os.open(path, os.O_RDONLY)
+                # Another user's, or no file: it was not made here.
+                with contextlib.suppress(PermissionError, NotRegularError, IsADirectoryError):
+                    descriptor = open_descriptor(path, os.O_RDONLY)
                     try:
                         os.fsync(descriptor)
                     finally:

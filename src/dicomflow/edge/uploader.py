@@ -23,6 +23,7 @@ from dicomflow.edge.gather import has_digest
 from dicomflow.edge.ledger import LedgerEntry
 from dicomflow.edge.spool import sync_directory
 from dicomflow.errors import PermanentError
+from dicomflow.regularfiles import open_descriptor, open_regular
 
 __all__ = ["DamagedFileError", "RefusedObjectError", "Uploader", "backoff_seconds", "describe"]
 
@@ -204,7 +205,7 @@ class _WatchedFile(FileIO):
     """A file that tells when more of it is read, by obstore's threads."""
 
     def __init__(self, path: Path, moved: Callable[[], object]) -> None:
-        super().__init__(path)
+        super().__init__(path, "rb", opener=open_descriptor)
         self._moved = moved
 
     def read(self, size: int | None = -1, /) -> bytes:
@@ -244,7 +245,7 @@ def _check_large(instance: ReceivedInstance) -> None:
 
 def _open(instance: ReceivedInstance) -> FileIO:
     try:
-        return FileIO(instance.file.path)
+        return open_regular(instance.file.path)
     except FileNotFoundError as error:
         raise DamagedFileError("the spooled file is gone") from error
 

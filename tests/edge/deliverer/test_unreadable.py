@@ -2,6 +2,7 @@
 
 import errno
 import os
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -122,7 +123,7 @@ def test_manifest_that_cannot_be_read_is_made_anew(
     site = left_behind
     (path,) = site.spool.delivering.glob("*/manifest.json")
     content = MANIFESTS[kind]
-    original = Path.read_bytes
+    original = gather.read_regular
     if content is None:
         path.unlink()
         (path / "folder").mkdir(parents=True)
@@ -131,8 +132,8 @@ def test_manifest_that_cannot_be_read_is_made_anew(
     else:
         inode = path.stat().st_ino
         monkeypatch.setattr(
-            Path,
-            "read_bytes",
+            gather,
+            "read_regular",
             lambda each: _fail(content) if each.exists() and each.stat().st_ino == inode else original(each),
         )
     site.receive("1.9.1", association="a2", study_instance_uid="1.9")
@@ -150,13 +151,21 @@ ELSEWHERE = (
     *("received/foreign", "received/0/foreign", "received/retried", f"received/0/{NAME}", f"received/unpacked/{NAME}"),
     *("delivering/foreign", "delivering/foreign.stored", "quarantined/foreign", "quarantined/foreign.reason"),
     *("spares/foreign.spare", "associations/9-00000001.log", "received/0/00000001-0011223344556677.segment", "ballast"),
-    *("received/0/00000001-0011223344556677.at", "received/0/0011223344556677.free", "progress.json"),
+    *("received/0/00000001-0011223344556677.at", "received/0/0011223344556677.free", "progress.json", "progress.tmp"),
+    *("ledger.db-wal", "ledger.db-journal", "commitments/1.2_0.json", "ballast.tmp", "metrics/counter_1.db"),
 )
+FOREIGN: dict[str, Callable[[Path], Any]] = {
+    "file": lambda path: path.write_bytes(b"not ours"),
+    "folder": lambda path: (path / "folder").mkdir(parents=True),
+    "link to itself": lambda path: path.symlink_to(path.name),  # nobody can read it, root neither
+    "link to a device": lambda path: path.symlink_to("/dev/zero"),  # it has no end
+    "FIFO": os.mkfifo,  # nobody writes to it
+}
 PLACES = (ELSEWHERE, ("delivering/{id}/foreign",), ("delivering/{id}/manifest.json",), (f"delivering/{{id}}/{NAME}",))
 
 
 @pytest.mark.parametrize("places", PLACES, ids=["elsewhere", "beside", "manifest", "instance"])
-@pytest.mark.parametrize("kind", ["link to itself", "folder", "file"])
+@pytest.mark.parametrize("kind", FOREIGN)
 @pytest.mark.parametrize("left_behind", [True], indirect=True, ids=["closed"])
 def test_nothing_foreign_in_the_spool_stops_a_delivery(left_behind: Site, places: tuple[str, ...], kind: str):
     """Whatever lies wherever: both studies are stored whole, and nothing that is not ours is lost."""
@@ -166,16 +175,11 @@ def test_nothing_foreign_in_the_spool_stops_a_delivery(left_behind: Site, places
         path = site.spool.root / place.format(id=folder.name)
         path.parent.mkdir(exist_ok=True)
         path.unlink(missing_ok=True)
-        if kind == "file":
-            path.write_bytes(b"not ours")
-        elif kind == "folder":
-            (path / "folder").mkdir(parents=True)
-        else:
-            path.symlink_to(path.name)  # nobody can read it, root neither
+        FOREIGN[kind](path)
     site.receive("1.9.1", association="a2", study_instance_uid="1.9")
     site.spool.associations.note_end("a2", "released")
     # The one delivery that has something unreadable in it may wait for that; every other is stored.
-    waits = NAME in places[0] and kind != "file"
+    waits = NAME in places[0] and kind == "folder"
     wanted = {"1.9"} if waits else {"1.2.3", "1.9"}
     site.run(lambda: wanted <= {each.studies[0].study_instance_uid for each in site.manifests()})
     if not waits:
