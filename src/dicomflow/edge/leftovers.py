@@ -1,5 +1,6 @@
 """Deliveries of an earlier run, found in their folders: each is taken up whole, or left until it can be read."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from dicomflow.edge.delivery import ReceivedInstance
 from dicomflow.edge.gather import MANIFEST_FILE, read_all, read_manifest
 from dicomflow.edge.received import is_delivery_id
 from dicomflow.edge.spool import Spool
+from dicomflow.manifest import Manifest
 
 __all__ = ["Leftover", "Leftovers"]
 
@@ -59,12 +61,32 @@ class Leftovers:
         # The earlier run may have ended between moving files here and syncing that.
         self._spool.sync_deliveries([folder.name])
         files = sorted(self._spool.scan_delivery(folder.name), key=lambda each: each.path.name)
+        note = read_manifest(folder, self._edge)
+        whole = self._without_other_studies(list(read_all(files, self._spool.quarantine)), note)
         # Two of one SOP Instance UID would have one key: the other is received again when this delivery is stored.
-        found = {each.sop_instance_uid: each for each in read_all(files, self._spool.quarantine)}
+        found = {each.sop_instance_uid: each for each in whole}
         instances = list(found.values())
         if not instances:
             names = [path.name for path in folder.iterdir()]
             if all(name.startswith(MANIFEST_FILE) for name in names) and (names or is_delivery_id(folder.name)):
                 self._spool.remove_delivery(folder.name)
             return None
-        return Leftover(folder.name, instances, read_manifest(folder, self._edge) is not None)
+        return Leftover(folder.name, instances, note is not None)
+
+    def _without_other_studies(
+        self, instances: list[ReceivedInstance], note: Manifest | None
+    ) -> list[ReceivedInstance]:
+        """Return the instances of the delivery's study; any other, which somebody has moved here, is received again.
+
+        The study is that of the manifest, or of most instances. Raises `OSError`.
+        """
+        counts = Counter(each.study_instance_uid for each in instances)
+        if len(counts) <= 1:
+            return instances
+        study = counts.most_common(1)[0][0]
+        if note is not None and note.studies and note.studies[0].study_instance_uid in counts:
+            study = note.studies[0].study_instance_uid
+        for instance in instances:
+            if instance.study_instance_uid != study:
+                self._spool.receive_again(instance.file)
+        return [each for each in instances if each.study_instance_uid == study]

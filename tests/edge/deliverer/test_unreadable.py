@@ -201,3 +201,20 @@ def test_comparison_with_a_stored_file_that_cannot_be_read_stops_no_other(
     site.run(lambda: len(site.manifests()) == 2)
     assert [bad.path.name] == [file.path.name for file, _ in site.spool.scan_quarantined()]
     assert f"file_not_read file={bad.path.name}" in caplog.text
+
+
+def test_instance_of_another_study_in_a_delivery_is_received_again(left_behind: Site):
+    """A file that somebody moved there is stored, and no manifest tells of it under a study that is not its own."""
+    site = left_behind
+    (folder,) = (each for each in site.spool.delivering.iterdir() if each.is_dir())
+    moved = site.receive("1.9.1", association="a2", study_instance_uid="1.9").path
+    moved.rename(folder / f"00{moved.name[2:]}")  # the first by name
+    for association in ("a1", "a2"):
+        site.spool.associations.note_end(association, "released")
+    site.run(lambda: len(site.manifests()) == 2)
+    found = {
+        study.study_instance_uid: sorted(each.sop_instance_uid for series in study.series for each in series.instances)
+        for manifest in site.manifests()
+        for study in manifest.studies
+    }
+    assert {"1.2.3": ["1.2.1", "1.2.2"], "1.9": ["1.9.1"]} == found
