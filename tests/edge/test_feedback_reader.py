@@ -25,7 +25,7 @@ class Place:
         self.store = LocalStore(folder / "objects", mkdir=True)
         self.ledger = Ledger(folder / "ledger.db")
         self.asked: list[str] = []
-        self.uploader = Uploader(self.store, folder / "objects")
+        self.uploader = Uploader(lambda: self.store, folder / "objects")
         self.reader = FeedbackReader("site-1", self._fetch, self.ledger)
 
     async def _fetch(self, key: str) -> bytes | None:

@@ -61,10 +61,10 @@ def test_other_url_is_refused_at_start(url: str):
         build_store(DeliverySettings(store_url=url))
 
 
-def test_folder_that_cannot_be_made_is_refused(tmp_path: Path):
-    """A file in the folder's place stops the program with its name."""
+def test_folder_that_cannot_be_opened_may_be_later(tmp_path: Path):
+    """A file in the folder's place is no mistake in the settings: what the folder lies on may be away."""
     (tmp_path / "objects").write_text("a file")
-    with pytest.raises(PermanentError, match="cannot open the object folder"):
+    with pytest.raises(TransientError, match="cannot open the object folder"):
         build_store(DeliverySettings(store_url=(tmp_path / "objects").as_uri()))
 
 
@@ -133,6 +133,14 @@ def test_certificate_that_cannot_be_read_is_refused(settings_of: Any, tmp_path: 
         build_store(settings_of(ca_certificate=tmp_path / "none.pem"))
 
 
+def test_certificate_that_is_none_is_refused(settings_of: Any, tmp_path: Path):
+    """So does a file with something else."""
+    path = tmp_path / "ca.pem"
+    path.write_text("-----BEGIN CERTIFICATE-----\n!!\n-----END CERTIFICATE-----\n")
+    with pytest.raises(PermanentError, match=r"delivery\.ca_certificate is no certificate"):
+        build_store(settings_of(ca_certificate=path))
+
+
 def test_acceleration_with_an_endpoint_is_refused():
     """Both name an endpoint: one would be ignored."""
     with pytest.raises(ValueError, match="exclude each other"):
@@ -163,10 +171,10 @@ def test_folder_passes_the_check(tmp_path: Path):
     assert [] == [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_folder_without_permission_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A folder that is not ours to write to stops the program."""
+def test_folder_without_permission_is_no_reason_not_to_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A folder that is not ours to write to may be later."""
     monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
-    with pytest.raises(PermanentError, match="cannot write into the object folder"):
+    with pytest.raises(TransientError, match="cannot write into the object folder"):
         check_store(DeliverySettings(store_url=tmp_path.as_uri()), "site-1")
 
 

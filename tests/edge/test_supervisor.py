@@ -18,6 +18,7 @@ from waiting import WAIT_SECONDS
 from dicomflow.dimse.command import Command, CommandField, encode_command
 from dicomflow.dimse.events import AssociationAccepted, AssociationRejected
 from dicomflow.dimse.message import encode_message
+from dicomflow.edge.ledger import LEDGER_FILE
 from dicomflow.edge.server import LogSettings
 from dicomflow.edge.settings import DeliverySettings, EdgeSettings, SpoolSettings
 from dicomflow.edge.spool import Spool
@@ -299,6 +300,27 @@ def test_lost_associations_that_a_full_volume_does_not_take_are_noted_later(
     supervisor._note_lost()
     assert {"a1": "lost", "a2": "lost"} == spool.associations.read_states()
     assert set() == supervisor._unnoted
+
+
+@pytest.mark.parametrize("has_delivered", [False, True])
+def test_store_folder_that_is_away_is_no_reason_not_to_start(
+    tmp_path: Path, caplog: Any, until: Any, *, has_delivered: bool
+):
+    """An edge starts without its store, also for the first time; settings that no time heals stop it at each start."""
+    (tmp_path / "objects").write_text("in the folder's place")
+    if has_delivered:
+        (tmp_path / LEDGER_FILE).touch()
+    _supervisor(tmp_path, (tmp_path / "objects").as_uri())._try_store()
+    until(lambda: "store_unavailable reason=cannot open the object folder" in caplog.text)
+    with pytest.raises(PermanentError, match="store_url"):
+        _supervisor(tmp_path, "ftp://objects")._try_store()
+
+
+def _supervisor(spool: Path, store_url: str) -> Supervisor:
+    settings = EdgeSettings(
+        name="site-1", spool=SpoolSettings(dir=spool), delivery=DeliverySettings(store_url=store_url)
+    )
+    return Supervisor(settings, LogSettings("INFO", as_json=False))
 
 
 def _raise(number: int) -> Any:

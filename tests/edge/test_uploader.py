@@ -28,7 +28,7 @@ def objects(tmp_path: Path) -> Path:
 @pytest.fixture
 def uploader(objects: Path) -> Uploader:
     """Give an uploader to that folder."""
-    return Uploader(LocalStore(objects, mkdir=True), objects)
+    return Uploader(lambda: LocalStore(objects, mkdir=True), objects)
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_large_object_is_streamed_and_stored_whole(
 def test_buffer_that_the_store_still_reads_is_not_used_again(instance_of: Any):
     """A store that keeps what it was given, as one in memory does, keeps it unchanged."""
     store = MemoryStore()
-    uploader = Uploader(store, None)
+    uploader = Uploader(lambda: store, None)
     contents = [bytes([each]) * 5000 for each in range(5)]
     for number, content in enumerate(contents):
         asyncio.run(uploader.put_instance(instance_of(content), str(number)))

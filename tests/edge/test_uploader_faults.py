@@ -35,7 +35,7 @@ def s3_endpoint(disk_s3_endpoint: str) -> str:
 @pytest.fixture
 def uploader(aws_environment: pytest.MonkeyPatch, fault_proxy: FaultProxy, bucket: str) -> Uploader:
     """Give an uploader to a bucket behind a proxy that can fail."""
-    return Uploader(build_store(DeliverySettings(store_url=f"s3://{bucket}", endpoint=fault_proxy.url)), None)
+    return Uploader(lambda: build_store(DeliverySettings(store_url=f"s3://{bucket}", endpoint=fault_proxy.url)), None)
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ from dicomflow.edge.space import Space
 from dicomflow.edge.spool import Spool
 from dicomflow.edge.stores import identify_store
 from dicomflow.edge.uploader import Uploader, backoff_seconds, describe
-from dicomflow.errors import PermanentError
+from dicomflow.errors import PermanentError, TransientError
 from dicomflow.manifest import manifest_key
 
 __all__ = ["Announce", "Deliverer", "StoredObject"]
@@ -61,6 +61,8 @@ _FORGET_AFTER_SECONDS: Final = 60.0
 _FORGET_NOTES_EVERY_SECONDS: Final = 2.0
 # All puts wait as long.
 _LEDGER_BUSY_SECONDS: Final = 0.1
+# A store that is not open by then is told as failing: one that is away, and one that hangs.
+_OPEN_SECONDS: Final = 3.0
 # By whether storage commitment waits for it.
 _FEEDBACK_SECONDS: Final = {False: 60.0, True: 10.0}
 
@@ -114,6 +116,7 @@ class Deliverer:
         self._in_flight = InFlight(lambda: self._progress.line_bytes_per_second)
         self._feedback = FeedbackReader(settings.name, uploader.fetch, self.ledger)
         self._heartbeats = Heartbeats(settings, spool, uploader.put_note)
+        self._began_at = time.monotonic()
         self._feedback_seconds = _FEEDBACK_SECONDS[settings.commitment.level == "imported"]
         self._forgot_at = self._forgot_notes_at = self._unpack_at = float("-inf")
         # What was acknowledged until then, in seconds since the epoch, is unpacked, and is in the ledger.
@@ -128,10 +131,7 @@ class Deliverer:
                 self._leftovers.look()
                 self._progress.forget()
                 self._take_up()
-                for _ in range(self._settings.concurrency):
-                    group.create_task(self._put_queued())
-                group.create_task(self._feedback.follow(self._feedback_seconds))
-                group.create_task(self._heartbeats.follow())
+                group.create_task(self._open_and_put(group))
                 while True:
                     try:
                         self._read_settings()
@@ -143,6 +143,25 @@ class Deliverer:
         finally:
             self.ledger.write()
             self.ledger.close()
+
+    async def _open_and_put(self, group: asyncio.TaskGroup) -> None:
+        """Open the store, however long it is away, and then put; what is received is gathered meanwhile."""
+        for attempt in itertools.count(1):
+            try:
+                await asyncio.to_thread(self._uploader.open)
+            except TransientError as error:
+                self._progress.failed(describe(error))
+                if attempt == 1:
+                    _logger.warning("store_not_opened error=%s", describe(error))
+                await asyncio.sleep(backoff_seconds(attempt))
+            else:
+                break
+        if attempt > 1:
+            _logger.info("store_opened attempt=%d", attempt)
+        for _ in range(self._settings.concurrency):
+            group.create_task(self._put_queued())
+        group.create_task(self._feedback.follow(self._feedback_seconds))
+        group.create_task(self._heartbeats.follow())
 
     def _take_up(self) -> None:
         """Go on with what an earlier run has left: deliveries with a manifest are closed, the others still open."""
@@ -488,7 +507,7 @@ class Deliverer:
         if self._in_flight.is_stalled:
             self._progress.failed("the store takes nothing of what is being sent")
         self._progress.write(
-            is_store_failing=self._queue.is_store_failing or self._in_flight.is_stalled,
+            is_store_failing=self._is_store_failing(),
             pause_seconds=self._queue.pause_seconds,
             resent_skipped=self._resent.skipped,
             resent_stored_again=self._resent.stored_again,
@@ -501,6 +520,11 @@ class Deliverer:
             self._forgot_at = time.monotonic()
             with contextlib.suppress(sqlite3.DatabaseError):  # locked: in an hour
                 self.ledger.forget_before(datetime.now(UTC), self._settings.ledger_days)
+
+    def _is_store_failing(self) -> bool:
+        if not self._uploader.is_open:
+            return time.monotonic() - self._began_at >= _OPEN_SECONDS
+        return self._queue.is_store_failing or self._in_flight.is_stalled
 
     def _fail(self, path: Path, error: Exception) -> None:
         """Set something aside that could not be worked on; where it is the volume that is full, make room."""

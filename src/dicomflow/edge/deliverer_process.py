@@ -13,6 +13,7 @@ import signal
 import threading
 from collections.abc import MutableSequence, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -74,7 +75,7 @@ def run_deliverer(start: DelivererStart) -> None:
     deliverer = Deliverer(
         settings,
         spool,
-        Uploader(build_store(settings.delivery), local_root(settings.delivery.store_url)),
+        Uploader(partial(build_store, settings.delivery), local_root(settings.delivery.store_url)),
         start.announce,
         SettingsFile(start.config, settings.delivery).read if start.config is not None else None,
     )

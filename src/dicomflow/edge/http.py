@@ -217,7 +217,7 @@ class _SpoolCollector:
         if "store" in progress:
             yield GaugeMetricFamily(
                 "dicomflow_store_failing",
-                "1 while puts fail one after the other, or make no progress.",
+                "1 while the store cannot be opened, puts fail one after the other, or make no progress.",
                 value=progress["store"] == "failing",
             )
         yield GaugeMetricFamily(

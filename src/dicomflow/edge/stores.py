@@ -9,6 +9,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 import obstore
+from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, S3Store
 
 from dicomflow.edge.settings import DeliverySettings
@@ -67,14 +68,15 @@ def build_store(settings: DeliverySettings, *, is_patient: bool = True) -> Objec
     One that is not patient gives up after seconds and tries nothing twice: somebody waits for its answer.
 
     Raises:
-        PermanentError: the URL is of neither kind, the folder cannot be made, or the CA certificate cannot be read.
+        PermanentError: the settings are wrong: a URL of neither kind, or a CA certificate that cannot be read.
+        TransientError: the folder cannot be opened: what it lies on may be away, and come back.
     """
     root = local_root(settings.store_url)
     if root is not None:
         try:
             return LocalStore(root, mkdir=True)
         except Exception as error:
-            raise PermanentError(f"cannot open the object folder {root}: {error}") from error
+            raise TransientError(f"cannot open the object folder {root}: {_first_line(error)}") from error
     if not is_patient:
         return _build_s3(settings, _CHECK_TIMEOUT, 0)
     return _build_s3(settings, _REQUEST_TIMEOUT, _MAX_RETRIES)
@@ -103,7 +105,7 @@ def check_store(settings: DeliverySettings, edge: str) -> None:
     if root is not None:
         build_store(settings)
         if not os.access(root, os.W_OK | os.X_OK):
-            raise PermanentError(f"cannot write into the object folder {root}")
+            raise TransientError(f"cannot write into the object folder {root}")
         return
     store = _build_s3(settings, _CHECK_TIMEOUT, 0)
     # Nobody takes it for a manifest, whose names end in .json.
@@ -158,13 +160,17 @@ def _build_s3(settings: DeliverySettings, timeout: timedelta, max_retries: int) 
             "endpoint": f"https://{bucket}.s3-accelerate.amazonaws.com",
             "virtual_hosted_style_request": True,
         }
-    return S3Store.from_url(
-        settings.store_url,
-        config=config,  # type: ignore[arg-type]  # a TypedDict cannot be built by parts
-        client_options=_client_options(settings, timeout),  # type: ignore[arg-type]  # as above
-        retry_config={"max_retries": max_retries, "retry_timeout": _RETRY_TIMEOUT},
-        credential_provider=CredentialProvider(lambda: load_credentials(session)),
-    )
+    try:
+        return S3Store.from_url(
+            settings.store_url,
+            config=config,  # type: ignore[arg-type]  # a TypedDict cannot be built by parts
+            client_options=_client_options(settings, timeout),  # type: ignore[arg-type]  # as above
+            retry_config={"max_retries": max_retries, "retry_timeout": _RETRY_TIMEOUT},
+            credential_provider=CredentialProvider(lambda: load_credentials(session)),
+        )
+    except BaseError as error:  # nobody was asked yet
+        wrong = "delivery.ca_certificate is no certificate" if settings.ca_certificate else _first_line(error)
+        raise PermanentError(f"the store {settings.store_url} cannot be set up: {wrong}") from error
 
 
 def _client_options(settings: DeliverySettings, timeout: timedelta) -> dict[str, object]:

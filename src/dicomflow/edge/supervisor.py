@@ -34,7 +34,7 @@ from dicomflow.edge.ledger import LEDGER_FILE
 from dicomflow.edge.server import DRAIN_SECONDS, LogSettings, WorkerStart, run_worker
 from dicomflow.edge.settings import EdgeSettings, SettingsFile
 from dicomflow.edge.spool import Spool
-from dicomflow.edge.stores import build_store, check_store
+from dicomflow.edge.stores import build_store, check_store, local_root
 from dicomflow.edge.tls import TlsContexts
 from dicomflow.edge.users import Users
 from dicomflow.errors import PermanentError, TransientError
@@ -218,11 +218,17 @@ class Supervisor:
         _logger.info("edge_stopped name=%s", self._settings.name)
 
     def _try_store(self) -> None:
-        """Find out at start what is wrong with the store; raises `PermanentError` only at an edge's first start."""
+        """Find out at start what is wrong with the store.
+
+        Raises:
+            PermanentError: the settings are wrong; at an edge's first start also what the store will never take.
+        """
         delivery = self._settings.delivery
-        build_store(delivery)
-        if (self._settings.spool.dir / LEDGER_FILE).exists():
-            # It has delivered before: it must receive whatever its store says now, and at once.
+        is_folder = local_root(delivery.store_url) is not None
+        if not is_folder:
+            build_store(delivery)  # which asks nobody; a folder may be away, or hang
+        if is_folder or (self._settings.spool.dir / LEDGER_FILE).exists():
+            # It must receive whatever its store says now, and at once.
             threading.Thread(target=self._warn_of_store, name="store-check", daemon=True).start()
             return
         try:

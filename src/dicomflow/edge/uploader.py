@@ -22,7 +22,7 @@ from dicomflow.edge.delivery import ReceivedInstance
 from dicomflow.edge.gather import has_digest
 from dicomflow.edge.ledger import LedgerEntry
 from dicomflow.edge.spool import sync_directory
-from dicomflow.errors import PermanentError
+from dicomflow.errors import PermanentError, TransientError
 from dicomflow.regularfiles import open_descriptor, open_regular
 
 __all__ = ["DamagedFileError", "RefusedObjectError", "Uploader", "backoff_seconds", "describe"]
@@ -53,12 +53,34 @@ class RefusedObjectError(PermanentError):
 
 
 class Uploader:
-    """Puts one object after the other; `local_root` is the folder of a local store, whose objects it syncs itself."""
+    """Puts one object after the other; `local_root` is the folder of a local store, whose objects it syncs itself.
 
-    def __init__(self, store: ObjectStore, local_root: Path | None) -> None:
-        self._store = store
+    `open_store` is called at the first use, and again until it gives one.
+    """
+
+    def __init__(self, open_store: Callable[[], ObjectStore], local_root: Path | None) -> None:
+        self._open_store = open_store
+        self._opened: ObjectStore | None = None
         self._local_root = local_root
         self._buffers: list[bytearray] = []  # free ones
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the store was opened; it may have gone since."""
+        return self._opened is not None
+
+    def open(self) -> ObjectStore:
+        """Return the store, opened at the first call; a folder that hangs makes it wait.
+
+        Raises:
+            TransientError: it cannot be opened, for whatever reason: no image is to blame.
+        """
+        if self._opened is None:
+            try:
+                self._opened = self._open_store()
+            except Exception as error:
+                raise TransientError(f"the store cannot be opened: {_first_line(error)}") from error
+        return self._opened
 
     async def put_instance(
         self,
@@ -101,7 +123,7 @@ class Uploader:
         """
         try:
             async with asyncio.timeout(_ASK_SECONDS):
-                found = await obstore.head_async(self._store, known.object_key)
+                found = await obstore.head_async(self.open(), known.object_key)
             if found["size"] != known.bytes or self._local_root is None:
                 return bool(found["size"] == known.bytes)
             return await asyncio.to_thread(has_digest, self._local_root / known.object_key, known.sha256)
@@ -115,7 +137,7 @@ class Uploader:
         """
         try:
             async with asyncio.timeout(_ASK_SECONDS):
-                result = await obstore.get_async(self._store, key)
+                result = await obstore.get_async(self.open(), key)
                 return bytes(await result.bytes_async())
         except (FileNotFoundError, PermissionDeniedError):
             return None
@@ -182,7 +204,7 @@ class Uploader:
     async def _put(self, key: str, content: bytes | memoryview | FileIO, *, use_multipart: bool) -> None:
         try:
             await obstore.put_async(
-                self._store,
+                self.open(),
                 key,
                 content,
                 use_multipart=use_multipart,
@@ -283,4 +305,8 @@ def _sync_folders(root: Path, keys: list[str]) -> None:
 
 def describe(error: Exception) -> str:
     """Name an error in one line; obstore's texts run over many."""
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    return f"{type(error).__name__}: {_first_line(error)}"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else ""

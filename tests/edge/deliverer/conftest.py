@@ -28,7 +28,7 @@ class Site:
         self.spool = spool
         self.objects = objects
         self.name = name
-        self.uploader_with: Callable[[], Uploader] = lambda: Uploader(LocalStore(objects, mkdir=True), objects)
+        self.uploader_with: Callable[[], Uploader] = lambda: Uploader(lambda: LocalStore(objects, mkdir=True), objects)
         self.announced: list[StoredObject] = []
         self.announce: Announce | None = self.announced.extend
         self._part10 = part10

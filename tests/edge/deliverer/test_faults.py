@@ -45,7 +45,7 @@ class Failing:
 def s3_site(site: Site, aws_environment: Any, fault_proxy: FaultProxy, bucket: str) -> Site:
     """Give a site that delivers to a bucket behind a proxy that can fail."""
     settings = DeliverySettings(store_url=f"s3://{bucket}", endpoint=fault_proxy.url)
-    site.uploader_with = lambda: Uploader(build_store(settings), None)
+    site.uploader_with = lambda: Uploader(lambda: build_store(settings), None)
     return site
 
 

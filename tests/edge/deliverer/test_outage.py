@@ -12,7 +12,10 @@ import pytest
 from obstore.store import LocalStore
 from waiting import least_seconds
 
+from dicomflow.edge.progress import read_progress
 from dicomflow.edge.settings import DeliverySettings, EdgeSettings, SettingsFile, SpoolSettings
+from dicomflow.edge.stores import build_store
+from dicomflow.edge.uploader import Uploader
 from dicomflow.feedback import Feedback, feedback_key
 
 Site = Any  # conftest's
@@ -222,6 +225,46 @@ def test_feedback_of_the_pipeline_is_kept_in_the_ledger(site: Site, monkeypatch:
     assert {keys[0]: settled_at.isoformat(), keys[1]: None} == {
         entry.object_key: entry.imported_at for entry in site.entries()
     }
+
+
+@pytest.mark.parametrize("is_at_start", [True, False])
+def test_store_folder_that_is_away_ends_no_deliverer(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: Any, *, is_at_start: bool
+):
+    """With a file in the folder's place, at the start or later, it gathers, says so, and stores all when it is back."""
+    monkeypatch.setattr("dicomflow.edge.deliverer._OPEN_SECONDS", 0.0)
+    monkeypatch.setattr("dicomflow.edge.progress._WRITE_SECONDS", 0.02)
+    caplog.set_level("INFO")
+    settings = DeliverySettings(store_url=site.objects.as_uri())
+    site.uploader_with = lambda: Uploader(lambda: build_store(settings), site.objects)
+    away = site.objects.with_name("away")
+
+    def _take_away() -> None:
+        site.objects.mkdir(exist_ok=True)
+        site.objects.rename(away)
+        site.objects.write_text("in the folder's place")
+
+    def _run() -> bool:
+        """Let the store be away once the first is stored, until both are gathered and the failure is told."""
+        if len(site.announced) == 1 and not away.exists() and not received:
+            _take_away()
+            received.append(site.receive("1.2.2"))
+        told = read_progress(site.spool.root) or {}
+        is_told = told.get("store") == "failing" and told["last_error"]
+        if away.exists() and is_told and len(list(site.spool.delivering.glob("*/*.dcm"))) == 2:
+            site.objects.unlink()
+            away.rename(site.objects)
+            site.spool.associations.note_end("a1", "released")
+        return site.is_empty()
+
+    site.receive("1.2.1")
+    received: list[Any] = []
+    if is_at_start:
+        _take_away()
+        received.append(site.receive("1.2.2"))
+    site.run(_run)
+    assert {"1.2.1", "1.2.2"} == {each.sop_instance_uid for each in site.manifests()[0].instances()}
+    assert int(is_at_start) == caplog.text.count("store_not_opened")
 
 
 def test_start_with_the_store_away_gathers_at_once(site: Site, monkeypatch: pytest.MonkeyPatch):

@@ -126,7 +126,7 @@ def test_lost_or_damaged_ledger_is_filled_from_the_spool(site: Site, flaky_store
 
 def _another_bucket(site: Site) -> str:
     other = site.objects.with_name("objects-2")
-    site.uploader_with = lambda: Uploader(LocalStore(other, mkdir=True), other)
+    site.uploader_with = lambda: Uploader(lambda: LocalStore(other, mkdir=True), other)
     site.objects = other
     return "s3://another"
 
