@@ -106,7 +106,6 @@ class HealthImagingStore(Construct):
             "DICOMFLOW_IMPORTS__ENABLED": "true",
             "DICOMFLOW_IMPORTS__DATASTORE_ID": self.datastore_id,
             "DICOMFLOW_IMPORTS__DATA_ACCESS_ROLE_ARN": self.role.role_arn,
-            "DICOMFLOW_IMPORTS__OUTPUT_PREFIX": IMPORTS,
             "DICOMFLOW_IMPORTS__CONCURRENT": str(self._settings.ahli_concurrent_imports),
         }
 

@@ -93,6 +93,12 @@ TagName = Annotated[
 TagValue = Annotated[str, _text(r"[\w .:/=+@-]{0,256}", "up to 256 letters, digits, blanks and . : / = + @ _ -")]
 
 
+def _not_reserved(name: str) -> str:
+    from dicomflow.bucket.keys import check_edge_name  # noqa: PLC0415  # as in `_has_distinct_edges`
+
+    return check_edge_name(name)
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -100,9 +106,11 @@ class _Section(BaseModel):
 class EdgeDevice(_Section):
     """One edge of EDGE_CONFIG."""
 
-    name: Annotated[str, _text(r"[A-Za-z0-9](-?[A-Za-z0-9])*", "letters, digits and single hyphens")] = Field(
-        alias="Name"
-    )
+    name: Annotated[
+        str,
+        _text(r"[A-Za-z0-9](-?[A-Za-z0-9])*", "letters, digits and single hyphens"),
+        AfterValidator(_not_reserved),
+    ] = Field(alias="Name")
     device_type: Literal["LOCAL", "EC2"]
     instance_type: Annotated[str, _text(r"[a-z]+\d+g[a-z]*\.[a-z0-9]+", "a Graviton type, such as t4g.medium")] = (
         "t4g.medium"

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from dicomflow.errors import PermanentError
-from dicomflow.feedback import FailedObject, Feedback, feedback_key, feedback_prefix
+from dicomflow.feedback import FailedObject, Feedback
 
 FEEDBACK = Feedback(
     "edge-1",
@@ -43,13 +43,6 @@ def test_feedback_of_another_shape_is_refused(old: bytes, new: bytes):
     assert old in encoded
     with pytest.raises(PermanentError, match="not feedback of version 1"):
         Feedback.from_json(encoded.replace(old, new))
-
-
-def test_key_of_feedback_stays_under_its_edge():
-    """Whatever the names are, an edge finds its feedback under its own prefix."""
-    assert "feedback/edge-1/d1.json" == feedback_key("edge-1", "d1")
-    assert feedback_key("a/b", "../c").startswith(feedback_prefix("a/b"))
-    assert 2 == feedback_key("a/b", "../c").count("/")
 
 
 def test_text_that_utf8_cannot_hold_is_no_feedback():

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 
 from dicomflow.errors import PermanentError
-from dicomflow.heartbeat import Heartbeat, SeenPeer, heartbeat_key
+from dicomflow.heartbeat import Heartbeat, SeenPeer
 
 HEARTBEAT = Heartbeat(
     edge="site-1",
@@ -46,12 +46,6 @@ def test_from_json_of_something_else_is_a_permanent_error(encoded: bytes):
     """Whatever lies under the key, a reader gets a heartbeat or a `PermanentError`."""
     with pytest.raises(PermanentError):
         Heartbeat.from_json(encoded)
-
-
-def test_heartbeat_key_is_one_object_below_the_prefix():
-    """A name cannot leave the prefix."""
-    assert "status/site-1.json" == heartbeat_key("site-1")
-    assert "status/a%2Fb.json" == heartbeat_key("a/b")
 
 
 def test_heartbeat_of_an_earlier_version_is_read():

@@ -11,14 +11,11 @@ from hypothesis import strategies as st
 
 from dicomflow.errors import PermanentError
 from dicomflow.manifest import (
-    MANIFEST_PREFIX,
     Association,
     Instance,
     Manifest,
     Series,
     Study,
-    instance_key,
-    manifest_key,
 )
 
 TEXT = st.text(max_size=20)
@@ -130,17 +127,3 @@ def test_only_keeps_named_instances_and_drops_what_is_empty(manifest: Manifest):
     assert ["1.2.1"] == [series.series_instance_uid for series in kept.studies[0].series]
     assert manifest == manifest.only({"1.2.1", "1.2.2", "1.2.3"})
     assert replace(manifest, studies=()) == manifest.only(set())
-
-
-def test_keys_name_edge_delivery_and_uids():
-    """Keys are deterministic, and manifests lie outside every delivery's prefix."""
-    assert "site-1/d1/1.2/1.2.1/1.2.1.1.dcm" == instance_key("site-1", "d1", "1.2", "1.2.1", "1.2.1.1")
-    assert "manifests/site-1/d1.json" == manifest_key("site-1", "d1")
-    assert manifest_key("e", "d").startswith(MANIFEST_PREFIX)
-
-
-@given(st.lists(TEXT, min_size=5, max_size=5))
-def test_keys_cannot_be_escaped_by_uid_or_ae_title(parts: list[str]):
-    """Whatever the parts hold, a key has five segments and no separator comes from a part."""
-    assert 4 == instance_key(*parts).count("/")
-    assert 2 == manifest_key(*parts[:2]).count("/")

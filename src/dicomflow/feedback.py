@@ -8,13 +8,11 @@ import json
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
-from urllib.parse import quote
 
 from dicomflow.errors import PermanentError
 
-__all__ = ["FEEDBACK_PREFIX", "FEEDBACK_VERSION", "FailedObject", "Feedback", "feedback_key", "feedback_prefix"]
+__all__ = ["FEEDBACK_VERSION", "FailedObject", "Feedback"]
 
-FEEDBACK_PREFIX: Final = "feedback/"
 FEEDBACK_VERSION: Final = 1
 
 
@@ -72,16 +70,6 @@ class Feedback:
             )
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise PermanentError(f"not feedback of version {FEEDBACK_VERSION}: {error!r}") from error
-
-
-def feedback_prefix(edge: str) -> str:
-    """Return the key prefix of all feedback to an edge; it ends in a slash."""
-    return f"{FEEDBACK_PREFIX}{quote(edge, safe='')}/"
-
-
-def feedback_key(edge: str, delivery: str) -> str:
-    """Return the object key of the feedback on a delivery."""
-    return f"{feedback_prefix(edge)}{quote(delivery, safe='')}.json"
 
 
 def _text(value: object) -> str:

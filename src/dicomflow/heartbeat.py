@@ -8,13 +8,11 @@ import json
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
-from urllib.parse import quote
 
 from dicomflow.errors import PermanentError
 
-__all__ = ["SILENT_AFTER", "STATUS_PREFIX", "STATUS_VERSION", "Heartbeat", "SeenPeer", "heartbeat_key"]
+__all__ = ["SILENT_AFTER", "STATUS_VERSION", "Heartbeat", "SeenPeer"]
 
-STATUS_PREFIX: Final = "status/"
 STATUS_VERSION: Final = 1
 SILENT_AFTER: Final = timedelta(minutes=3)
 """An edge without a heartbeat for so long is silent: three were missed."""
@@ -96,11 +94,6 @@ class Heartbeat:
             )
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise PermanentError(f"not a heartbeat of format {STATUS_VERSION}: {error!r}") from error
-
-
-def heartbeat_key(edge: str) -> str:
-    """Return the object key of an edge's heartbeat."""
-    return f"{STATUS_PREFIX}{quote(edge, safe='')}.json"
 
 
 def _text(value: object) -> str:

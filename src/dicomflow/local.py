@@ -23,6 +23,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
+from dicomflow.bucket.keys import is_manifest
 from dicomflow.catalog import queue
 from dicomflow.catalog.engine import create_engine_for, migrate
 from dicomflow.edge.deliverer import StoredObject
@@ -35,7 +36,6 @@ from dicomflow.healthimaging.simulator.app import create_app
 from dicomflow.healthimaging.simulator.server import Server, serve
 from dicomflow.healthimaging.simulator.settings import SimulatorSettings
 from dicomflow.local_folder import Room, claim_folder, load_edge_settings
-from dicomflow.manifest import MANIFEST_PREFIX
 from dicomflow.pipeline.events import encode_object_event
 from dicomflow.pipeline.handlers import QUEUES, Dependencies, handlers_of
 from dicomflow.pipeline.metrics import PrometheusMetrics, register_silences
@@ -50,7 +50,6 @@ BuildConsole = Callable[[Engine, ObjectStore, Callable[[], None], Callable[[], s
 BUCKET: Final = "local-bucket"
 _DATASTORE_NAME: Final = "local"
 _ROLE: Final = "arn:aws:iam::123456789012:role/dicomflow-local"
-_OUTPUT_PREFIX: Final = "imports/"
 _CONCURRENT_IMPORTS: Final = 100
 _STARTS_PER_SECOND: Final = 1.0
 # Catalog and simulator write some pages for a batch of messages.
@@ -86,7 +85,7 @@ class Notifier:
         """Durable: on return the messages are in the queues."""
         bodies: dict[str, list[str]] = {"index": [], "plan": []}
         for each in stored:
-            name = "plan" if each.key.startswith(MANIFEST_PREFIX) else "index"
+            name = "plan" if is_manifest(each.key) else "index"
             bodies[name].append(encode_object_event(BUCKET, each.key, each.bytes))
         with _engine_of(self.database_url).begin() as connection:
             for name, messages in bodies.items():
@@ -159,7 +158,6 @@ class Local:
             client=client,
             datastore_id=create_datastore(client, _DATASTORE_NAME, _DATASTORE_NAME).datastore_id,
             data_access_role_arn=_ROLE,
-            output_prefix=_OUTPUT_PREFIX,
             concurrent_imports=_CONCURRENT_IMPORTS,
             start_rate=_STARTS_PER_SECOND,
             import_enabled=True,

@@ -5,32 +5,23 @@ delivery. Instances lie under `{edge}/{delivery}/{study}/{series}/{sop}.dcm`. Ti
 """
 
 import json
-import re
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import lru_cache
 from typing import Any, Final
-from urllib.parse import quote
 
 from dicomflow.errors import PermanentError
 
 __all__ = [
-    "MANIFEST_PREFIX",
     "MANIFEST_VERSION",
     "Association",
     "Instance",
     "Manifest",
     "Series",
     "Study",
-    "instance_key",
-    "manifest_key",
 ]
 
-MANIFEST_PREFIX: Final = "manifests/"
 MANIFEST_VERSION: Final = 1
-# What `quote` leaves as it is, found at a fifth of its cost: a key is made several times for each instance.
-_PLAIN: Final = re.compile(r"[A-Za-z0-9_.~-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,28 +123,6 @@ class Manifest:
             )
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise PermanentError(f"not a manifest of version {MANIFEST_VERSION}: {error!r:.200}") from error
-
-
-def instance_key(
-    edge: str, delivery: str, study_instance_uid: str, series_instance_uid: str, sop_instance_uid: str
-) -> str:
-    """Return the object key of an instance; the UIDs must have passed `dicom.uids.is_usable`."""
-    return _join((edge, delivery, study_instance_uid, series_instance_uid, f"{sop_instance_uid}.dcm"))
-
-
-def manifest_key(edge: str, delivery: str) -> str:
-    """Return the object key of a delivery's manifest; it lies outside every import prefix."""
-    return MANIFEST_PREFIX + _join((edge, f"{delivery}.json"))
-
-
-def _join(parts: Iterable[str]) -> str:
-    """Join path segments, percent-encoding whatever could be taken for a separator."""
-    return "/".join(map(_segment, parts))
-
-
-@lru_cache(maxsize=1024)  # all but the last are those of the instance before
-def _segment(part: str) -> str:
-    return part if _PLAIN.fullmatch(part) else quote(part, safe="")
 
 
 def _members(value: Any) -> Any:

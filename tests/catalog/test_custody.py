@@ -132,7 +132,7 @@ def test_imports_have_their_jobs_reasons_and_image_sets(engine: Engine, an_objec
     deliver(engine, 1, delivery="second", series="1.2.3.9")
     with engine.begin() as connection:
         (row,) = [row for row in series_at(connection, ["delivery"], ["site/"])]  # noqa: C416  # exactly one
-        job = claim_job(connection, JobTarget("store", "bucket", "imports/"), "site/", [row], NOW, NOW)
+        job = claim_job(connection, JobTarget("store", "bucket"), "site/", [row], NOW, NOW)
         assert job is not None
         number = row.series_import_id
         record_outcomes(

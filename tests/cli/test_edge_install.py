@@ -87,6 +87,14 @@ def device(tmp_path: Path) -> dict[str, str]:
     return {"PATH": f"{tools}:/usr/bin:/bin", "CALLS": str(tmp_path / "calls"), "HOME": str(tmp_path)}
 
 
+def test_edge_install_of_a_reserved_name_is_refused(folder: Path, run: Run):
+    """A device is not made an edge that would not start; one that is there can be taken off."""
+    code, _, errors = run("edge-install", "Status", "--stack", "hospital", "--systemd", "--store-url", "s3://bucket")
+    assert (2, True) == (code, "'Status' is reserved" in " ".join(errors.split()))
+    assert [] == list(folder.glob("edge-install*"))
+    assert 0 == run("edge-install", "Status", "--stack", "hospital", "--uninstall")[0]
+
+
 def test_edge_install_runs_to_its_end_on_a_device(folder: Path, aws: None, run: Run, device: dict[str, str]):
     """Java, unzip and Python come, then a nucleus of a version that is named; the shell runs it as a file."""
     assert 0 == run("edge-install", "ct")[0]

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, select, update
 
+from dicomflow.bucket.keys import instance_key, manifest_key
 from dicomflow.catalog import queue
 from dicomflow.catalog.deliveries import record_delivery, record_problem
 from dicomflow.catalog.engine import create_engine_for
 from dicomflow.catalog.tables import series_import
-from dicomflow.manifest import Instance, Manifest, Series, Study, instance_key, manifest_key
+from dicomflow.manifest import Instance, Manifest, Series, Study
 
 Run = Callable[..., tuple[int, str, str]]
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

@@ -10,10 +10,11 @@ import pytest
 from obstore.store import LocalStore
 from waiting import WAIT_SECONDS
 
+from dicomflow.bucket.keys import feedback_key
 from dicomflow.edge.feedback_reader import FeedbackReader
 from dicomflow.edge.ledger import Ledger, LedgerEntry
 from dicomflow.edge.uploader import Uploader
-from dicomflow.feedback import FailedObject, Feedback, feedback_key
+from dicomflow.feedback import FailedObject, Feedback
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 

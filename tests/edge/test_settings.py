@@ -114,6 +114,16 @@ def test_wrong_file_is_refused_and_the_key_named(load: Load, text: str, named: s
     assert named in str(raised.value)
 
 
+@pytest.mark.parametrize("name", ["manifests", "imports", "status", "outbound", "Returns", "STATUS."])
+def test_name_that_the_bucket_has_for_something_else_is_refused(load: Load, monkeypatch: pytest.MonkeyPatch, name: str):
+    """No images are acknowledged under it, whether it is the file's or the environment's, in any case."""
+    with pytest.raises(PermanentError, match=f"name: .*'{name}' is reserved.* no edge is called .*manifests"):
+        load(MINIMAL.replace("site-1", name))
+    monkeypatch.setenv("DICOMFLOW_EDGE__NAME", name)
+    with pytest.raises(PermanentError, match=f"'{name}' is reserved"):
+        load(MINIMAL)
+
+
 @pytest.mark.parametrize("text", ["name = ", "\x00", "a = 1\na = 2\n"])
 def test_file_that_is_no_toml_is_refused(load: Load, text: str):
     """A broken file is named."""

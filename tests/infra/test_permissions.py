@@ -261,9 +261,7 @@ def test_edge_writes_its_own_keys_and_reads_no_image(template: Any, policy: str,
 
 def test_edge_keys_are_those_that_its_program_writes():
     """The prefixes in the policies are the program's own, whatever an edge is called."""
-    from dicomflow.feedback import feedback_key
-    from dicomflow.heartbeat import heartbeat_key
-    from dicomflow.manifest import MANIFEST_PREFIX
+    from dicomflow.bucket.keys import MANIFEST_PREFIX, feedback_key, heartbeat_key
 
     assert "manifests/" == MANIFEST_PREFIX
     assert "feedback/iep-edge-1/d.json" == feedback_key("iep-edge-1", "d")

@@ -46,6 +46,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         "HealthImaging takes no multi-Region key (mrk-)",
     ),
     "edge": ({"EDGE_CONFIG": [{"Name": "a/b", "device_type": "LOCAL"}]}, "EDGE_CONFIG[0].Name: 'a/b'; it must have"),
+    "edge with a name of the bucket's": (
+        {"EDGE_CONFIG": [{"Name": "Imports", "device_type": "LOCAL"}]},
+        "EDGE_CONFIG[0].Name: 'Imports' is reserved",
+    ),
     "edge without a name": ({"EDGE_CONFIG": [{"device_type": "LOCAL"}]}, "EDGE_CONFIG[0].Name: it is missing"),
     "edges of one name": (
         {"EDGE_CONFIG": [{"Name": "a", "device_type": "LOCAL"}] * 2},

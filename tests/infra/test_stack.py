@@ -149,7 +149,6 @@ def test_function_environment_is_one_that_the_program_takes(template: Any, name:
     assert {"iep-edge-1": "HOSPITAL", "iep-edge-2/CT1": "CLINIC"} == settings.issuers
     assert {"iep-edge-1": "GBK"} == settings.character_sets
     assert settings.imports.enabled
-    assert "imports/" == settings.imports.output_prefix
     assert 20 == settings.imports.concurrent
     assert (name == "index") == (settings.queues.drive is None)
     assert name in settings.queues.urls()  # its own, to let failed messages come sooner

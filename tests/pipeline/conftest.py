@@ -22,10 +22,11 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 from sqlalchemy import Engine, select, update
 
+from dicomflow.bucket.keys import instance_key, manifest_key
 from dicomflow.catalog import tables
 from dicomflow.healthimaging.client import build_client
 from dicomflow.healthimaging.simulator import SimulatorSettings, create_app, serve, state
-from dicomflow.manifest import Association, Instance, Manifest, Series, Study, instance_key, manifest_key
+from dicomflow.manifest import Association, Instance, Manifest, Series, Study
 from dicomflow.pipeline.dependencies import Dependencies
 from dicomflow.pipeline.drive import DriveResult, drive
 from dicomflow.pipeline.events import encode_object_event
@@ -93,6 +94,7 @@ class Deployment:
         series_sizes: dict[str, int],
         *,
         delivery: str,
+        edge: str = "edge",
         study: str = "1.2",
         calling_ae_title: str = "SENDER",
         ended: str = "released",
@@ -105,7 +107,7 @@ class Deployment:
             instances = []
             for number in range(size):
                 sop = f"{uid}.{number + 1}"
-                key = instance_key("edge", delivery, study, uid, sop)
+                key = instance_key(edge, delivery, study, uid, sop)
                 encoded = change(encode(study, uid, sop, **attributes))
                 self.store.put(key, encoded)
                 instances.append(
@@ -122,8 +124,8 @@ class Deployment:
                 )
             series.append(Series(uid, tuple(instances)))
         association = Association("1", calling_ae_title, "DICOMFLOW", "127.0.0.1", ended)
-        manifest = Manifest("edge", delivery, START, START, (association,), (Study(study, tuple(series)),))
-        key = manifest_key("edge", delivery)
+        manifest = Manifest(edge, delivery, START, START, (association,), (Study(study, tuple(series)),))
+        key = manifest_key(edge, delivery)
         self.store.put(key, manifest.to_json())
         return key
 
@@ -277,7 +279,6 @@ def deploy(engine: Engine, tmp_path: Path) -> Iterator[Callable[..., Deployment]
             client=client,
             datastore_id=created["datastoreId"],
             data_access_role_arn="arn:aws:iam::123456789012:role/import",
-            output_prefix="imports/",
             concurrent_imports=100,
             start_rate=1.0,
             import_enabled=True,

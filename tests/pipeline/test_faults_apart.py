@@ -9,8 +9,8 @@ from botocore.exceptions import ClientError, ReadTimeoutError
 from obstore.exceptions import GenericError, PermissionDeniedError
 from sqlalchemy import update
 
+from dicomflow.bucket.keys import feedback_key
 from dicomflow.catalog import imports, tables
-from dicomflow.feedback import feedback_key
 
 GOOD = "1.9.1"
 # Where an error is caught is the same on both.

@@ -4,13 +4,17 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from dicomflow.catalog import queue
+from sqlalchemy import delete
+
+from dicomflow.bucket.keys import RESERVED_NAMES, instance_key
+from dicomflow.catalog import queue, tables
 from dicomflow.edge.deliverer import StoredObject
 from dicomflow.local import Notifier
 from dicomflow.local import _engine_of as notifier_engine
-from dicomflow.manifest import instance_key
 from dicomflow.pipeline.events import encode_object_event
 from dicomflow.pipeline.handlers import QUEUES, handlers_of
+from dicomflow.pipeline.heartbeats import read_heartbeats
+from dicomflow.pipeline.rebuild import rebuild_catalog
 
 
 def test_every_queue_has_a_handler(deployment: Any) -> None:
@@ -44,6 +48,28 @@ def test_probe_of_an_edge_is_passed_over(deployment: Any) -> None:
     for name in ("plan", "index"):
         assert {"batchItemFailures": []} == deployment.handle(name, body)
     assert [] == deployment.rows("stored_object")
+
+
+def test_images_of_an_edge_called_as_a_prefix_are_indexed_live_and_by_rebuild(deployment: Any) -> None:
+    """An earlier version took such names: their images are found, and nothing else there is taken for an image."""
+    deployment.store.put("status/edge.json", b"no heartbeat")
+    deployment.store.put(f"staging/{'0' * 32}/1.2.1.9.dcm", b"a copy")
+    names = sorted(RESERVED_NAMES)
+    for number, edge in enumerate(names):
+        deployment.deliver({f"1.{number}.1": 2}, delivery=f"d{number}", edge=edge, study=f"1.{number}")
+    events = list(map(deployment.object_event, deployment.keys("")))
+    for stage in ("index", "plan"):
+        assert {"batchItemFailures": []} == deployment.handle(stage, *events)
+    counts = [len(deployment.rows(table)) for table in ("instance", "stored_object", "delivery")]
+    assert [2 * len(names), 2 * len(names), len(names)] == counts
+    assert [] == read_heartbeats(deployment.store)
+
+    deps = deployment.deps
+    with deps.engine.begin() as connection:
+        for table in reversed(tables.metadata.sorted_tables):
+            connection.execute(delete(table))
+    done = rebuild_catalog(deps.engine, deps.store, deps.bucket, issuers={})
+    assert (2 * len(names), 0, len(names)) == (done.indexed, done.problems, done.deliveries)
 
 
 def test_failure_is_raised_so_that_the_queue_keeps_the_message(deployment: Any) -> None:

@@ -40,7 +40,7 @@ def test_manifest_told_twice_changes_nothing(deployment: Any) -> None:
 
 def test_manifest_after_its_objects_keeps_what_they_said(deployment: Any) -> None:
     """Digests join the rows of objects that are indexed already."""
-    from dicomflow.manifest import instance_key
+    from dicomflow.bucket.keys import instance_key
 
     key = deployment.deliver({"1.2.1": 1}, delivery="d1")
     instance = instance_key("edge", "d1", "1.2", "1.2.1", "1.2.1.1")

@@ -1,12 +1,16 @@
 """A catalog that was lost is built again from the bucket, and knows what HealthImaging holds."""
 
+import os
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import delete, select
 
 from dicomflow.catalog import tables
+from dicomflow.catalog.conflicts import list_problems
+from dicomflow.catalog.engine import begin_read
 from dicomflow.catalog.removal import delete_study
 from dicomflow.errors import PermanentError
 from dicomflow.healthimaging.simulator import FileFault
@@ -189,3 +193,24 @@ def test_rebuild_after_a_study_was_deleted_knows_what_is_there(
     deployment.plan(key) if not are_objects_deleted else None
     deployment.drive()
     assert 1 == len(deployment.service_jobs())
+
+
+def test_odd_names_in_a_folder_are_problems_and_hide_nothing(deployment: Any) -> None:
+    """What no key can name is listed until it is gone; what lies beside it is indexed, planned and restored."""
+    deps, root = deployment.deps, Path(deployment.store.prefix)
+    deployment.deliver({"1.2.1": 2}, delivery="d1")
+    for name in (b"edge/d1/a\nb.dcm", b"edge/\xff.dcm", b"manifests/edge/\x01.json", b"imports/a\x7f", b"\xfe"):
+        path = root / os.fsdecode(name)
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    (root / "edge/loop").symlink_to("..")
+    expected = ["name:%FE", "name:edge/%FF.dcm", "name:edge/d1/a%0Ab.dcm", "name:edge/loop"]
+    expected += ["name:imports/a%7F", "name:manifests/edge/%01.json"]
+    for indexed in (2, 0):
+        done = rebuild_catalog(deps.engine, deps.store, deps.bucket, issuers={})
+        assert (indexed, 6, 2 - indexed) == (done.indexed, done.problems, done.passed_over - (2 - indexed) // 2)
+        with begin_read(deps.engine) as connection:
+            assert expected == [problem.object_key for problem in list_problems(connection)]
+    assert {"1.2.1": "disabled"} == deployment.states()
+    (root / "edge/loop").unlink()
+    assert 5 == rebuild_catalog(deps.engine, deps.store, deps.bucket, issuers={}).problems

@@ -63,7 +63,6 @@ def test_missing_variable_is_named(monkeypatch: pytest.MonkeyPatch, name: str):
         ("DICOMFLOW_STORE_URL", "s3://images/prefix"),
         ("DICOMFLOW_IMPORTS__CONCURRENT", "0"),
         ("DICOMFLOW_IMPORTS__DATASTORE_ID", "short"),
-        ("DICOMFLOW_IMPORTS__OUTPUT_PREFIX", "imports"),
     ],
 )
 def test_value_out_of_range_is_named_and_not_shown(monkeypatch: pytest.MonkeyPatch, name: str, value: str):

@@ -83,7 +83,6 @@ def run_driver(post: Post, name: str, seed: int) -> None:
         client=_CLIENT,
         datastore_id=post.datastore_id,
         data_access_role_arn="arn:aws:iam::123456789012:role/import",
-        output_prefix="imports/",
         concurrent_imports=post.concurrent_imports,
         start_rate=1.0,
         import_enabled=True,

@@ -18,11 +18,12 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID
 from sqlalchemy import Engine
 
+from dicomflow.bucket.keys import heartbeat_key, instance_key, manifest_key
 from dicomflow.catalog import imports, jobs, queue
 from dicomflow.catalog.audit import record_audit_event
 from dicomflow.catalog.outcomes import Outcome, StoredImageSet, outcomes_of_series, record_image_sets, record_outcomes
-from dicomflow.heartbeat import Heartbeat, SeenPeer, heartbeat_key
-from dicomflow.manifest import Association, Instance, Manifest, Series, Study, instance_key, manifest_key
+from dicomflow.heartbeat import Heartbeat, SeenPeer
+from dicomflow.manifest import Association, Instance, Manifest, Series, Study
 from dicomflow.pipeline.events import StoredObjectEvent
 from dicomflow.pipeline.index import index_objects
 from dicomflow.pipeline.plan import plan_delivery
@@ -35,7 +36,7 @@ CT, MR, CR, US, SR = (
     "1.2.840.10008.5.1.4.1.1.88.11",
 )
 EXPLICIT = "1.2.840.10008.1.2.1"
-TARGET = jobs.JobTarget("0123456789abcdef0123456789abcdef", "images", "imports/")
+TARGET = jobs.JobTarget("0123456789abcdef0123456789abcdef", "images")
 REASON = "PatientID differs from the primary image set"
 FAMILIES = [
     "Abel",

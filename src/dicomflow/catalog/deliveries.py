@@ -128,6 +128,12 @@ def clear_problem(connection: Connection, object_key: str) -> None:
     )
 
 
+def clear_problems(connection: Connection, prefix: str) -> None:
+    """Forget the problems of what names no object, by what stands before their names."""
+    is_one = stored_object.c.object_key.startswith(prefix, autoescape=True)
+    connection.execute(delete(stored_object).where(is_one, stored_object.c.indexed_at.is_(None)))
+
+
 def _record_associations(connection: Connection, manifest: Manifest) -> None:
     rows = [
         {

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, Row, and_, case, delete, func, literal, or_, select, update
 
+from dicomflow.bucket.keys import IMPORT_OUTPUT_PREFIX, staging_prefix
 from dicomflow.catalog.imports import CLOCK_TOLERANCE, LONGEST_PUT_OFF, has_come, series_state
 from dicomflow.catalog.tables import import_job, series_import, start_pause, wake_up
 from dicomflow.catalog.types import UtcDateTime
@@ -20,7 +21,6 @@ from dicomflow.catalog.upsert import dialect_insert
 
 __all__ = [
     "GIVEN_UP",
-    "STAGING_PREFIX",
     "UNFINISHED",
     "Job",
     "JobTarget",
@@ -46,7 +46,6 @@ __all__ = [
 
 UNFINISHED: Final = ("claimed", "submitted", "in_progress")
 GIVEN_UP: Final = "given_up"
-STAGING_PREFIX: Final = "staging/"
 """Where copies of objects lie that a job takes without the rest of their series."""
 _CLAIM_LOCK: Final = 0x64_66_69_6D_70  # "dfimp": any constant serves, if no other program on the server uses it
 
@@ -57,7 +56,6 @@ class JobTarget:
 
     datastore_id: str
     bucket: str
-    output_prefix: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +146,8 @@ def claim_job(
             client_token=token,
             job_name=f"dicomflow-{rows[0].series_import_id}-{token[:12]}",
             datastore_id=target.datastore_id,
-            input_s3_uri=uri + (f"{STAGING_PREFIX}{token[:32]}/" if is_staged else input_prefix),
-            output_s3_uri=uri + target.output_prefix,
+            input_s3_uri=uri + (staging_prefix(token) if is_staged else input_prefix),
+            output_s3_uri=uri + IMPORT_OUTPUT_PREFIX,
             state="claimed",
             created_at=now,
             updated_at=now,

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, NamedTuple
 
 import typer
 
+from dicomflow.bucket.keys import check_edge_name
 from dicomflow.errors import PermanentError, TransientError
 
 __all__ = ["edge_install", "stack_of_config"]
@@ -175,6 +176,11 @@ def edge_install(
     """
     if systemd and windows_service:
         raise typer.BadParameter("choose one of --systemd and --windows-service")
+    if not uninstall:
+        try:
+            check_edge_name(name)
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="NAME") from error
     stack = stack or stack_of_config(name)
     thing = f"{stack}-{name}"
     target = output or Path(f"edge-install-{name}.txt")

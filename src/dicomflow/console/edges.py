@@ -8,8 +8,10 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import ObjectStore
 
+from dicomflow.bucket.keys import STATUS_PREFIX, is_heartbeat
+from dicomflow.bucket.listing import list_objects
 from dicomflow.errors import PermanentError, TransientError
-from dicomflow.heartbeat import SILENT_AFTER, STATUS_PREFIX, Heartbeat
+from dicomflow.heartbeat import SILENT_AFTER, Heartbeat
 
 __all__ = ["LOW_BYTES", "Edge", "read_edges"]
 
@@ -42,11 +44,9 @@ def read_edges(store: ObjectStore, now: datetime) -> list[Edge]:
         TransientError: the store does not answer.
     """
     try:
-        found = [
-            meta for chunk in obstore.list(store, STATUS_PREFIX) for meta in chunk if meta["path"].endswith(".json")
-        ]
+        found = [each for each in list_objects(store, STATUS_PREFIX) if is_heartbeat(each.key)]
         return sorted(
-            (_read(store, meta["path"], meta["size"], now) for meta in found[:_MAX_EDGES]), key=lambda edge: edge.name
+            (_read(store, each.key, each.bytes, now) for each in found[:_MAX_EDGES]), key=lambda edge: edge.name
         )
     except (BaseError, OSError) as error:
         raise TransientError(f"the store does not answer: {type(error).__name__}") from error

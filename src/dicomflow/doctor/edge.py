@@ -15,6 +15,7 @@ from typing import Final
 from obstore.store import ObjectStore
 
 from dicomflow import samples
+from dicomflow.bucket.keys import probe_key
 from dicomflow.dicom.uids import EXPLICIT_VR_LITTLE_ENDIAN, VERIFICATION
 from dicomflow.doctor.findings import SELF_TEST, Check, Problem, Skip, Warn
 from dicomflow.doctor.machine import (
@@ -38,7 +39,6 @@ from dicomflow.edge.supervisor import Supervisor
 from dicomflow.edge.tls import TlsContexts
 from dicomflow.edge.users import Users
 from dicomflow.errors import DicomflowError
-from dicomflow.manifest import MANIFEST_PREFIX
 from dicomflow.regularfiles import read_regular
 
 __all__ = ["checks_of_edge"]
@@ -57,7 +57,7 @@ def checks_of_edge(settings: EdgeSettings) -> Iterator[Check]:
     folders = [settings.spool.dir]
     root = local_root(settings.delivery.store_url)
     if root is not None:
-        folders.append((root / _probe(settings.name)).parent)
+        folders.append((root / probe_key(settings.name)).parent)
     with leaving_no_folder(folders):
         yield from _checks(settings)
 
@@ -92,7 +92,7 @@ def _checks(settings: EdgeSettings) -> Iterator[Check]:
     if delivery.kms_key_id is not None:
         yield Check("KMS key", lambda: _check_key(delivery, settings.name), "repair delivery.kms_key_id")
     if local_root(delivery.store_url) is None:
-        yield Check("clock", lambda: check_clock(_store(delivery), _probe(settings.name)), "set the clock")
+        yield Check("clock", lambda: check_clock(_store(delivery), probe_key(settings.name)), "set the clock")
     yield Check(SELF_TEST, lambda: _check_reception(settings), _SELF_ADVICE)
 
 
@@ -100,21 +100,16 @@ def _store(delivery: DeliverySettings) -> ObjectStore:
     return build_store(delivery, is_patient=False)
 
 
-def _probe(edge: str) -> str:
-    """Return a key that the edge may write and nobody takes for a manifest, whose names end in .json."""
-    return f"{MANIFEST_PREFIX}{edge}/probe"
-
-
 def _check_store(delivery: DeliverySettings, edge: str) -> str:
     store = _store(delivery.model_copy(update={"kms_key_id": None}))
-    return f"{delivery.store_url}: {check_store(store, _probe(edge), _STORE_ADVICE)}"
+    return f"{delivery.store_url}: {check_store(store, probe_key(edge), _STORE_ADVICE)}"
 
 
 def _check_key(delivery: DeliverySettings, edge: str) -> str:
     """Put an object with the key: S3 asks the KMS, in the edge's name, for a data key."""
     advice = "allow the edge kms:GenerateDataKey on the key, in its policy too; the key must be enabled, in this region"
     with contextlib.suppress(Warn):  # what an edge need not do was told of the store
-        check_store(_store(delivery), _probe(edge), advice)
+        check_store(_store(delivery), probe_key(edge), advice)
     return f"S3 encrypts with {delivery.kms_key_id}"
 
 

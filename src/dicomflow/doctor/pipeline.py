@@ -11,8 +11,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
+from dicomflow.bucket.keys import STAGING_PREFIX
 from dicomflow.catalog.engine import create_engine_for, database_url, require_schema, schema_revision
-from dicomflow.catalog.jobs import STAGING_PREFIX
 from dicomflow.doctor.findings import Check, Problem, Skip, Warn
 from dicomflow.doctor.machine import check_clock, check_store
 from dicomflow.edge.settings import DeliverySettings

@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from dicomflow.bucket.keys import manifest_key
 from dicomflow.edge.bandwidth import Bandwidth, InFlight, limit_at
 from dicomflow.edge.delivery import Deliveries, Delivery, ReceivedInstance
 from dicomflow.edge.durable import is_full
@@ -43,7 +44,6 @@ from dicomflow.edge.spool import Spool
 from dicomflow.edge.stores import identify_store
 from dicomflow.edge.uploader import Uploader, backoff_seconds, describe
 from dicomflow.errors import PermanentError, TransientError
-from dicomflow.manifest import manifest_key
 
 __all__ = ["Announce", "Deliverer", "StoredObject"]
 

@@ -9,9 +9,10 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from dicomflow.bucket.keys import instance_key
 from dicomflow.edge.settings import DeliverySettings
 from dicomflow.edge.spool import ReceivedFile
-from dicomflow.manifest import Association, Instance, Manifest, Series, Study, instance_key
+from dicomflow.manifest import Association, Instance, Manifest, Series, Study
 
 __all__ = ["Deliveries", "Delivery", "ReceivedInstance"]
 

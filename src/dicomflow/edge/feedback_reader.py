@@ -6,9 +6,10 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from dicomflow.bucket.keys import feedback_key
 from dicomflow.edge.ledger import Ledger
 from dicomflow.errors import PermanentError
-from dicomflow.feedback import Feedback, feedback_key
+from dicomflow.feedback import Feedback
 
 __all__ = ["FeedbackReader"]
 

@@ -11,12 +11,13 @@ from datetime import UTC, datetime
 from typing import Final
 
 from dicomflow import __version__
+from dicomflow.bucket.keys import heartbeat_key
 from dicomflow.edge.commitment import count_requests
 from dicomflow.edge.delivery import ReceivedInstance
 from dicomflow.edge.settings import EdgeSettings
 from dicomflow.edge.spool import Spool
 from dicomflow.edge.spoolview import look
-from dicomflow.heartbeat import Heartbeat, SeenPeer, heartbeat_key
+from dicomflow.heartbeat import Heartbeat, SeenPeer
 
 __all__ = ["Heartbeats"]
 

@@ -11,11 +11,12 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
 
+from dicomflow.bucket.keys import MANIFEST_PREFIX
 from dicomflow.edge.delivery import Delivery, ReceivedInstance
 from dicomflow.edge.gather import entry_of, has_digest, has_same_data_set
 from dicomflow.edge.ledger import Ledger, LedgerEntry
 from dicomflow.edge.spool import ReceivedFile, Spool
-from dicomflow.manifest import MANIFEST_PREFIX, Manifest
+from dicomflow.manifest import Manifest
 
 __all__ = ["Resent", "is_whole"]
 

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from dicomflow.bucket.keys import check_edge_name
 from dicomflow.errors import PermanentError
 from dicomflow.regularfiles import read_regular
 
@@ -222,7 +223,7 @@ class EdgeSettings(BaseSettings):
         frozen=True, extra="forbid", env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter="__"
     )
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    name: Annotated[str, AfterValidator(check_edge_name)] = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     http_port: int | None = Field(8080, ge=0, le=65535)
     http_bind: str = "127.0.0.1"
     dimse: DimseSettings = DimseSettings()

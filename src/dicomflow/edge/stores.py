@@ -12,10 +12,10 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, S3Store
 
+from dicomflow.bucket.keys import probe_key
 from dicomflow.edge.settings import DeliverySettings
 from dicomflow.errors import PermanentError, TransientError
 from dicomflow.folders import folder_of_url
-from dicomflow.manifest import MANIFEST_PREFIX
 from dicomflow.regularfiles import read_regular
 
 __all__ = ["build_store", "check_store", "describe_refusal", "identify_store", "local_root"]
@@ -108,8 +108,7 @@ def check_store(settings: DeliverySettings, edge: str) -> None:
             raise TransientError(f"cannot write into the object folder {root}")
         return
     store = _build_s3(settings, _CHECK_TIMEOUT, 0)
-    # Nobody takes it for a manifest, whose names end in .json.
-    key = f"{MANIFEST_PREFIX}{edge}/probe"
+    key = probe_key(edge)
     try:
         obstore.put(store, key, b"", use_multipart=False)
     except Exception as error:

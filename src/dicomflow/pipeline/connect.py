@@ -56,7 +56,6 @@ def build_dependencies(settings: PipelineSettings) -> Dependencies:
         client=cast("HealthImagingClient", _Later(lambda: client_of("medical-imaging", settings.relay))),
         datastore_id=settings.imports.datastore_id,
         data_access_role_arn=settings.imports.data_access_role_arn,
-        output_prefix=settings.imports.output_prefix,
         concurrent_imports=settings.imports.concurrent,
         start_rate=settings.imports.starts_per_second,
         import_enabled=settings.imports.enabled,

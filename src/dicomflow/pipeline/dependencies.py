@@ -44,7 +44,6 @@ class Dependencies:
     client: "HealthImagingClient"
     datastore_id: str
     data_access_role_arn: str
-    output_prefix: str
     concurrent_imports: int
     start_rate: float
     import_enabled: bool
@@ -60,4 +59,4 @@ class Dependencies:
     @property
     def target(self) -> JobTarget:
         """Where import jobs read and write."""
-        return JobTarget(self.datastore_id, self.bucket, self.output_prefix)
+        return JobTarget(self.datastore_id, self.bucket)

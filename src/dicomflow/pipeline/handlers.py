@@ -12,13 +12,10 @@ from typing import Any, Final
 from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 
+from dicomflow.bucket.keys import is_manifest
 from dicomflow.catalog.deliveries import record_problem
 from dicomflow.catalog.imports import count_backlog
-from dicomflow.catalog.jobs import STAGING_PREFIX
 from dicomflow.errors import InternalError, PermanentError
-from dicomflow.feedback import FEEDBACK_PREFIX
-from dicomflow.heartbeat import STATUS_PREFIX
-from dicomflow.manifest import MANIFEST_PREFIX
 from dicomflow.pipeline.collect import collect_event
 from dicomflow.pipeline.dependencies import Dependencies
 from dicomflow.pipeline.drive import drive
@@ -34,9 +31,6 @@ logger = logging.getLogger(__name__)
 
 QUEUES: Final = ("index", "plan", "drive", "collect")
 MESSAGE_KEY: Final = "message:"  # in the place of an object key, for a message that names none
-
-OWN_PREFIXES: Final = (STAGING_PREFIX, FEEDBACK_PREFIX, STATUS_PREFIX)
-"""What the pipeline puts in the bucket itself, and what edges tell of themselves, is no received object."""
 
 SqsEvent = Mapping[str, Any]
 Handler = Callable[[SqsEvent], dict[str, Any]]
@@ -58,11 +52,9 @@ def handle_index(deps: Dependencies, event: SqsEvent) -> dict[str, Any]:
     objects: list[StoredObjectEvent] = []
     for record in event["Records"]:
         try:
-            found = decode_object_events(record["messageId"], record["body"])
+            objects += decode_object_events(record["messageId"], record["body"])
         except PermanentError as error:
             _record_problem(deps, MESSAGE_KEY + record["messageId"], error)
-            continue
-        objects += [stored for stored in found if not stored.key.startswith(OWN_PREFIXES)]
     result = index_objects(
         deps.engine,
         deps.store,
@@ -82,8 +74,7 @@ def _plan_record(deps: Dependencies, record: SQSRecord) -> None:
     """Plan each manifest of a message; what one failed with is raised when all are tried."""
     failure: Exception | None = None
     for stored in decode_object_events(record.message_id, record.body):
-        # An edge that starts puts a probe beside its manifests.
-        if not stored.key.startswith(MANIFEST_PREFIX) or not stored.key.endswith(".json"):
+        if not is_manifest(stored.key):
             continue
         try:
             _plan_manifest(deps, stored.key)

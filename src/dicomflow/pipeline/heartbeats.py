@@ -7,8 +7,10 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import ObjectStore
 
+from dicomflow.bucket.keys import STATUS_PREFIX, is_heartbeat
+from dicomflow.bucket.listing import list_objects
 from dicomflow.errors import PermanentError, TransientError
-from dicomflow.heartbeat import STATUS_PREFIX, Heartbeat
+from dicomflow.heartbeat import Heartbeat
 
 __all__ = ["read_heartbeats", "silences"]
 
@@ -23,14 +25,13 @@ def read_heartbeats(store: ObjectStore) -> list[Heartbeat]:
     """
     found = []
     try:
-        for page in obstore.list(store, STATUS_PREFIX.rstrip("/")):
-            for meta in page:
-                try:
-                    found.append(Heartbeat.from_json(bytes(obstore.get(store, meta["path"]).bytes())))
-                except FileNotFoundError:
-                    continue
-                except PermanentError as error:
-                    logger.warning("heartbeat_unreadable", extra={"key": meta["path"], "error": str(error)})
+        for key in (each.key for each in list_objects(store, STATUS_PREFIX) if is_heartbeat(each.key)):
+            try:
+                found.append(Heartbeat.from_json(bytes(obstore.get(store, key).bytes())))
+            except FileNotFoundError:
+                continue
+            except PermanentError as error:
+                logger.warning("heartbeat_unreadable", extra={"key": key, "error": str(error)})
     except (BaseError, OSError) as error:
         raise TransientError(f"the store did not answer: {type(error).__name__}") from error
     return sorted(found, key=lambda each: each.edge)

@@ -20,6 +20,7 @@ from obstore.exceptions import BaseError
 from obstore.store import ObjectStore
 from sqlalchemy import Engine
 
+from dicomflow.bucket.keys import is_received
 from dicomflow.catalog.engine import is_of_a_value
 from dicomflow.catalog.index import (
     IndexedObject,
@@ -30,15 +31,13 @@ from dicomflow.catalog.index import (
 )
 from dicomflow.dicom.header import Header, SiteCharacterSet, read_header, read_header_from
 from dicomflow.errors import DicomflowError, PeerError, PermanentError, TransientError
-from dicomflow.manifest import MANIFEST_PREFIX
 from dicomflow.pipeline.events import StoredObjectEvent
 from dicomflow.pipeline.versions import NotComparedError, compare_versions
 
-__all__ = ["IMPORT_OUTPUT_PREFIX", "IndexResult", "index_objects", "read_objects", "write_objects"]
+__all__ = ["IndexResult", "index_objects", "read_objects", "write_objects"]
 
 logger = logging.getLogger(__name__)
 
-IMPORT_OUTPUT_PREFIX: Final = "imports/"
 HEAD_BYTES: Final = 64 << 10
 """The first read of an object: pixel data of most begins within 10 KB, of nearly all within this."""
 LONG_HEAD_BYTES: Final = 1 << 20
@@ -74,7 +73,7 @@ def index_objects(
     Args:
         engine: the catalog.
         store: the bucket that the events are of.
-        objects: the events; manifests and the output of import jobs among them are passed over.
+        objects: the events; those of what is no received image are passed over.
         issuers: the issuer of Patient IDs that name none, by `EDGE/CALLING AE TITLE` or by `EDGE`; an edge is its own
             by default.
         character_sets: what devices mean that declare no Specific Character Set, by the same names.
@@ -83,7 +82,7 @@ def index_objects(
     Raises:
         sqlalchemy.exc.SQLAlchemyError: the database failed; what is written stays, and a repeat writes the rest.
     """
-    keys = sorted({event.key for event in objects if not _is_ours(event.key)})
+    keys = sorted({event.key for event in objects if is_received(event.key)})
     outcomes = asyncio.run(read_objects(store, keys, issuers or {}, character_sets))
     indexed = [outcome for outcome in outcomes.values() if isinstance(outcome, IndexedObject)]
     problems = [outcome for outcome in outcomes.values() if isinstance(outcome, ObjectProblem)]
@@ -139,11 +138,6 @@ def write_objects(engine: Engine, indexed: Sequence[IndexedObject], now: datetim
         middle = len(indexed) // 2
         return write_objects(engine, indexed[:middle], now) + write_objects(engine, indexed[middle:], now)
     return []
-
-
-def _is_ours(key: str) -> bool:
-    """Tell keys that hold no received object: they are written by ourselves or by the service."""
-    return key.startswith((MANIFEST_PREFIX, IMPORT_OUTPUT_PREFIX))
 
 
 async def _read_one(

@@ -13,25 +13,23 @@ from functools import partial
 from typing import Any, Final
 from urllib.parse import unquote
 
-import obstore
 from obstore.exceptions import BaseError
 from obstore.store import ObjectStore
 from sqlalchemy import Connection, Engine
 
+from dicomflow.bucket.keys import IMPORT_OUTPUT_PREFIX, MANIFEST_PREFIX, is_manifest, is_received, is_staging
+from dicomflow.bucket.listing import ListedObject, list_objects
 from dicomflow.catalog import outcomes, restoring
-from dicomflow.catalog.deliveries import record_problem
+from dicomflow.catalog.deliveries import clear_problems, record_problem
 from dicomflow.catalog.engine import begin_read
-from dicomflow.catalog.jobs import STAGING_PREFIX
 from dicomflow.catalog.outcomes import Outcome, StoredImageSet
 from dicomflow.catalog.restoring import PastJob
 from dicomflow.catalog.versions import instances_with_versions
 from dicomflow.errors import PermanentError, TransientError
-from dicomflow.feedback import FEEDBACK_PREFIX
 from dicomflow.healthimaging.results import MANIFEST_NAME, FileResult, JobResults, UnreadableManifestError, read_results
-from dicomflow.heartbeat import STATUS_PREFIX
-from dicomflow.manifest import MANIFEST_PREFIX, Manifest
+from dicomflow.manifest import Manifest
 from dicomflow.pipeline.events import StoredObjectEvent
-from dicomflow.pipeline.index import IMPORT_OUTPUT_PREFIX, IndexResult, index_objects
+from dicomflow.pipeline.index import IndexResult, index_objects
 from dicomflow.pipeline.plan import plan_delivery
 from dicomflow.pipeline.versions import compare_versions
 
@@ -41,8 +39,7 @@ logger = logging.getLogger(__name__)
 
 BATCH: Final = 500
 JOB_FOLDER: Final = "-DicomImport-"
-NO_OBJECTS: Final = (MANIFEST_PREFIX, IMPORT_OUTPUT_PREFIX, STAGING_PREFIX, FEEDBACK_PREFIX, STATUS_PREFIX)
-"""What lies under these was not received."""
+ODD_NAME: Final = "name:"  # before the name of what no key can name, in the place of an object key
 
 
 @dataclass(slots=True)
@@ -86,11 +83,13 @@ def rebuild_catalog(
     done = Rebuilt()
     index = partial(index_objects, engine, store, issuers=issuers, character_sets=character_sets, clock=clock)
     datastore_ids: set[str] = set()
+    odd: dict[str, str] = {}
     try:
-        for keys in _batches(store, None, lambda key: not key.startswith(NO_OBJECTS)):
+        for keys in _batches(list_objects(store, "", odd.__setitem__), is_received):
             _index(engine, index, bucket, keys, done)
             tell(done)
-        for keys in _batches(store, MANIFEST_PREFIX, lambda key: key.endswith(".json")):
+        _record_odd(engine, odd, done)
+        for keys in _batches(list_objects(store, MANIFEST_PREFIX), is_manifest):
             _plan(engine, store, keys, clock, done)
             tell(done)
         with begin_read(engine) as connection:
@@ -111,13 +110,8 @@ def rebuild_catalog(
     return done
 
 
-def _batches(store: ObjectStore, prefix: str | None, is_wanted: Callable[[str], bool]) -> Iterator[Sequence[str]]:
-    keys = (
-        meta["path"]
-        for chunk in obstore.list(store, prefix and prefix.rstrip("/"), chunk_size=1000)
-        for meta in chunk
-        if is_wanted(meta["path"])
-    )
+def _batches(listed: Iterator[ListedObject], is_wanted: Callable[[str], bool]) -> Iterator[Sequence[str]]:
+    keys = (each.key for each in listed if is_wanted(each.key))
     while batch := list(itertools.islice(keys, BATCH)):
         yield batch
 
@@ -137,6 +131,16 @@ def _index(
     done.problems += result.problems
     done.passed_over += len(known)
     done.not_read += result.failed.values()
+
+
+def _record_odd(engine: Engine, odd: Mapping[str, str], done: Rebuilt) -> None:
+    """Record what no key can name in the place of what an earlier rebuild found of it."""
+    with engine.begin() as connection:
+        clear_problems(connection, ODD_NAME)
+        for name, reason in odd.items():
+            logger.warning("name_refused", extra={"name_quoted": name, "error": reason})
+            record_problem(connection, ODD_NAME + name, reason)
+    done.problems += len(odd)
 
 
 def _plan(
@@ -177,10 +181,9 @@ def _in_store(engine: Engine, key: str, done: Rebuilt, manifest: Manifest) -> Ma
 def _job_folders(store: ObjectStore) -> list[tuple[str, datetime]]:
     """Return the prefixes of jobs' outputs and when their manifests were written, in that order."""
     found = [
-        (meta["last_modified"], meta["path"].removesuffix(MANIFEST_NAME))
-        for chunk in obstore.list(store, IMPORT_OUTPUT_PREFIX.rstrip("/"))
-        for meta in chunk
-        if meta["path"].endswith(f"/{MANIFEST_NAME}")
+        (each.modified_at, each.key.removesuffix(MANIFEST_NAME))
+        for each in list_objects(store, IMPORT_OUTPUT_PREFIX)
+        if each.key.endswith(f"/{MANIFEST_NAME}")
     ]
     return [(prefix, ended_at) for ended_at, prefix in sorted(found)]
 
@@ -209,7 +212,7 @@ def _restore(
     if not separator or manifest is None or manifest.input_s3_uri is None:
         return
     counters = (manifest.scanned, manifest.imported, manifest.customer_errors, manifest.server_errors)
-    is_staged = manifest.input_s3_uri.removeprefix(f"s3://{bucket}/").startswith(STAGING_PREFIX)
+    is_staged = is_staging(manifest.input_s3_uri.removeprefix(f"s3://{bucket}/"))
     uri = f"s3://{bucket}/{prefix}"
     job = PastJob(datastore_id, job_id, manifest.input_s3_uri, uri, ended_at, counters, is_staged)
     with engine.begin() as connection:

@@ -68,7 +68,6 @@ class ImportSettings(_Section):
     enabled: bool = True
     datastore_id: str = Field("", pattern=r"^([0-9a-z]{32})?$")
     data_access_role_arn: str = ""
-    output_prefix: str = Field("imports/", pattern=r"^[^/].*/$")
     concurrent: int = Field(100, ge=1)
     starts_per_second: float = Field(1.0, gt=0)
     job_hours: float = Field(6.0, gt=0)

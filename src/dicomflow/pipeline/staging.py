@@ -11,6 +11,7 @@ from typing import Final
 
 from obstore.exceptions import BaseError
 
+from dicomflow.bucket.listing import list_objects
 from dicomflow.catalog import imports, outcomes
 from dicomflow.catalog.jobs import Job
 from dicomflow.errors import TransientError
@@ -81,7 +82,6 @@ def clear_staging(deps: Dependencies, job: Job) -> None:
         return
     try:
         prefix = input_prefix(deps, job)
-        for chunk in deps.store.list(prefix.rstrip("/")):
-            deps.store.delete([meta["path"] for meta in chunk])
+        deps.store.delete([each.key for each in list_objects(deps.store, prefix)])
     except Exception as error:  # noqa: BLE001  # nothing rests on it
         logger.warning("staging_left", extra={"import_job_id": job.import_job_id, "error": type(error).__name__})

@@ -11,13 +11,13 @@ import pytest
 from obstore.store import LocalStore
 from waiting import WAIT_SECONDS
 
+from dicomflow.bucket.keys import STATUS_PREFIX
 from dicomflow.edge import uploader as uploader_module
 from dicomflow.edge.deliverer import Announce, Deliverer, StoredObject
 from dicomflow.edge.ledger import LEDGER_FILE, Ledger, LedgerEntry
 from dicomflow.edge.settings import DeliverySettings, EdgeSettings, SpoolSettings
 from dicomflow.edge.spool import ReceivedFile, Spool
 from dicomflow.edge.uploader import Uploader
-from dicomflow.heartbeat import STATUS_PREFIX
 from dicomflow.manifest import Manifest
 
 

@@ -12,11 +12,12 @@ import pytest
 from obstore.store import LocalStore
 from waiting import least_seconds
 
+from dicomflow.bucket.keys import feedback_key
 from dicomflow.edge.progress import read_progress
 from dicomflow.edge.settings import DeliverySettings, EdgeSettings, SettingsFile, SpoolSettings
 from dicomflow.edge.stores import build_store
 from dicomflow.edge.uploader import Uploader
-from dicomflow.feedback import Feedback, feedback_key
+from dicomflow.feedback import Feedback
 
 Site = Any  # conftest's
 

@@ -8,6 +8,7 @@ from obstore.store import ObjectStore
 from pydicom import FileDataset, dcmread
 from pydicom.errors import InvalidDicomError
 
+from dicomflow.bucket.listing import list_objects
 from dicomflow.dicom.quiet import without_warnings
 from dicomflow.healthimaging.simulator.documents import (
     Elements,
@@ -65,10 +66,9 @@ def list_input(store: ObjectStore, prefix: str, settings: SimulatorSettings) -> 
         wanted = prefix + "/"
     folder = wanted.rpartition("/")[0]
     found = [
-        InputFile(meta["path"], meta["size"])
-        for chunk in store.list(folder or None, chunk_size=1000)
-        for meta in chunk
-        if meta["path"].startswith(wanted) and not (meta["size"] == 0 and meta["path"].endswith("/"))
+        InputFile(each.key, each.bytes)
+        for each in list_objects(store, f"{folder}/" if folder else "")
+        if each.key.startswith(wanted) and not (each.bytes == 0 and each.key.endswith("/"))
     ]
     return sorted(found, key=lambda file: file.key)
 

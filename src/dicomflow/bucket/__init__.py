@@ -1,0 +1,1 @@
+"""What edge and cloud share of the bucket: its keys, and how they are listed."""
