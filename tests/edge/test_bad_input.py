@@ -100,9 +100,18 @@ def test_protocol_violation_is_aborted_with_source_and_reason(
     assert store_works(scu_with, receiver.port, data_set)
 
 
-@pytest.mark.parametrize("title", [b" " * 16, b"\0" * 16, b"A\\B".ljust(16), b"\xc4\xd6".ljust(16), b"A\nB".ljust(16)])
-def test_illegal_calling_ae_title_is_rejected_1_1_3(receiver: Any, raw: Any, title: bytes):
-    """A calling AE title that PS3.5 6.2 does not allow is not recognized."""
+@pytest.mark.parametrize("title", [b"A\\B", b"M\xdcLLER", b"A\nB", b"\x1b[2J", b"A\0B"])
+def test_calling_ae_title_of_another_repertoire_is_taken(receiver: Any, raw: Any, ended_lines: Any, title: bytes):
+    """A device whose title PS3.5 6.2 does not allow sends all the same; no byte of it forges a line of the log."""
+    answer = raw(receiver.port, REQUEST[:26] + title.ljust(16) + REQUEST[42:] + ABORT_BY_USER)
+    assert b"\x02" == answer[:1]
+    known = "".join(chr(byte) if 0x20 <= byte < 0x7F and byte != 0x5C else "?" for byte in title.replace(b"\0", b" "))
+    assert known in ended_lines(1)[0]
+
+
+@pytest.mark.parametrize("title", [b" " * 16, b"\0" * 16])
+def test_empty_calling_ae_title_is_rejected_1_1_3(receiver: Any, raw: Any, title: bytes):
+    """A calling AE title must have a character that is no space (PS3.8 9.3.2)."""
     assert b"\x03\0\0\0\0\4\0\1\1\3" == raw(receiver.port, REQUEST[:26] + title + REQUEST[42:])
 
 

@@ -9,7 +9,7 @@ from dicomflow.catalog.tables import UID_LENGTH
 from dicomflow.dicom.attributes import Level
 from dicomflow.errors import PermanentError
 
-__all__ = ["MAX_KEY_CHARACTERS", "UIDS", "IndexedObject", "ObjectLocation", "ObjectProblem"]
+__all__ = ["MAX_KEY_CHARACTERS", "UIDS", "IndexedObject", "ObjectLocation", "ObjectProblem", "without_long_identity"]
 
 MAX_KEY_CHARACTERS: Final = 256
 """What an index holds of a text: a row of one takes 2,704 bytes on PostgreSQL. LO allows 64 characters (PS3.5 6.2)."""
@@ -82,3 +82,19 @@ class ObjectProblem:
     delivery_id: str | None
     bytes: int | None
     reason: str
+
+
+def without_long_identity(indexed: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str], str | None]:
+    """Take out what is too long to be a patient's identity, so that the object is found by all else.
+
+    Returns the values that stay, the texts that were taken out by keyword, and the problem to tell, or None.
+    """
+    values = dict(indexed)
+    long = {
+        keyword: values.pop(keyword) for keyword in _IDENTITIES if len(values.get(keyword) or "") > MAX_KEY_CHARACTERS
+    }
+    told = (
+        f"{keyword} {_IDENTITIES[keyword]} of {len(text)} characters exceeds {MAX_KEY_CHARACTERS}: indexed without it"
+        for keyword, text in long.items()
+    )
+    return values, long, "; ".join(told) or None

@@ -251,10 +251,12 @@ def decode_user_identity_response(value: bytes) -> bytes:
 
 
 def decode_ae_title(raw: bytes) -> str:
-    """Return a stripped AE title, or "" for one that PS3.5 6.2 does not allow."""
+    """Return a stripped AE title; "?" stands for each byte that PS3.5 6.2 does not allow.
+
+    We deviate: such a title names its device all the same, and DCMTK takes it, so it is no reason to send images away.
+    """
     title = raw.replace(b"\0", b" ").strip(b" ")
-    allowed = all(0x20 <= byte < 0x7F and byte != 0x5C for byte in title)
-    return title.decode("ascii") if allowed else ""
+    return "".join(chr(byte) if 0x20 <= byte < 0x7F and byte != 0x5C else "?" for byte in title)
 
 
 def encode_item(kind: ItemType, value: bytes) -> bytes:

@@ -156,7 +156,7 @@ _known_requests: Final[dict[bytes, AssociateRequest]] = {}
 def decode_associate_request(body: bytes) -> AssociateRequest:
     """Decode the body of an A-ASSOCIATE-RQ; one that came before costs a look-up, unless it holds a user identity.
 
-    AE titles padded with NULs are understood; one that is not of the default repertoire, or empty, decodes to "".
+    AE titles padded with NULs are understood; see `decode_ae_title` for those of another repertoire.
     Of several contexts with one ID the first counts, as with DCMTK and pynetdicom: it is answered once.
 
     Raises:

@@ -34,14 +34,14 @@ def check_request(settings: DimseSettings, request: AssociateRequest) -> tuple[A
 
     Args:
         settings: the lists in force.
-        request: the decoded request; an illegal AE title is "" in it.
+        request: the decoded request; an AE title of spaces is "" in it.
     """
     if not request.protocol_version & _VERSION_1:
         return Rejection.PROTOCOL_VERSION, f"protocol version {request.protocol_version:04X}H lacks bit 0"
     if request.application_context != APPLICATION_CONTEXT:
         return Rejection.APPLICATION_CONTEXT, "unknown application context name"
     if not request.calling_ae_title:
-        return Rejection.CALLING_AE_TITLE, "calling AE title is empty or illegal"
+        return Rejection.CALLING_AE_TITLE, "calling AE title is empty"
     if settings.calling_ae_titles and request.calling_ae_title not in settings.calling_ae_titles:
         return Rejection.CALLING_AE_TITLE, "calling AE title is not on the list"
     if settings.called_ae_titles and request.called_ae_title not in settings.called_ae_titles:

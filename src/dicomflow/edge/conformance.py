@@ -32,7 +32,7 @@ _MARKED: Final = re.compile(r"(<!-- table: ([a-z-]+) -->\n).*?(<!-- end -->)", r
 _REJECTIONS: Final = {
     "NO_REASON": "the requestor's maximum length is 1 to 7: no room for a fragment",
     "APPLICATION_CONTEXT": "unknown application context name",
-    "CALLING_AE_TITLE": "illegal, or not in `calling_ae_titles`",
+    "CALLING_AE_TITLE": "empty, or not in `calling_ae_titles`",
     "CALLED_AE_TITLE": "not in `called_ae_titles`",
     "USER_IDENTITY": "`users_file` is set, and user name or passcode is missing or wrong",
     "PROTOCOL_VERSION": "bit 0 of the protocol version is not set",

@@ -29,6 +29,8 @@ from dicomflow.catalog.index import (
     upsert_objects,
     upsert_problems,
 )
+from dicomflow.catalog.objects import without_long_identity
+from dicomflow.dicom.attributes import Level
 from dicomflow.dicom.header import Header, SiteCharacterSet, read_header, read_header_from
 from dicomflow.errors import DicomflowError, PeerError, PermanentError, TransientError
 from dicomflow.pipeline.events import StoredObjectEvent
@@ -151,7 +153,12 @@ async def _read_one(
     try:
         location, header = await _read(store, key, edge, delivery_id, partial(of_site, character_sets))
         site_issuer = of_site(issuers, header.calling_ae_title) or edge
-        return IndexedObject(location, site_issuer, header.values, header.raw_values, header.problem)
+        values, long, told = without_long_identity(header.values)
+        raw_values = dict(header.raw_values)
+        if long:
+            raw_values[Level.PATIENT] = {**raw_values.get(Level.PATIENT, {}), **long}
+        problem = "; ".join(filter(None, (header.problem, told))) or None
+        return IndexedObject(location, site_issuer, values, raw_values, problem)
     except (PermanentError, PeerError) as error:
         return ObjectProblem(key, edge, delivery_id, None, str(error))
     except TransientError as error:

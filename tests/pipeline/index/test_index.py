@@ -250,14 +250,15 @@ def test_names_in_other_character_sets_are_decoded(engine: Engine, bucket: Any, 
     assert [(name,)] == rows(engine, patient, "patient_name")
 
 
-def test_long_values_are_whole_or_refused_with_their_tag(engine: Engine, bucket: Any, rows: Any, problems: Any):
-    """Nothing is cut: long text is held, an identity too long for a key is a problem that names its tag."""
+def test_long_values_are_whole_and_hide_no_object(engine: Engine, bucket: Any, rows: Any, problems: Any):
+    """Nothing is cut: long text is held; without an identity too long for a key the object is found by all else."""
     comments = "long " * 10_000 + "end"
     bucket.put_instance("1.2.3.1", ImageComments=comments[:10240])
     long_id = bucket.put_instance("1.2.3.2")
     encoded = (bucket.folder / long_id.key).read_bytes()
     encoded = encoded.replace(b"LO\x04\x00123 ", b"LO" + (300).to_bytes(2, "little") + b"9" * 300)
     bucket.put(long_id.key, encoded)
-    assert IndexResult(1, 1, {}) == bucket.index(engine)
-    assert [(comments[:10240].strip(),)] == rows(engine, instance, "image_comments")
-    assert ["PatientID (0010,0020) of 300 characters exceeds 256"] == problems(engine)
+    assert IndexResult(2, 0, {}) == bucket.index(engine)
+    assert {(comments[:10240].strip(),), (None,)} == set(rows(engine, instance, "image_comments"))
+    assert ["PatientID (0010,0020) of 300 characters exceeds 256: indexed without it"] == problems(engine)
+    assert {"PatientID": "9" * 300} in [raw for (raw,) in rows(engine, patient, "raw_values")]
