@@ -97,8 +97,22 @@ def test_delete_study_with_objects_removes_both_and_tells_the_audit(run: Run, da
     assert (0, True) == (code, "13 instance" in out), out
     assert 13 == len(before) - len(set(indexed["folder"].iterdir()))
     trail = json.loads(run("catalog", "audit", "--data", data, "--uid", indexed["uid"], "--json")[1])
-    assert ["delete_study", "delete_objects"] == [event["action"] for event in trail]
+    assert ["delete_study", "delete_objects", "delete_objects_begun"] == [event["action"] for event in trail]
     assert all(event["actor"].startswith("cli:") for event in trail)
+
+
+def test_deletion_that_is_not_possible_is_audited_as_failed(
+    run: Run, data: Path, indexed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
+    """The trail never says that something is gone that is there; what was tried is told as that."""
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(data / "none"))
+    build_client.cache_clear()
+    code, _, error = run("catalog", "delete-study", indexed["uid"], "--data", data, "--yes", "--image-sets")
+    assert (1, True) == (code, "no AWS region" in error), error
+    trail = json.loads(run("catalog", "audit", "--data", data, "--uid", indexed["uid"], "--json")[1])
+    assert ["delete_image_sets_failed", "delete_image_sets_begun"] == [event["action"] for event in trail]
 
 
 def test_delete_study_unknown_fails_in_one_line(run: Run, data: Path):
@@ -193,7 +207,7 @@ def test_delete_study_with_image_sets_removes_them_from_the_service(
         left = client.search_image_sets(datastoreId=datastore_id)["imageSetsMetadataSummaries"]
         assert len(others) - len(found) == len(left) > 0
         trail = json.loads(run("catalog", "audit", "--data", data, "--uid", indexed["uid"], "--json")[1])
-        assert ["delete_study", "delete_image_sets"] == [event["action"] for event in trail]
+        assert ["delete_study", "delete_image_sets", "delete_image_sets_begun"] == [event["action"] for event in trail]
     finally:
         server.close()
         build_client.cache_clear()

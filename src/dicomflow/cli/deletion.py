@@ -1,7 +1,8 @@
 """`dicomflow catalog delete-study`: a study's rows, and by option its objects and image sets."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Final
 
 import obstore
@@ -66,11 +67,11 @@ def delete_study_(
             )
             raise typer.Exit(2)
         if image_sets:
-            _audit(engine, uid, "delete_image_sets", {"image_sets": [image_set_id for _, image_set_id in sets]})
-            delete_image_sets(sets)
+            with _audited(engine, uid, "delete_image_sets", {"image_sets": [image_set_id for _, image_set_id in sets]}):
+                delete_image_sets(sets)
         if objects:
-            _audit(engine, uid, "delete_objects", {"objects": len(keys)})
-            _delete_objects(store_of(data, store_url)[1], keys)
+            with _audited(engine, uid, "delete_objects", {"objects": len(keys)}):
+                _delete_objects(store_of(data, store_url)[1], keys)
         gone = [image_set_id for _, image_set_id in sets] if image_sets else []
         deleted = len(keys) if objects else 0
         with engine.begin() as connection:
@@ -110,10 +111,21 @@ def delete_image_sets(image_sets: Sequence[tuple[str, str]], wait: Callable[[flo
                 wait(_FIRST_WAIT_SECONDS * (attempt + 1))
 
 
-def _audit(engine: Engine, uid: str, action: str, details: dict[str, object]) -> None:
-    """Say beforehand what is to go: a crash leaves the rows, and the next call goes on."""
-    with engine.begin() as connection:
-        record_audit_event(connection, now(), actor=actor(), action=action, uid=uid, details=details)
+@contextmanager
+def _audited(engine: Engine, uid: str, action: str, details: dict[str, object]) -> Iterator[None]:
+    """Say beforehand what is to go, since a crash leaves the rows, and then whether it went."""
+
+    def _record(suffix: str, details: dict[str, object]) -> None:
+        with engine.begin() as connection:
+            record_audit_event(connection, now(), actor=actor(), action=f"{action}{suffix}", uid=uid, details=details)
+
+    _record("_begun", details)
+    try:
+        yield
+    except BaseException as error:
+        _record("_failed", {"error": type(error).__name__})
+        raise
+    _record("", details)
 
 
 def _delete_objects(store: ObjectStore, keys: Sequence[str]) -> None:
