@@ -25,13 +25,24 @@ ERROR_CODES = ("AccessDeniedException", "ConflictException", "ResourceNotFoundEx
 GARBAGE: tuple[Any, ...] = ({}, {"jobProperties": {"jobId": 7}}, 7)
 
 
-def service_faults() -> list[Any]:
-    """Return what a call of the service may end in: its errors, those of the way to it, and answers that are none."""
-    errors: list[Any] = [
-        ClientError({"Error": {"Code": code, "Message": "simulated \x00"}}, "Simulated")  # type: ignore[typeddict-item]
-        for code in ERROR_CODES
-    ]
-    return [*errors, ReadTimeoutError(endpoint_url="x"), KeyError("simulated"), *GARBAGE]
+METHODS = ("start_dicom_import_job", "get_dicom_import_job", "get_image_set", "search_image_sets")
+
+
+def service_faults(method: str) -> list[Any]:
+    """Return what a call of the service may end in: its error, another, and an answer that is none.
+
+    Each method has others of them, so that all have had all kinds: each series costs a job in the simulator.
+    """
+    turn = METHODS.index(method)
+    code = ERROR_CODES[turn]
+    error = ClientError({"Error": {"Code": code, "Message": "simulated \x00"}}, "Simulated")  # type: ignore[typeddict-item]
+    other = (KeyError("simulated"), ReadTimeoutError(endpoint_url="x"))[turn % 2]
+    return [error, other, GARBAGE[turn % len(GARBAGE)]]
+
+
+def store_faults(turn: int) -> list[Any]:
+    """Return two of what a call of the store may end in, others for each turn."""
+    return [STORE_FAULTS[turn % 2], STORE_FAULTS[2 + turn % 2]]
 
 
 class Faulty:
@@ -117,10 +128,10 @@ def quick(deploy: Callable[..., Any]) -> Any:
 
 
 @ONE_DATABASE
-@pytest.mark.parametrize("name", ["job-output-manifest.json", "success.ndjson"])
-def test_results_that_cannot_be_read_stop_no_other_import(quick: Any, name: str) -> None:
+@pytest.mark.parametrize(("turn", "name"), [(0, "job-output-manifest.json"), (1, "success.ndjson")])
+def test_results_that_cannot_be_read_stop_no_other_import(quick: Any, name: str, turn: int) -> None:
     """Whatever the store answers to the read of one job's results; and a job that has ended holds no slot."""
-    faults = series_of(STORE_FAULTS)
+    faults = series_of(store_faults(turn))
     of_job: dict[str, Any] = {}
 
     def fault(key: str, *_: Any, **__: Any) -> Any:
@@ -138,10 +149,10 @@ def test_results_that_cannot_be_read_stop_no_other_import(quick: Any, name: str)
 
 
 @ONE_DATABASE
-@pytest.mark.parametrize("method", ["start_dicom_import_job", "get_dicom_import_job"])
+@pytest.mark.parametrize("method", METHODS[:2])
 def test_call_of_the_service_that_fails_for_one_job_stops_no_other(quick: Any, method: str) -> None:
     """Whatever the service answers for one job: it waits or fails with the reason, and the others go on."""
-    faults = series_of(service_faults())
+    faults = series_of(service_faults(method))
     of_job: dict[str, str] = {}
 
     def fault(**named: Any) -> Any:
@@ -160,10 +171,10 @@ def test_call_of_the_service_that_fails_for_one_job_stops_no_other(quick: Any, m
 
 
 @ONE_DATABASE
-@pytest.mark.parametrize("method", ["get_image_set", "search_image_sets"])
+@pytest.mark.parametrize("method", METHODS[2:])
 def test_image_set_that_cannot_be_asked_for_is_recorded_all_the_same(quick: Any, method: str) -> None:
     """What a job has imported is recorded, whether or not the service tells more of its image sets."""
-    faults = series_of(service_faults())
+    faults = series_of(service_faults(method))
     client = quick.deps.client
     series: dict[str, str] = {}
 
@@ -191,7 +202,7 @@ def test_image_set_that_cannot_be_asked_for_is_recorded_all_the_same(quick: Any,
 @ONE_DATABASE
 def test_copies_that_fail_stop_no_other_import(quick: Any) -> None:
     """Whatever the store answers to a copy for one job."""
-    faults = series_of(STORE_FAULTS)
+    faults = series_of(store_faults(0))
     deliver(quick, *faults)
     start_all(quick, len(faults))
     rounds(quick, 4)
@@ -211,7 +222,7 @@ def test_copies_that_fail_stop_no_other_import(quick: Any) -> None:
 @ONE_DATABASE
 def test_feedback_that_cannot_be_put_delays_no_other(quick: Any) -> None:
     """One edge's feedback fails for ever: the others get theirs, and in the end it is listed with the problems."""
-    faults = series_of(STORE_FAULTS)
+    faults = series_of(store_faults(1))
     keys = {feedback_key("edge", "d" + uid.replace(".", "_")): fault for uid, fault in faults.items()}
     bad = quick.variant(store=Faulty(quick.store, "put", lambda key, *_: keys.get(key)))
     deliver(bad, *faults)
@@ -230,6 +241,7 @@ def test_feedback_that_cannot_be_put_delays_no_other(quick: Any) -> None:
     assert [] == [row["object_key"] for row in quick.rows("stored_object") if row["problem"]]
 
 
+@ONE_DATABASE
 def test_series_that_cannot_be_claimed_stops_no_other_import(quick: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A row that no statement expects: its claim fails, is shown with it and tried again, and the others go on."""
     from dicomflow.pipeline import claim
