@@ -1,13 +1,16 @@
 """A study goes whole or not at all, and leaves a trace, on both databases."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from random import Random
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, func, insert, select, update
+from sqlalchemy import Engine, delete, func, insert, select, update
 
+from dicomflow.catalog.anew import UnreadObjectsError
 from dicomflow.catalog.audit import list_audit_events
 from dicomflow.catalog.deliveries import record_delivery
 from dicomflow.catalog.engine import begin_read
@@ -17,8 +20,23 @@ from dicomflow.catalog.removal import (
     image_sets_of_study,
     object_keys_of_study,
     objects_to_index,
+    objects_to_read,
 )
-from dicomflow.catalog.tables import image_set, instance, metadata, series_image_set, series_import, stored_object
+from dicomflow.catalog.tables import (
+    image_set,
+    instance,
+    metadata,
+    patient,
+    patient_history,
+    patient_word,
+    series,
+    series_image_set,
+    series_import,
+    series_study,
+    stored_object,
+    study,
+    study_patient,
+)
 from dicomflow.errors import PermanentError, TransientError
 from dicomflow.manifest import Instance, Manifest, Series, Study
 
@@ -174,3 +192,91 @@ def test_delete_study_counts_the_versions_that_are_left(engine: Engine, an_objec
     with engine.begin() as connection:
         delete_study(connection, "1.2.1", NOW, actor="test")
         assert [1] == list(connection.scalars(select(instance.c.versions)))
+
+
+def seen(engine: Engine) -> dict[str, list[str]]:
+    """Return the index as readers see it, without the catalog's own numbers and times."""
+    of_patient = (patient.c.issuer_of_patient_id, patient.c.patient_id, patient.c.unidentified_study_uid)
+    own = {"patient_key", "study_key", "series_key", "instance_key", "indexed_at"}
+    joined = {
+        "patient": select(patient),
+        "patient_history": select(*of_patient, patient_history).join(patient),
+        "patient_word": select(*of_patient, patient_word).join(patient),
+        "study": select(*of_patient, study).join(patient),
+        "study_patient": select(*of_patient, study_patient).join(patient),
+        "series": select(study.c.study_instance_uid, series).join(study),
+        "series_study": select(series_study),
+        "instance": select(series.c.series_instance_uid, instance).join(series),
+        "stored_object": select(stored_object),
+    }
+    with begin_read(engine) as connection:
+        return {
+            name: sorted(
+                repr({key: value for key, value in row.items() if key not in own})
+                for row in connection.execute(statement).mappings()
+            )
+            for name, statement in joined.items()
+        }
+
+
+@pytest.mark.parametrize("seed", range(int(os.environ.get("DICOMFLOW_TEST_REMOVALS", "4"))))
+def test_catalog_after_random_sends_and_deletes_is_the_rebuilt_one(
+    engine: Engine, an_object: Build, write: Write, seed: int
+):
+    """Whatever studies gave to a patient who stays goes with them: each row is as if they had never come."""
+    random = Random(seed)
+    there: dict[str, Any] = {}
+    for number in range(40):
+        uid = f"1.2.{random.randint(1, 4)}"
+        if number % 8 != 7:
+            new = an_object(
+                number,
+                SOPInstanceUID=f"{uid}.{random.randint(1, 5)}",
+                StudyInstanceUID=uid,
+                SeriesInstanceUID=f"{uid}.{random.randint(1, 2)}",
+                PatientID=random.choice(["A", "A", "B", ""]),
+                PatientName=random.choice(["", "Demo^One", "Demo^Two", "Other^Name"]),
+                PatientSex=random.choice(["", "F", "O"]),
+                PatientComments=random.choice(["", "", "a comment"]),
+                StudyDate=random.choice([None, date(2020, 1, 1), date(2021, 1, 1)]),
+                sha256=random.choice(["aa" * 32, "bb" * 32]),
+            )
+            there[new.location.object_key] = new
+            write(new)
+            continue
+        with engine.begin() as connection:
+            keys = object_keys_of_study(connection, uid)
+            if not keys:
+                continue
+            read = {key: there[key] for key in objects_to_read(connection, uid)}
+            delete_study(connection, uid, NOW, actor="test", read=read)
+            again = objects_to_index(connection)
+        for key in keys:
+            del there[key]
+        write(*(there[key] for key in again))
+    lived = seen(engine)
+    with engine.begin() as connection:
+        for table in reversed(metadata.sorted_tables):
+            connection.execute(delete(table))
+    left = list(there.values())
+    random.shuffle(left)
+    write(*left)
+    assert lived == seen(engine)
+
+
+def test_delete_study_is_refused_where_others_objects_name_other_patients(
+    engine: Engine, an_object: Build, write: Write
+):
+    """With other issuers than the pipeline's, or objects that came meanwhile and were not read, nothing is deleted."""
+    other = an_object(2, StudyInstanceUID="1.2.4")
+    write(an_object(1), other)
+    before = filled(engine)
+    with engine.begin() as connection:
+        assert ["site/2.dcm"] == objects_to_read(connection, "1.2.3")
+    for read, error in (
+        ({"site/2.dcm": replace(other, site_issuer="wrong")}, PermanentError),
+        ({}, UnreadObjectsError),
+    ):
+        with pytest.raises(error), engine.begin() as connection:
+            delete_study(connection, "1.2.3", NOW, actor="test", read=read)
+        assert before == filled(engine)

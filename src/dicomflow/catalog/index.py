@@ -38,6 +38,7 @@ __all__ = [
     "ObjectLocation",
     "ObjectProblem",
     "demographics_digest",
+    "identity_of",
     "lock_instances",
     "recount_versions",
     "upsert_objects",
@@ -60,7 +61,7 @@ def upsert_objects(connection: Connection, objects: Sequence[IndexedObject], now
 
     Locks are taken table by table and in key order, so that concurrent batches wait for each other and go on.
     """
-    identities: list[Key] = [_identity(indexed) for indexed in objects]
+    identities: list[Key] = [identity_of(indexed) for indexed in objects]
     as_of = [_as_of(indexed) for indexed in objects]
     study_as_of = [f"{_study_time(indexed)}|{stored}" for indexed, stored in zip(objects, as_of, strict=True)]
     patient_keys = write_merged(connection, _PATIENT, _merged(_PATIENT, objects, identities, study_as_of))
@@ -167,7 +168,7 @@ def _study_rows(
     return rows
 
 
-def _identity(indexed: IndexedObject) -> tuple[str, str, str]:
+def identity_of(indexed: IndexedObject) -> tuple[str, str, str]:
     """Return whose object it is: without a Patient ID it is the study's own, so that strangers never become one."""
     patient_id = indexed.values.get("PatientID") or ""
     issuer = indexed.values.get("IssuerOfPatientID") or indexed.site_issuer

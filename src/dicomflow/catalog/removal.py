@@ -1,13 +1,17 @@
-"""Removing a study: all its rows, in one transaction, with an audit event."""
+"""Removing a study: all its rows, in one transaction, with an audit event.
 
-from collections.abc import Collection
+A patient who stays is made anew from the objects that stay, so the catalog is what a rebuild would make.
+"""
+
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, Table, and_, delete, exists, or_, select, text, update
 
+from dicomflow.catalog.anew import make_patients_anew, objects_of_patients
 from dicomflow.catalog.audit import record_audit_event
-from dicomflow.catalog.index import recount_versions
+from dicomflow.catalog.index import IndexedObject, recount_versions
 from dicomflow.catalog.tables import (
     image_set,
     import_outcome,
@@ -33,6 +37,7 @@ __all__ = [
     "image_sets_of_study",
     "object_keys_of_study",
     "objects_to_index",
+    "objects_to_read",
 ]
 
 UNFINISHED: Final = (1, 2)
@@ -85,17 +90,20 @@ def delete_study(
     deliveries: Collection[str] | None = None,
     objects_deleted: int = 0,
     image_sets_deleted: Collection[str] = (),
+    read: Mapping[str, IndexedObject | None] | None = None,
 ) -> dict[str, int]:
     """Remove all rows of a study, and its patient when this was the last study; return how many, by table.
 
     What comes meanwhile stays: only what `deliveries` brought is removed, by default those that are there at the
     start. The mapping of image sets is removed here; the ids of those that stay in HealthImaging go into the audit
     event. An object of another study that has the SOP Instance UID of one that goes is to be indexed again: its
-    `indexed_at` is NULL.
+    `indexed_at` is NULL. Of a patient who stays the rows are made anew from `read`, which is what `objects_to_read`
+    names; without it they stay as they are.
 
     Raises:
-        PermanentError: no row of the catalog names the study.
+        PermanentError: no row of the catalog names the study, or what was read names other patients.
         TransientError: a series of it is queued or being imported.
+        UnreadObjectsError: more objects of its patients came; read, they let it go on.
     """
     _lock(connection, study_instance_uid)
     seen = deliveries_of_study(connection, study_instance_uid) if deliveries is None else deliveries
@@ -137,6 +145,8 @@ def delete_study(
         for table in (patient_word, patient_history, patient):
             remove(table, table.c.patient_key.in_(patients) & ~_has_study(table))
     recount_versions(connection, several)
+    if read is not None:
+        make_patients_anew(connection, patients, read, now)
     details = {
         "rows": removed,
         "objects_deleted": objects_deleted,
@@ -145,6 +155,12 @@ def delete_study(
     }
     record_audit_event(connection, now, actor=actor, action="delete_study", uid=study_instance_uid, details=details)
     return removed
+
+
+def objects_to_read(connection: Connection, study_instance_uid: str) -> list[str]:
+    """Return the keys of the other objects of a study's patients, from which these are made anew."""
+    patients = connection.scalars(select(study_patient.c.patient_key).where(_patient_of(study_instance_uid)))
+    return objects_of_patients(connection, list(patients), study_instance_uid)
 
 
 def objects_to_index(connection: Connection) -> list[str]:

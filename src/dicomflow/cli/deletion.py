@@ -1,5 +1,6 @@
 """`dicomflow catalog delete-study`: a study's rows, and by option its objects and image sets."""
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,8 +12,10 @@ from obstore.exceptions import BaseError
 from obstore.store import ObjectStore
 from sqlalchemy import Engine
 
+from dicomflow.catalog.anew import UnreadObjectsError
 from dicomflow.catalog.audit import record_audit_event
 from dicomflow.catalog.engine import begin_read, require_schema
+from dicomflow.catalog.index import IndexedObject
 from dicomflow.catalog.removal import (
     check_removable,
     delete_study,
@@ -20,13 +23,14 @@ from dicomflow.catalog.removal import (
     image_sets_of_study,
     object_keys_of_study,
     objects_to_index,
+    objects_to_read,
 )
 from dicomflow.cli.database import DatabaseUrl, DataFolder, writing
 from dicomflow.cli.stores import StoreUrl, actor, now, store_of
 from dicomflow.errors import TransientError
 from dicomflow.healthimaging.client import build_client, delete_image_set
 from dicomflow.pipeline.events import StoredObjectEvent
-from dicomflow.pipeline.index import index_objects
+from dicomflow.pipeline.index import index_objects, read_objects
 from dicomflow.pipeline.settings import load_character_sets, load_issuers
 
 __all__ = ["delete_image_sets", "delete_study_"]
@@ -50,8 +54,9 @@ def delete_study_(
     """Delete a study from the catalog, with its objects and its image sets in HealthImaging if asked.
 
     Objects that stay in the store come back into the catalog when their events are sent again. What is delivered
-    meanwhile stays. An image of another study with a SOP Instance UID of this one is indexed again. HealthImaging is
-    where AWS's own environment variables say, as AWS_ENDPOINT_URL_MEDICAL_IMAGING for a simulator.
+    meanwhile stays. An image of another study with a SOP Instance UID of this one is indexed again, and a patient who
+    has other studies is made anew from their objects: the store is read. HealthImaging is where AWS's own environment
+    variables say, as AWS_ENDPOINT_URL_MEDICAL_IMAGING for a simulator.
     """
     with writing(data, database_url) as engine:
         require_schema(engine)
@@ -60,12 +65,14 @@ def delete_study_(
             deliveries = deliveries_of_study(connection, uid)
             keys = object_keys_of_study(connection, uid)
             sets = image_sets_of_study(connection, uid)
+            others = objects_to_read(connection, uid)
         if not yes:
             typer.echo(
                 f"study {uid} has {len(keys)} stored objects and {len(sets)} image sets;"
                 " nothing is deleted without --yes"
             )
             raise typer.Exit(2)
+        read = _read(store_of(data, store_url)[1], others) if others else {}
         if image_sets:
             with _audited(engine, uid, "delete_image_sets", {"image_sets": [image_set_id for _, image_set_id in sets]}):
                 delete_image_sets(sets)
@@ -74,17 +81,23 @@ def delete_study_(
                 _delete_objects(store_of(data, store_url)[1], keys)
         gone = [image_set_id for _, image_set_id in sets] if image_sets else []
         deleted = len(keys) if objects else 0
-        with engine.begin() as connection:
-            removed = delete_study(
-                connection,
-                uid,
-                now(),
-                actor=actor(),
-                deliveries=deliveries,
-                objects_deleted=deleted,
-                image_sets_deleted=gone,
-            )
-            again = objects_to_index(connection)
+        while True:
+            try:
+                with engine.begin() as connection:
+                    removed = delete_study(
+                        connection,
+                        uid,
+                        now(),
+                        actor=actor(),
+                        deliveries=deliveries,
+                        objects_deleted=deleted,
+                        image_sets_deleted=gone,
+                        read=read,
+                    )
+                    again = objects_to_index(connection)
+                break
+            except UnreadObjectsError as error:  # they came meanwhile
+                read |= _read(store_of(data, store_url)[1], error.keys)
         if again:
             bucket, store = store_of(data, store_url)
             events = [StoredObjectEvent(key, bucket, key) for key in again]
@@ -126,6 +139,19 @@ def _audited(engine: Engine, uid: str, action: str, details: dict[str, object]) 
         _record("_failed", {"error": type(error).__name__})
         raise
     _record("", details)
+
+
+def _read(store: ObjectStore, keys: Sequence[str]) -> dict[str, IndexedObject | None]:
+    """Read objects as they were indexed; None for one that can never be read.
+
+    Raises:
+        TransientError: the store did not answer.
+    """
+    read = asyncio.run(read_objects(store, keys, load_issuers(), load_character_sets()))
+    for each in read.values():
+        if isinstance(each, TransientError):
+            raise each
+    return {key: each if isinstance(each, IndexedObject) else None for key, each in read.items()}
 
 
 def _delete_objects(store: ObjectStore, keys: Sequence[str]) -> None:
