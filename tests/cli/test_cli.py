@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import botocore.exceptions
+import botocore.session
 import pytest
 
 from dicomflow import __version__, cli
@@ -115,7 +116,7 @@ def test_unexpected_error_shows_no_text_of_it(run: Run, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("error", "advice"),
     [
-        (botocore.exceptions.NoRegionError(), "no AWS region: set AWS_DEFAULT_REGION"),
+        (botocore.exceptions.NoRegionError(), "no AWS region: set AWS_REGION"),
         (botocore.exceptions.NoCredentialsError(), "no AWS credentials: set "),
         (botocore.exceptions.ProfileNotFound(profile="x"), "the AWS profile that AWS_PROFILE names is not there"),
         (botocore.exceptions.EndpointConnectionError(endpoint_url="http://x"), "AWS cannot be used (Endpoint"),
@@ -129,6 +130,16 @@ def test_missing_aws_setting_is_no_internal_error(
     code, _, errors = run("status")
     assert 1 == code
     assert errors.startswith(f"dicomflow: {advice}")
+
+
+def test_aws_region_is_the_region_of_every_client(monkeypatch: pytest.MonkeyPatch):
+    """It goes before AWS_DEFAULT_REGION, as in every SDK but boto3, which reads that one alone."""
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-west-2")
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    monkeypatch.setattr(sys, "argv", ["dicomflow", "--version"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert "eu-west-1" == botocore.session.Session().get_config_variable("region")
 
 
 def test_unexpected_error_at_debug_shows_the_traceback(run: Run, monkeypatch: pytest.MonkeyPatch):

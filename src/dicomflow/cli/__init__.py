@@ -29,9 +29,9 @@ EXIT_CODES: Final = {
 LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
-_AWS_HINT: Final = "; check the region (AWS_DEFAULT_REGION, or `region` in the AWS profile), credentials and endpoints"
+_AWS_HINT: Final = "; check the region (AWS_REGION, or `region` in the AWS profile), credentials and endpoints"
 _AWS_ADVICE: Final = {
-    "NoRegionError": "no AWS region: set AWS_DEFAULT_REGION, or `region` in the AWS profile",
+    "NoRegionError": "no AWS region: set AWS_REGION, or `region` in the AWS profile",
     "NoCredentialsError": "no AWS credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
     "ProfileNotFound": "the AWS profile that AWS_PROFILE names is not there: `aws configure list-profiles` lists them",
 }
@@ -99,6 +99,8 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command that the process was started with and exit with its code."""
+    if region := os.environ.get("AWS_REGION"):
+        os.environ["AWS_DEFAULT_REGION"] = region  # the only one that boto3 reads; all other SDKs put AWS_REGION first
     sys.exit(run(sys.argv[1:]))
 
 
