@@ -1,16 +1,21 @@
 """`dicomflow doctor` on set-ups that are healthy and on others that are broken, each in its own way."""
 
 import contextlib
+import errno
 import json
+import os
+import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
 import boto3
 import pytest
+from obstore.store import S3Store
 
 from dicomflow.doctor import machine
 from dicomflow.doctor.findings import Check, Problem, State, run_checks
@@ -126,6 +131,40 @@ def test_spool_that_cannot_be_made_fails_once(doctor: Any, edge_toml: Any, tmp_p
     code, findings = doctor("--config", edge_toml(spool=f'dir = "{tmp_path / "file" / "spool"}"'))
     assert (1, {"spool folder": "failed"}) == (code, _states(findings, "failed"))
     assert {"spool owner", "spool space", "spool sync", "DIMSE self-test"} == _states(findings, "skipped").keys()
+
+
+def test_store_folder_that_is_away_is_told_with_what_to_do(doctor: Any, edge_toml: Any, tmp_path: Path):
+    """A file in the folder's place: it is not S3's rights that are missing."""
+    (tmp_path / "away").write_text("in the folder's place")
+    code, findings = doctor("--config", edge_toml(delivery=f'store_url = "{(tmp_path / "away").as_uri()}"'), "--quick")
+    assert (1, True) == (code, findings["store"]["advice"].startswith("mount what the folder lies on"))
+
+
+def test_full_volume_is_told_as_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Whatever finds no room, the advice is not about rights."""
+
+    def _full(*_: Any, **__: Any) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", _full)
+    checks = [Check("folder", lambda: machine.check_folder(tmp_path), "rights"), Check("other", _full, "rights")]
+    assert ["free space on the volume"] * 2 == [each.advice for each in run_checks(checks)]
+
+
+def test_store_that_nobody_answers_for_is_told_as_the_line():
+    """A store that cannot be reached says nothing of rights."""
+    store = S3Store("bucket", endpoint="http://127.0.0.1:1", region="x", access_key_id="x", secret_access_key="y",
+                    client_options={"allow_http": True}, retry_config={"max_retries": 0})  # fmt: skip
+    with pytest.raises(Problem) as caught:
+        machine.check_store(store, "k", "rights")
+    assert caught.value.advice.startswith("nobody answers there")
+
+
+def test_small_sizes_are_told_in_megabytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Watermarks of a small volume are no 0.0 GB."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=4_000_000))
+    with pytest.raises(Problem, match=r"4 MB free, below refuse_below_bytes \(8 MB\)"):
+        machine.check_space(tmp_path, 20_000_000, 8_000_000)
 
 
 def test_volume_that_is_nearly_full_fails_the_self_test_too(doctor: Any, edge_toml: Any, tmp_path: Path):

@@ -49,6 +49,9 @@ _ANSWER_SECONDS: Final = 5.0
 _START_SECONDS: Final = 60.0
 _WARN_DAYS: Final = 30
 _STORE_ADVICE: Final = "the edge needs s3:PutObject on the bucket, and kms:GenerateDataKey where a key is set"
+_FOLDER_ADVICE: Final = (
+    "mount what the folder lies on, and let the edge's user write there; or correct delivery.store_url"
+)
 _SELF_ADVICE: Final = "run it again with --log-level DEBUG: an edge that is started with these settings must receive"
 
 
@@ -88,7 +91,8 @@ def _checks(settings: EdgeSettings) -> Iterator[Check]:
     if dimse.users_file is not None:
         users_file = dimse.users_file
         yield Check("users", lambda: _check_users(users_file), "repair dimse.users_file")
-    yield Check("store", lambda: _check_store(delivery, settings.name), _STORE_ADVICE)
+    advice = _STORE_ADVICE if local_root(delivery.store_url) is None else _FOLDER_ADVICE
+    yield Check("store", lambda: _check_store(delivery, settings.name, advice), advice)
     if delivery.kms_key_id is not None:
         yield Check("KMS key", lambda: _check_key(delivery, settings.name), "repair delivery.kms_key_id")
     if local_root(delivery.store_url) is None:
@@ -100,9 +104,9 @@ def _store(delivery: DeliverySettings) -> ObjectStore:
     return build_store(delivery, is_patient=False)
 
 
-def _check_store(delivery: DeliverySettings, edge: str) -> str:
+def _check_store(delivery: DeliverySettings, edge: str, advice: str) -> str:
     store = _store(delivery.model_copy(update={"kms_key_id": None}))
-    return f"{delivery.store_url}: {check_store(store, probe_key(edge), _STORE_ADVICE)}"
+    return f"{delivery.store_url}: {check_store(store, probe_key(edge), advice)}"
 
 
 def _check_key(delivery: DeliverySettings, edge: str) -> str:

@@ -5,13 +5,17 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from dicomflow.edge.durable import is_full
 from dicomflow.errors import DicomflowError
 
-__all__ = ["SELF_TEST", "Check", "Finding", "Problem", "Skip", "State", "Warn", "run_checks"]
+__all__ = ["SELF_TEST", "SPACE_ADVICE", "Check", "Finding", "Problem", "Skip", "State", "Warn", "run_checks"]
 
 
 SELF_TEST: Final = "DIMSE self-test"
 """The check that starts an edge, which takes seconds; an operator may leave it out."""
+
+
+SPACE_ADVICE: Final = "free space on the volume"
 
 
 class State(Enum):
@@ -74,7 +78,8 @@ def run_checks(checks: Iterable[Check]) -> Iterator[Finding]:
         except DicomflowError as error:
             yield Finding(check.name, State.FAILED, " ".join(str(error).split()), check.advice)
         except OSError as error:
-            yield Finding(check.name, State.FAILED, error.strerror or type(error).__name__, check.advice)
+            advice = SPACE_ADVICE if is_full(error) else check.advice
+            yield Finding(check.name, State.FAILED, error.strerror or type(error).__name__, advice)
         except Exception as error:  # noqa: BLE001  # a check's boundary: the libraries have errors of their own
             text = str(error).strip().splitlines()[0] if str(error).strip() else ""
             yield Finding(check.name, State.FAILED, f"{type(error).__name__} {text}".strip(), check.advice)

@@ -15,8 +15,9 @@ from typing import Final
 import obstore
 from obstore.store import ObjectStore
 
-from dicomflow.doctor.findings import Problem, Skip, Warn
-from dicomflow.edge.stores import describe_refusal
+from dicomflow.doctor.findings import SPACE_ADVICE, Problem, Skip, Warn
+from dicomflow.edge.durable import is_full
+from dicomflow.edge.stores import describe_refusal, is_unreachable
 
 __all__ = [
     "check_clock",
@@ -39,6 +40,7 @@ _PROBE_BYTES: Final = 1000
 # S3 refuses requests that are 15 minutes off; a minute off is a clock that nobody sets.
 _CLOCK_FAILS_SECONDS: Final = 300.0
 _CLOCK_WARNS_SECONDS: Final = 30.0
+_LINE_ADVICE: Final = "nobody answers there: look at the network, its firewall and proxy, and at the store's endpoint"
 
 
 @contextlib.contextmanager
@@ -65,7 +67,8 @@ def check_folder(folder: Path) -> str:
         probe.write_bytes(b"x")
         probe.unlink()
     except OSError as error:
-        raise Problem(f"{folder} cannot be written to: {error.strerror}", _owner_advice(folder)) from error
+        advice = SPACE_ADVICE if is_full(error) else _owner_advice(folder)
+        raise Problem(f"{folder} cannot be written to: {error.strerror}", advice) from error
     return f"{folder} can be written to"
 
 
@@ -171,6 +174,7 @@ def check_store(store: ObjectStore, key: str, advice: str) -> str:
     try:
         obstore.put(store, key, content, use_multipart=False)
     except Exception as error:
+        advice = SPACE_ADVICE if is_full(error) else _LINE_ADVICE if is_unreachable(error) else advice
         raise Problem(f"put failed: {describe_refusal(error)}", advice) from error
     text = f"put in {(time.perf_counter() - started) * 1000:.0f} ms"
     missing = []
@@ -227,7 +231,7 @@ def _forget(store: ObjectStore, key: str) -> None:
 
 
 def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:,.1f} GB"
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.0f} MB"
 
 
 def _owner_advice(folder: Path) -> str:

@@ -18,7 +18,7 @@ from dicomflow.errors import PermanentError, TransientError
 from dicomflow.folders import folder_of_url
 from dicomflow.regularfiles import read_regular
 
-__all__ = ["build_store", "check_store", "describe_refusal", "identify_store", "local_root"]
+__all__ = ["build_store", "check_store", "describe_refusal", "identify_store", "is_unreachable", "local_root"]
 
 # A part of 8 MiB at 1 Mbit/s takes 68 s, and several share the line: the default of 30 s would let none through.
 _REQUEST_TIMEOUT: Final = timedelta(minutes=15)
@@ -125,6 +125,11 @@ def describe_refusal(error: Exception) -> str:
         return f"{code}{_ADVICE.get(code, '')}"
     cause = _CAUSE.search(str(error))
     return f"{first} ({cause[0]})" if cause else first
+
+
+def is_unreachable(error: Exception) -> bool:
+    """Tell whether an error says that no store answered, so that it says nothing of rights."""
+    return not _code_of(error) and _CAUSE.search(str(error)) is not None
 
 
 def local_root(store_url: str) -> Path | None:
