@@ -122,14 +122,14 @@ def test_news_is_news_again_after_an_hour_and_memory_is_bounded():
 
 
 def test_move_originator_is_in_the_line_of_the_association(receiver: Any, scu: Any, data_set: Any, ended_lines: Any):
-    """Whose C-MOVE sent the instances, and which (0000,1030 and 1031); what is no AE title is not repeated."""
+    """Whose C-MOVE sent the instances, and which (0000,1030 and 1031); an odd byte of a title forges no line."""
     for title, number in (("VIEWER", 5), ("VIEWER", 5), ("VIEWER", 6), ("WORK\nSTATION", 1), ("PACS", None), (None, 7)):
         status = scu.store(data_set(), move_originator_ae_title=title, move_originator_message_id=number).status
         assert Status.SUCCESS == status
     scu.release()
     scu.socket.close()
     (line,) = ended_lines(1)
-    assert " move_originator=VIEWER/5,VIEWER/6,PACS/0 " in line
+    assert " move_originator=VIEWER/5,VIEWER/6,WORK?STATION/1,PACS/0 " in line
 
 
 def test_association_without_a_move_has_no_originator(receiver: Any, scu: Any, data_set: Any, ended_lines: Any):

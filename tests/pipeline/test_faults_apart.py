@@ -192,7 +192,7 @@ def test_image_set_that_cannot_be_asked_for_is_recorded_all_the_same(quick: Any,
     deliver(bad, *faults)
     deliver(bad, GOOD)
     start_all(bad, len(faults) + 1)
-    rounds(bad, 2)
+    rounds(bad, 3)
     assert "completed" == bad.states()[GOOD]
     rounds(bad, 12, seconds=301)
     assert dict.fromkeys([*faults, GOOD], "completed") == bad.states()
