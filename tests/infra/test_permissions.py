@@ -88,6 +88,8 @@ def store_actions(modules: tuple[str, ...]) -> set[str]:
     for target, name in calls(modules):
         if target in targets:
             needed |= STORE_CALLS[name]
+        elif (target, name) == ("", "list_objects"):  # `bucket.listing`
+            needed |= STORE_CALLS["list"]
     return needed
 
 
