@@ -25,10 +25,12 @@ def test_logs_of_edge_and_pipeline_join_for_one_instance(site: Any):
     (stored,) = [line for line in by_event["delivery_stored"] if line["delivery"] == delivery]
     assert closed["instances"] == stored["instances"]
 
-    (planned,) = [line for line in by_event["delivery_planned"] if line["delivery"] == delivery]
-    assert sorted(associations) == sorted(planned["associations"])
+    # Messages come at least once: a manifest that is planned again queues nothing.
+    planned = [line for line in by_event["delivery_planned"] if line["delivery"] == delivery]
+    assert planned
+    assert all(sorted(associations) == sorted(line["associations"]) for line in planned)
     started = [line for line in by_event["import_job_started"] if delivery in line["deliveries"]]
-    assert planned["new_series"] == sum(line["series"] for line in started)
+    assert sum(line["new_series"] for line in planned) == sum(line["series"] for line in started)
     finished = {line["job_id"]: line["state"] for line in by_event["import_job_ended"]}
     assert {"completed"} == {finished[line["job_id"]] for line in started}
     assert any(line["delivery"] == delivery for line in by_event["feedback_sent"])
