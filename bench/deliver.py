@@ -19,7 +19,7 @@ from typing import Final
 
 from dicomflow.dicom.part10 import encode_file_meta
 from dicomflow.dicom.uids import EXPLICIT_VR_LITTLE_ENDIAN
-from dicomflow.edge.spool import Spool
+from dicomflow.edge.spool.folders import Spool
 from machine import describe
 from peers import warm_memory
 from report import replace_section
@@ -34,8 +34,8 @@ WAIT_SECONDS: Final = 600
 
 DELIVERER: Final = """
 import json, sys
-from dicomflow.edge.deliverer_process import DelivererStart, run_deliverer
-from dicomflow.edge.server import LogSettings
+from dicomflow.edge.deliver.process import DelivererStart, run_deliverer
+from dicomflow.logs import LogSettings
 from dicomflow.edge.settings import EdgeSettings
 run_deliverer(DelivererStart(EdgeSettings(**json.loads(sys.argv[1])), LogSettings("WARNING", False), None))
 """

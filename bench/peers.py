@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from dicomflow.edge.settings import SpoolSettings
-from dicomflow.edge.spares import LEAST_BYTES
+from dicomflow.edge.spool.spares import LEAST_BYTES
 from load import Load
 
 __all__ = ["PEERS", "Peer", "is_installed", "running", "warm_memory"]

@@ -26,9 +26,8 @@ from starlette.routing import Mount, Route
 from dicomflow.bucket.keys import is_manifest
 from dicomflow.catalog import queue
 from dicomflow.catalog.engine import create_engine_for, migrate
-from dicomflow.edge.deliverer import StoredObject
+from dicomflow.edge.deliver.deliverer import StoredObject
 from dicomflow.edge.http import register_edge
-from dicomflow.edge.server import LogSettings
 from dicomflow.edge.settings import EdgeSettings
 from dicomflow.edge.supervisor import Supervisor
 from dicomflow.healthimaging.client import build_client, create_datastore
@@ -36,6 +35,7 @@ from dicomflow.healthimaging.simulator.app import create_app
 from dicomflow.healthimaging.simulator.server import Server, serve
 from dicomflow.healthimaging.simulator.settings import SimulatorSettings
 from dicomflow.local_folder import Room, claim_folder, load_edge_settings
+from dicomflow.logs import LogSettings
 from dicomflow.pipeline.events import encode_object_event
 from dicomflow.pipeline.handlers import QUEUES, Dependencies, handlers_of
 from dicomflow.pipeline.metrics import PrometheusMetrics, register_silences

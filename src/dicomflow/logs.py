@@ -10,13 +10,14 @@ import logging
 import re
 import sys
 import traceback
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final
 
 from dicomflow.errors import DicomflowError
 
-__all__ = ["configure", "is_json", "traceback_of"]
+__all__ = ["LogSettings", "configure", "is_json", "traceback_of"]
 
 # What every record has; anything else came with `extra=`.
 _STANDARD_FIELDS: Final = frozenset(logging.makeLogRecord({}).__dict__) | {
@@ -73,6 +74,20 @@ def is_json() -> bool:
     return any(isinstance(handler.formatter, _JsonFormatter) for handler in logging.getLogger().handlers)
 
 
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """How a child process logs."""
+
+    level: str
+    as_json: bool
+
+    @classmethod
+    def of_this_process(cls) -> "LogSettings":
+        """Return how the calling process logs, so that its children do the same."""
+        root = logging.getLogger()
+        return cls(logging.getLevelName(root.level), as_json=is_json())
+
+
 # A placeholder of the % operator, with the name before it if there is one: `delivery=%s`, `seconds=%.3f`.
 _PLACEHOLDER: Final = re.compile(r"(?:(?<![^\s])([a-z_][a-z0-9_]*)=)?%[-+ #0]*\d*(?:\.\d+)?[sdfXxr]")
 
@@ -85,7 +100,7 @@ class _Formatter(logging.Formatter):
 
 
 class _TextFormatter(_Formatter):
-    """`2026-01-31T12:00:00.000Z INFO dicomflow.edge.server event key=value`."""
+    """`2026-01-31T12:00:00.000Z INFO dicomflow.edge.receive.worker event key=value`."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields = "".join(f" {name}={value}" for name, value in _extra(record).items())

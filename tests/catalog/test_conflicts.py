@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, func, select, update
 
+from dicomflow.bucket.manifest import Instance, Manifest, Series, Study
 from dicomflow.catalog.conflicts import Conflict, list_conflicts, list_problems
 from dicomflow.catalog.deliveries import record_delivery
 from dicomflow.catalog.engine import begin_read
 from dicomflow.catalog.index import ObjectProblem, upsert_problems
 from dicomflow.catalog.tables import instance, patient, patient_history, stored_object
-from dicomflow.manifest import Instance, Manifest, Series, Study
 
 NOW = datetime(2026, 11, 1, 12, 0, tzinfo=UTC)
 A, B = "aa" * 32, "bb" * 32

@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import Engine
 
+from dicomflow.bucket.manifest import Association, Instance, Manifest, Series, Study
 from dicomflow.catalog.audit import page_of_audit_events, record_audit_event
 from dicomflow.catalog.custody import (
     conflicts_of_study,
@@ -28,7 +29,6 @@ from dicomflow.catalog.import_pages import jobs_of_series, page_of_imports, reas
 from dicomflow.catalog.imports import series_at
 from dicomflow.catalog.jobs import JobTarget, claim_job
 from dicomflow.catalog.outcomes import Outcome, StoredImageSet, record_image_sets, record_outcomes
-from dicomflow.manifest import Association, Instance, Manifest, Series, Study
 
 NOW = datetime(2026, 11, 1, 12, 0, tzinfo=UTC)
 

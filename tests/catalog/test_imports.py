@@ -9,12 +9,12 @@ import pytest
 from sqlalchemy import Engine, select
 
 from dicomflow.bucket.keys import instance_key, manifest_key
+from dicomflow.bucket.manifest import Instance, Manifest, Series, Study
 from dicomflow.catalog import imports, jobs, outcomes
 from dicomflow.catalog.deliveries import record_delivery
 from dicomflow.catalog.jobs import Job, JobTarget
 from dicomflow.catalog.outcomes import Outcome, StoredImageSet
 from dicomflow.catalog.tables import image_set
-from dicomflow.manifest import Instance, Manifest, Series, Study
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 LATER = NOW + timedelta(seconds=60)

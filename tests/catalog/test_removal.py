@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, delete, func, insert, select, update
 
+from dicomflow.bucket.manifest import Instance, Manifest, Series, Study
 from dicomflow.catalog.anew import UnreadObjectsError
 from dicomflow.catalog.audit import list_audit_events
 from dicomflow.catalog.deliveries import record_delivery
@@ -38,7 +39,6 @@ from dicomflow.catalog.tables import (
     study_patient,
 )
 from dicomflow.errors import PermanentError, TransientError
-from dicomflow.manifest import Instance, Manifest, Series, Study
 
 NOW = datetime(2026, 11, 1, 12, 0, tzinfo=UTC)
 Build = Callable[..., Any]

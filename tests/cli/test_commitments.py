@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dicomflow.edge.commitment import CommitmentRequest, Commitments, Reference
-from dicomflow.edge.spool import Spool
+from dicomflow.edge.commitment.requests import CommitmentRequest, Commitments, Reference
+from dicomflow.edge.spool.folders import Spool
 
 Run = Callable[..., tuple[int, str, str]]
 

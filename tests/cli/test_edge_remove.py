@@ -13,9 +13,9 @@ from botocore.exceptions import ClientError
 from moto import mock_aws
 from moto.server import ThreadedMotoServer
 
+from dicomflow.bucket.heartbeat import Heartbeat
 from dicomflow.bucket.keys import heartbeat_key
 from dicomflow.cli.edge_remove import remove_device
-from dicomflow.heartbeat import Heartbeat
 
 Run = Callable[..., tuple[int, str, str]]
 POLICIES = ("hospital-ct-GG-Thing", "GreengrassTESCertificatePolicyhospital-ct-GG-Role-Alias")

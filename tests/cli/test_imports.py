@@ -9,11 +9,11 @@ import pytest
 from sqlalchemy import Engine, select, update
 
 from dicomflow.bucket.keys import instance_key, manifest_key
+from dicomflow.bucket.manifest import Instance, Manifest, Series, Study
 from dicomflow.catalog import queue
 from dicomflow.catalog.deliveries import record_delivery, record_problem
 from dicomflow.catalog.engine import create_engine_for
 from dicomflow.catalog.tables import series_import
-from dicomflow.manifest import Instance, Manifest, Series, Study
 
 Run = Callable[..., tuple[int, str, str]]
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dicomflow.edge.ledger import LEDGER_FILE, Ledger
-from dicomflow.edge.spool import Spool
+from dicomflow.edge.spool.folders import Spool
 
 Run = Callable[..., tuple[int, str, str]]
 Tree = dict[str, tuple[int, int, int]]

@@ -15,12 +15,14 @@ import pytest
 from media import write_medium
 
 from dicomflow import samples
-from dicomflow.edge.admission import Admission, table_length
-from dicomflow.edge.association import Association
-from dicomflow.edge.services import Receiver
-from dicomflow.edge.settings import DimseSettings, SpoolSettings
-from dicomflow.edge.spool import Spool
-from dicomflow.edge.watermark import Watermark
+from dicomflow.edge.receive.services import Receiver
+from dicomflow.edge.receive.watermark import Watermark
+from dicomflow.edge.settings import SpoolSettings
+from dicomflow.edge.spool.folders import Spool
+from dicomflow.network.admission import Admission, table_length
+from dicomflow.network.association import Association
+from dicomflow.network.services import Host
+from dicomflow.network.settings import DimseSettings
 
 
 @pytest.fixture
@@ -34,8 +36,9 @@ def receiver_with(tmp_path: Path) -> Iterator[Callable[..., int]]:
         listeners.append(listener)
         watermark = Watermark(spool, SpoolSettings(dir=spool.root, slow_below_bytes=0, refuse_below_bytes=0))
         admission = Admission([0] * table_length(1, 10), 0, 10, 0)
-        receiver = Receiver(DimseSettings(**settings), spool, watermark, threading.Event(), admission)
-        threading.Thread(target=_accept, args=(listener, receiver), daemon=True).start()
+        stopping = threading.Event()
+        host = Host(DimseSettings(**settings), Receiver(spool, watermark, stopping).serve, stopping, admission)
+        threading.Thread(target=_accept, args=(listener, host), daemon=True).start()
         port: int = listener.getsockname()[1]
         return port
 
@@ -45,13 +48,13 @@ def receiver_with(tmp_path: Path) -> Iterator[Callable[..., int]]:
         listener.close()
 
 
-def _accept(listener: socket.socket, receiver: Receiver) -> None:
+def _accept(listener: socket.socket, host: Host) -> None:
     while True:
         try:
             connection, _ = listener.accept()
         except OSError:
             return
-        association = Association(receiver, connection, "127.0.0.1")
+        association = Association(host, connection, "127.0.0.1")
         threading.Thread(target=association.run, daemon=True).start()
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dicomflow.edge.spool import Spool
+from dicomflow.edge.spool.folders import Spool
 
 Run = Callable[..., tuple[int, str, str]]
 

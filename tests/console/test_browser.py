@@ -23,13 +23,13 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, e
 from sqlalchemy import select
 from waiting import WAIT_SECONDS
 
+from dicomflow.bucket.heartbeat import Heartbeat, SeenPeer
 from dicomflow.bucket.keys import STATUS_PREFIX
 from dicomflow.catalog.engine import begin_read
 from dicomflow.catalog.imports import find_series
 from dicomflow.catalog.tables import instance, series
 from dicomflow.console.access import Access
 from dicomflow.console.page import Context
-from dicomflow.heartbeat import Heartbeat, SeenPeer
 from dicomflow.passcodes import PasscodeFile, hash_passcode
 
 SCREENSHOTS = os.environ.get("DICOMFLOW_TEST_SCREENSHOTS")

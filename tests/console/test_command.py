@@ -17,9 +17,9 @@ from hospital import Hospital
 from waiting import WAIT_SECONDS, wait_for
 
 from dicomflow import cli, samples
-from dicomflow.edge.sender import SendAssociation
-from dicomflow.edge.sendfiles import read_stored_file
 from dicomflow.passcodes import hash_passcode
+from dicomflow.send.association import SendAssociation
+from dicomflow.send.files import read_stored_file
 
 
 @pytest.mark.parametrize(

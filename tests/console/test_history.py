@@ -7,10 +7,10 @@ import pytest
 from obstore.store import LocalStore
 from sqlalchemy import Engine
 
+from dicomflow.bucket.heartbeat import Heartbeat, SeenPeer
 from dicomflow.bucket.keys import heartbeat_key
 from dicomflow.console.edges import read_edges
 from dicomflow.console.history import History
-from dicomflow.heartbeat import Heartbeat, SeenPeer
 
 NOW = datetime(2026, 11, 1, 12, 0, tzinfo=UTC)
 

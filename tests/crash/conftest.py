@@ -19,16 +19,16 @@ from typing import Any
 import pytest
 from waiting import WAIT_SECONDS, free_ports, wait_for
 
+from dicomflow.bucket.manifest import Manifest
 from dicomflow.dicom.part10 import encode_file_meta
 from dicomflow.dicom.uids import EXPLICIT_VR_LITTLE_ENDIAN
 from dicomflow.dimse.command import Command, CommandField, encode_command
 from dicomflow.dimse.events import AssociationAccepted, CommandReceived
 from dicomflow.dimse.pdu import AssociateRequest, ProposedContext
 from dicomflow.dimse.requestor import Requestor
-from dicomflow.edge.segments import read_records, segments_of
-from dicomflow.edge.spool import Spool, _scan
+from dicomflow.edge.spool.folders import Spool, _scan
+from dicomflow.edge.spool.segments import read_records, segments_of
 from dicomflow.errors import InternalError
-from dicomflow.manifest import Manifest
 
 collect_ignore = [] if os.environ.get("DICOMFLOW_TEST_FILE_SYSTEMS") == "1" else ["test_file_systems.py"]
 CT = "1.2.840.10008.5.1.4.1.1.2"

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from dicomflow.edge import spares
-from dicomflow.edge.spares import Spares
-from dicomflow.edge.spool import ReceivedFile, Spool
+from dicomflow.edge.spool import spares
+from dicomflow.edge.spool.folders import ReceivedFile, Spool
+from dicomflow.edge.spool.spares import Spares
 
 IMAGE_BYTES = 400 << 20  # btrfs and xfs make nothing smaller than 300 MB
 COMMANDS = {

@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
-from dicomflow.edge import spares, unpacker
-from dicomflow.edge import spool as spool_module
-from dicomflow.edge.received import ReceivedFile
-from dicomflow.edge.segments import Segments, read_records
-from dicomflow.edge.spool import Spool
+from dicomflow.edge.spool import folders as spool_module
+from dicomflow.edge.spool import spares, unpacker
+from dicomflow.edge.spool.folders import Spool
+from dicomflow.edge.spool.names import ReceivedFile
+from dicomflow.edge.spool.segments import Segments, read_records
 
 ASSOCIATION = "a" * 32
 # Whether an fsync of a file makes its new name durable, and whether a rename keeps a name whatever happens.

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dicomflow.edge.spool import Spool
+from dicomflow.edge.spool.folders import Spool
 
 OBJECTS = 2
 # Holds two of them, so that another one is begun.

@@ -13,15 +13,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dicomflow.edge import spares
-from dicomflow.edge.admission import Admission, table_length
-from dicomflow.edge.arrivals import Listener
-from dicomflow.edge.server import _Worker
-from dicomflow.edge.services import Receiver
-from dicomflow.edge.settings import DimseSettings, SpoolSettings
-from dicomflow.edge.spool import Spool
+from dicomflow.edge.receive.services import Receiver
+from dicomflow.edge.receive.watermark import Watermark
+from dicomflow.edge.settings import SpoolSettings
+from dicomflow.edge.spool import spares
+from dicomflow.edge.spool.folders import Spool
 from dicomflow.edge.supervisor import bind
-from dicomflow.edge.watermark import Watermark
+from dicomflow.network.admission import Admission, table_length
+from dicomflow.network.arrivals import Listener
+from dicomflow.network.connections import Connections
+from dicomflow.network.services import Host
+from dicomflow.network.settings import DimseSettings
 
 CALLS = (
     *("open", "write", "writev", "ftruncate", "fsync", "rename", "replace", "link", "close", "unlink"),
@@ -44,7 +46,9 @@ def _serve(folder: Path, step: int, count: int, segment_bytes: int, *, is_named_
     settings = SpoolSettings(dir=folder, slow_below_bytes=0, refuse_below_bytes=0)
     table = [0] * table_length(1, dimse.max_associations)
     admission = Admission(table, 0, dimse.max_associations, 0)
-    worker = _Worker(Receiver(dimse, spool, Watermark(spool, settings), threading.Event(), admission))
+    stopping = threading.Event()
+    receiver = Receiver(spool, Watermark(spool, settings), stopping)
+    connections = Connections(Host(dimse, receiver.serve, stopping, admission))
     listener = bind("127.0.0.1", 0)
     if step < 0:
         signal.signal(signal.SIGALRM, lambda _number, _frame: None)
@@ -52,7 +56,7 @@ def _serve(folder: Path, step: int, count: int, segment_bytes: int, *, is_named_
     else:
         _die_before(step)
     print(listener.getsockname()[1], flush=True)  # noqa: T201  # to the test
-    threading.Thread(target=worker.accept_from, args=(Listener(listener, None, admission),), daemon=True).start()
+    threading.Thread(target=connections.accept_from, args=(Listener(listener, None, admission),), daemon=True).start()
     while True:
         signal.pause()
 

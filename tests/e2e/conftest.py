@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from dicomflow import samples
-from dicomflow.edge.sender import SendAssociation
-from dicomflow.edge.sendfiles import read_stored_file
 from dicomflow.errors import DicomflowError
+from dicomflow.send.association import SendAssociation
+from dicomflow.send.files import read_stored_file
 
 SENDERS = 4
 

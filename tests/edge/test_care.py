@@ -11,13 +11,14 @@ import pytest
 
 from dicomflow.dimse.events import AssociationAccepted
 from dicomflow.edge import children, supervisor
-from dicomflow.edge.arrivals import open_inboxes, pass_on
-from dicomflow.edge.association_log import AssociationLog
 from dicomflow.edge.children import slots_of
-from dicomflow.edge.server import LogSettings
-from dicomflow.edge.settings import DeliverySettings, DimseSettings, EdgeSettings, SpoolSettings, load_settings
-from dicomflow.edge.spool import Spool
+from dicomflow.edge.settings import DeliverySettings, EdgeSettings, SpoolSettings, load_settings
+from dicomflow.edge.spool.associations import AssociationLog
+from dicomflow.edge.spool.folders import Spool
 from dicomflow.edge.supervisor import Supervisor
+from dicomflow.logs import LogSettings
+from dicomflow.network.arrivals import open_inboxes, pass_on
+from dicomflow.network.settings import DimseSettings
 
 
 @pytest.fixture
@@ -145,7 +146,7 @@ def test_worker_of_an_earlier_run_may_begin_a_log_after_a_new_supervisor_came(
     )
     edge = Supervisor(settings, LogSettings("INFO", as_json=False))
     edge.spool = Spool(tmp_path)
-    monkeypatch.setattr("dicomflow.edge.association_log._MOST_LINES", 1)
+    monkeypatch.setattr("dicomflow.edge.spool.associations._MOST_LINES", 1)
     orphan = AssociationLog(tmp_path / "associations")
     orphan.note_open("a1")
     edge._unnoted = edge.spool.associations.process_ids()

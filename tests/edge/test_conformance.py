@@ -65,7 +65,7 @@ def test_statement_names_each_rejection():
 
 def test_statement_names_each_status_that_is_sent():
     """Each status that the edge's code names stands in the statement."""
-    source = "\n".join(path.read_text(encoding="utf-8") for path in SOURCE.glob("*.py"))
+    source = "\n".join(path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py"))
     sent = set(re.findall(r"\bStatus\.([A-Z_]+)", source))
     assert len(sent) > 9
     assert [] == sorted(name for name in sent if f"{Status[name]:04X}" not in _statement())

@@ -17,12 +17,12 @@ from dicomflow.dimse.command import Command, CommandField, encode_command
 from dicomflow.dimse.events import AssociationAborted, AssociationAccepted
 from dicomflow.dimse.message import encode_message
 from dicomflow.dimse.status import Status
-from dicomflow.edge import association
-from dicomflow.edge.actions import Action, ActionMemory
-from dicomflow.edge.commitment import MAX_ACTION_BYTES
-from dicomflow.edge.descriptors import most_waiting
+from dicomflow.edge.commitment.action import Action, ActionMemory
+from dicomflow.edge.commitment.requests import MAX_ACTION_BYTES
+from dicomflow.edge.receive.storage import StoreReception
 from dicomflow.edge.settings import CommitmentPeer, CommitmentSettings
-from dicomflow.edge.storage import StoreReception
+from dicomflow.network import association
+from dicomflow.network.descriptors import most_waiting
 
 STORE = FLAWED_COMMANDS["no priority"]
 COMMITMENT_PEERS = CommitmentSettings(peers={"CT1": CommitmentPeer(host="127.0.0.1", port=1)})
@@ -116,7 +116,7 @@ def test_connections_without_association_make_room_for_newer_ones(
 ):
     """However many there are, and whatever they said: no more are kept than the limit, and the newest are served."""
     receiver = receiver_with(artim_seconds=3600, max_associations=1)
-    monkeypatch.setattr(receiver._worker, "_most_waiting", 10)
+    monkeypatch.setattr(receiver._connections, "_most_waiting", 10)
     scu = scu_with(receiver.port)
     scu.associate()
     for _ in range(40):
@@ -130,8 +130,8 @@ def test_connections_without_association_make_room_for_newer_ones(
 
 def _until_fewer(receiver: Any, most: int) -> None:
     deadline = time.monotonic() + WAIT_SECONDS
-    while len(receiver._worker._associations) > most:
-        assert time.monotonic() < deadline, len(receiver._worker._associations)
+    while len(receiver._connections._associations) > most:
+        assert time.monotonic() < deadline, len(receiver._connections._associations)
         time.sleep(0.01)
 
 
@@ -140,7 +140,7 @@ def test_released_peers_that_do_not_close_make_room_too(
 ):
     """A peer may keep the transport open after its release, but only while nobody else wants it."""
     receiver = receiver_with(artim_seconds=3600)
-    monkeypatch.setattr(receiver._worker, "_most_waiting", 5)
+    monkeypatch.setattr(receiver._connections, "_most_waiting", 5)
     for _ in range(15):
         scu = scu_with(receiver.port)
         scu.associate()
@@ -166,7 +166,7 @@ def test_connection_from_another_network_is_closed_before_a_byte_is_read(
         with contextlib.suppress(ConnectionError):
             assert b"" == raw(receiver.port, request())
     assert 1 == caplog.text.count("connection_refused peer=127.0.0.1")
-    assert {} == receiver._worker._associations
+    assert {} == receiver._connections._associations
 
 
 def action(receiver: Any, scu: Any, size: int, **fields: Any) -> int:
@@ -182,7 +182,7 @@ def action(receiver: Any, scu: Any, size: int, **fields: Any) -> int:
     scu.flush()
     status = scu.response().status
     assert isinstance(status, int)
-    assert ActionMemory()._left == receiver._worker._receiver.actions._left
+    assert ActionMemory()._left == receiver._receiver.actions._left
     return status
 
 
@@ -220,7 +220,7 @@ def test_action_that_cannot_be_performed_takes_no_memory(
 def test_actions_of_all_associations_share_one_limit(receiver_with: Any, scu_with: Any):
     """A peer that may ask fills no more than its share; what is too much is refused, and the next one is kept."""
     receiver = receiver_with(commitment=COMMITMENT_PEERS)
-    memory = receiver._worker._receiver.actions
+    memory = receiver._receiver.actions
     scu = scu_with(receiver.port, contexts=((STORAGE_COMMITMENT, (EXPLICIT_VR_LITTLE_ENDIAN,)),))
     scu.associate()
     assert Status.RESOURCE_LIMITATION == action(receiver, scu, MAX_ACTION_BYTES + 2)
@@ -254,7 +254,7 @@ def test_action_gives_its_memory_back_however_it_ends():
 def test_association_that_ends_within_an_action_gives_its_memory_back(receiver_with: Any, scu_with: Any, until: Any):
     """A peer that leaves in the middle keeps nothing."""
     receiver = receiver_with(commitment=COMMITMENT_PEERS)
-    memory = receiver._worker._receiver.actions
+    memory = receiver._receiver.actions
     left = memory._left
     scu = scu_with(receiver.port, contexts=((STORAGE_COMMITMENT, (EXPLICIT_VR_LITTLE_ENDIAN,)),))
     scu.associate()

@@ -15,9 +15,9 @@ from waiting import WAIT_SECONDS
 
 from dicomflow.edge import http as http_module
 from dicomflow.edge.http import EdgeHttp
-from dicomflow.edge.server import LogSettings
 from dicomflow.edge.settings import DeliverySettings, EdgeSettings, SpoolSettings
 from dicomflow.edge.supervisor import Supervisor
+from dicomflow.logs import LogSettings
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 
@@ -74,7 +74,7 @@ def test_readiness_is_503_and_metrics_tell_while_the_volume_is_full(edge_with: A
     assert (503, "not ready: free space is below spool.refuse_below_bytes\n") == edge.get("/readyz")
     assert 200 == edge.get("/healthz")[0]
     assert "dicomflow_spool_full 1.0" in edge.get("/metrics")[1].splitlines()
-    until(lambda: "ERROR dicomflow.edge.space spool_full" in edge.log.read_text())
+    until(lambda: "ERROR dicomflow.edge.spool.space spool_full" in edge.log.read_text())
 
 
 def test_metrics_of_all_workers_are_summed_and_outlive_a_worker(edge: Any, scu_with: Any, data_set: Any, until: Any):

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from fault_proxy import FaultProxy
 
-from dicomflow.manifest import Manifest
+from dicomflow.bucket.manifest import Manifest
 
 INSTANCES = int(os.environ.get("DICOMFLOW_TEST_OUTAGE_INSTANCES", "200"))
 STUDIES = 4

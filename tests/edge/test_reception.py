@@ -8,11 +8,11 @@ from data_sets import BIG_ENDIAN, EXPLICIT, IDENTITY, IMPLICIT, ODD, identifying
 
 from dicomflow.dimse.command import Command, CommandField
 from dicomflow.dimse.negotiation import AcceptedContext
-from dicomflow.edge.gather import read_instance
+from dicomflow.edge.deliver.instances import read_instance
+from dicomflow.edge.receive.storage import REFUSALS, StoreReception
+from dicomflow.edge.receive.watermark import Watermark
 from dicomflow.edge.settings import SpoolSettings
-from dicomflow.edge.spool import ReceivedFile, Spool
-from dicomflow.edge.storage import REFUSALS, StoreReception
-from dicomflow.edge.watermark import Watermark
+from dicomflow.edge.spool.folders import ReceivedFile, Spool
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 KIB = 1 << 10

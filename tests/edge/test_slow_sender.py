@@ -8,9 +8,9 @@ from typing import Any
 from dicomflow.dicom.uids import EXPLICIT_VR_LITTLE_ENDIAN
 from dicomflow.dimse.command import Command, CommandField
 from dicomflow.dimse.negotiation import AcceptedContext
+from dicomflow.edge.receive.storage import StoreReception
+from dicomflow.edge.receive.watermark import Watermark
 from dicomflow.edge.settings import SpoolSettings
-from dicomflow.edge.storage import StoreReception
-from dicomflow.edge.watermark import Watermark
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 

@@ -12,10 +12,10 @@ import pytest
 from fault_proxy import FaultProxy
 from obstore.store import LocalStore, S3Store
 
-from dicomflow.edge.bandwidth import LEAST_IN_FLIGHT_BYTES
+from dicomflow.edge.deliver.bandwidth import LEAST_IN_FLIGHT_BYTES
+from dicomflow.edge.deliver.uploader import _PART_BYTES
 from dicomflow.edge.settings import DeliverySettings
 from dicomflow.edge.stores import build_store, check_store, local_root
-from dicomflow.edge.uploader import _PART_BYTES
 from dicomflow.errors import PermanentError, TransientError
 
 

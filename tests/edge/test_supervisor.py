@@ -15,16 +15,16 @@ from typing import Any
 import pytest
 from waiting import WAIT_SECONDS
 
+from dicomflow.bucket.manifest import Manifest
 from dicomflow.dimse.command import Command, CommandField, encode_command
 from dicomflow.dimse.events import AssociationAccepted, AssociationRejected
 from dicomflow.dimse.message import encode_message
 from dicomflow.edge.ledger import LEDGER_FILE
-from dicomflow.edge.server import LogSettings
 from dicomflow.edge.settings import DeliverySettings, EdgeSettings, SpoolSettings
-from dicomflow.edge.spool import Spool
+from dicomflow.edge.spool.folders import Spool
 from dicomflow.edge.supervisor import Supervisor, bind
 from dicomflow.errors import PermanentError
-from dicomflow.manifest import Manifest
+from dicomflow.logs import LogSettings
 
 CT = b"1.2.840.10008.5.1.4.1.1.2"
 # A stop may take five seconds; what is above that is the machine's load and the interpreter's own end.

@@ -18,12 +18,12 @@ from typing import Any, Final
 
 import pytest
 
-from dicomflow.edge.commitment import CommitmentRequest, Reference, make_report
-from dicomflow.edge.feedback_reader import FeedbackReader
+from dicomflow.bucket.feedback import FailedObject, Feedback
+from dicomflow.edge.commitment.requests import CommitmentRequest, Reference, make_report
+from dicomflow.edge.deliver.feedback import FeedbackReader
 from dicomflow.edge.ledger import Ledger, LedgerEntry
 from dicomflow.edge.settings import CommitmentSettings
 from dicomflow.errors import PermanentError
-from dicomflow.feedback import FailedObject, Feedback
 
 EXAMPLES: Final = int(os.environ.get("DICOMFLOW_FUZZ_EXAMPLES", "300"))
 SEED: Final = int(os.environ.get("DICOMFLOW_FUZZ_SEED", "1"))

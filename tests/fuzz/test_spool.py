@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from dicomflow.edge import segments
-from dicomflow.edge.gather import read_manifest
-from dicomflow.edge.received import ReceivedFile
-from dicomflow.edge.setaside import SetAside
-from dicomflow.edge.spool import Spool
-from dicomflow.edge.unpacker import Unpacker
-from dicomflow.manifest import Association, Instance, Manifest, Series, Study
+from dicomflow.bucket.manifest import Association, Instance, Manifest, Series, Study
+from dicomflow.edge.deliver.instances import read_manifest
+from dicomflow.edge.spool import segments
+from dicomflow.edge.spool.folders import Spool
+from dicomflow.edge.spool.names import ReceivedFile
+from dicomflow.edge.spool.setaside import SetAside
+from dicomflow.edge.spool.unpacker import Unpacker
 
 ROUNDS = int(os.environ.get("DICOMFLOW_TEST_SPOOL_ROUNDS", "300"))
 PAGE = 4096

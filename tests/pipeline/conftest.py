@@ -23,10 +23,10 @@ from pydicom.uid import ExplicitVRLittleEndian
 from sqlalchemy import Engine, select, update
 
 from dicomflow.bucket.keys import instance_key, manifest_key
+from dicomflow.bucket.manifest import Association, Instance, Manifest, Series, Study
 from dicomflow.catalog import tables
 from dicomflow.healthimaging.client import build_client
 from dicomflow.healthimaging.simulator import SimulatorSettings, create_app, serve, state
-from dicomflow.manifest import Association, Instance, Manifest, Series, Study
 from dicomflow.pipeline.dependencies import Dependencies
 from dicomflow.pipeline.drive import DriveResult, drive
 from dicomflow.pipeline.events import encode_object_event

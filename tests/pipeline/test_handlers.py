@@ -8,7 +8,7 @@ from sqlalchemy import delete
 
 from dicomflow.bucket.keys import RESERVED_NAMES, instance_key
 from dicomflow.catalog import queue, tables
-from dicomflow.edge.deliverer import StoredObject
+from dicomflow.edge.deliver.deliverer import StoredObject
 from dicomflow.local import Notifier
 from dicomflow.local import _engine_of as notifier_engine
 from dicomflow.pipeline.events import encode_object_event

@@ -9,9 +9,9 @@ from typing import Any
 import boto3
 import pytest
 
+from dicomflow.bucket.manifest import Manifest
 from dicomflow.errors import InternalError, PermanentError
 from dicomflow.healthimaging.client import build_client
-from dicomflow.manifest import Manifest
 from dicomflow.pipeline import lambdas
 from dicomflow.pipeline.events import encode_object_event
 

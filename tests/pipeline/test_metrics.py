@@ -9,8 +9,8 @@ import pytest
 from obstore.store import LocalStore
 from prometheus_client import CollectorRegistry, generate_latest
 
+from dicomflow.bucket.heartbeat import Heartbeat
 from dicomflow.bucket.keys import heartbeat_key, instance_key
-from dicomflow.heartbeat import Heartbeat
 from dicomflow.pipeline import lambdas
 from dicomflow.pipeline.metrics import EmfMetrics, Name, PrometheusMetrics, after_commit, register_silences
 

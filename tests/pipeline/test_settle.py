@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from dicomflow.bucket.feedback import Feedback
 from dicomflow.bucket.keys import feedback_key
 from dicomflow.catalog import imports
-from dicomflow.feedback import Feedback
 from dicomflow.healthimaging.simulator import FileFault
 from dicomflow.pipeline.dependencies import JOB_LIMIT
 

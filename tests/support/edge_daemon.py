@@ -14,7 +14,7 @@ from typing import Any
 
 from waiting import WAIT_SECONDS, wait_for
 
-from dicomflow.edge.spool import Spool
+from dicomflow.edge.spool.folders import Spool
 
 __all__ = ["EdgeDaemon"]
 

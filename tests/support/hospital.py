@@ -18,12 +18,12 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID
 from sqlalchemy import Engine
 
+from dicomflow.bucket.heartbeat import Heartbeat, SeenPeer
 from dicomflow.bucket.keys import heartbeat_key, instance_key, manifest_key
+from dicomflow.bucket.manifest import Association, Instance, Manifest, Series, Study
 from dicomflow.catalog import imports, jobs, queue
 from dicomflow.catalog.audit import record_audit_event
 from dicomflow.catalog.outcomes import Outcome, StoredImageSet, outcomes_of_series, record_image_sets, record_outcomes
-from dicomflow.heartbeat import Heartbeat, SeenPeer
-from dicomflow.manifest import Association, Instance, Manifest, Series, Study
 from dicomflow.pipeline.events import StoredObjectEvent
 from dicomflow.pipeline.index import index_objects
 from dicomflow.pipeline.plan import plan_delivery

@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from dicomflow.edge.segments import read_records
+from dicomflow.edge.spool.segments import read_records
 
 __all__ = ["digests", "leftovers"]
 

@@ -9,12 +9,12 @@ from uuid import uuid4
 
 from sqlalchemy import ColumnElement, Connection, Row, delete, func, or_, select, update
 
+from dicomflow.bucket.manifest import Manifest, Series
 from dicomflow.catalog.imports import has_come, series_state
 from dicomflow.catalog.index import lock_instances, recount_versions
 from dicomflow.catalog.tables import delivery, delivery_association, series_import, stored_object
 from dicomflow.catalog.upsert import dialect_insert
 from dicomflow.errors import PermanentError
-from dicomflow.manifest import Manifest, Series
 
 __all__ = [
     "clear_problem",

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from dicomflow.cli.spools import Config, Data, find_spool, open_spool
 from dicomflow.cli.tables import as_json, print_table
-from dicomflow.edge.commitment import Commitments, read_requests
+from dicomflow.edge.commitment.requests import Commitments, read_requests
 from dicomflow.errors import PermanentError
 
 __all__ = ["commitments"]

@@ -9,9 +9,9 @@ from typing import Annotated, Final
 import typer
 
 from dicomflow.edge.http import EdgeHttp
-from dicomflow.edge.server import LogSettings
 from dicomflow.edge.settings import load_settings
 from dicomflow.edge.supervisor import Supervisor
+from dicomflow.logs import LogSettings
 
 __all__ = ["edge"]
 

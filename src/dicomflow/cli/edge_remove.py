@@ -7,10 +7,10 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from dicomflow.bucket.heartbeat import Heartbeat
 from dicomflow.bucket.keys import heartbeat_key
 from dicomflow.cli.edge_install import stack_of_config
 from dicomflow.errors import PermanentError, TransientError
-from dicomflow.heartbeat import Heartbeat
 
 __all__ = ["edge_remove", "remove_device"]
 

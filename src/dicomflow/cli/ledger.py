@@ -18,10 +18,10 @@ from rich.progress import track
 
 from dicomflow.cli.spools import Config, Data, find_spool
 from dicomflow.cli.tables import as_json, print_table
+from dicomflow.edge.deliver.uploader import describe
 from dicomflow.edge.ledger import LEDGER_FILE, Ledger, LedgerEntry
 from dicomflow.edge.settings import DeliverySettings, load_settings
 from dicomflow.edge.stores import build_store
-from dicomflow.edge.uploader import describe
 from dicomflow.errors import DicomflowError, PermanentError, TransientError
 
 __all__ = ["ledger"]

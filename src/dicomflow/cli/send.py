@@ -10,11 +10,11 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from dicomflow.edge.journal import Journal
-from dicomflow.edge.sender import Outcome
-from dicomflow.edge.sendfiles import Candidate, Skipped, find_candidates
-from dicomflow.edge.sending import Receiver, Sending
 from dicomflow.errors import PermanentError
+from dicomflow.send.association import Outcome
+from dicomflow.send.files import Candidate, Skipped, find_candidates
+from dicomflow.send.journal import Journal
+from dicomflow.send.sending import Receiver, Sending
 
 __all__ = ["send"]
 

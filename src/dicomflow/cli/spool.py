@@ -11,8 +11,8 @@ from rich.console import Console
 from dicomflow.cli.spools import Config, Data, find_spool, open_spool
 from dicomflow.cli.tables import as_json, print_table
 from dicomflow.edge.progress import read_progress
-from dicomflow.edge.received import ReceivedFile
-from dicomflow.edge.spoolview import look, quarantined_files
+from dicomflow.edge.spool.names import ReceivedFile
+from dicomflow.edge.spool.view import look, quarantined_files
 from dicomflow.errors import PermanentError
 
 __all__ = ["spool"]

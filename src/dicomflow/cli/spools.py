@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from dicomflow.edge.settings import load_settings
-from dicomflow.edge.spool import Spool
+from dicomflow.edge.spool.folders import Spool
 from dicomflow.errors import PermanentError
 
 __all__ = ["Config", "Data", "find_spool", "open_spool"]

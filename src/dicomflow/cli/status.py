@@ -10,7 +10,7 @@ from rich.table import Table
 from dicomflow.catalog.report import count_everything
 from dicomflow.cli.database import DatabaseUrl, DataFolder, reading
 from dicomflow.edge.progress import read_progress
-from dicomflow.edge.spoolview import look
+from dicomflow.edge.spool.view import look
 from dicomflow.errors import PermanentError
 
 __all__ = ["status"]

@@ -8,10 +8,10 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import ObjectStore
 
+from dicomflow.bucket.heartbeat import SILENT_AFTER, Heartbeat
 from dicomflow.bucket.keys import STATUS_PREFIX, is_heartbeat
 from dicomflow.bucket.listing import list_objects
 from dicomflow.errors import PermanentError, TransientError
-from dicomflow.heartbeat import SILENT_AFTER, Heartbeat
 
 __all__ = ["LOW_BYTES", "Edge", "read_edges"]
 

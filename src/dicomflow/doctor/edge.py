@@ -29,17 +29,18 @@ from dicomflow.doctor.machine import (
     leaving_no_folder,
     require_place,
 )
-from dicomflow.edge.access import is_within
-from dicomflow.edge.sender import SendAssociation
-from dicomflow.edge.sendfiles import read_stored_file
-from dicomflow.edge.server import LogSettings
-from dicomflow.edge.settings import DeliverySettings, EdgeSettings, TlsSettings
+from dicomflow.edge.settings import DeliverySettings, EdgeSettings
 from dicomflow.edge.stores import build_store, local_root
 from dicomflow.edge.supervisor import Supervisor
-from dicomflow.edge.tls import TlsContexts
-from dicomflow.edge.users import Users
 from dicomflow.errors import DicomflowError
+from dicomflow.logs import LogSettings
+from dicomflow.network.access import is_within
+from dicomflow.network.settings import TlsSettings
+from dicomflow.network.tls import TlsContexts
+from dicomflow.network.users import Users
 from dicomflow.regularfiles import read_regular
+from dicomflow.send.association import SendAssociation
+from dicomflow.send.files import read_stored_file
 
 __all__ = ["checks_of_edge"]
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from dicomflow.edge.durable import is_full
+from dicomflow.edge.spool.durable import is_full
 from dicomflow.errors import DicomflowError
 
 __all__ = ["SELF_TEST", "SPACE_ADVICE", "Check", "Finding", "Problem", "Skip", "State", "Warn", "run_checks"]

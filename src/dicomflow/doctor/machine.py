@@ -16,7 +16,7 @@ import obstore
 from obstore.store import ObjectStore
 
 from dicomflow.doctor.findings import SPACE_ADVICE, Problem, Skip, Warn
-from dicomflow.edge.durable import is_full
+from dicomflow.edge.spool.durable import is_full
 from dicomflow.edge.stores import describe_refusal, is_unreachable
 
 __all__ = [

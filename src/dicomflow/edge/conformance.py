@@ -22,9 +22,10 @@ from dicomflow.dicom.uids import (
 from dicomflow.dimse.message import MAX_SENT_PDU_BYTES
 from dicomflow.dimse.pdu import MAX_CONTEXTS, AbortSource, AssociateReject
 from dicomflow.dimse.status import AbortReason, Rejection
-from dicomflow.edge.settings import CommitmentSettings, DimseSettings, TlsSettings
-from dicomflow.edge.storage import REFUSALS
-from dicomflow.edge.tls import CIPHERS
+from dicomflow.edge.receive.storage import REFUSALS
+from dicomflow.edge.settings import CommitmentSettings
+from dicomflow.network.settings import DimseSettings, TlsSettings
+from dicomflow.network.tls import CIPHERS
 
 __all__ = ["render"]
 

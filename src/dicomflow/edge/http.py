@@ -18,10 +18,10 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from dicomflow.edge.commitment import count_requests
+from dicomflow.edge.commitment.requests import count_requests
 from dicomflow.edge.metrics import register_files
 from dicomflow.edge.progress import read_progress
-from dicomflow.edge.spoolview import look
+from dicomflow.edge.spool.view import look
 from dicomflow.edge.supervisor import Supervisor
 from dicomflow.errors import PermanentError
 

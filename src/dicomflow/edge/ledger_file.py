@@ -12,7 +12,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from dicomflow.edge.durable import give_to_owner_of
+from dicomflow.edge.spool.durable import give_to_owner_of
 from dicomflow.errors import PermanentError
 from dicomflow.regularfiles import is_special
 

@@ -4,19 +4,18 @@ An environment variable is `DICOMFLOW_EDGE__` and the path to the key, joined by
 `DICOMFLOW_EDGE__DIMSE__PORT=104`. Lists are written as JSON. Unknown and missing keys stop the program.
 """
 
-import ipaddress
 import logging
 import os
-import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from dicomflow.bucket.keys import check_edge_name
 from dicomflow.errors import PermanentError
+from dicomflow.network.settings import AeTitle, DimseSettings, Section
 from dicomflow.regularfiles import read_regular
 
 __all__ = [
@@ -24,12 +23,10 @@ __all__ = [
     "CommitmentPeer",
     "CommitmentSettings",
     "DeliverySettings",
-    "DimseSettings",
     "EdgeSettings",
     "PriorityRule",
     "SettingsFile",
     "SpoolSettings",
-    "TlsSettings",
     "build_settings",
     "load_settings",
     "read_document",
@@ -39,66 +36,14 @@ _RELOADED: Final = ("max_bytes_per_second", "bandwidth", "priorities")
 ENVIRONMENT_PREFIX: Final = "DICOMFLOW_EDGE__"
 # So that a name with one underscore too few is noticed too.
 _LIKE_OURS: Final = "DICOMFLOW_EDGE"
-# DCMTK and others take no smaller one; 0 stands for no limit (PS3.8 D.1).
-_LEAST_MAX_PDU_BYTES: Final = 4096
 # Some records of the largest size, or most of a segment would be left empty.
 _LEAST_SEGMENT_BYTES: Final = 1 << 20
-_AE_TITLE: Final = re.compile(r"[ -\[\]-~]{1,16}")
 
 
 _logger = logging.getLogger(__name__)
 
 
-def _checked_ae_title(title: str) -> str:
-    title = title.strip()
-    if not title or _AE_TITLE.fullmatch(title) is None:
-        raise ValueError("an AE title has 1 to 16 printable ASCII characters and no backslash (PS3.5 6.2)")
-    return title
-
-
-AeTitle = Annotated[str, AfterValidator(_checked_ae_title)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class TlsSettings(_Section):
-    """A second listener that speaks TLS only (PS3.15 B.12)."""
-
-    port: int = Field(2762, ge=0, le=65535)
-    certificate: Path
-    key: Path
-    client_ca: Path | None = None
-
-
-class DimseSettings(_Section):
-    """The DIMSE listener. Empty lists mean any; `max_pdu_bytes` and `max_associations_per_ae_title` 0 mean no limit."""
-
-    ae_title: AeTitle = "DICOMFLOW"
-    port: int = Field(11112, ge=0, le=65535)
-    bind: str = "0.0.0.0"  # noqa: S104  # a receiver listens to the hospital's network
-    max_pdu_bytes: int = Field(131_072, ge=0, le=0xFFFFFFFF)
-    max_associations: int = Field(200, ge=1, le=10_000)
-    max_associations_per_ae_title: int = Field(0, ge=0)
-    called_ae_titles: tuple[AeTitle, ...] = ()
-    calling_ae_titles: tuple[AeTitle, ...] = ()
-    networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
-    artim_seconds: float = Field(30.0, gt=0)
-    idle_seconds: float = Field(300.0, gt=0)
-    users_file: Path | None = None
-    tls: TlsSettings | None = None
-
-    @model_validator(mode="after")
-    def _holds_a_fragment(self) -> Self:
-        if 0 < self.max_pdu_bytes < _LEAST_MAX_PDU_BYTES:
-            raise ValueError(
-                f"max_pdu_bytes is {self.max_pdu_bytes}: 0 for no limit, or at least {_LEAST_MAX_PDU_BYTES:,}"
-            )
-        return self
-
-
-class SpoolSettings(_Section):
+class SpoolSettings(Section):
     """Where instances are kept until they are stored. `workers` 0 means one a core, at least two.
 
     Files of stored instances are kept up to `spare_bytes` in all, to be written over by new ones; 0 keeps none.
@@ -130,7 +75,7 @@ class SpoolSettings(_Section):
         return self
 
 
-class BandwidthRule(_Section):
+class BandwidthRule(Section):
     """A limit for some hours: `days` counts from 0 for Monday, `from_hour` up to `to_hour` in the edge's local time.
 
     With a `to_hour` below `from_hour` it holds over midnight, into the day after each of `days`.
@@ -148,7 +93,7 @@ class BandwidthRule(_Section):
         return self
 
 
-class PriorityRule(_Section):
+class PriorityRule(Section):
     """Deliveries that go first: those of a calling AE title, of a modality, or of both."""
 
     calling_ae_title: AeTitle | None = None
@@ -156,7 +101,7 @@ class PriorityRule(_Section):
     rank: int = Field(ge=-100, le=100)
 
 
-class DeliverySettings(_Section):
+class DeliverySettings(Section):
     """How instances are gathered to deliveries and stored.
 
     `max_bytes_per_second` 0 means no limit; the first rule of `bandwidth` that fits the hour is in force instead.
@@ -188,7 +133,7 @@ class DeliverySettings(_Section):
         return self
 
 
-class CommitmentPeer(_Section):
+class CommitmentPeer(Section):
     """Where reports to an AE title go; `without_role` is for peers that accept without answering the role item.
 
     A peer that stays on the association of its request gets the report there, if its objects reach the level within
@@ -201,7 +146,7 @@ class CommitmentPeer(_Section):
     same_association_seconds: float = Field(2.0, ge=0, le=60)
 
 
-class CommitmentSettings(_Section):
+class CommitmentSettings(Section):
     """What storage commitment promises: that the object is spooled, stored or imported.
 
     `peers` gives the address of each AE title that may ask. A request waits `limit_seconds` for its objects to reach
@@ -210,7 +155,7 @@ class CommitmentSettings(_Section):
     """
 
     level: Literal["spooled", "stored", "imported"] = "stored"
-    peers: dict[AeTitle, CommitmentPeer] = {}
+    peers: dict[AeTitle, CommitmentPeer] = Field({})
     limit_seconds: float = Field(86_400.0, gt=0)
     settle_seconds: float = Field(10.0, ge=0)
     report_days: float = Field(3.0, gt=0)

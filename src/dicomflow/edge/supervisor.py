@@ -24,20 +24,22 @@ from typing import Final
 from filelock import FileLock, Timeout
 
 from dicomflow.edge import metrics
-from dicomflow.edge.admission import clear_row, table_length
-from dicomflow.edge.arrivals import open_inboxes, pass_on
 from dicomflow.edge.children import SILENT_SECONDS, Child, slots_of
-from dicomflow.edge.deliverer import Announce
-from dicomflow.edge.deliverer_process import DelivererStart, run_deliverer
-from dicomflow.edge.descriptors import raise_limit
+from dicomflow.edge.deliver.deliverer import Announce
+from dicomflow.edge.deliver.process import DelivererStart, run_deliverer
 from dicomflow.edge.ledger import LEDGER_FILE
-from dicomflow.edge.server import DRAIN_SECONDS, LogSettings, WorkerStart, run_worker
+from dicomflow.edge.receive.worker import WorkerStart, run_worker
 from dicomflow.edge.settings import EdgeSettings, SettingsFile
-from dicomflow.edge.spool import Spool
+from dicomflow.edge.spool.folders import Spool
 from dicomflow.edge.stores import build_store, check_store, local_root
-from dicomflow.edge.tls import TlsContexts
-from dicomflow.edge.users import Users
 from dicomflow.errors import PermanentError, TransientError
+from dicomflow.logs import LogSettings
+from dicomflow.network.admission import clear_row, table_length
+from dicomflow.network.arrivals import open_inboxes, pass_on
+from dicomflow.network.connections import DRAIN_SECONDS
+from dicomflow.network.descriptors import raise_limit
+from dicomflow.network.tls import TlsContexts
+from dicomflow.network.users import Users
 
 __all__ = ["Supervisor", "bind"]
 

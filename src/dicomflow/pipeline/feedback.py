@@ -11,11 +11,11 @@ from typing import Any, Final
 from obstore.exceptions import BaseError
 from sqlalchemy import Row
 
+from dicomflow.bucket.feedback import FailedObject, Feedback
 from dicomflow.bucket.keys import feedback_key
 from dicomflow.catalog import deliveries, outcomes
 from dicomflow.catalog.imports import LONGEST_PUT_OFF
 from dicomflow.errors import DicomflowError, TransientError
-from dicomflow.feedback import FailedObject, Feedback
 from dicomflow.pipeline.dependencies import Dependencies
 
 __all__ = ["FEEDBACK_AGAIN", "send_feedback"]

@@ -7,10 +7,10 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import ObjectStore
 
+from dicomflow.bucket.heartbeat import Heartbeat
 from dicomflow.bucket.keys import STATUS_PREFIX, is_heartbeat
 from dicomflow.bucket.listing import list_objects
 from dicomflow.errors import PermanentError, TransientError
-from dicomflow.heartbeat import Heartbeat
 
 __all__ = ["read_heartbeats", "silences"]
 

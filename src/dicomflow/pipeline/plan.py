@@ -13,11 +13,11 @@ from obstore.store import ObjectStore
 from sqlalchemy import Engine
 
 from dicomflow.bucket.keys import MANIFEST_PREFIX, manifest_key
+from dicomflow.bucket.manifest import Manifest
 from dicomflow.catalog.deliveries import record_delivery
 from dicomflow.catalog.engine import is_of_a_value
 from dicomflow.dicom.uids import is_usable
 from dicomflow.errors import DicomflowError, PermanentError
-from dicomflow.manifest import Manifest
 
 __all__ = ["STAT_PRIORITY", "plan_delivery"]
 

@@ -19,6 +19,7 @@ from sqlalchemy import Connection, Engine
 
 from dicomflow.bucket.keys import IMPORT_OUTPUT_PREFIX, MANIFEST_PREFIX, is_manifest, is_received, is_staging
 from dicomflow.bucket.listing import ListedObject, list_objects
+from dicomflow.bucket.manifest import Manifest
 from dicomflow.catalog import outcomes, restoring
 from dicomflow.catalog.deliveries import clear_problems, record_problem
 from dicomflow.catalog.engine import begin_read
@@ -27,7 +28,6 @@ from dicomflow.catalog.restoring import PastJob
 from dicomflow.catalog.versions import instances_with_versions
 from dicomflow.errors import PermanentError, TransientError
 from dicomflow.healthimaging.results import MANIFEST_NAME, FileResult, JobResults, UnreadableManifestError, read_results
-from dicomflow.manifest import Manifest
 from dicomflow.pipeline.events import StoredObjectEvent
 from dicomflow.pipeline.index import IndexResult, index_objects
 from dicomflow.pipeline.plan import plan_delivery

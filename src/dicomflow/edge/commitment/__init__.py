@@ -1,0 +1,1 @@
+"""Storage commitment as SCP (PS3.4 J): requests kept, judged, and reported."""

@@ -1,0 +1,372 @@
+"""Storage commitment as SCP: requests are kept in the spool until their report is taken (PS3.4 Annex J).
+
+A request is a small file in `commitments/`, durable before its N-ACTION is answered. What a report says is looked up in
+the ledger, and asked of the store that is configured now: success means that the configured level is reached, and
+nothing more is claimed.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Final
+
+from dicomflow.dicom.uids import IMPLICIT_VR_LITTLE_ENDIAN, STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE, is_usable
+from dicomflow.dimse.command import Command, CommandField
+from dicomflow.dimse.status import Status
+from dicomflow.edge.commitment.witness import StoreWitness
+from dicomflow.edge.ledger import Ledger, LedgerEntry
+from dicomflow.edge.settings import CommitmentSettings
+from dicomflow.edge.spool.durable import give_to_owner_of
+from dicomflow.edge.spool.folders import Spool
+from dicomflow.errors import PeerError, TransientError
+from dicomflow.regularfiles import read_regular
+
+__all__ = [
+    "MAX_ACTION_BYTES",
+    "CommitmentRequest",
+    "Commitments",
+    "Reference",
+    "Report",
+    "accept_action",
+    "count_requests",
+    "encode_report",
+    "make_report",
+    "read_requests",
+    "report_command",
+]
+
+# A reference takes about 200 bytes: room for 100,000 of them.
+MAX_ACTION_BYTES: Final = 20 << 20
+_REQUEST_STORAGE_COMMITMENT: Final = 1
+ALL_SUCCEEDED: Final = 1
+FAILURES_EXIST: Final = 2
+_FOLDER: Final = "commitments"
+_SUFFIX: Final = ".json"
+_UNDELIVERED: Final = ".undelivered"
+_DUPLICATE_TRANSACTION: Final = 0x0131
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A referenced SOP instance."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class CommitmentRequest:
+    """One N-ACTION and how far its report is; times are seconds since the epoch."""
+
+    transaction_uid: str
+    calling_ae_title: str
+    called_ae_title: str
+    references: tuple[Reference, ...]
+    requested_at: float
+    is_duplicate: bool = False
+    attempts: int = 0
+    next_at: float = 0.0
+    undelivered: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a report says: the instances at the level, and the others with their Failure Reason (PS3.3 C.14.1.1)."""
+
+    transaction_uid: str
+    committed: tuple[Reference, ...]
+    failed: tuple[tuple[Reference, int], ...]
+
+    @property
+    def event_type_id(self) -> int:
+        """1 when all succeeded, 2 when failures exist (PS3.4 J.3.3)."""
+        return FAILURES_EXIST if self.failed else ALL_SUCCEEDED
+
+
+class Commitments:
+    """The requests of one spool; `witness` says what the store has, and without one nothing stored is committed.
+
+    Any process may add one. Until a request's `next_at` only the worker that added it changes or removes it, from then
+    on only the reporter. A Transaction UID is its requestor's: two AE titles that use the same one have a request each.
+    """
+
+    def __init__(self, spool: Spool, witness: StoreWitness | None = None) -> None:
+        self.root = spool.root
+        self.witness = witness
+        self._spool = spool
+        self._folder = spool.root / _FOLDER
+
+    def add(self, request: CommitmentRequest) -> bool:
+        """Keep a request, and tell whether it is a new one. Durable: on return it is on disk. Raises `OSError`.
+
+        A repeat of an open request is that one, and its report is sent once.
+        """
+        known = _read(self._path(request))
+        if known is None:
+            self._write(request)
+            return True
+        if set(known.references) != set(request.references):
+            # The Transaction UID is in use: the report says so of every item (PS3.3 C.14.1.1, 0131H).
+            self._write(replace(request, is_duplicate=True, next_at=0.0))
+        return False
+
+    def open_requests(self, calling_ae_title: str | None = None) -> Iterator[CommitmentRequest]:
+        """Yield the requests, of one AE title or of all, whose report is not taken yet, those given up last."""
+        return read_requests(self.root, calling_ae_title)
+
+    def update(self, request: CommitmentRequest) -> None:
+        """Keep what became of an attempt to report."""
+        self._write(request)
+        if request.undelivered:
+            self._path(replace(request, undelivered="")).unlink(missing_ok=True)
+
+    def retry(self, request: CommitmentRequest) -> None:
+        """Have a report that was given up sent again."""
+        self._write(replace(request, undelivered="", next_at=0.0))
+        self._path(request).unlink(missing_ok=True)
+
+    def remove(self, request: CommitmentRequest) -> None:
+        """Forget a request whose report was taken."""
+        self._path(replace(request, undelivered="")).unlink(missing_ok=True)
+        self._path(replace(request, undelivered="taken")).unlink(missing_ok=True)
+
+    def take_over(self) -> None:
+        """Give the requests that an earlier version kept, by their Transaction UID alone, the names of this one."""
+        for path in self._folder.glob(f"*{_SUFFIX}"):
+            if "_" not in path.name and (request := _read(path)) is not None:
+                path.rename(self._path(request))
+
+    def _write(self, request: CommitmentRequest) -> None:
+        self._folder.mkdir(mode=0o750, exist_ok=True)
+        give_to_owner_of(self.root, self._folder)
+        self._spool.write_note(self._path(request), json.dumps(asdict(request)).encode())
+        give_to_owner_of(self.root, self._path(request))
+
+    def _path(self, request: CommitmentRequest) -> Path:
+        # The UID has passed `is_usable`, so it is digits and dots only.
+        kind = (".duplicate" if request.is_duplicate else "") + (_UNDELIVERED if request.undelivered else "")
+        return self._folder / f"{request.transaction_uid}_{_short(request.calling_ae_title)}{kind}{_SUFFIX}"
+
+
+def read_requests(root: Path, calling_ae_title: str | None = None) -> Iterator[CommitmentRequest]:
+    """Yield the requests that a spool keeps, of one AE title or of all, those given up last; creates nothing."""
+    names = f"*_{_short(calling_ae_title)}*{_SUFFIX}" if calling_ae_title is not None else f"*{_SUFFIX}"
+    paths = sorted((root / _FOLDER).glob(names), key=lambda path: (_UNDELIVERED in path.name, path.name))
+    return filter(None, map(_read, paths))
+
+
+def count_requests(root: Path) -> dict[str, int]:
+    """Return how many requests of a spool wait for their report, and of how many the report was given up."""
+    names: list[str] = []
+    with contextlib.suppress(FileNotFoundError):
+        names = [name for name in os.listdir(root / _FOLDER) if name.endswith(_SUFFIX)]  # noqa: PTH208  # often asked
+    undelivered = sum(_UNDELIVERED in name for name in names)
+    return {"open": len(names) - undelivered, "undelivered": undelivered}
+
+
+def _read(path: Path) -> CommitmentRequest | None:
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+        document: dict[str, Any] = json.loads(read_regular(path))
+        references = tuple(Reference(**item) for item in document.pop("references"))
+        return CommitmentRequest(references=references, **document)
+    return None
+
+
+def _short(calling_ae_title: str) -> str:
+    """Return what stands for an AE title in a file's name, which may hold less than the title may (PS3.5 6.2)."""
+    return hashlib.sha256(calling_ae_title.encode()).hexdigest()[:16]
+
+
+def accept_action(
+    commitments: Commitments,
+    command: Command,
+    action_information: bytes,
+    transfer_syntax_uid: str,
+    *,
+    calling_ae_title: str,
+    called_ae_title: str,
+    hold_seconds: float = 0.0,
+) -> tuple[Status, CommitmentRequest | None]:
+    """Check an N-ACTION, keep its request, and return the status of the response (PS3.4 J.3.2).
+
+    Returns:
+        The status; and a new request, of which the reporter keeps its hands off for `hold_seconds`.
+
+    Raises:
+        OSError: the request could not be kept.
+    """
+    if (command.requested_sop_class_uid or b"").rstrip(b"\0 ") != STORAGE_COMMITMENT.encode():
+        return Status.NO_SUCH_SOP_CLASS, None
+    if (command.requested_sop_instance_uid or b"").rstrip(b"\0 ") != STORAGE_COMMITMENT_INSTANCE.encode():
+        return Status.NO_SUCH_SOP_INSTANCE, None
+    if command.action_type_id != _REQUEST_STORAGE_COMMITMENT:
+        return Status.NO_SUCH_ACTION, None
+    try:
+        transaction_uid, references = _decode_action(action_information, transfer_syntax_uid)
+    except PeerError:
+        return Status.INVALID_ARGUMENT_VALUE, None
+    now = time.time()
+    request = CommitmentRequest(
+        transaction_uid,
+        calling_ae_title,
+        called_ae_title,
+        references,
+        requested_at=now,
+        next_at=now + hold_seconds if hold_seconds else 0.0,
+    )
+    return Status.SUCCESS, request if commitments.add(request) else None
+
+
+def make_report(
+    request: CommitmentRequest,
+    ledger: Ledger,
+    settings: CommitmentSettings,
+    now: float,
+    witness: StoreWitness | None,
+    gathered_until: float,
+) -> Report | None:
+    """Return the report when every instance is settled or the time is up; None while some may still reach the level.
+
+    Args:
+        request: what was asked.
+        ledger: what is known.
+        settings: the level, and how long to wait for it.
+        now: seconds since the epoch.
+        witness: says what the store has.
+        gathered_until: what was acknowledged until then, in seconds since the epoch, is in the ledger.
+
+    Raises:
+        TransientError: the store does not answer.
+        PermanentError: the ledger cannot be read.
+        sqlite3.OperationalError: it is locked.
+    """
+    is_late = now - request.requested_at >= settings.limit_seconds
+    is_settled = now - request.requested_at >= settings.settle_seconds and gathered_until > request.requested_at
+    reasons: dict[Reference, int | None] = {}
+    stored: dict[Reference, LedgerEntry] = {}
+    for reference in request.references:
+        reason = _DUPLICATE_TRANSACTION if request.is_duplicate else _judge(reference, ledger, settings.level, stored)
+        if reason == Status.NO_SUCH_SOP_INSTANCE and not is_settled:
+            # It may have been received before the request, or a moment ago, and not be in the ledger yet.
+            reason = int(Status.RESOURCE_LIMITATION)
+        if reason == Status.RESOURCE_LIMITATION and not is_late:
+            return None
+        reasons[reference] = reason
+    if stored:
+        reasons |= _confirm(stored, witness, is_late=is_late)
+    committed = tuple(reference for reference, reason in reasons.items() if reason is None)
+    failed = tuple((reference, reason) for reference, reason in reasons.items() if reason is not None)
+    return Report(request.transaction_uid, committed, failed)
+
+
+def report_command(report: Report, message_id: int | None = None) -> Command:
+    """Return the N-EVENT-REPORT-RQ of a report (PS3.7 10.3.1)."""
+    return Command(
+        CommandField.N_EVENT_REPORT_RQ,
+        message_id=message_id,
+        affected_sop_class_uid=STORAGE_COMMITMENT.encode("ascii"),
+        affected_sop_instance_uid=STORAGE_COMMITMENT_INSTANCE.encode("ascii"),
+        data_set_type=1,
+        event_type_id=report.event_type_id,
+    )
+
+
+def encode_report(report: Report, transfer_syntax_uid: str) -> bytes:
+    """Encode the Event Information of a report (PS3.4 Table J.3-3)."""
+    from pydicom.dataset import Dataset  # noqa: PLC0415  # commitment is rare, and pydicom a large import
+    from pydicom.filewriter import write_dataset  # noqa: PLC0415  # as above
+
+    information = Dataset()
+    information.TransactionUID = report.transaction_uid
+    if report.committed:
+        information.ReferencedSOPSequence = [_item(reference) for reference in report.committed]
+    if report.failed:
+        information.FailedSOPSequence = [_item(reference, reason) for reference, reason in report.failed]
+    encoded = _buffer(transfer_syntax_uid)
+    write_dataset(encoded, information)
+    return bytes(encoded.getvalue())
+
+
+def _judge(reference: Reference, ledger: Ledger, level: str, stored: dict[Reference, LedgerEntry]) -> int | None:
+    """Return None for an instance that is at the level by the ledger, or why it is not (yet).
+
+    What the spool may not have any more is put into `stored`: the store is to confirm it.
+    """
+    entries = ledger.find(reference.sop_instance_uid)
+    if not entries:
+        return int(Status.NO_SUCH_SOP_INSTANCE)
+    # Of several contents the last one received is what the sender means.
+    entry: LedgerEntry = entries[-1]
+    if entry.sop_class_uid != reference.sop_class_uid:
+        return int(Status.CLASS_INSTANCE_CONFLICT)
+    if entry.problem is not None:
+        return int(Status.PROCESSING_FAILURE)
+    reached = {"spooled": True, "stored": entry.stored_at is not None, "imported": entry.imported_at is not None}
+    if not reached[level]:
+        return int(Status.RESOURCE_LIMITATION)
+    if entry.stored_at is not None:
+        stored[reference] = entry
+    return None
+
+
+def _confirm(
+    stored: dict[Reference, LedgerEntry], witness: StoreWitness | None, *, is_late: bool
+) -> dict[Reference, int | None]:
+    """Return None for each instance that the store has, and 0112H for one that it has not."""
+    try:
+        found = witness.ask(stored.values()) if witness is not None else {}
+    except TransientError:
+        if not is_late:
+            raise
+        return dict.fromkeys(stored, int(Status.RESOURCE_LIMITATION))
+    missing = int(Status.NO_SUCH_SOP_INSTANCE)
+    return {reference: None if found.get(entry.object_key) else missing for reference, entry in stored.items()}
+
+
+def _decode_action(encoded: bytes, transfer_syntax_uid: str) -> tuple[str, tuple[Reference, ...]]:
+    """Decode Action Information (PS3.4 Table J.3-1); raises `PeerError` for what is missing or illegal."""
+    from pydicom.filereader import read_dataset  # noqa: PLC0415  # commitment is rare, and pydicom a large import
+
+    try:
+        information = read_dataset(
+            BytesIO(encoded), is_implicit_VR=transfer_syntax_uid == IMPLICIT_VR_LITTLE_ENDIAN, is_little_endian=True
+        )
+        transaction_uid = str(information.TransactionUID)
+        references = tuple(
+            Reference(str(item.ReferencedSOPClassUID), str(item.ReferencedSOPInstanceUID))
+            for item in information.ReferencedSOPSequence
+        )
+    except Exception as error:  # pydicom raises whatever a malformed data set leads it into
+        raise PeerError(f"action information cannot be read: {type(error).__name__}") from error
+    if not references or len(set(references)) != len(references):
+        raise PeerError("no references, or one of them twice")
+    uids: Sequence[str] = [transaction_uid, *(uid for each in references for uid in asdict(each).values())]
+    if not all(map(is_usable, uids)):
+        raise PeerError("a UID is missing or illegal")
+    return transaction_uid, references
+
+
+def _item(reference: Reference, reason: int | None = None) -> Any:  # a Dataset, imported where it is needed
+    from pydicom.dataset import Dataset  # noqa: PLC0415  # as above
+
+    item = Dataset()
+    item.ReferencedSOPClassUID = reference.sop_class_uid
+    item.ReferencedSOPInstanceUID = reference.sop_instance_uid
+    if reason is not None:
+        item.FailureReason = reason
+    return item
+
+
+def _buffer(transfer_syntax_uid: str) -> Any:  # pydicom's own kind of buffer
+    from pydicom.filebase import DicomBytesIO  # noqa: PLC0415  # as above
+
+    buffer = DicomBytesIO()
+    buffer.is_little_endian = True
+    buffer.is_implicit_VR = transfer_syntax_uid == IMPLICIT_VR_LITTLE_ENDIAN
+    return buffer

@@ -1,0 +1,1 @@
+"""From the spool to the object store: instances gathered to deliveries, put, and their manifest last."""

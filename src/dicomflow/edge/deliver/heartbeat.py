@@ -1,0 +1,120 @@
+"""Tells the store how this edge is: one small object, every minute and when something that matters has changed.
+
+News, not truth: a store that does not take it is told later, and nothing waits for it.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Final
+
+from dicomflow import __version__
+from dicomflow.bucket.heartbeat import Heartbeat, SeenPeer
+from dicomflow.bucket.keys import heartbeat_key
+from dicomflow.edge.commitment.requests import count_requests
+from dicomflow.edge.deliver.delivery import ReceivedInstance
+from dicomflow.edge.settings import EdgeSettings
+from dicomflow.edge.spool.folders import Spool
+from dicomflow.edge.spool.view import look
+
+__all__ = ["Heartbeats"]
+
+_EVERY_SECONDS: Final = 60.0
+_LOOK_SECONDS: Final = 5.0
+# Looking takes at most one twentieth of the time.
+_IDLE_SHARE: Final = 20.0
+# So that the object stays small whoever sends.
+_MAX_PEERS: Final = 50
+_MAX_REMEMBERED_PEERS: Final = 1000
+
+_logger = logging.getLogger(__name__)
+
+
+class Heartbeats:
+    """Gathers whom the edge hears of and puts its heartbeat. Event loop: one owner.
+
+    `put` stores an object whole; `clock` tells the time in UTC.
+    """
+
+    def __init__(
+        self,
+        settings: EdgeSettings,
+        spool: Spool,
+        put: Callable[[str, bytes], Awaitable[None]],
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._settings = settings
+        self._spool = spool
+        self._put = put
+        self._clock = clock
+        self._peers: dict[tuple[str, str], SeenPeer] = {}
+        self._has_new_peer = False
+        self._told: tuple[bool, int, bool, int] | None = None
+        self._told_at: datetime | None = None
+
+    def saw(self, instance: ReceivedInstance) -> None:
+        """Count an instance for its sender."""
+        key = (instance.calling_ae_title, instance.file.peer)
+        known = self._peers.pop(key, None)
+        count = known.instances if known else 0
+        self._has_new_peer |= known is None
+        at = max(instance.received_at, known.seen_at) if known else instance.received_at
+        self._peers[key] = SeenPeer(*key, count + 1, at)  # the last in the map is the last that was heard of
+        if len(self._peers) > _MAX_REMEMBERED_PEERS:
+            del self._peers[next(iter(self._peers))]
+
+    async def follow(self, look_seconds: float = _LOOK_SECONDS) -> None:
+        """Put a heartbeat when one is due, until cancelled."""
+        while True:
+            started_at = time.monotonic()
+            pause = look_seconds
+            try:
+                await self.beat()
+            except Exception as error:  # noqa: BLE001  # news only: nothing is lost by waiting
+                _logger.warning("heartbeat_not_put error=%s", type(error).__name__)
+                pause = _EVERY_SECONDS
+            # A spool with a million files takes seconds to look at.
+            await asyncio.sleep(max(pause, _IDLE_SHARE * (time.monotonic() - started_at)))
+
+    async def beat(self) -> bool:
+        """Put a heartbeat if the last one is old or says something else than this one; tell whether it was put."""
+        state = await asyncio.to_thread(self._state)
+        now, told = self._clock(), self._told_at
+        is_old = told is None or (now - told).total_seconds() >= _EVERY_SECONDS
+        if not is_old and state == self._told and not self._has_new_peer:
+            return False
+        self._has_new_peer = False
+        peers = tuple(list(self._peers.values())[: -_MAX_PEERS - 1 : -1])
+        heartbeat = await asyncio.to_thread(self._look, now, peers)
+        await self._put(heartbeat_key(heartbeat.edge), heartbeat.to_json())
+        self._told_at, self._told = now, state
+        return True
+
+    def _state(self) -> tuple[bool, int, bool, int]:
+        """Return what is news when it changes: whether something waits, how much is quarantined, and what is wrong."""
+        view = look(self._spool.root, ages=False)
+        is_waiting = bool(view.received + view.delivering)
+        return is_waiting, view.quarantined, self._is_full(), len(self._spool.aside.reasons())
+
+    def _is_full(self) -> bool:
+        return self._spool.free_bytes() < self._settings.spool.refuse_below_bytes
+
+    def _look(self, now: datetime, peers: tuple[SeenPeer, ...]) -> Heartbeat:
+        view = look(self._spool.root)
+        return Heartbeat(
+            edge=self._settings.name,
+            version=__version__,
+            at=now,
+            ae_title=self._settings.dimse.ae_title,
+            received=view.received,
+            delivering=view.delivering,
+            quarantined=view.quarantined,
+            free_bytes=self._spool.free_bytes(),
+            oldest_seconds=round(view.oldest_seconds(), 1),
+            peers=peers,
+            is_full=self._is_full(),
+            set_aside=len(self._spool.aside.reasons()),
+            undelivered_reports=count_requests(self._spool.root)["undelivered"],
+        )

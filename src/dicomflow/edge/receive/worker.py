@@ -1,0 +1,121 @@
+"""A worker process: accepts connections from the shared listening sockets, a thread for each association.
+
+Started by the supervisor with `spawn`, so everything it gets can be pickled. Stops on SIGTERM, or when the
+supervisor says so or is gone: it accepts no more, lets messages under way end, aborts the rest, and leaves.
+"""
+
+import gc
+import logging
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import socket
+import threading
+from collections.abc import MutableSequence, Sequence
+from dataclasses import dataclass
+
+from dicomflow import logs
+from dicomflow.edge.children import BEAT_SECONDS, beat
+from dicomflow.edge.commitment.requests import Commitments
+from dicomflow.edge.commitment.witness import StoreWitness
+from dicomflow.edge.metrics import Metrics
+from dicomflow.edge.receive.services import Receiver
+from dicomflow.edge.receive.watermark import Watermark
+from dicomflow.edge.settings import EdgeSettings
+from dicomflow.edge.spool.folders import Spool
+from dicomflow.network.admission import Admission
+from dicomflow.network.arrivals import Inbox, Listener
+from dicomflow.network.connections import Connections
+from dicomflow.network.descriptors import most_waiting
+from dicomflow.network.services import Host
+from dicomflow.network.tls import TlsContexts
+from dicomflow.network.users import Users
+
+__all__ = ["WorkerStart", "run_worker"]
+
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStart:
+    """What a worker is started with; listeners, the table of open associations and the inboxes are shared by all.
+
+    It counts its beats in `beats[slot]`, and stops at the end of the pipe `stop`.
+    """
+
+    index: int
+    settings: EdgeSettings
+    logs: logs.LogSettings
+    listener: socket.socket
+    tls_listener: socket.socket | None
+    table: MutableSequence[int]
+    inboxes: Sequence[tuple[socket.socket, socket.socket]]
+    beats: MutableSequence[int]
+    slot: int
+    stop: multiprocessing.connection.Connection
+
+
+def run_worker(start: WorkerStart) -> None:
+    """Run a worker until it is told to stop. Process: the main function of a worker."""
+    logs.configure(start.logs.level, as_json=start.logs.as_json)
+    stopping = threading.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda _number, _frame: stopping.set())
+    kept = start.settings.spool
+    spool = Spool(
+        kept.dir,
+        fsync=kept.fsync,
+        lane=str(start.index),
+        spare_bytes=kept.spare_bytes,
+        segment_bytes=kept.segment_bytes,
+    )
+    dimse = start.settings.dimse
+    metrics = Metrics(spool.root)
+    receiver = Receiver(
+        spool,
+        Watermark(spool, start.settings.spool),
+        stopping,
+        metrics,
+        Commitments(spool, StoreWitness(start.settings.delivery)) if start.settings.commitment.peers else None,
+        start.settings.commitment,
+    )
+    host = Host(
+        dimse,
+        receiver.serve,
+        stopping,
+        Admission(start.table, start.index, dimse.max_associations, dimse.max_associations_per_ae_title),
+        Users(dimse.users_file) if dimse.users_file is not None else None,
+        metrics.ended,
+    )
+    # What is made so far stays, so the collector need not walk it again and again.
+    gc.freeze()
+    connections = Connections(host, most_waiting(dimse.max_associations))
+    givers = [giver for giver, _ in start.inboxes]
+    contexts = TlsContexts(dimse.tls) if dimse.tls is not None else None
+    # From here on nothing is left to go wrong, so that what others give is served.
+    host.admission.begin()
+    connections.accept_from(Listener(start.listener, None, host.admission, givers))
+    if start.tls_listener is not None:
+        connections.accept_from(Listener(start.tls_listener, contexts, host.admission, givers))
+    if start.inboxes:
+        connections.accept_from(Inbox(start.inboxes[start.index][1], contexts, host.admission))
+    _wait_for_stop(start, stopping)
+    connections.drain()
+    # Threads still in a system call must not keep the process: what they hold was not acknowledged.
+    logging.shutdown()
+    os._exit(0)
+
+
+def _wait_for_stop(start: WorkerStart, stopping: threading.Event) -> None:
+    """Return when a signal came, or the supervisor stops it or has ended, however it ended; beat meanwhile."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "a worker is started by the supervisor"
+    while not stopping.is_set():
+        beat(start.beats, start.slot)
+        ended = multiprocessing.connection.wait([parent.sentinel, start.stop], timeout=BEAT_SECONDS)
+        if parent.sentinel in ended:
+            _logger.warning("supervisor_gone pid=%d", os.getpid())
+        if ended:
+            stopping.set()

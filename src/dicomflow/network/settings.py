@@ -1,0 +1,65 @@
+"""Settings of a DIMSE listener: port, titles, networks, limits and TLS."""
+
+import ipaddress
+import re
+from pathlib import Path
+from typing import Annotated, Final, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+__all__ = ["AeTitle", "DimseSettings", "Section", "TlsSettings"]
+
+# DCMTK and others take no smaller one; 0 stands for no limit (PS3.8 D.1).
+_LEAST_MAX_PDU_BYTES: Final = 4096
+_AE_TITLE: Final = re.compile(r"[ -\[\]-~]{1,16}")
+
+
+def _checked_ae_title(title: str) -> str:
+    title = title.strip()
+    if not title or _AE_TITLE.fullmatch(title) is None:
+        raise ValueError("an AE title has 1 to 16 printable ASCII characters and no backslash (PS3.5 6.2)")
+    return title
+
+
+AeTitle = Annotated[str, AfterValidator(_checked_ae_title)]
+
+
+class Section(BaseModel):
+    """A part of a program's settings: it does not change, and a key that it does not know is refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TlsSettings(Section):
+    """A second listener that speaks TLS only (PS3.15 B.12)."""
+
+    port: int = Field(2762, ge=0, le=65535)
+    certificate: Path
+    key: Path
+    client_ca: Path | None = None
+
+
+class DimseSettings(Section):
+    """The DIMSE listener. Empty lists mean any; `max_pdu_bytes` and `max_associations_per_ae_title` 0 mean no limit."""
+
+    ae_title: AeTitle = "DICOMFLOW"
+    port: int = Field(11112, ge=0, le=65535)
+    bind: str = "0.0.0.0"  # noqa: S104  # a receiver listens to the hospital's network
+    max_pdu_bytes: int = Field(131_072, ge=0, le=0xFFFFFFFF)
+    max_associations: int = Field(200, ge=1, le=10_000)
+    max_associations_per_ae_title: int = Field(0, ge=0)
+    called_ae_titles: tuple[AeTitle, ...] = ()
+    calling_ae_titles: tuple[AeTitle, ...] = ()
+    networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
+    artim_seconds: float = Field(30.0, gt=0)
+    idle_seconds: float = Field(300.0, gt=0)
+    users_file: Path | None = None
+    tls: TlsSettings | None = None
+
+    @model_validator(mode="after")
+    def _holds_a_fragment(self) -> Self:
+        if 0 < self.max_pdu_bytes < _LEAST_MAX_PDU_BYTES:
+            raise ValueError(
+                f"max_pdu_bytes is {self.max_pdu_bytes}: 0 for no limit, or at least {_LEAST_MAX_PDU_BYTES:,}"
+            )
+        return self

@@ -1,0 +1,221 @@
+"""What the disk does not give, or is not ours: a bad page is quarantine, what may pass comes again, nothing waits."""
+
+import errno
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dicomflow.bucket.manifest import Manifest
+from dicomflow.edge.deliver import instances as gather
+from dicomflow.edge.deliver import resent
+from dicomflow.edge.progress import read_progress
+from dicomflow.edge.spool.setaside import SetAside
+
+Site = Any  # conftest's
+
+
+def _fail(number: int = errno.EIO) -> Any:
+    raise OSError(number, os.strerror(number))
+
+
+@pytest.fixture(params=[False, True], ids=["open", "closed"])
+def left_behind(request: Any, site: Site, monkeypatch: pytest.MonkeyPatch, flaky_store: Any) -> Site:
+    """Give a site with a delivery of two instances, as a run leaves it that ends while the store is away."""
+    site.receive("1.2.1")
+    site.receive("1.2.2")
+    with monkeypatch.context() as patched:
+        flaky_store(patched, lambda _key: True)
+        if request.param:
+            site.spool.associations.note_end("a1", "released")
+            site.run(lambda: list(site.spool.delivering.glob("*/manifest.json")))
+        else:
+            site.run(lambda: len(list(site.spool.delivering.glob("*/*.dcm"))) == 2)
+    return site
+
+
+def test_file_with_a_bad_page_stops_no_other(site: Site, monkeypatch: pytest.MonkeyPatch, caplog: Any):
+    """It is quarantined with its reason, and the others are stored; sent again, it is stored too."""
+    bad = site.receive("1.2.1")
+    site.receive("1.2.2")
+    site.spool.associations.note_end("a1", "released")
+    original = gather.read_instance
+    monkeypatch.setattr(gather, "read_instance", lambda file: _fail() if file == bad else original(file))
+    site.run(site.manifests)
+    (manifest,) = site.manifests()
+    assert ["1.2.2"] == [each.sop_instance_uid for each in manifest.instances()]
+    ((file, reason),) = site.spool.scan_quarantined()
+    assert (bad.path.name, "the disk does not give its bytes") == (file.path.name, reason)
+    assert f"file_not_read file={bad.path.name}" in caplog.text
+    site.receive("1.2.1", association="a2")
+    site.spool.associations.note_end("a2", "released")
+    site.run(lambda: len(site.manifests()) == 2)
+
+
+def test_delivery_whose_file_has_a_bad_page_at_the_start_goes_on_without_it(
+    left_behind: Site, monkeypatch: pytest.MonkeyPatch
+):
+    """The file is in quarantine, not gone with the delivery's folder; sent again, it is stored."""
+    site = left_behind
+    original = gather.read_instance
+    with monkeypatch.context() as patched:
+        patched.setattr(gather, "read_instance", lambda file: _fail() if file.number == 1 else original(file))
+        site.spool.associations.note_end("a1", "released")
+        site.run(lambda: site.manifests() and not list(site.spool.delivering.iterdir()))
+        site.receive("1.2.2", association="a2")
+        site.spool.associations.note_end("a2", "released")
+        site.run(lambda: len(site.manifests()) == 2)
+    assert [1] == [file.number for file, _ in site.spool.scan_quarantined()]
+    assert ["1.2.1", "1.2.2"] == sorted(
+        each.sop_instance_uid for manifest in site.manifests() for each in manifest.instances()
+    )
+
+
+def test_failure_that_may_pass_leaves_nothing_out(left_behind: Site, monkeypatch: pytest.MonkeyPatch, caplog: Any):
+    """The delivery is set aside, others go on, and it is taken up whole when it can be read."""
+    site = left_behind
+    original = gather.read_instance
+    fails = [True]
+
+    def _read(file: Any) -> Any:
+        return _fail(errno.EMFILE) if fails and file.number == 1 else original(file)
+
+    monkeypatch.setattr(gather, "read_instance", _read)
+    monkeypatch.setattr("dicomflow.edge.spool.setaside._FIRST_PAUSE_SECONDS", 0.01)
+    site.spool.aside = SetAside()
+    site.spool.associations.note_end("a1", "released")
+    site.receive("1.9.1", association="a2", study_instance_uid="1.9")
+    site.spool.associations.note_end("a2", "released")
+
+    def _is_over() -> bool:
+        if fails and site.manifests():
+            assert ["1.9.1"] == [each.sop_instance_uid for each in site.manifests()[0].instances()]
+            assert 1 == read_progress(site.spool.root)["set_aside"]
+            fails.clear()
+        return bool(site.is_empty())
+
+    site.run(_is_over)
+    assert [1, 2] == sorted(len(list(each.instances())) for each in site.manifests())
+    assert "reason=Too many open files" in caplog.text
+
+
+MANIFESTS = {
+    "empty": b"",
+    "garbage": bytes(range(256)),
+    "another JSON": b"[[]]",
+    "another delivery's": Manifest("site-1", "other", datetime.now(UTC), datetime.now(UTC), (), ()).to_json(),
+    "another edge's": Manifest("site-2", "{id}", datetime.now(UTC), datetime.now(UTC), (), ()).to_json(),
+    "one without its instances": Manifest("site-1", "{id}", datetime.now(UTC), datetime.now(UTC), (), ()).to_json(),
+    "a folder": None,
+    "bad page": errno.EIO,
+    "another user's": errno.EACCES,
+}
+
+
+@pytest.mark.parametrize("kind", MANIFESTS)
+@pytest.mark.parametrize("left_behind", [True], indirect=True, ids=["closed"])
+def test_manifest_that_cannot_be_read_is_made_anew(
+    left_behind: Site, monkeypatch: pytest.MonkeyPatch, kind: str, caplog: Any
+):
+    """Whatever is in its place, the delivery is stored with all its instances, and no other waits."""
+    site = left_behind
+    (path,) = site.spool.delivering.glob("*/manifest.json")
+    content = MANIFESTS[kind]
+    original = gather.read_regular
+    if content is None:
+        path.unlink()
+        (path / "folder").mkdir(parents=True)
+    elif isinstance(content, bytes):
+        path.write_bytes(content.replace(b"{id}", path.parent.name.encode()))
+    else:
+        inode = path.stat().st_ino
+        monkeypatch.setattr(
+            gather,
+            "read_regular",
+            lambda each: _fail(content) if each.exists() and each.stat().st_ino == inode else original(each),
+        )
+    site.receive("1.9.1", association="a2", study_instance_uid="1.9")
+    site.spool.associations.note_end("a2", "released")
+    site.run(lambda: len(site.manifests()) == 2)
+    studies = {each.studies[0].study_instance_uid: each for each in site.manifests()}
+    assert ["1.2.1", "1.2.2"] == sorted(each.sop_instance_uid for each in studies["1.2.3"].instances())
+    assert all((site.objects / each.key).is_file() for each in studies["1.2.3"].instances())
+    assert kind == "one without its instances" or "manifest_set_aside" in caplog.text
+
+
+NAME = f"a9_00000009_10.0.0.1_{'0' * 64}.dcm"
+# Not of a delivery that is to be stored.
+ELSEWHERE = (
+    *("received/foreign", "received/0/foreign", "received/retried", f"received/0/{NAME}", f"received/unpacked/{NAME}"),
+    *("delivering/foreign", "delivering/foreign.stored", "quarantined/foreign", "quarantined/foreign.reason"),
+    *("spares/foreign.spare", "associations/9-00000001.log", "received/0/00000001-0011223344556677.segment", "ballast"),
+    *("received/0/00000001-0011223344556677.at", "received/0/0011223344556677.free", "progress.json", "progress.tmp"),
+    *("ledger.db-wal", "ledger.db-journal", "commitments/1.2_0.json", "ballast.tmp", "metrics/counter_1.db"),
+)
+FOREIGN: dict[str, Callable[[Path], Any]] = {
+    "file": lambda path: path.write_bytes(b"not ours"),
+    "folder": lambda path: (path / "folder").mkdir(parents=True),
+    "link to itself": lambda path: path.symlink_to(path.name),  # nobody can read it, root neither
+    "link to a device": lambda path: path.symlink_to("/dev/zero"),  # it has no end
+    "FIFO": os.mkfifo,  # nobody writes to it
+}
+PLACES = (ELSEWHERE, ("delivering/{id}/foreign",), ("delivering/{id}/manifest.json",), (f"delivering/{{id}}/{NAME}",))
+
+
+@pytest.mark.parametrize("places", PLACES, ids=["elsewhere", "beside", "manifest", "instance"])
+@pytest.mark.parametrize("kind", FOREIGN)
+@pytest.mark.parametrize("left_behind", [True], indirect=True, ids=["closed"])
+def test_nothing_foreign_in_the_spool_stops_a_delivery(left_behind: Site, places: tuple[str, ...], kind: str):
+    """Whatever lies wherever: both studies are stored whole, and nothing that is not ours is lost."""
+    site = left_behind
+    (folder,) = (each for each in site.spool.delivering.iterdir() if each.is_dir())
+    for place in places:
+        path = site.spool.root / place.format(id=folder.name)
+        path.parent.mkdir(exist_ok=True)
+        path.unlink(missing_ok=True)
+        FOREIGN[kind](path)
+    site.receive("1.9.1", association="a2", study_instance_uid="1.9")
+    site.spool.associations.note_end("a2", "released")
+    # The one delivery that has something unreadable in it may wait for that; every other is stored.
+    waits = NAME in places[0] and kind == "folder"
+    wanted = {"1.9"} if waits else {"1.2.3", "1.9"}
+    site.run(lambda: wanted <= {each.studies[0].study_instance_uid for each in site.manifests()})
+    if not waits:
+        (manifest,) = (each for each in site.manifests() if each.studies[0].study_instance_uid == "1.2.3")
+        assert 2 == len(list(manifest.instances()))
+
+
+def test_comparison_with_a_stored_file_that_cannot_be_read_stops_no_other(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: Any
+):
+    """A bad page behind the head is met only where the data set is compared."""
+    site.receive("1.2.1")
+    site.spool.associations.note_end("a1", "released")
+    site.run(site.is_empty)
+    monkeypatch.setattr(resent, "has_same_data_set", lambda *_: _fail())
+    bad = site.receive("1.2.1", association="a2", calling="OTHER")
+    site.receive("1.2.2", association="a2")
+    site.spool.associations.note_end("a2", "released")
+    site.run(lambda: len(site.manifests()) == 2)
+    assert [bad.path.name] == [file.path.name for file, _ in site.spool.scan_quarantined()]
+    assert f"file_not_read file={bad.path.name}" in caplog.text
+
+
+def test_instance_of_another_study_in_a_delivery_is_received_again(left_behind: Site):
+    """A file that somebody moved there is stored, and no manifest tells of it under a study that is not its own."""
+    site = left_behind
+    (folder,) = (each for each in site.spool.delivering.iterdir() if each.is_dir())
+    moved = site.receive("1.9.1", association="a2", study_instance_uid="1.9").path
+    moved.rename(folder / f"00{moved.name[2:]}")  # the first by name
+    for association in ("a1", "a2"):
+        site.spool.associations.note_end(association, "released")
+    site.run(lambda: len(site.manifests()) == 2)
+    found = {
+        study.study_instance_uid: sorted(each.sop_instance_uid for series in study.series for each in series.instances)
+        for manifest in site.manifests()
+        for study in manifest.studies
+    }
+    assert {"1.2.3": ["1.2.1", "1.2.2"], "1.9": ["1.9.1"]} == found
