@@ -38,7 +38,19 @@ _PACKAGES: Final = {
 FUNCTIONS: Final = tuple(_PACKAGES)
 
 _OTHER_PROGRAMS: Final = frozenset(
-    {"__main__.py", "cli", "console", "dimse", "edge", "healthimaging/simulator", "local.py", "py.typed", "samples.py"}
+    {
+        "__main__.py",
+        "cli",
+        "console",
+        "dimse",
+        "edge",
+        "healthimaging/simulator",
+        "local.py",
+        "network",
+        "py.typed",
+        "samples.py",
+        "send",
+    }
 )
 """Our own modules that no function imports."""
 _HANDLERS: Final = {"operator": "dicomflow.cli.operator.operator"}

@@ -77,7 +77,7 @@ def test_bundle_holds_what_its_function_needs_and_no_more(name: str, platform: P
     files = {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()}
     assert "dicomflow/pipeline/lambdas.py" in files
     ours = {path.split("/")[1] for path in files if path.startswith("dicomflow/")}
-    assert not ours & {"console", "dimse", "edge", "local.py", "samples.py"}
+    assert not ours & {"console", "dimse", "edge", "local.py", "network", "samples.py", "send"}
     assert ("cli" in ours) == (name == "operator")
     assert not [path for path in files if path.startswith("dicomflow/healthimaging/simulator")]
     assert not [path for path in files if path.endswith((".pyc", ".pyi")) or "__pycache__" in path]
