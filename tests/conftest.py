@@ -1,5 +1,6 @@
 """Fixtures that any test may ask for: databases of both kinds, and skips that count as failures in CI."""
 
+import atexit
 import json
 import logging
 import os
@@ -124,6 +125,8 @@ def _postgres_server() -> Iterator[str]:
         yield server.get_uri()
     finally:
         server.cleanup()
+        # Else it cleans once more as the process ends, and logs that to a stream which pytest has closed.
+        atexit.unregister(server._cleanup)
         shutil.rmtree(folder, ignore_errors=True)
 
 

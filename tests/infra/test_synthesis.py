@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from infra.acknowledgements import acknowledgements
 from infra.regions import HEALTHIMAGING_REGIONS
 from infra.settings import load_deployment
 from infra.userdata import user_data_lines
@@ -71,6 +70,14 @@ def test_synthesis_of_a_wrong_config_is_refused_in_one_line(synthesised: Callabl
     assert 1 == len(done.stderr.splitlines())
 
 
+def acknowledged(config: dict[str, Any]) -> list[Any]:
+    """Give the acknowledgements of a deployment: their module starts Node, which no collection of tests should."""
+    from infra.acknowledgements import acknowledgements
+
+    return list(acknowledgements(load_deployment(config)))
+
+
+@pytest.mark.xdist_group("templates")
 def test_rules_are_broken_where_it_is_acknowledged_and_nowhere_else(tmp_path: Path):
     """Without the acknowledgements cdk-nag finds exactly what they name: none covers what is not there."""
     edges = [{"Name": "edge-1", "device_type": "LOCAL"}, {"Name": "edge-2", "device_type": "EC2"}]
@@ -87,7 +94,7 @@ def test_rules_are_broken_where_it_is_acknowledged_and_nowhere_else(tmp_path: Pa
     )
     assert 0 == done.returncode, done.stderr
     found = {tuple(line.split(" iep/")) for line in json.loads(done.stdout.splitlines()[-1])}
-    expected = {(entry.rule, entry.path) for entry in acknowledgements(load_deployment(config))}
+    expected = {(entry.rule, entry.path) for entry in acknowledged(config)}
     assert set() == {(rule, path) for rule, path in found if not is_covered(rule, path, expected)}
     assert set() == {(rule, path) for rule, path in expected if not is_used(rule, path, found)}
 
@@ -113,10 +120,11 @@ def is_below(path: str, place: str) -> bool:
     return f"{path}/".startswith(f"{place}/")
 
 
+@pytest.mark.xdist_group("templates")
 def test_acknowledgements_have_reasons():
     """Each is one sentence or two, and none says only that it is so."""
     config = {"CDK_APP_NAME": "iep", "VPC_CIDR": "10.10.0.0/22", "EDGE_CONFIG": []}
-    for entry in acknowledgements(load_deployment(config)):
+    for entry in acknowledged(config):
         assert len(entry.reason) > 20 or entry.reason.startswith(("As ", "It runs ")), entry
 
 

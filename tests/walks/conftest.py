@@ -25,13 +25,14 @@ _STRANGER = "nobody"
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave the walks out unless they are asked for, and keep them in one process: they share a clone."""
-    walks = [item for item in items if Path(__file__).parent in item.path.parents]
+    folder = f"{Path(__file__).parent}{os.sep}"
+    walks = [item for item in items if str(item.path).startswith(folder)]
     for item in walks:
         item.add_marker(pytest.mark.timeout(1200))
         item.add_marker(pytest.mark.xdist_group("walks"))
     if not IS_ON and walks:
         config.hook.pytest_deselected(items=walks)
-        items[:] = [item for item in items if item not in walks]
+        items[:] = [item for item in items if not str(item.path).startswith(folder)]
 
 
 @dataclass(frozen=True)
