@@ -119,7 +119,6 @@ def test_action_is_kept_before_it_is_answered(commitments: Commitments, spool: S
         ({"action_type_id": 2}, action_information("1.2.9", "1.2.1"), 0x0123),
         ({}, action_information(None, "1.2.1"), 0x0115),
         ({}, action_information("1.2.9"), 0x0115),
-        ({}, action_information("1.2.9", "1.2.1", "1.2.1"), 0x0115),
         ({}, b"\xff" * 11, 0x0115),
         ({}, b"", 0x0115),
     ],
@@ -131,6 +130,14 @@ def test_action_that_cannot_be_served_is_refused(
     command = replace(ACTION, **change)
     assert status == _accept(commitments, command, information, IMPLICIT_VR_LITTLE_ENDIAN)
     assert [] == list(commitments.open_requests())
+
+
+def test_instance_named_twice_is_one_reference(commitments: Commitments):
+    """A device that sent an image twice may name it twice: it is reported once, beside the others."""
+    information = action_information("1.2.9", "1.2.1", "1.2.2", "1.2.1")
+    assert Status.SUCCESS == _accept(commitments, ACTION, information, IMPLICIT_VR_LITTLE_ENDIAN)
+    (kept,) = commitments.open_requests()
+    assert ["1.2.1", "1.2.2"] == [each.sop_instance_uid for each in kept.references]
 
 
 def test_path_in_a_transaction_uid_is_refused(commitments: Commitments, spool: Spool):

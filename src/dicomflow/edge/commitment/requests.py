@@ -339,13 +339,15 @@ def _decode_action(encoded: bytes, transfer_syntax_uid: str) -> tuple[str, tuple
         )
         transaction_uid = str(information.TransactionUID)
         references = tuple(
-            Reference(str(item.ReferencedSOPClassUID), str(item.ReferencedSOPInstanceUID))
-            for item in information.ReferencedSOPSequence
+            dict.fromkeys(  # what is named twice, as it was sent twice, is reported once (PS3.4 J.3.3.1.2)
+                Reference(str(item.ReferencedSOPClassUID), str(item.ReferencedSOPInstanceUID))
+                for item in information.ReferencedSOPSequence
+            )
         )
     except Exception as error:  # pydicom raises whatever a malformed data set leads it into
         raise PeerError(f"action information cannot be read: {type(error).__name__}") from error
-    if not references or len(set(references)) != len(references):
-        raise PeerError("no references, or one of them twice")
+    if not references:
+        raise PeerError("no references")
     uids: Sequence[str] = [transaction_uid, *(uid for each in references for uid in asdict(each).values())]
     if not all(map(is_usable, uids)):
         raise PeerError("a UID is missing or illegal")
