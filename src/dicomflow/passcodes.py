@@ -10,13 +10,16 @@ import hmac
 import logging
 import os
 import threading
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from dicomflow.errors import PermanentError
 from dicomflow.regularfiles import read_regular
 
-__all__ = ["PasscodeFile", "hash_passcode"]
+__all__ = ["KnownUsers", "PasscodeFile", "hash_passcode"]
+
+KnownUsers: TypeAlias = Mapping[str, tuple[bytes, bytes]]  # salt and hash by name
 
 # About 50 ms and 16 MiB a check (RFC 7914); an answer is remembered, for senders that associate per object.
 _COST: Final = {"n": 1 << 14, "r": 8, "p": 1}
@@ -35,14 +38,16 @@ class PasscodeFile:
     A line that is no user costs itself only, at the start too: it is logged by its number and counted in `bad_lines`.
     A file that cannot be read any more leaves what was read last in force.
 
-    `setting` is what the file is called where it was named, for the messages.
+    `setting` is what the file is called where it was named, for the messages; `in_force` are the users that stand where
+    it cannot be read on creation, of a process that takes the place of another.
 
     Raises:
-        PermanentError: on creation, when the file cannot be read.
+        PermanentError: on creation, when the file cannot be read and none are in force.
     """
 
-    def __init__(self, path: Path, setting: str) -> None:
+    def __init__(self, path: Path, setting: str, in_force: KnownUsers | None = None) -> None:
         self.bad_lines = 0
+        self._is_away = False
         self._path = path
         self._setting = setting
         self._lock = threading.Lock()
@@ -50,9 +55,12 @@ class PasscodeFile:
         self._checking = {is_known: threading.BoundedSemaphore(count) for is_known, count in _CHECKS_AT_ONCE.items()}
         self._key = os.urandom(32)  # so that what is remembered is of no use elsewhere
         self._seen: object = None
-        self._hashes: dict[str, tuple[bytes, bytes]] = {}
+        self._hashes: KnownUsers = in_force or {}
         self._right: set[bytes] = set()  # no more than there are users
         self._wrong: set[bytes] = set()
+        if in_force is not None:
+            self._read_again()
+            return
         try:
             self._read()
         except OSError as error:
@@ -84,11 +92,16 @@ class PasscodeFile:
         """Whether the file, as it was read last, names anybody."""
         return bool(self._hashes)
 
+    @property
+    def in_force(self) -> KnownUsers:
+        """The users as they were read last."""
+        return self._hashes
+
     def look(self) -> int:
-        """Read the file again if it changed, and return how many of its lines are no users."""
+        """Read the file again if it changed; return how many of its lines are no users, or 1 if it cannot be read."""
         with self._lock:
             self._read_again()
-            return self.bad_lines
+            return 1 if self._is_away else self.bad_lines
 
     def _remember(self, asked: bytes, *, is_right: bool) -> None:
         if is_right:
@@ -100,10 +113,13 @@ class PasscodeFile:
 
     def _read_again(self) -> None:
         try:
-            if _state(self._path) != self._seen:
+            if self._is_away or _state(self._path) != self._seen:
                 self._read()
+            self._is_away = False
         except OSError as error:
-            _logger.warning("users_not_reloaded file=%s errno=%s", self._path, error.errno)
+            if not self._is_away:  # each association asks
+                _logger.warning("users_not_reloaded file=%s errno=%s", self._path, error.errno)
+            self._is_away = True
 
     def _read(self) -> None:
         """Take the users that the file has now; raises `OSError`."""

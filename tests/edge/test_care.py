@@ -12,7 +12,7 @@ import pytest
 from dicomflow.dimse.events import AssociationAccepted
 from dicomflow.edge import children, supervisor
 from dicomflow.edge.children import slots_of
-from dicomflow.edge.settings import DeliverySettings, EdgeSettings, SpoolSettings, load_settings
+from dicomflow.edge.settings import DeliverySettings, EdgeSettings, SettingsFile, SpoolSettings, load_settings
 from dicomflow.edge.spool.associations import AssociationLog
 from dicomflow.edge.spool.folders import Spool
 from dicomflow.edge.supervisor import Supervisor
@@ -135,6 +135,21 @@ def test_limit_changed_at_run_time_outlives_the_deliverer(tmp_path: Path, monkey
     write(5)
     assert 5 == limit_of_next()
     assert 0 == edge.flawed_settings["settings"]
+
+
+def test_change_that_waits_for_a_restart_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """What is new in the file and not in force is named and counted; a limit beside it is in force at once."""
+    path = tmp_path / "edge.toml"
+    path.write_text(CONFIG.format(folder=tmp_path, limit=1))
+    file = SettingsFile(path, load_settings(path))
+    assert (1, False) == (file.read().max_bytes_per_second, file.is_flawed)
+    changed = CONFIG.format(folder=tmp_path, limit=2) + "concurrency = 2\n[dimse]\nmax_associations = 3\n"
+    path.write_text(changed)
+    assert (2, True) == (file.read().max_bytes_per_second, file.is_flawed)
+    assert "settings_wait_for_restart" in caplog.text
+    assert "names=delivery.concurrency,dimse.max_associations" in caplog.text
+    path.write_text(CONFIG.format(folder=tmp_path, limit=20))
+    assert (20, False) == (file.read().max_bytes_per_second, file.is_flawed)
 
 
 def test_worker_of_an_earlier_run_may_begin_a_log_after_a_new_supervisor_came(

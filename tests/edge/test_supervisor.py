@@ -4,6 +4,7 @@ import errno
 import os
 import signal
 import socket
+import ssl
 import struct
 import subprocess
 import sys
@@ -13,16 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from waiting import WAIT_SECONDS
+from certificates import Authority
+from waiting import WAIT_SECONDS, free_ports
 
 from dicomflow.bucket.manifest import Manifest
 from dicomflow.dimse.command import Command, CommandField, encode_command
 from dicomflow.dimse.events import AssociationAccepted, AssociationRejected
+from dicomflow.dimse.items import UserIdentity
 from dicomflow.dimse.message import encode_message
 from dicomflow.edge.ledger import LEDGER_FILE
 from dicomflow.edge.settings import DeliverySettings, EdgeSettings, SpoolSettings
 from dicomflow.edge.spool.folders import Spool
 from dicomflow.edge.supervisor import Supervisor, bind
+from dicomflow.edge.users import hash_passcode
 from dicomflow.errors import PermanentError
 from dicomflow.logs import LogSettings
 
@@ -106,6 +110,42 @@ def test_worker_crash_leaves_other_associations_running(edge_with: Any, scu_with
     until(lambda: "lost" in edge.spool.associations.read_states().values() or listed(edge), explain=edge.tail)
     until(lambda: "dicomflow_child_restarts 1.0" in edge.get("/metrics")[1], explain=edge.tail)
     assert isinstance(scu_with(edge.port).associate(), AssociationAccepted)
+
+
+def test_worker_is_replaced_while_its_files_do_not_fit(
+    edge_with: Any, scu_with: Any, data_set: Any, until: Any, tmp_path: Path
+):
+    """Without a certificate only TLS waits, until there is one again; who may send is what was read last."""
+    identity = Authority(tmp_path).issue("edge")
+    users = tmp_path / "users"
+    users.write_text(hash_passcode("ct1", "words") + "\n")
+    (tls_port,) = free_ports(1)
+    edge = edge_with(dimse={"users_file": str(users)}, spool={"workers": 1})
+    with edge.config.open("a") as config:
+        config.write(f"[dimse.tls]\nport = {tls_port}\n")
+        config.write(f'certificate = "{identity.certificate}"\nkey = "{identity.key}"\n')
+    edge.start()
+    certificate = identity.certificate.read_bytes()
+    identity.certificate.write_bytes(b"half of a certif")
+    users.rename(tmp_path / "away")
+    victim, *_ = edge.children()
+    os.kill(victim, signal.SIGKILL)
+    until(lambda: victim not in edge.children() and len(edge.children()) == 2, explain=edge.tail)
+    scu = scu_with(
+        edge.port, user_identity=UserIdentity(2, response_requested=False, primary=b"ct1", secondary=b"words")
+    )
+    assert isinstance(scu.associate(), AssociationAccepted), edge.tail()
+    assert 0 == scu.store(data_set()).status
+    until(lambda: "tls is not in force" in edge.get("/readyz")[1], explain=edge.tail)
+    identity.certificate.write_bytes(certificate)
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with (
+        socket.create_connection(("127.0.0.1", tls_port), timeout=WAIT_SECONDS) as connection,
+        context.wrap_socket(connection) as secured,
+    ):
+        assert secured.version() is not None
+    assert edge.tail().count("child_died") == 1
 
 
 def _end_if_open(scu: Any, data_set: bytes) -> int | None:

@@ -151,6 +151,16 @@ def test_broken_certificate_leaves_the_old_one_in_force(tls_port: Any, authority
     assert _der(first) == associate(port, client(authority))[2]
 
 
+def test_certificate_that_a_new_worker_awaits_comes_into_force(authority: Authority, tmp_path: Path):
+    """While the files do not fit there is no context and the edge says so; then there is, without a restart."""
+    files = Identity(tmp_path / "edge.pem", tmp_path / "edge.key")
+    contexts = TlsContexts(TlsSettings(port=0, certificate=files.certificate, key=files.key), may_wait=True)
+    assert (None, 1) == (contexts.current(), contexts.look())
+    _replace(files, authority.issue("late"))
+    assert isinstance(contexts.current(), ssl.SSLContext)
+    assert 0 == contexts.look()
+
+
 def test_key_of_another_certificate_is_refused_at_start(authority: Authority, server: Identity):
     """A key that does not fit stops the edge at its start, with the names of the files."""
     other = authority.issue("other")

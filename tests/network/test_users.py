@@ -132,14 +132,30 @@ def test_bad_line_costs_itself_only(
     assert (True, 0) == (running.accepts(identity), running.look())
 
 
-def test_file_that_goes_away_leaves_its_users_in_force(users_file: Path):
+def test_file_that_goes_away_leaves_its_users_in_force(users_file: Path, caplog: pytest.LogCaptureFixture):
     """Who may send is what was read last, until there is something to read again."""
     identity = UserIdentity(2, response_requested=False, primary=USER, secondary=PASS)
     users = Users(users_file)
+    good = users_file.read_bytes()
     users_file.rename(users_file.with_name("gone"))
-    assert users.accepts(identity)
+    assert (True, 1) == (users.accepts(identity), users.look())
     users_file.mkdir()
-    assert users.accepts(identity)
+    assert (True, 1) == (users.accepts(identity), users.look())
+    assert 1 == caplog.text.count("users_not_reloaded")
+    users_file.rmdir()
+    users_file.write_bytes(good)
+    assert (True, 0) == (users.accepts(identity), users.look())
+
+
+def test_users_in_force_stand_for_a_new_worker_too(users_file: Path):
+    """A worker that is replaced while the file is away takes whom the others take, and then what the file says."""
+    identity = UserIdentity(2, response_requested=False, primary=USER, secondary=PASS)
+    in_force = Users(users_file).in_force
+    users_file.unlink()
+    users = Users(users_file, in_force)
+    assert (True, 1) == (users.accepts(identity), users.look())
+    users_file.write_text(hash_passcode("other", "words") + "\n")
+    assert (False, 0) == (users.accepts(identity), users.look())
 
 
 def test_file_that_is_replaced_within_a_tick_of_its_clock_is_read_again(users_file: Path):

@@ -255,17 +255,19 @@ class SettingsFile:
     """Reads the delivery's settings again when their file changes; a broken file leaves the old ones in force.
 
     The first read is one too: the file may have changed since the program was started, or what it was started with.
+    `is_flawed` tells that the file is broken, or has changes that only a restart brings into force.
 
     Args:
         path: the file.
-        settings: what is in force until then.
+        settings: what the program was started with.
         is_told: whether the log tells of changes, which more than one process sees.
     """
 
-    def __init__(self, path: Path, settings: DeliverySettings, *, is_told: bool = True) -> None:
-        self.is_broken = False
+    def __init__(self, path: Path, settings: EdgeSettings, *, is_told: bool = True) -> None:
+        self.is_flawed = False
         self._path = path
-        self._settings = settings
+        self._started = settings
+        self._settings = settings.delivery
         self._is_told = is_told
         self._seen: tuple[int, int, int] | None = None
 
@@ -275,17 +277,20 @@ class SettingsFile:
         if seen != self._seen:
             self._seen = seen
             try:
-                new = load_settings(self._path).delivery
+                new = load_settings(self._path)
             except PermanentError as error:
-                self.is_broken = True
+                self.is_flawed = True
                 if self._is_told:
                     _logger.warning("settings_not_reloaded error=%s", error)
             else:
-                self.is_broken = False
                 before = self._settings
-                self._settings = before.model_copy(update={name: getattr(new, name) for name in _RELOADED})
+                self._settings = before.model_copy(update={name: getattr(new.delivery, name) for name in _RELOADED})
+                waiting = _changed(self._started, new) - {f"delivery.{name}" for name in _RELOADED}
+                self.is_flawed = bool(waiting)
                 if self._is_told and self._settings != before:
                     _logger.info("settings_reloaded path=%s", self._path)
+                if self._is_told and waiting:
+                    _logger.warning("settings_wait_for_restart path=%s names=%s", self._path, ",".join(sorted(waiting)))
         return self._settings
 
     def _state(self) -> tuple[int, int, int]:
@@ -294,3 +299,15 @@ class SettingsFile:
         except OSError:
             return (0, 0, 0)
         return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def _changed(old: BaseModel, new: BaseModel, prefix: str = "") -> set[str]:
+    """Return the names of the settings that differ, with their sections."""
+    names = set()
+    for name in type(old).model_fields:
+        before, after = getattr(old, name), getattr(new, name)
+        if isinstance(before, BaseModel) and isinstance(after, BaseModel):
+            names |= _changed(before, after, f"{prefix}{name}.")
+        elif before != after:
+            names.add(prefix + name)
+    return names

@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, MutableSequence
+from dataclasses import replace
 from multiprocessing import connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -87,7 +88,7 @@ class Supervisor:
         self._stop_reader, self._stop_writer = self._context.Pipe(duplex=False)
         self._users: Users | None = None
         self._tls: TlsContexts | None = None
-        self._settings_file = SettingsFile(config, settings.delivery, is_told=False) if config is not None else None
+        self._settings_file = SettingsFile(config, settings, is_told=False) if config is not None else None
         self._stopping = threading.Event()
         self._watcher: threading.Thread | None = None
         self._listener: socket.socket | None = None
@@ -141,7 +142,7 @@ class Supervisor:
         return {
             "users_file": 0 if self._users is None else self._users.look(),
             "tls": 0 if self._tls is None else self._tls.look(),
-            "settings": 0 if self._settings_file is None else int(self._settings_file.is_broken),
+            "settings": 0 if self._settings_file is None else int(self._settings_file.is_flawed),
         }
 
     @property
@@ -193,7 +194,7 @@ class Supervisor:
                 slots_of(index)[0],
                 self._stop_reader,
             )
-            self._add(f"worker-{index}", lambda start=start: self._spawn(run_worker, start), 1)  # type: ignore[misc]
+            self._add(f"worker-{index}", lambda start=start: self._spawn_worker(start), 1)  # type: ignore[misc]
         self._add("deliverer", lambda: self._spawn_deliverer(slots_of(workers)), 2)
         self._watcher = threading.Thread(target=self._watch, args=(table,), name="watcher", daemon=True)
         self._watcher.start()
@@ -249,6 +250,10 @@ class Supervisor:
     def _add(self, name: str, start: Callable[[], SpawnProcess], slots: int) -> None:
         places = slots_of(len(self._children))[:slots]
         self._children.append(Child(name, start, start(), time.monotonic(), places))
+
+    def _spawn_worker(self, start: WorkerStart) -> SpawnProcess:
+        users = {} if self._users is None else self._users.in_force
+        return self._spawn(run_worker, replace(start, users=users))
 
     def _spawn_deliverer(self, slots: range) -> SpawnProcess:
         """Start a deliverer with what is in force by now, which may not be what the edge was started with."""

@@ -116,7 +116,10 @@ class Association:
     def _shake_hands(self, tls: TlsContexts) -> None:
         """Wrap the connection; ARTIM covers the handshake. Raises `OSError`, of which `SSLError` is one."""
         self._connection.settimeout(self._host.settings.artim_seconds)
-        secured = tls.current().wrap_socket(self._connection, server_side=True, do_handshake_on_connect=False)
+        context = tls.current()
+        if context is None:
+            raise ConnectionError("no certificate is in force")
+        secured = context.wrap_socket(self._connection, server_side=True, do_handshake_on_connect=False)
         self._connection = secured  # before the handshake, so that `cut` finds it
         secured.do_handshake()
 

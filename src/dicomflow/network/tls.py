@@ -28,20 +28,31 @@ _logger = logging.getLogger(__name__)
 class TlsContexts:
     """Gives the context for the next handshake, reading the files again after they changed. Any thread.
 
+    Args:
+        settings: where the files are.
+        may_wait: whether files that do not fit are waited for: of an edge that runs, they end no worker that is new.
+
     Raises:
-        PermanentError: on creation, when a file is missing or does not fit.
+        PermanentError: on creation, when a file is missing or does not fit, and they are not waited for.
     """
 
-    def __init__(self, settings: TlsSettings) -> None:
+    def __init__(self, settings: TlsSettings, *, may_wait: bool = False) -> None:
         self._settings = settings
         self._files = [settings.certificate, settings.key, *([settings.client_ca] if settings.client_ca else [])]
         self._lock = threading.Lock()
         self._seen = self._fingerprint()
-        self._context = _build(settings)
+        self._context: ssl.SSLContext | None = None
         self._is_old = False
+        try:
+            self._context = _build(settings)
+        except PermanentError as error:
+            if not may_wait:
+                raise
+            self._is_old = True
+            _logger.warning("tls_certificate_awaited error=%s", error)
 
-    def current(self) -> ssl.SSLContext:
-        """Return the context for now; files that changed and do not fit leave the old ones in force."""
+    def current(self) -> ssl.SSLContext | None:
+        """Return the context for now; files that changed and do not fit leave the old ones in force, or none."""
         with self._lock:
             seen = self._fingerprint()
             if seen != self._seen:
@@ -56,7 +67,7 @@ class TlsContexts:
             return self._context
 
     def look(self) -> int:
-        """Return 1 while the files, as they are now, do not fit and older ones are in force; else 0."""
+        """Return 1 while the files, as they are now, do not fit and older ones, or none, are in force; else 0."""
         self.current()
         return int(self._is_old)
 

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Final
 
 from dicomflow.dimse.items import UserIdentity
-from dicomflow.passcodes import PasscodeFile, hash_passcode
+from dicomflow.passcodes import KnownUsers, PasscodeFile, hash_passcode
 
-__all__ = ["Users", "hash_passcode"]
+__all__ = ["KnownUsers", "Users", "hash_passcode"]
 
 _USERNAME_AND_PASSCODE: Final = 2
 
@@ -14,15 +14,22 @@ _USERNAME_AND_PASSCODE: Final = 2
 class Users:
     """The users of one file, read again when it changes. Any thread.
 
+    `in_force` are those that stand where the file cannot be read on creation.
+
     Raises:
-        PermanentError: on creation, when the file cannot be read.
+        PermanentError: on creation, when the file cannot be read and none are in force.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._file = PasscodeFile(path, "dimse.users_file")
+    def __init__(self, path: Path, in_force: KnownUsers | None = None) -> None:
+        self._file = PasscodeFile(path, "dimse.users_file", in_force)
+
+    @property
+    def in_force(self) -> KnownUsers:
+        """The users as they were read last."""
+        return self._file.in_force
 
     def look(self) -> int:
-        """Return how many lines of the file are no users; see `PasscodeFile`."""
+        """Return how much of the file is not in force; see `PasscodeFile`."""
         return self._file.look()
 
     def accepts(self, identity: UserIdentity | None) -> bool:

@@ -77,7 +77,7 @@ def run_deliverer(start: DelivererStart) -> None:
         spool,
         Uploader(partial(build_store, settings.delivery), local_root(settings.delivery.store_url)),
         start.announce,
-        SettingsFile(start.config, settings.delivery).read if start.config is not None else None,
+        SettingsFile(start.config, settings).read if start.config is not None else None,
     )
     # What is made so far stays, so the collector need not walk it again and again.
     gc.freeze()

@@ -12,8 +12,9 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import MutableSequence, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, MutableSequence, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
 from dicomflow import logs
 from dicomflow.edge.children import BEAT_SECONDS, beat
@@ -30,7 +31,7 @@ from dicomflow.network.connections import Connections
 from dicomflow.network.descriptors import most_waiting
 from dicomflow.network.services import Host
 from dicomflow.network.tls import TlsContexts
-from dicomflow.network.users import Users
+from dicomflow.network.users import KnownUsers, Users
 
 __all__ = ["WorkerStart", "run_worker"]
 
@@ -55,6 +56,7 @@ class WorkerStart:
     beats: MutableSequence[int]
     slot: int
     stop: multiprocessing.connection.Connection
+    users: KnownUsers = field(default_factory=dict)  # in force where the file of the users cannot be read
 
 
 def run_worker(start: WorkerStart) -> None:
@@ -86,33 +88,45 @@ def run_worker(start: WorkerStart) -> None:
         receiver.serve,
         stopping,
         Admission(start.table, start.index, dimse.max_associations, dimse.max_associations_per_ae_title),
-        Users(dimse.users_file) if dimse.users_file is not None else None,
+        Users(dimse.users_file, start.users) if dimse.users_file is not None else None,
         metrics.ended,
     )
     # What is made so far stays, so the collector need not walk it again and again.
     gc.freeze()
     connections = Connections(host, most_waiting(dimse.max_associations))
     givers = [giver for giver, _ in start.inboxes]
-    contexts = TlsContexts(dimse.tls) if dimse.tls is not None else None
+    contexts = TlsContexts(dimse.tls, may_wait=True) if dimse.tls is not None else None
     # From here on nothing is left to go wrong, so that what others give is served.
     host.admission.begin()
     connections.accept_from(Listener(start.listener, None, host.admission, givers))
-    if start.tls_listener is not None:
-        connections.accept_from(Listener(start.tls_listener, contexts, host.admission, givers))
     if start.inboxes:
         connections.accept_from(Inbox(start.inboxes[start.index][1], contexts, host.admission))
-    _wait_for_stop(start, stopping)
+    if start.tls_listener is None or contexts is None:
+        _wait_for_stop(start, stopping, lambda: True)
+    else:
+        listener = Listener(start.tls_listener, contexts, host.admission, givers)
+        _wait_for_stop(start, stopping, partial(_accept_tls, listener, contexts, connections))
     connections.drain()
     # Threads still in a system call must not keep the process: what they hold was not acknowledged.
     logging.shutdown()
     os._exit(0)
 
 
-def _wait_for_stop(start: WorkerStart, stopping: threading.Event) -> None:
+def _accept_tls(listener: Listener, contexts: TlsContexts, connections: Connections) -> bool:
+    """Accept on the TLS listener; False while no certificate is in force here: workers that have one accept."""
+    if contexts.current() is None:
+        return False
+    connections.accept_from(listener)
+    return True
+
+
+def _wait_for_stop(start: WorkerStart, stopping: threading.Event, accept_tls: Callable[[], bool]) -> None:
     """Return when a signal came, or the supervisor stops it or has ended, however it ended; beat meanwhile."""
     parent = multiprocessing.parent_process()
     assert parent is not None, "a worker is started by the supervisor"
+    is_complete = False
     while not stopping.is_set():
+        is_complete = is_complete or accept_tls()
         beat(start.beats, start.slot)
         ended = multiprocessing.connection.wait([parent.sentinel, start.stop], timeout=BEAT_SECONDS)
         if parent.sentinel in ended:

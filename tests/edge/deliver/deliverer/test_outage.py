@@ -204,7 +204,7 @@ def _seconds_from_change_to_delivery(site: Site, tmp_path: Path, study: str) -> 
         spool=SpoolSettings(dir=site.spool.root),
         delivery=DeliverySettings(store_url="file:///unused", quiet_seconds=0, max_bytes_per_second=10),
     )
-    site.run(_lift_when_held, reload=SettingsFile(path, settings.delivery).read, max_bytes_per_second=10)
+    site.run(_lift_when_held, reload=SettingsFile(path, settings).read, max_bytes_per_second=10)
     seconds = time.monotonic() - changed_at[0]
     site.run(site.is_empty)
     return seconds
