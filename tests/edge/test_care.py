@@ -25,7 +25,8 @@ from dicomflow.network.settings import DimseSettings
 def supervise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Supervisor]]:
     """Start an edge whose supervisor is in this process, and is impatient."""
     monkeypatch.setattr(children, "_FROZEN_SECONDS", 2.0)
-    monkeypatch.setattr(supervisor, "SILENT_SECONDS", 1.0)
+    for module in (children, supervisor):
+        monkeypatch.setattr(module, "SILENT_SECONDS", 1.0)
     started: list[Supervisor] = []
 
     def _supervise() -> Supervisor:

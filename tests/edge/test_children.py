@@ -1,6 +1,7 @@
 """Whether a child gets on, told by its beats and by the time that its supervisor itself has seen."""
 
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -61,6 +62,21 @@ def test_child_that_starts_has_more_time():
     assert not made.is_frozen
     wait(made, beats, 60)
     assert made.is_frozen
+
+
+def test_child_is_no_problem_once_it_has_begun():
+    """A process that only reads its modules is not ready yet: it may still end of what it reads."""
+    beats = [0, 0]
+    made = child(beats)
+    made.process = SimpleNamespace(is_alive=lambda: True)  # type: ignore[assignment]
+    assert "has not begun" == made.problem
+    beat(beats, 0)
+    made.look(beats, 0.1)
+    assert not made.problem
+    wait(made, beats, 20)
+    assert "has not moved for 20 s" == made.problem
+    made.process = SimpleNamespace(is_alive=lambda: False)  # type: ignore[assignment]
+    assert "does not run" == made.problem
 
 
 def test_time_that_the_supervisor_did_not_see_is_not_the_childs():

@@ -26,9 +26,9 @@ from dicomflow.edge.ledger import LEDGER_FILE
 from dicomflow.edge.settings import DeliverySettings, EdgeSettings, SpoolSettings
 from dicomflow.edge.spool.folders import Spool
 from dicomflow.edge.supervisor import Supervisor, bind
-from dicomflow.edge.users import hash_passcode
 from dicomflow.errors import PermanentError
 from dicomflow.logs import LogSettings
+from dicomflow.network.users import hash_passcode
 
 CT = b"1.2.840.10008.5.1.4.1.1.2"
 # A stop may take five seconds; what is above that is the machine's load and the interpreter's own end.

@@ -48,6 +48,20 @@ class Child:
         return self.name.startswith("worker")
 
     @property
+    def has_begun(self) -> bool:
+        """Whether the process has beaten since its start: before that it reads its modules, and does nothing yet."""
+        return bool(self.slots) and self._seen.get(self.slots[0], 0) > 0
+
+    @property
+    def problem(self) -> str:
+        """What hinders it, or nothing."""
+        if not self.process.is_alive():
+            return "does not run"
+        if self.silent_seconds >= SILENT_SECONDS:
+            return f"has not moved for {self.silent_seconds:.0f} s"
+        return "" if self.has_begun else "has not begun"
+
+    @property
     def silent_seconds(self) -> float:
         """For how long the process, or the loop that it works in, has not beaten."""
         return max(self._silent.values(), default=0.0)
@@ -55,9 +69,8 @@ class Child:
     @property
     def is_frozen(self) -> bool:
         """Whether the process itself, not only its loop, has been silent for so long that it is to be replaced."""
-        has_beaten = bool(self.slots) and self._seen.get(self.slots[0], 0) > 0
         silent = self._silent.get(self.slots[0], 0.0) if self.slots else 0.0
-        return silent >= (_FROZEN_SECONDS if has_beaten else _START_SECONDS)
+        return silent >= (_FROZEN_SECONDS if self.has_begun else _START_SECONDS)
 
     def look(self, beats: Sequence[int], seconds: float) -> None:
         """Take in its beats, `seconds` after they were last."""

@@ -122,14 +122,8 @@ class Supervisor:
 
     @property
     def problems(self) -> list[str]:
-        """What hinders the edge: each child that does not run, or does not get on."""
-        dead = [f"{child.name} does not run" for child in self._children if not child.process.is_alive()]
-        silent = [
-            f"{child.name} has not moved for {child.silent_seconds:.0f} s"
-            for child in self._children
-            if child.process.is_alive() and child.silent_seconds >= SILENT_SECONDS
-        ]
-        return [*dead, *silent]
+        """What hinders the edge: each child that does not run, has not begun, or does not get on."""
+        return [f"{child.name} {child.problem}" for child in self._children if child.problem]
 
     @property
     def silent_seconds(self) -> dict[str, float]:
