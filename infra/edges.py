@@ -175,6 +175,12 @@ def _thing_policy(scope: Construct, edge: EdgeDevice, device: str) -> iot.CfnPol
                     ],
                     "Resource": "*",
                 },
+                # For an edge without Greengrass; with it the nucleus has a policy of its own for this.
+                {
+                    "Effect": "Allow",
+                    "Action": "iot:AssumeRoleWithCertificate",
+                    "Resource": arns("rolealias", [f"{device}-GG-Role-Alias"]),
+                },
             ],
         },
     )

@@ -31,6 +31,7 @@ ELSEWHERE = {
     ".venv/bin/dicomflow local": "it is what these tests run against",
     ".venv/bin/dicomflow edge-install": "tests/walks/test_deploy.py::test_edge_install_writes_its_commands_without_aws",
     "git clone": "it is how the reader came to the document",
+    "aws ": "needs AWS; tests/infra/test_documents.py::test_aws_commands_of_the_documents_are_its_own",
     "docker ": "needs Docker",
     "sudo ": "needs root, on a device",
     "export ": "a setting",

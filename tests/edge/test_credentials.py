@@ -123,6 +123,17 @@ def test_keys_of_a_profile_are_found(no_keys: pytest.MonkeyPatch, tmp_path: Path
     assert Credentials("AKIDPROFILE", "hidden", None, None) == _load()
 
 
+def test_command_of_a_profile_is_asked(no_keys: pytest.MonkeyPatch, tmp_path: Path):
+    """`credential_process`, as for IAM Roles Anywhere: its credentials end when it says."""
+    ends = (datetime.now(UTC) + timedelta(minutes=47)).replace(microsecond=0)
+    keys = {"AccessKeyId": "AKIDPROCESS", "SecretAccessKey": "hidden", "SessionToken": "session"}
+    (tmp_path / "answer").write_text(json.dumps({"Version": 1, **keys, "Expiration": ends.isoformat()}))
+    (tmp_path / "config").write_text(f"[profile edge]\ncredential_process = cat '{tmp_path / 'answer'}'\n")
+    no_keys.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    no_keys.setenv("AWS_PROFILE", "edge")
+    assert Credentials("AKIDPROCESS", "hidden", "session", ends) == _load()
+
+
 def test_web_identity_is_exchanged(no_keys: pytest.MonkeyPatch, tmp_path: Path, s3_endpoint: str):
     """A token file and a role give credentials that end."""
     (tmp_path / "token").write_text("a-web-identity-token")

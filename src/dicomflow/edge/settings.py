@@ -23,6 +23,7 @@ __all__ = [
     "CommitmentPeer",
     "CommitmentSettings",
     "DeliverySettings",
+    "DeviceCredentials",
     "EdgeSettings",
     "PriorityRule",
     "SettingsFile",
@@ -101,6 +102,17 @@ class PriorityRule(Section):
     rank: int = Field(ge=-100, le=100)
 
 
+class DeviceCredentials(Section):
+    """A device's certificate, for which AWS IoT gives credentials of a role: for edges without Greengrass."""
+
+    endpoint: str = Field(pattern=r"^[A-Za-z0-9.-]+(:\d+)?$")
+    role_alias: str = Field(pattern=r"^[\w=,@-]{1,128}$")
+    thing: str = Field(pattern=r"^[a-zA-Z0-9:_-]{1,128}$")
+    certificate: Path
+    key: Path
+    ca_certificate: Path | None = None
+
+
 class DeliverySettings(Section):
     """How instances are gathered to deliveries and stored.
 
@@ -113,6 +125,7 @@ class DeliverySettings(Section):
     proxy_url: str | None = Field(None, pattern=r"^https?://[^/]+")
     proxy_excludes: str | None = None
     ca_certificate: Path | None = None
+    credentials: DeviceCredentials | None = None
     concurrency: int = Field(8, ge=1, le=256)
     kms_key_id: str | None = None
     accelerate: bool = False

@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -147,6 +148,12 @@ def _build_s3(settings: DeliverySettings, timeout: timedelta, max_retries: int) 
     from dicomflow.edge.credentials import CredentialProvider, load_credentials  # noqa: PLC0415  # imports botocore
 
     session = botocore.session.Session()
+    load = partial(load_credentials, session)
+    if (device := settings.credentials) is not None:
+        from dicomflow.edge.devicecredentials import client_context, load_device_credentials  # noqa: PLC0415  # as above
+
+        client_context(device)  # what is wrong with the files is told at start
+        load = partial(load_device_credentials, device, settings.proxy_url, settings.proxy_excludes)
     config: dict[str, object] = {"checksum_algorithm": "SHA256"}
     if region := session.get_config_variable("region"):
         config["region"] = region
@@ -170,7 +177,7 @@ def _build_s3(settings: DeliverySettings, timeout: timedelta, max_retries: int) 
             config=config,  # type: ignore[arg-type]  # a TypedDict cannot be built by parts
             client_options=_client_options(settings, timeout),  # type: ignore[arg-type]  # as above
             retry_config={"max_retries": max_retries, "retry_timeout": _RETRY_TIMEOUT},
-            credential_provider=CredentialProvider(lambda: load_credentials(session)),
+            credential_provider=CredentialProvider(load),
         )
     except BaseError as error:  # nobody was asked yet
         wrong = "delivery.ca_certificate is no certificate" if settings.ca_certificate else _first_line(error)
