@@ -15,6 +15,8 @@ import pytest
 from dicomflow import cli
 
 ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.xdist_group("documents")  # one system for all
 DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 BLOCK = re.compile(r"^```(sh|console|sql)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`dicomflow ([a-z][^`\n]*)`")

@@ -1,4 +1,4 @@
-"""Studies as files, and a sender that remembers what was acknowledged: one association a call."""
+"""A sender that remembers what was acknowledged: one association a call."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -6,24 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from dicomflow import samples
 from dicomflow.errors import DicomflowError
 from dicomflow.send.association import SendAssociation
 from dicomflow.send.files import read_stored_file
-
-SENDERS = 4
 
 # It makes a whole stack, which takes a minute: DICOMFLOW_TEST_TWIN=1 asks for it.
 collect_ignore = [] if os.environ.get("DICOMFLOW_TEST_TWIN") == "1" else ["test_cloud_twin.py"]
 
 Send = Callable[..., dict[str, int | None]]
-
-
-@pytest.fixture(scope="session")
-def studies(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, ...]]:
-    """Give four CT studies of two series and 50 instances each."""
-    folder = tmp_path_factory.mktemp("studies")
-    return [samples.write(samples.ct_study(seed), folder / str(seed)) for seed in range(1, SENDERS + 1)]
 
 
 @pytest.fixture(scope="session")

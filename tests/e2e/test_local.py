@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,28 @@ import httpx
 import pytest
 from waiting import WAIT_SECONDS
 
-from dicomflow import samples
+from dicomflow import cli, samples
 
 SENDERS = 4
+INSTANCES = int(os.environ.get("DICOMFLOW_TEST_STUDY_INSTANCES", "20"))
+"""Of each study, in two series: what is interrupted."""
 SEED_QUERIES = ("Patient", "Study", "Series", "Instance", "Ahlijob", "Ahliimageset")
+
+SHARED = pytest.mark.xdist_group("local")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
+@pytest.fixture(scope="session")
+def studies(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, ...]]:
+    """Give four CT studies of two series."""
+    folder = tmp_path_factory.mktemp("studies")
+    slices = INSTANCES // 2
+    return [samples.write(samples.ct_study(n, slices=slices), folder / str(n)) for n in range(1, SENDERS + 1)]
+
+
 @pytest.mark.parametrize("daemon_fixture", ["local_daemon", "local_daemon_on_postgres"])
-def test_local_200_instances_from_4_senders_all_mapped(
+def test_local_studies_from_4_senders_at_once_are_all_mapped(
     daemon_fixture: str, request: pytest.FixtureRequest, send: Any, studies: list[tuple[Path, ...]]
 ):
     """Every instance of four senders at once is indexed and mapped exactly once, on SQLite and on PostgreSQL."""
@@ -33,77 +45,101 @@ def test_local_200_instances_from_4_senders_all_mapped(
         answers = list(threads.map(lambda study: send(daemon.port, study), studies))
     statuses = {uid: status for answer in answers for uid, status in answer.items()}
     assert {0} == set(statuses.values())
-    assert 200 == len(statuses)
+    assert SENDERS * INSTANCES == len(statuses)
     daemon.wait_until_mapped(statuses)
     assert {1} == set(daemon.mapped().values())
     rows = {name: daemon.query(f"SELECT * FROM {name}") for name in SEED_QUERIES}
-    assert {"Patient": 4, "Study": 4, "Series": 8, "Instance": 200, "Ahlijob": 8, "Ahliimageset": 8} == {
+    assert {"Patient": 4, "Study": 4, "Series": 8, "Instance": len(statuses), "Ahlijob": 8, "Ahliimageset": 8} == {
         name: len(found) for name, found in rows.items()
     }
     assert [(3, 8)] == daemon.query("SELECT status, count(*) FROM Ahlijob GROUP BY status")
     assert [] == daemon.query("SELECT problem FROM stored_object WHERE problem IS NOT NULL")
 
 
-def test_local_stored_bytes_equal_sent_bytes(local_daemon: Any, send: Any, tmp_path: Path):
+@pytest.fixture(scope="module")
+def shared_daemon(tmp_path_factory: pytest.TempPathFactory, local_daemon_factory: Any) -> Iterator[Any]:
+    """Give one `dicomflow local` for the tests that do not end it: each sends studies of its own."""
+    daemon = local_daemon_factory(tmp_path_factory.mktemp("shared"))
+    try:
+        daemon.start()
+        yield daemon
+    finally:
+        daemon.close()
+
+
+@SHARED
+def test_local_stored_bytes_equal_sent_bytes(shared_daemon: Any, send: Any, tmp_path: Path):
     """The data set is stored as it was sent, and the catalog has the SHA-256 of the stored file."""
     sent = samples.write(samples.demo_studies(), tmp_path / "sent")
-    assert {0} == set(send(local_daemon.port, sent).values())
-    local_daemon.wait_until_mapped(path.stem for path in sent)
-    objects = local_daemon.objects()
-    recorded = dict(local_daemon.query("SELECT sop_instance_uid, sha256 FROM stored_object"))
+    assert {0} == set(send(shared_daemon.port, sent).values())
+    shared_daemon.wait_until_mapped(path.stem for path in sent)
+    objects = shared_daemon.objects()
+    recorded = dict(shared_daemon.query("SELECT sop_instance_uid, sha256 FROM stored_object"))
     for path in sent:
         (stored,) = objects[path.stem]
         assert _data_set(path.read_bytes()) == _data_set(stored.read_bytes())
         assert recorded[path.stem] == hashlib.sha256(stored.read_bytes()).hexdigest()
 
 
-def test_local_same_study_twice_changes_nothing_a_reader_sees(local_daemon: Any, send: Any, tmp_path: Path):
+@SHARED
+def test_local_same_study_twice_changes_nothing_a_reader_sees(shared_daemon: Any, send: Any, tmp_path: Path):
     """A study that is sent again is acknowledged again, and the four index tables stay as they were."""
-    study = samples.write(samples.ct_study(1, slices=5), tmp_path / "study")
+    study = samples.write(samples.ct_study(201, slices=5), tmp_path / "study")
     tables = SEED_QUERIES[:4]
-    assert {0} == set(send(local_daemon.port, study).values())
-    local_daemon.wait_until_mapped(path.stem for path in study)
-    before = {name: _visible(local_daemon, name) for name in tables}
-    assert {0} == set(send(local_daemon.port, study).values())
-    local_daemon.wait_until_idle()
-    assert before == {name: _visible(local_daemon, name) for name in tables}
-    assert Counter(path.stem for path in study) == local_daemon.mapped()
+    assert {0} == set(send(shared_daemon.port, study).values())
+    shared_daemon.wait_until_mapped(path.stem for path in study)
+    before = {name: _visible(shared_daemon, name) for name in tables}
+    assert {0} == set(send(shared_daemon.port, study).values())
+    shared_daemon.wait_until_idle()
+    assert before == {name: _visible(shared_daemon, name) for name in tables}
+    mapped = shared_daemon.mapped()
+    assert {path.stem: 1 for path in study} == {path.stem: mapped[path.stem] for path in study}
 
 
-def test_local_deleted_study_that_is_sent_again_is_back(local_daemon: Any, send: Any, tmp_path: Path):
+@SHARED
+def test_local_deleted_study_that_is_sent_again_is_back(
+    shared_daemon: Any, send: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """Whatever was deleted with it: the study is in catalog and imports again, and without a resend it stays away."""
-    study = samples.write(samples.ct_study(1, series=1, slices=3), tmp_path / "study")
-    (uid,) = {each.StudyInstanceUID for each in samples.ct_study(1, series=1, slices=3)}
-    for options in ([], ["--objects"], ["--image-sets"], ["--objects", "--image-sets"]):
-        assert {0} == set(send(local_daemon.port, study).values())
-        local_daemon.wait_until_mapped(path.stem for path in study)
-        local_daemon.wait_until_idle()
-        assert [(uid,)] == local_daemon.query("SELECT study_instance_uid FROM study")
-        assert [(3,)] == local_daemon.query("SELECT DISTINCT status FROM Ahlijob")
-        endpoint = f"http://127.0.0.1:{local_daemon.http_port}/healthimaging"
-        credentials = {
-            "AWS_ACCESS_KEY_ID": "local",
-            "AWS_SECRET_ACCESS_KEY": "local",
-            "AWS_DEFAULT_REGION": "us-east-1",
-        }
-        command = [sys.executable, "-m", "dicomflow", "catalog", "delete-study", uid, "--data", local_daemon.data]
-        subprocess.run(
-            [*command, "--yes", *options],
-            check=True,
-            env={**os.environ, **credentials, "AWS_ENDPOINT_URL_MEDICAL_IMAGING": endpoint},
-        )
-        assert [] == local_daemon.query("SELECT study_instance_uid FROM study")
-        assert [] == local_daemon.query("SELECT status FROM Ahlijob")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_MEDICAL_IMAGING", f"http://127.0.0.1:{shared_daemon.http_port}/healthimaging")
+    for name, value in (("ACCESS_KEY_ID", "local"), ("SECRET_ACCESS_KEY", "local"), ("DEFAULT_REGION", "us-east-1")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    deleted_with = ((), ("--objects",), ("--image-sets",), ("--objects", "--image-sets"))
+    options, studies = {}, []
+    for seed, chosen in enumerate(deleted_with, 301):
+        options[str(next(samples.ct_study(seed)).StudyInstanceUID)] = chosen
+        studies.append(samples.write(samples.ct_study(seed, series=1, slices=3), tmp_path / str(seed)))
+
+    def resend_all() -> None:
+        for study in studies:
+            assert {0} == set(send(shared_daemon.port, study).values())
+        shared_daemon.wait_until_mapped(path.stem for study in studies for path in study)
+        shared_daemon.wait_until_idle()
+        assert (set(options), {(uid, 3) for uid in options}) == shown()
+
+    def shown() -> tuple[set[str], set[tuple[str, int]]]:
+        """Return which of the studies are in the catalog, and the states of their imports."""
+        found = {uid for (uid,) in shared_daemon.query("SELECT study_instance_uid FROM study")}
+        states = shared_daemon.query("SELECT studyid, status FROM Ahlijob")
+        return found & options.keys(), {(uid, status) for uid, status in states if uid in options}
+
+    resend_all()
+    for uid, chosen in options.items():
+        command = ["catalog", "delete-study", uid, "--data", str(shared_daemon.data), "--yes", *chosen]
+        assert 0 == cli.run(command)
+    assert (set(), set()) == shown()
+    resend_all()
 
 
-def test_local_is_closed_to_others_and_to_a_second_one(local_daemon: Any, send: Any, tmp_path: Path):
+@SHARED
+def test_local_is_closed_to_others_and_to_a_second_one(shared_daemon: Any, send: Any, tmp_path: Path):
     """Whatever the umask nobody else reads images or catalog, no other site's page asks, a second one is refused."""
-    sent = samples.write(samples.ct_study(1, series=1, slices=2), tmp_path / "sent")
-    assert {0} == set(send(local_daemon.port, sent).values())
-    local_daemon.wait_until_idle()
-    readable = [path for path in (local_daemon.data, *local_daemon.data.rglob("*")) if path.stat().st_mode & 0o077]
+    sent = samples.write(samples.ct_study(401, series=1, slices=2), tmp_path / "sent")
+    assert {0} == set(send(shared_daemon.port, sent).values())
+    shared_daemon.wait_until_idle()
+    readable = [path for path in (shared_daemon.data, *shared_daemon.data.rglob("*")) if path.stat().st_mode & 0o077]
     assert [] == readable
-    url = f"http://127.0.0.1:{local_daemon.http_port}"
+    url = f"http://127.0.0.1:{shared_daemon.http_port}"
     paths = ("/studies", "/healthz", "/metrics", "/healthimaging/datastore", "/healthimaging/_simulator/state")
     assert {421} == {httpx.get(url + path, headers={"host": "evil.example"}).status_code for path in paths}
     assert (
@@ -118,7 +154,7 @@ def test_local_is_closed_to_others_and_to_a_second_one(local_daemon: Any, send: 
         "dicomflow",
         "local",
         "--data",
-        local_daemon.data,
+        shared_daemon.data,
         "--port",
         "0",
         "--http-port",
@@ -152,14 +188,14 @@ def test_local_killed_again_and_again_keeps_every_acknowledged_instance(
     """Three kills at different moments, the last ones while it catches up, lose and double nothing."""
     answers: dict[str, int | None] = {}
     for number, study in enumerate(studies[:3]):
-        answers |= _interrupt(local_daemon, send, [study], local_daemon.kill, after=5 + 15 * number)
+        answers |= _interrupt(local_daemon, send, [study], local_daemon.kill, after=(1 + 3 * number) * INSTANCES // 10)
         local_daemon.start()
     local_daemon.stop()
     _restart_and_check(local_daemon, send, studies, answers)
 
 
 def _interrupt(
-    daemon: Any, send: Any, studies: list[tuple[Path, ...]], interrupt: Callable[[], None], after: int = 60
+    daemon: Any, send: Any, studies: list[tuple[Path, ...]], interrupt: Callable[[], None], after: int = INSTANCES
 ) -> dict[str, int | None]:
     """Interrupt while the studies are being sent, once `after` instances are acknowledged; return all answers.
 

@@ -14,7 +14,7 @@ from waiting import WAIT_SECONDS
 
 from dicomflow import samples
 
-pytestmark = pytest.mark.interop
+pytestmark = [pytest.mark.interop, pytest.mark.xdist_group("receiver")]  # one `dicomflow local` for all
 
 
 class _HeldReactor(threading.Event):

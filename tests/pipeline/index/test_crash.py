@@ -17,10 +17,10 @@ from dicomflow.catalog import queue
 from dicomflow.pipeline.events import encode_object_event
 from dicomflow.pipeline.index import index_objects
 
-EVENTS = int(os.environ.get("DICOMFLOW_TEST_EVENTS", "1500"))
+EVENTS = int(os.environ.get("DICOMFLOW_TEST_EVENTS", "750"))
 WORKERS = 8 if EVENTS >= 10_000 else 4
 SECONDS_BETWEEN_KILLS = 0.2
-MOST_KILLS = EVENTS // 150
+MOST_KILLS = max(5, EVENTS // 150)
 """On a machine with much else to do, nobody would live long enough to get anywhere."""
 PORTIONS = 10
 ONCE_BATCH = 10
