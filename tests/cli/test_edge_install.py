@@ -1,16 +1,22 @@
 """`dicomflow edge-install`: commands that a device's operator can paste, and secrets that nobody else reads."""
 
+import hashlib
 import logging
 import re
+import shutil
 import stat
 import subprocess
+import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import tree_sitter
+import tree_sitter_powershell
 from moto.server import ThreadedMotoServer
 
+from dicomflow.cli.edge_scripts import NUCLEUS, NUCLEUS_SHA256
 from dicomflow.edge.settings import load_settings
 
 Run = Callable[..., tuple[int, str, str]]
@@ -69,10 +75,11 @@ def device(tmp_path: Path) -> dict[str, str]:
     for name in (
         "apt-get",
         "curl",
+        "sha256sum",
         "unzip",
         "java",
         "systemctl",
-        "python3",
+        "python3.14",
         "useradd",
         "install",
         "tee",
@@ -84,7 +91,9 @@ def device(tmp_path: Path) -> dict[str, str]:
     (tools / "sudo").write_text('#!/bin/sh\nwhile [ "$1" = -E ]; do shift; done\n[ "$1" = -u ] && shift 2\nexec "$@"\n')
     for path in tools.iterdir():
         path.chmod(0o755)
-    return {"PATH": f"{tools}:/usr/bin:/bin", "CALLS": str(tmp_path / "calls"), "HOME": str(tmp_path)}
+    for name in ("bash", "cp", "mktemp", "sh"):
+        (tools / name).symlink_to(str(shutil.which(name)))
+    return {"PATH": str(tools), "CALLS": str(tmp_path / "calls"), "HOME": str(tmp_path)}
 
 
 def test_edge_install_of_a_reserved_name_is_refused(folder: Path, run: Run):
@@ -95,23 +104,101 @@ def test_edge_install_of_a_reserved_name_is_refused(folder: Path, run: Run):
     assert 0 == run("edge-install", "Status", "--stack", "hospital", "--uninstall")[0]
 
 
+def without_java(device: dict[str, str]) -> None:
+    """Take Java off a device; its package brings it."""
+    tools = Path(device["PATH"])
+    (tools / "java").rename(tools / "java.package")
+    (tools / "apt-get").write_text(
+        '#!/bin/sh\necho apt-get "$@" >>"$CALLS"\n[ apt-get != "${BROKEN:-}" ] || exit 1\n'
+        f'[ "$1" = update ] || cp "{tools}/java.package" "{tools}/java"\n'
+    )
+
+
 def test_edge_install_runs_to_its_end_on_a_device(folder: Path, aws: None, run: Run, device: dict[str, str]):
     """Java, unzip and Python come, then a nucleus of a version that is named; the shell runs it as a file."""
+    without_java(device)
     assert 0 == run("edge-install", "ct")[0]
     done = subprocess.run(["sh", "edge-install-ct.txt"], env=device, check=False, capture_output=True, text=True)
     assert 0 == done.returncode, done.stderr
     calls = Path(device["CALLS"]).read_text()
-    assert "greengrass-2.18.2.zip" in calls
+    assert f"greengrass-{NUCLEUS}.zip" in calls
+    assert "apt-get install -y default-jre-headless" in calls
+    assert calls.index("sha256sum --check") < calls.index("unzip -q")
     assert "-jar" in calls
     assert calls.splitlines()[-1].startswith("systemctl enable --now greengrass")
 
 
-@pytest.mark.parametrize("broken", ["apt-get", "curl", "unzip", "java"])
+def test_edge_install_run_again_installs_nothing(folder: Path, aws: None, run: Run, device: dict[str, str]):
+    """What is there stays: no package list is read, nothing is downloaded, and no key is used."""
+    assert 0 == run("edge-install", "ct")[0]
+    text = (folder / "edge-install-ct.txt").read_text()
+    there = text.replace("/greengrass/v2/config/effectiveConfig.yaml", str(folder / "config.py"))
+    done = subprocess.run(["sh"], input=there, env=device, check=False, capture_output=True, text=True)
+    assert 0 == done.returncode, done.stderr
+    calls = [line.split()[0] for line in Path(device["CALLS"]).read_text().splitlines()]
+    assert {"python3.14", "systemctl"} == set(calls)
+    assert "stays as it is" in done.stdout
+
+
+@pytest.mark.parametrize("digest", [NUCLEUS_SHA256, "0" * 64])
+def test_edge_install_takes_the_nucleus_of_its_digest_alone(
+    folder: Path, aws: None, run: Run, device: dict[str, str], digest: str
+):
+    """What is downloaded in the place of the nucleus, or half of it, is not run."""
+    tools = Path(device["PATH"])
+    (tools / "sha256sum").unlink()
+    (tools / "sha256sum").symlink_to(str(shutil.which("sha256sum")))
+    given = ("--nucleus", "2.99.0", "--nucleus-sha256", hashlib.sha256(b"nucleus").hexdigest())
+    assert 0 == run("edge-install", "ct", *(given if digest == NUCLEUS_SHA256 else ()))[0]
+    (tools / "curl").write_text('#!/bin/sh\necho curl "$@" >>"$CALLS"\nprintf nucleus >"$4"\n')
+    done = subprocess.run(["sh", "edge-install-ct.txt"], env=device, check=False, capture_output=True, text=True)
+    calls = Path(device["CALLS"]).read_text()
+    is_right = digest == NUCLEUS_SHA256
+    assert (is_right, is_right) == (0 == done.returncode, "-jar" in calls), done.stderr
+    assert ("greengrass-2.99.0.zip" in calls) == is_right
+
+
+@pytest.mark.parametrize(
+    "options", [("--nucleus", "2.18.2"), ("--nucleus-sha256", "x"), ("--nucleus", "$(x)", "--nucleus-sha256", "0" * 64)]
+)
+def test_edge_install_of_a_nucleus_without_its_digest_is_refused(folder: Path, run: Run, options: tuple[str, ...]):
+    """Another version needs the digest of its zip; nothing is written without."""
+    assert 2 == run("edge-install", "ct", *options)[0]
+    assert [] == list(folder.glob("edge-install*"))
+
+
+@pytest.mark.parametrize("option", ["", "--systemd", "--uninstall"])
+def test_edge_install_is_clean_for_a_shell_checker(folder: Path, aws: None, run: Run, option: str):
+    """What shellcheck knows to go wrong is not there."""
+    options = [option, *(("--store-url", "s3://bucket") if option == "--systemd" else ())] if option else []
+    assert 0 == run("edge-install", "ct", *options)[0]
+    program = Path(sys.executable).with_name("shellcheck")
+    command = [program, "--shell=sh", "--exclude=SC3040,SC2024", "edge-install-ct.txt"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert "" == done.stdout
+
+
+@pytest.mark.parametrize("options", [("--store-url", "s3://bucket"), ("--uninstall",)])
+def test_edge_install_for_windows_is_powershell(folder: Path, run: Run, options: tuple[str, ...]):
+    """A parser of PowerShell finds no mistake, and everything is in one block that the first failure ends."""
+    assert 0 == run("edge-install", "ct", "--windows-service", *options)[0]
+    text = (folder / "edge-install-ct.txt").read_text()
+    parser = tree_sitter.Parser(tree_sitter.Language(tree_sitter_powershell.language()))
+    assert not parser.parse(text.encode()).root_node.has_error
+    assert parser.parse(text.replace("{", "", 1).encode()).root_node.has_error  # it sees mistakes
+    code = [line for line in text.splitlines() if not line.startswith("#")]
+    assert ("& {", "$ErrorActionPreference = 'Stop'", "}") == (code[0], code[1], code[-1])
+    assert "spool" not in "".join(line for line in code if "Remove-Item" in line or line.startswith("foreach"))
+
+
+@pytest.mark.parametrize("broken", ["apt-get", "curl", "sha256sum", "unzip", "java"])
 def test_edge_install_stops_at_the_first_failure(
     folder: Path, aws: None, run: Run, device: dict[str, str], broken: str
 ):
     """A download that fails installs nothing half, whether the file is run or its lines are pasted."""
     assert 0 == run("edge-install", "ct")[0]
+    if broken == "apt-get":
+        without_java(device)
     text = (folder / "edge-install-ct.txt").read_text()
     for command in (["sh", "edge-install-ct.txt"], ["bash"]):
         done = subprocess.run(
@@ -124,6 +211,7 @@ def test_edge_install_stops_at_the_first_failure(
         )
         calls = Path(device["CALLS"]).read_text().splitlines()
         assert calls[-1].startswith(broken), calls
+        assert (command == ["bash"]) == (0 == done.returncode)
         if command == ["bash"]:
             assert "the terminal goes on" in done.stdout
 

@@ -1,0 +1,188 @@
+"""The texts of `dicomflow edge-install`: commands for a device, for sh and for PowerShell.
+
+Each ends at the first command that fails, and run again it changes nothing that is as it should be.
+"""
+
+from typing import Final
+
+__all__ = [
+    "GREENGRASS",
+    "NUCLEUS",
+    "NUCLEUS_SHA256",
+    "SETTINGS",
+    "SYSTEMD",
+    "UNINSTALL",
+    "WINDOWS",
+    "WINDOWS_UNINSTALL",
+]
+
+NUCLEUS: Final = "2.16.0"
+"""The newest whose digest AWS publishes: in its Yocto layer, meta-aws, recipe greengrass-bin (decision 0044)."""
+NUCLEUS_SHA256: Final = "f07742c76eca868617127b5c6c9028e41c45c2b4ec25dd0db6f3b40ef7638b4e"
+
+# In a shell of their own: the first command that fails ends them, and not the terminal that they were pasted into.
+GREENGRASS: Final = """\
+# Run this file on the device that becomes the edge {thing}: sh {file}. Or paste it into a terminal there.
+# The credentials below end at {expires}; until then this file is a secret. Delete it when you are done.
+[ -z "${{BASH_VERSION:-}}" ] || set +o history
+(
+set -eu
+has_python() {{
+    for python in python3.14 python3.13 python3.12 python3.11 python3; do
+        ! "$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || return 0
+    done
+    return 1
+}}
+has_all() {{
+    for tool in java curl unzip; do command -v "$tool" >/dev/null || return 1; done
+    has_python
+}}
+if has_all; then
+    echo 'Java, curl, unzip and Python are here'
+elif command -v apt-get >/dev/null; then
+    sudo apt-get update
+    sudo apt-get install -y default-jre-headless curl unzip python3 python3-venv
+    has_python || sudo apt-get install -y python3.11 python3.11-venv
+elif command -v dnf >/dev/null; then
+    command -v java >/dev/null || sudo dnf install -y java-21-openjdk-headless ||
+        sudo dnf install -y java-17-openjdk-headless || sudo dnf install -y java-17-amazon-corretto-headless
+    command -v curl >/dev/null || sudo dnf install -y curl
+    sudo dnf install -y unzip python3
+    has_python || sudo dnf install -y python3.11
+else
+    echo 'neither apt-get nor dnf is here: install Java 11 or newer, curl, unzip and Python 3.11 with venv first' >&2
+    exit 1
+fi
+if [ ! -f /greengrass/v2/config/effectiveConfig.yaml ]; then
+    folder=$(mktemp -d)
+    curl -fsSL https://d2s8p88vqu9w66.cloudfront.net/releases/greengrass-{nucleus}.zip -o "$folder/nucleus.zip"
+    echo "{digest}  $folder/nucleus.zip" | sha256sum --check --quiet -
+    unzip -q "$folder/nucleus.zip" -d "$folder/GreengrassInstaller"
+    export AWS_ACCESS_KEY_ID={access_key}
+    export AWS_SECRET_ACCESS_KEY={secret_key}
+    export AWS_SESSION_TOKEN={token}
+    sudo -E java -Droot=/greengrass/v2 -Dlog.store=FILE -jar "$folder/GreengrassInstaller/lib/Greengrass.jar" \\
+        --aws-region {region} --thing-name {thing} --thing-group-name {stack}-IEP-devices \\
+        --thing-policy-name {thing}-GG-Thing -trn {thing}-GG-Role -tra {thing}-GG-Role-Alias \\
+        --component-default-user ggc_user:ggc_group --provision true --setup-system-service true
+    rm -rf "$folder"
+else
+    echo 'the nucleus is installed already, and stays as it is'
+fi
+sudo systemctl enable --now greengrass
+)
+ended=$?
+[ -z "${{BASH_VERSION:-}}" ] || set -o history
+[ "$ended" = 0 ]
+"""
+
+UNINSTALL: Final = """\
+# Run this file on the device that was the edge {thing}: sh {file}. What its spool holds stays.
+(
+set -eu
+for service in greengrass dicomflow-edge; do
+    ! systemctl cat "$service" >/dev/null 2>&1 || sudo systemctl disable --now "$service"
+done
+for spool in /greengrass/v2/work/DIMSEtoS3/spool /var/lib/dicomflow/spool; do
+    ! sudo test -d "$spool" || echo "images that were not delivered may be in $spool: delete it when none is wanted"
+done
+sudo rm -rf /opt/dicomflow /etc/dicomflow /etc/systemd/system/dicomflow-edge.service
+sudo find /greengrass/v2 -mindepth 1 -maxdepth 1 ! -name work -exec rm -rf {{}} + 2>/dev/null || true
+sudo systemctl daemon-reload
+)
+"""
+
+SETTINGS: Final = """\
+name = "{thing}"
+
+[spool]
+dir = '{spool}'
+
+[delivery]
+store_url = "{store_url}"
+"""
+
+SYSTEMD: Final = """\
+# Run this file on the machine that becomes the edge {thing}: sh {file}, with dicomflow-edge-linux-amd64.zip or -aarch64
+# beside. `python -m infra.greengrass` makes the zip; the machine needs Python 3.11 or newer with venv, unzip, curl, and
+# no internet. Run again it upgrades to the zip beside, and leaves settings, keys and spool as they are.
+(
+set -eu
+id dicomflow >/dev/null 2>&1 || sudo useradd --system --user-group --home-dir /var/lib/dicomflow dicomflow
+sudo install -d -m 750 -o dicomflow -g dicomflow /var/lib/dicomflow /var/lib/dicomflow/spool
+sudo install -d -m 755 /etc/dicomflow /opt/dicomflow
+sudo unzip -qo dicomflow-edge-linux-*.zip -d /opt/dicomflow
+sudo -u dicomflow sh /opt/dicomflow/python.sh install /var/lib/dicomflow
+sudo test -f /etc/dicomflow/edge.toml || sudo tee /etc/dicomflow/edge.toml >/dev/null <<'EDGE_TOML'
+{settings}EDGE_TOML
+# Without a role of the machine's own, add AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY of a user with the policy
+# {thing}-GG-RoleAccess to this file, which only root can read: sudo -e /etc/dicomflow/environment.
+if ! sudo test -f /etc/dicomflow/environment; then
+    sudo install -m 600 /dev/null /etc/dicomflow/environment
+    echo 'AWS_REGION={region}' | sudo tee /etc/dicomflow/environment >/dev/null
+fi
+sudo install -m 644 /opt/dicomflow/dicomflow-edge.service /etc/systemd/system/dicomflow-edge.service
+sudo systemctl daemon-reload
+sudo systemctl enable dicomflow-edge
+sudo systemctl restart dicomflow-edge
+curl -fsS --retry 20 --retry-delay 1 --retry-connrefused http://127.0.0.1:8080/readyz
+)
+"""
+
+WINDOWS: Final = """\
+# Run this file in PowerShell as an administrator of the machine that becomes the edge {thing}, with
+# dicomflow-edge-windows-amd64.zip beside: powershell -ExecutionPolicy Bypass -Command "Get-Content -Raw {file} | iex"
+# `python -m infra.greengrass` makes the zip; the machine needs Python 3.11 or newer, installed for all users, and no
+# internet. Run again it upgrades to the zip beside, and leaves settings and spool as they are.
+& {{
+$ErrorActionPreference = 'Stop'
+function Invoke-Program([string] $Program, [string[]] $Arguments) {{
+    & $Program @Arguments | Out-Host
+    if ($LASTEXITCODE -ne 0) {{ throw "$Program failed with code $LASTEXITCODE" }}
+}}
+$data = "$env:ProgramData\\dicomflow"
+$installed = Get-Service -Name dicomflow-edge -ErrorAction SilentlyContinue
+if ($installed) {{ Stop-Service -Name dicomflow-edge }}
+Expand-Archive -Force -Path dicomflow-edge-windows-amd64.zip -DestinationPath C:\\dicomflow
+New-Item -ItemType Directory -Force -Path "$data\\spool" | Out-Null
+Invoke-Program icacls.exe @($data, '/inheritance:r', '/grant', '*S-1-5-18:(OI)(CI)F', '*S-1-5-32-544:(OI)(CI)F')
+Invoke-Program C:\\dicomflow\\python.cmd @('install', $data)
+$settings = @'
+{settings}'@
+if (-not (Test-Path -Path "$data\\edge.toml")) {{ [IO.File]::WriteAllText("$data\\edge.toml", $settings) }}
+if (-not [Environment]::GetEnvironmentVariable('AWS_REGION', 'Machine')) {{
+    [Environment]::SetEnvironmentVariable('AWS_REGION', '{region}', 'Machine')
+}}
+$python = "$data\\environments\\$(Get-Content -Path "$data\\current")\\Scripts\\python.exe"
+Invoke-Program $python @('-m', 'pywin32_postinstall', '-silent', '-install')
+$step = if ($installed) {{ 'update' }} else {{ 'install' }}
+Invoke-Program $python @('C:\\dicomflow\\windows_service.py', '--startup', 'auto', $step)
+$restarts = 'restart/5000/restart/5000/restart/60000'
+Invoke-Program sc.exe @('failure', 'dicomflow-edge', 'reset=', '86400', 'actions=', $restarts)
+if (-not (Get-NetFirewallRule -DisplayName 'dicomflow edge' -ErrorAction SilentlyContinue)) {{
+    $rule = @{{ DisplayName = 'dicomflow edge'; Direction = 'Inbound'; Protocol = 'TCP'; LocalPort = 11112 }}
+    New-NetFirewallRule @rule -Action Allow | Out-Null
+}}
+Start-Service -Name dicomflow-edge
+}}
+"""
+
+WINDOWS_UNINSTALL: Final = """\
+# Run this file in PowerShell as an administrator of the machine that was the edge {thing}. What its spool holds stays.
+& {{
+$ErrorActionPreference = 'Stop'
+if (Get-Service -Name dicomflow-edge -ErrorAction SilentlyContinue) {{
+    Stop-Service -Name dicomflow-edge
+    sc.exe delete dicomflow-edge | Out-Host
+    if ($LASTEXITCODE -ne 0) {{ throw "the service cannot be removed: code $LASTEXITCODE" }}
+}}
+Get-NetFirewallRule -DisplayName 'dicomflow edge' -ErrorAction SilentlyContinue | Remove-NetFirewallRule
+$data = "$env:ProgramData\\dicomflow"
+foreach ($path in 'C:\\dicomflow', "$data\\environments", "$data\\current", "$data\\edge.toml", "$data\\edge.pid") {{
+    if (Test-Path -Path $path) {{ Remove-Item -Recurse -Force -Path $path }}
+}}
+if (Test-Path -Path "$data\\spool") {{
+    Write-Output "images that were not delivered may be in $data\\spool: delete it when none is wanted"
+}}
+}}
+"""
