@@ -26,6 +26,9 @@ EDGE_CONFIG = [
 `dicomflow edge-install NAME` installs; EC2 is an instance that the stack starts in its VPC. An EC2 edge may have
 `instance_type` (a Graviton type, t4g.medium), `spool_gib` (100), the size of its spool, and `networks` (the VPC's own),
 a list of the networks that may send to it.
+
+Any edge may have `settings`, the tables of its edge.toml, which docs/operations.md lists:
+{"Name": "ct", "device_type": "LOCAL", "settings": {"dimse": {"calling_ae_titles": ["CT1"]}}}.
 """
 
 AHLI_CONFIG = {

@@ -33,6 +33,7 @@ KEPT_ENVIRONMENTS = 2
 STOP_SECONDS = 25
 POLL_SECONDS = 0.1
 SETTINGS_VARIABLE = "EDGE_SETTINGS"
+OWN_SETTINGS_VARIABLE = "EDGE_OWN_SETTINGS"
 IS_WINDOWS = os.name == "nt"
 USAGE = "usage: component.py check | install WORK | run WORK [EDGE_TOML] | stop WORK"
 
@@ -103,7 +104,8 @@ def run(work: Path, config: Path | None) -> int:
     if config is None:
         config = work / "edge.toml"
         _write(config, to_toml(_settings(work)))
-    os.environ.pop(SETTINGS_VARIABLE, None)
+    for variable in (SETTINGS_VARIABLE, OWN_SETTINGS_VARIABLE):
+        os.environ.pop(variable, None)
     python = str(_python_of(work / "environments" / name))
     command = [python, "-m", "dicomflow", "--json-logs", "edge", "--config", str(config)]
     _write(work / "edge.pid", str(os.getpid()))
@@ -174,19 +176,40 @@ def _toml_text(text: str) -> str:
 
 def _settings(work: Path) -> dict[str, object]:
     """Return the component's configuration with the values that only the device knows; empty ones are left out."""
-    text = os.environ.get(SETTINGS_VARIABLE, "")
-    try:
-        given = json.loads(text)
-    except ValueError as error:
-        raise ComponentError(f"{SETTINGS_VARIABLE} is no JSON object: {error}") from error
-    if not isinstance(given, dict):
-        raise ComponentError(f"{SETTINGS_VARIABLE} is no JSON object")
+    given = _json_object(SETTINGS_VARIABLE, "")
+    thing = os.environ.get("AWS_IOT_THING_NAME", "edge")
+    # The nucleus knows no case in names, and hands them on as it got them.
+    by_thing = {name.lower(): own for name, own in _json_object(OWN_SETTINGS_VARIABLE, "{}").items()}
+    own = by_thing.get(thing.lower(), {})
+    if not isinstance(own, dict):
+        raise ComponentError(f"{OWN_SETTINGS_VARIABLE} has no JSON object for {thing}")
+    given = _merged(given, own)
     settings = _without_empty(given)
-    settings.setdefault("name", os.environ.get("AWS_IOT_THING_NAME", "edge"))
+    settings.setdefault("name", thing)
     spool = settings.setdefault("spool", {})
     if isinstance(spool, dict):
         spool.setdefault("dir", str(work / "spool"))
     return settings
+
+
+def _json_object(variable: str, default: str) -> dict[str, object]:
+    try:
+        given = json.loads(os.environ.get(variable, default))
+    except ValueError as error:
+        raise ComponentError(f"{variable} is no JSON object: {error}") from error
+    if not isinstance(given, dict):
+        raise ComponentError(f"{variable} is no JSON object")
+    return given
+
+
+def _merged(below: dict[str, object], above: dict[str, object]) -> dict[str, object]:
+    """Return settings with others above them, table by table."""
+    found = {**below, **above}
+    for name, value in below.items():
+        other = above.get(name)
+        if isinstance(value, dict) and isinstance(other, dict):
+            found[name] = _merged(value, other)
+    return found
 
 
 def _without_empty(settings: dict[str, object]) -> dict[str, object]:

@@ -8,6 +8,7 @@ from constructs import Construct
 
 from infra.artifacts import EdgeArtifacts
 from infra.edges import ThingGroup
+from infra.edgesettings import own_settings
 from infra.greengrass import COMPONENT
 from infra.landing import LandingBucket
 from infra.settings import DeploymentSettings
@@ -32,7 +33,10 @@ class EdgeComponent(Construct):
     ) -> None:
         super().__init__(scope, construct_id)
         component = greengrass.CfnComponentVersion(self, "Version", inline_recipe=artifacts.recipe)
-        configuration: dict[str, Any] = {"edge": {"delivery": _delivery(settings, landing)}}
+        configuration: dict[str, Any] = {
+            "edge": {"delivery": _delivery(settings, landing)},
+            "edges": own_settings(settings.edges, settings.device_name("")),
+        }
         deployment = greengrass.CfnDeployment(
             self,
             "Deployment",

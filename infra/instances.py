@@ -121,6 +121,7 @@ class EdgeInstance(Construct):
                 kms_key_id=landing.key.key_arn,
                 accelerate=settings.storage.transfer_acceleration,
                 port=DIMSE_PORT,
+                settings=edge.settings,
             )
         )
         root = ec2.BlockDeviceVolume.ebs(_ROOT_GIB, encrypted=True, volume_type=ec2.EbsDeviceVolumeType.GP3)

@@ -3,7 +3,7 @@
 import ipaddress
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -16,10 +16,9 @@ from pydantic import (
     model_validator,
 )
 
+from infra.edgesettings import check_edge_settings, own_settings
 from infra.errors import ConfigError
-
-if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
+from infra.words import in_words
 
 __all__ = ["ARCHIVE_LEAST_DAYS", "LOG_DAYS", "DeploymentSettings", "EdgeDevice", "load_deployment"]
 
@@ -117,6 +116,13 @@ class EdgeDevice(_Section):
     )
     spool_gib: int = Field(100, ge=10, le=16_384)
     networks: tuple[ipaddress.IPv4Network, ...] = ()
+    settings: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _would_start(self) -> Self:
+        if self.settings:
+            check_edge_settings(self.name, self.settings, is_instance=self.device_type == "EC2")
+        return self
 
 
 class ResourceTags(_Section):
@@ -260,6 +266,7 @@ class DeploymentSettings(_Section):
                     f"EDGE_CONFIG: Name {name!r} is too long: the role {role} would have {len(role)} characters,"
                     f" {_MAX_ROLE_NAME} at most"
                 )
+        own_settings(self.edges, self.device_name(""))
         for section, by_edge in (("SITE_ISSUERS", self.issuers), ("SITE_CHARACTER_SETS", self.character_sets)):
             for edge in (key.partition("/")[0] for key in by_edge):
                 if edge not in names:
@@ -304,7 +311,7 @@ def load_deployment(config: Mapping[str, Any]) -> DeploymentSettings:
     except ValidationError as error:
         missing = {_SECTIONS[name] for name in _NEEDED if name not in found}
         problems += [
-            _describe(item["loc"], _in_words(item))
+            _describe(item["loc"], in_words(item))
             for item in error.errors()
             if not (item["type"] == "missing" and item["loc"][0] in missing)
         ]
@@ -315,36 +322,6 @@ def load_deployment(config: Mapping[str, Any]) -> DeploymentSettings:
 
 def _plain(name: str) -> str:
     return name.replace("-", "").lower()
-
-
-def _in_words(item: "ErrorDetails") -> str:
-    """Return what is wrong in the words of whoever writes config.py, not in those of its types."""
-    kind, context = item["type"], item.get("ctx", {})
-    name = str(item["loc"][-1]) if item["loc"] else ""
-    if kind in {"tuple_type", "list_type"}:
-        return f"{item['input']!r}; it must be a list{' of edges' if name == 'edges' else ''}, in [ and ]"
-    if kind in {"model_type", "dict_type", "model_attributes_type"}:
-        return f"{item['input']!r}; it must be names and values, in {{ and }}"
-    words = {
-        "bool_parsing": "it must be True or False",
-        "bool_type": "it must be True or False",
-        "extra_forbidden": "there is no such parameter",
-        "float_parsing": "it must be a number, or ACU_ and a number",
-        "float_type": "it must be a number, or ACU_ and a number",
-        "greater_than": f"it must be more than {context.get('gt')}",
-        "greater_than_equal": f"it must be {context.get('ge')} or more",
-        "int_from_float": "it must be a whole number",
-        "int_parsing": "it must be a whole number",
-        "int_type": "it must be a whole number",
-        "ip_v4_network": "it must be a network with its first address, such as 10.10.0.0/22",
-        "less_than_equal": f"it must be {context.get('le')} or less",
-        "literal_error": f"it must be {context.get('expected')}",
-        "multiple_of": f"it must be a multiple of {context.get('multiple_of')}",
-        "string_type": "it must be a text, in quotes",
-    }
-    if kind == "missing":
-        return "it is missing"
-    return f"{item['input']!r}; {words[kind]}" if kind in words else item["msg"]
 
 
 def _describe(location: tuple[int | str, ...], message: str) -> str:

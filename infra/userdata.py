@@ -1,6 +1,9 @@
 """What an EC2 edge does when it starts: take its spool, install the edge from the artifact, run it under systemd."""
 
-from typing import Final
+from typing import Any, Final
+
+from greengrass.component import to_toml
+from infra.edgesettings import merged
 
 __all__ = ["user_data_lines"]
 
@@ -23,19 +26,15 @@ def user_data_lines(
     kms_key_id: str,
     accelerate: bool,
     port: int,
+    settings: dict[str, Any],
 ) -> list[str]:
     """Return the script's lines. It may run again: nothing is formatted that holds a file system."""
-    settings = [
-        f'name = "{device}"',
-        "[dimse]",
-        f"port = {port}",
-        "[spool]",
-        f'dir = "{_WORK}/spool"',
-        "[delivery]",
-        f'store_url = "{store_url}"',
-        f'kms_key_id = "{kms_key_id}"',
-        f"accelerate = {'true' if accelerate else 'false'}",
-    ]
+    of_the_stack = {
+        "name": device,
+        "dimse": {"port": port},
+        "spool": {"dir": f"{_WORK}/spool"},
+        "delivery": {"store_url": store_url, "kms_key_id": kms_key_id, "accelerate": accelerate},
+    }
     return [
         "set -eux",
         f"export AWS_REGION={region} AWS_DEFAULT_REGION={region}",
@@ -44,7 +43,7 @@ def user_data_lines(
         f"echo AWS_REGION={region} >{_SETTINGS}/environment",
         f"chmod 600 {_SETTINGS}/environment",
         f"cat >{_SETTINGS}/edge.toml <<'TOML'",
-        *settings,
+        *to_toml(merged(settings, of_the_stack)).splitlines(),
         "TOML",
         "systemctl daemon-reload",
         f"systemctl enable --now {_SERVICE}",

@@ -111,7 +111,10 @@ def read(folder: Path, **changes: Any) -> Template:
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Template:
     """Give config.py's own deployment, with an edge on EC2 beside the one it has."""
-    edges = [{"Name": "edge-1", "device_type": "LOCAL"}, {"Name": "edge-2", "device_type": "EC2"}]
+    edges = [
+        {"Name": "edge-1", "device_type": "LOCAL", "settings": {"dimse": {"port": 104, "called_ae_titles": ["CT"]}}},
+        {"Name": "edge-2", "device_type": "EC2", "settings": {"dimse": {"max_associations": 7}}},
+    ]
     return read(
         tmp_path_factory.mktemp("template"),
         EDGE_CONFIG=edges,

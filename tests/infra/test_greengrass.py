@@ -146,6 +146,7 @@ def test_recipe_is_for_each_platform_and_names_files_that_are_there(artifact: Pa
         assert {
             "artifacts:decompressedPath",
             "configuration:/edge",
+            "configuration:/edges",
             "configuration:/logLevel",
             "work:path",
         } == variables

@@ -67,6 +67,39 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"EDGE_CONFIG": [{"Name": "a", "device_type": "EC2", "instance_type": "m5.large"}]},
         "'m5.large'; it must have a Graviton type",
     ),
+    "setting of an edge that there is not": (
+        {"EDGE_CONFIG": [{"Name": "ct", "device_type": "LOCAL", "settings": {"dimse": {"prt": 104}}}]},
+        "EDGE_CONFIG[0]: the settings of 'ct': dimse.prt: 104; there is no such parameter",
+    ),
+    "settings of an edge that are wrong": (
+        {
+            "EDGE_CONFIG": [
+                {
+                    "Name": "ct",
+                    "device_type": "LOCAL",
+                    "settings": {"name": "x", "dimse": {"port": "DICOM"}, "delivery": {"store_url": "s3://mine"}},
+                }
+            ]
+        },
+        "name is the stack's own; delivery.store_url is the stack's own; dimse.port: 'DICOM'; it must be a whole",
+    ),
+    "port of an instance": (
+        {"EDGE_CONFIG": [{"Name": "ct", "device_type": "EC2", "settings": {"dimse": {"port": 104}}}]},
+        "the settings of 'ct': dimse.port is the stack's own",
+    ),
+    "setting that is no JSON": (
+        {"EDGE_CONFIG": [{"Name": "ct", "device_type": "LOCAL", "settings": {"dimse": {"networks": {"10.0.0.0/8"}}}}]},
+        "Object of type set is not JSON serializable: write texts, numbers, True, False, lists and tables",
+    ),
+    "settings that a device's environment cannot hold": (
+        {
+            "EDGE_CONFIG": [
+                {"Name": f"e{n}", "device_type": "LOCAL", "settings": {"delivery": {"proxy_excludes": "x" * 9000}}}
+                for n in range(4)
+            ]
+        },
+        "the settings of all edges have 36,",
+    ),
     "imports at once": ({"AHLI_CONFIG": {"ahli_concurrent_imports": 0}}, "AHLI_CONFIG.ahli_concurrent_imports: "),
     "misspelt": ({"AHLI_CONFIG": {"ahli_enable": True}}, "AHLI_CONFIG.ahli_enable: True; there is no such parameter"),
     "database": ({"DB_CONFIG": {"db_name": "my-db"}}, "DB_CONFIG.db_name: 'my-db'; it must have up to 63 letters"),

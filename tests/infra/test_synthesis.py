@@ -169,6 +169,7 @@ def script() -> str:
             kms_key_id="arn:key",
             accelerate=False,
             port=11112,
+            settings={"dimse": {"called_ae_titles": ["A", "B"]}, "delivery": {"quiet_seconds": 2.5}},
         )
     )
 
@@ -200,6 +201,7 @@ def test_user_data_writes_settings_that_the_edge_takes(script: str, tmp_path: Pa
     settings = load_settings(tmp_path / "edge.toml")
     assert ("iep-edge-2", "s3://bucket", 11112) == (settings.name, settings.delivery.store_url, settings.dimse.port)
     assert Path("/var/lib/dicomflow/spool") == settings.spool.dir
+    assert (("A", "B"), 2.5) == (settings.dimse.called_ae_titles, settings.delivery.quiet_seconds)
 
 
 def test_edge_instance_finds_its_spool_and_address_again(template: Any):
