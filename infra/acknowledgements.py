@@ -34,6 +34,7 @@ _FUNCTIONS: Final = {
     "migrate": "IEPAurora/Migrate",
     "relay": "Relay/Relay",
     "operator": "Operator/Operator",
+    "console": "Operator/Console",
     "secrets": "IEPAurora/Secrets",
 }
 _OUTSIDE: Final = {
@@ -143,6 +144,7 @@ _PREFIXES: Final = {
     "migrate": (),
     "relay": (),
     "operator": ("{stack}-", "imports/", "manifests/", "status/"),
+    "console": ("{stack}-", "status/"),
     "secrets": (),
 }
 

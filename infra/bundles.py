@@ -33,6 +33,18 @@ _PACKAGES: Final = {
     "watch": (*_COMMON, "obstore"),
     "relay": (*_COMMON, "obstore"),
     "operator": (*_COMMON, "obstore", "pydicom", "rich", "typer"),
+    "console": (
+        *_COMMON,
+        "imagecodecs",
+        "itsdangerous",
+        "jinja2",
+        "mangum",
+        "numpy",
+        "obstore",
+        "prometheus-client",
+        "pydicom",
+        "starlette",
+    ),
 }
 """What each function imports, by the names of pyproject.toml; their own requirements come with them."""
 FUNCTIONS: Final = tuple(_PACKAGES)
@@ -53,7 +65,9 @@ _OTHER_PROGRAMS: Final = frozenset(
     }
 )
 """Our own modules that no function imports."""
-_HANDLERS: Final = {"operator": "dicomflow.cli.operator.operator"}
+_PROGRAMS: Final = {"operator": frozenset({"cli"}), "console": frozenset({"console", "dimse"})}
+"""Those of the other programs that a function is made of."""
+_HANDLERS: Final = {"operator": "dicomflow.cli.operator.operator", "console": "dicomflow.console.function.console"}
 _SERVICES: Final = frozenset({"lambda", "medical-imaging", "rds", "secretsmanager", "sqs", "ssm", "sts"})
 """Of botocore's models of some 400 services, which are four fifths of its size, those that may be called."""
 _UNUSED: Final = ("bin", "boto3/data", "boto3/examples", "pydicom/data/palettes", "pydicom/data/test_files")
@@ -154,7 +168,7 @@ def _install(output: Path, platform: Platform) -> Path:
 
 def _requirements(names: Iterable[str]) -> list[str]:
     """Return these packages' requirements as pyproject.toml has them."""
-    declared = requirements_of("pipeline")
+    declared = requirements_of("pipeline", "console")
     return [declared[name] for name in names]
 
 
@@ -178,7 +192,7 @@ def _is_used(file: Path) -> bool:
 
 def _own_sources(name: str) -> list[Path]:
     """Return the modules of ours that a function may import."""
-    others = _OTHER_PROGRAMS - ({"cli"} if name == "operator" else set())
+    others = _OTHER_PROGRAMS - _PROGRAMS.get(name, frozenset())
     return sorted(
         path
         for path in SOURCE.rglob("*")

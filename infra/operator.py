@@ -1,4 +1,4 @@
-"""The operator: a function in the VPC that runs commands on the catalog for whoever IAM lets call it."""
+"""The operator: functions in the VPC that run commands and make the console's pages for whoever IAM lets call them."""
 
 from typing import Final
 
@@ -14,10 +14,12 @@ from infra.wiring import Foundation
 __all__ = ["Operator"]
 
 _TIMEOUT: Final = Duration.minutes(15)
+_PAGE_TIMEOUT: Final = Duration.minutes(2)
+"""A catalog that sleeps takes half a minute to answer, and a picture as long to draw."""
 
 
 class Operator(Construct):
-    """Nothing listens and nothing idles; `dicomflow --stack NAME` calls it."""
+    """Nothing listens and nothing idles; `dicomflow --stack NAME` and `dicomflow console --stack NAME` call them."""
 
     def __init__(
         self, scope: Construct, construct_id: str, *, foundation: Foundation, relay: Relay, wake_ups: WorkQueue | None
@@ -29,6 +31,11 @@ class Operator(Construct):
         received = f"{landing.received_prefix}*"
         landing.grant_read(self.function, received, f"{MANIFESTS}*", f"{IMPORTS}*", f"{STATUS}*")
         self.function.grant("Delete", ["s3:DeleteObject"], landing.arn_of(received))
-        relay.grant_use(self.function)
-        if wake_ups is not None:
-            grant_wake_ups(self.function, wake_ups)
+        # A picture is drawn by a process that may take a gibibyte.
+        self.console = foundation.pipeline_function(self, "console", timeout=_PAGE_TIMEOUT, memory_mib=2048)
+        foundation.catalog.grant_use(self.console)
+        landing.grant_read(self.console, received, f"{STATUS}*")
+        for function in (self.function, self.console):
+            relay.grant_use(function)
+            if wake_ups is not None:
+                grant_wake_ups(function, wake_ups)

@@ -96,6 +96,12 @@ def test_command_that_is_no_catalogs_does_not_run_on_a_stack(lambda_service: lis
     assert 2 == operator({})["code"]
 
 
+def test_console_of_a_stack_is_asked_for_the_other_way_round(lambda_service: list[Any], run: Run):
+    """Who puts the stack first is told where it belongs."""
+    code, _, errors = run("--stack", "hospital", "console")
+    assert (1, True) == (code, "dicomflow console --stack NAME" in errors)
+
+
 def test_stack_that_is_not_there_is_said(lambda_service: list[Any], run: Run):
     """The name of the function, and AWS's own code."""
     code, _, errors = run("--stack", "clinic", "status")

@@ -16,6 +16,7 @@ from infra.bundles import FUNCTIONS, HOST, LAMBDA, Platform, build_bundle, folde
 
 ROOT = Path(__file__).resolve().parents[2]
 PLATFORMS = [HOST, LAMBDA] if os.environ.get("DICOMFLOW_TEST_BUNDLES") == "1" else [HOST]
+MAX_BYTES = 240_000_000  # Lambda takes 250 MiB unpacked, with the layer of the database's certificates
 MAX_ZIP_BYTES = 50_000_000  # Lambda's limit for a zip that is uploaded in one call
 
 
@@ -25,7 +26,7 @@ def bundles() -> Path:
     return ROOT / "build" / "bundles"
 
 
-@pytest.mark.parametrize("name", ["index", "drive", "migrate", "operator"])
+@pytest.mark.parametrize("name", ["index", "drive", "migrate", "operator", "console"])
 def test_bundle_on_its_own_imports_its_handler(name: str, bundles: Path):
     """A Python that has nothing but the bundle finds the handler, and all that the function opens later."""
     bundle = build_bundle(name, bundles, HOST)
@@ -34,6 +35,19 @@ def test_bundle_on_its_own_imports_its_handler(name: str, bundles: Path):
         "index": "import psycopg, pydicom.filereader, obstore.store",
         "drive": "import psycopg, boto3; [boto3.client(each, 'us-east-1') for each in ('sqs', 'medical-imaging')]",
         "operator": "assert 0 == module.operator({'arguments': ['imports', '--help']})['code']",
+        "console": """
+import os
+os.environ["PYTHONDONTWRITEBYTECODE"] = "1"  # of the process that draws: a bundle stays as it was built
+from obstore.store import MemoryStore
+from dicomflow.console.pictures import Pictures, Window
+store = MemoryStore()
+store.put("x", b"no DICOM")
+try:
+    Pictures(store).frame("x", 0, Window())
+except Exception as error:
+    assert type(error).__name__ == "FrameError" and "breaks" not in str(error), error
+import imagecodecs, numpy, jinja2
+""",
         "migrate": "import psycopg, alembic.command, boto3; boto3.client('secretsmanager', 'us-east-1')",
     }[name]
     code = f"""
@@ -77,15 +91,19 @@ def test_bundle_holds_what_its_function_needs_and_no_more(name: str, platform: P
     files = {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()}
     assert "dicomflow/pipeline/lambdas.py" in files
     ours = {path.split("/")[1] for path in files if path.startswith("dicomflow/")}
-    assert not ours & {"console", "dimse", "edge", "local.py", "network", "samples.py", "send"}
+    assert not ours & {"edge", "local.py", "network", "samples.py", "send"}
+    assert ("console" in ours) == ("dimse" in ours) == (name == "console")  # whose pages name DIMSE's states
     assert ("cli" in ours) == (name == "operator")
     assert not [path for path in files if path.startswith("dicomflow/healthimaging/simulator")]
     assert not [path for path in files if path.endswith((".pyc", ".pyi")) or "__pycache__" in path]
     tops = {path.split("/")[0] for path in files}
-    assert ("pydicom" in tops) == (name in {"index", "operator"})
+    assert ("pydicom" in tops) == (name in {"index", "operator", "console"})
     assert ("typer" in tops) == ("rich" in tops) == (name == "operator")
     assert ("alembic" in tops) == (name == "migrate")
-    assert not tops & {"aws_cdk", "imagecodecs", "moto", "numpy", "pytest", "starlette"}
+    for package in ("imagecodecs", "mangum", "numpy", "starlette"):
+        assert (package in tops) == (name == "console")
+    assert not tops & {"aws_cdk", "moto", "pytest", "uvicorn"}
+    assert sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file()) < MAX_BYTES
     if platform.tags:
         libraries = {path for path in files if ".so" in path and "-linux-gnu" in path}
         assert libraries

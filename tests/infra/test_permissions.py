@@ -19,6 +19,7 @@ ROLES = {
     "migrate": "IEPAuroraMigrateRole",
     "relay": "RelayRole",
     "operator": "OperatorRole",
+    "console": "OperatorConsoleRole",
     "secrets": "IEPAuroraSecretsRole",
 }
 MODULES = {
@@ -35,6 +36,7 @@ MODULES = {
     "migrate": (),
     "relay": (),
     "operator": (),
+    "console": (),
     "secrets": (),
 }
 MODULES["drive"] = (
@@ -132,10 +134,12 @@ def test_function_may_do_what_its_code_calls_and_nothing_more(template: Any, nam
         expected |= service_actions(MODULES["drive"]) | {"iam:PassRole"}
     if name in {"index", "plan", "drive", "collect"}:
         expected |= RECEIVES | {"rds-db:connect"}
-    if name in {"plan", "drive", "collect", "operator"}:
+    if name in {"plan", "drive", "collect", "operator", "console"}:
         expected |= {"sqs:SendMessage"}
     if name == "operator":  # whose commands are many; what they may do is named here
         expected |= {"rds-db:connect", "s3:DeleteObject", "s3:GetObject"}
+    if name == "console":  # which looks, and tries imports again
+        expected |= {"rds-db:connect", "s3:GetObject"}
     if name not in {"migrate", "relay", "secrets"}:
         expected |= {"kms:Decrypt", "s3:ListBucket"}  # without the right to list, what is missing looks forbidden
     if name in {"drive", "collect"}:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 from urllib.parse import urlsplit
 
 import typer
@@ -16,10 +16,13 @@ from sqlalchemy import Engine
 from dicomflow.catalog import queue
 from dicomflow.catalog.engine import require_schema
 from dicomflow.cli.database import DatabaseUrl, DataFolder, writing
+from dicomflow.cli.operator import caller, function_of
 from dicomflow.cli.stores import StoreUrl, store_of
 from dicomflow.console.access import Access, Proxy
 from dicomflow.console.app import build_context, create_console
 from dicomflow.console.counters import read_url
+from dicomflow.console.forward import create_forwarder
+from dicomflow.console.forwarded import HOSTS
 from dicomflow.console.server import ConsoleServer
 from dicomflow.errors import PermanentError
 from dicomflow.passcodes import PasscodeFile
@@ -56,10 +59,19 @@ DriveQueueUrl = Annotated[
 ]
 
 
+Stack = Annotated[
+    str | None,
+    typer.Option(help="A deployed stack, whose console function makes the pages; with it, --port alone."),
+]
+_FUNCTION_SECONDS: Final = 130
+_ATTEMPTS: Final = 3
+
+
 def console(
     data: DataFolder = None,
     database_url: DatabaseUrl = None,
     *,
+    stack: Stack = None,
     store_url: StoreUrl = None,
     bind: Bind = "127.0.0.1",
     port: Port = 8044,
@@ -77,21 +89,32 @@ def console(
 
     Studies with their images, imports, edges, problems and audit. On a loopback address nobody is asked who it is. On
     any other a login is needed: a file of users, or a proxy that has asked. `dicomflow local` has the
-    same pages on its HTTP port.
+    same pages on its HTTP port. With --stack each request goes to a function of a deployed stack, by your rights in
+    AWS: nothing listens there.
 
     For example: dicomflow console --data DIR --port 8044
     """
+    if stack is not None:
+        if bind not in HOSTS or any((data, users_file, trusted_proxy, host, certificate, key, edge_metrics)):
+            raise typer.BadParameter("its pages are for this machine alone: give --port alone", param_hint="--stack")
+        call = function_of(stack, "console", read_seconds=_FUNCTION_SECONDS, attempts=_ATTEMPTS)
+        _serve(ConsoleServer(create_forwarder(call, caller()), bind, port))
+        return
     access = _access(bind, users_file, trusted_proxy or [], user_header, host or [], certificate, key, plain_http)
     sources = dict(_metrics_source(each) for each in edge_metrics or [])
     with writing(data, database_url) as engine:
         require_schema(engine)
         _, store = store_of(data, store_url, may_create=True)
         context = build_context(engine, store, _wake(engine, drive_queue_url), sources)
-        server = ConsoleServer(create_console(context, access), bind, port, certificate=certificate, key=key)
-        for name in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(name, lambda _number, _frame: server.stop())
-        typer.echo(f"ready: {server.url} {json.dumps({'port': server.port, 'pid': os.getpid()})}")
-        server.run()
+        _serve(ConsoleServer(create_console(context, access), bind, port, certificate=certificate, key=key))
+
+
+def _serve(server: ConsoleServer) -> None:
+    """Serve until a signal."""
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda _number, _frame: server.stop())
+    typer.echo(f"ready: {server.url} {json.dumps({'port': server.port, 'pid': os.getpid()})}")
+    server.run()
 
 
 def _access(

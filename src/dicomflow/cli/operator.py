@@ -8,12 +8,12 @@ import io
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from dicomflow.errors import PermanentError, TransientError
 
-__all__ = ["FORWARDED", "operator", "run_on_stack", "split_stack"]
+__all__ = ["FORWARDED", "caller", "function_of", "operator", "run_on_stack", "split_stack"]
 
 FORWARDED: Final = ("status", "query", "imports", "catalog")
 """The commands on a catalog; the others are of a machine's own files."""
@@ -44,30 +44,68 @@ def run_on_stack(stack: str, arguments: Sequence[str]) -> int:
         PermanentError: the command is not one of a catalog, or AWS refuses.
         TransientError: AWS cannot be reached, or the function did not end.
     """
+    _check(arguments)
+    told = function_of(stack, "operator", read_seconds=_READ_SECONDS)({"arguments": list(arguments)})
+    sys.stdout.write(told["output"])
+    sys.stderr.write(told["errors"])
+    return int(told["code"])
+
+
+def function_of(
+    stack: str, name: str, *, read_seconds: int, attempts: int = 1
+) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """Return what calls one of a stack's functions with an event and gives back its result. Threads: any.
+
+    Raises:
+        PermanentError: when it is called: AWS refuses.
+        TransientError: AWS cannot be reached, or the function did not end.
+    """
     import botocore.exceptions  # noqa: PLC0415  # a third of a second
     import botocore.session  # noqa: PLC0415
     from botocore.config import Config  # noqa: PLC0415
 
-    _check(arguments)
-    config = Config(read_timeout=_READ_SECONDS, retries={"total_max_attempts": 1})
-    region = os.environ.get("AWS_REGION")
+    function = f"{stack}-{name}"
+    config = Config(read_timeout=read_seconds, retries={"mode": "standard", "total_max_attempts": attempts})
     try:
-        client: Any = botocore.session.Session().create_client("lambda", region_name=region, config=config)
-        payload = json.dumps({"arguments": list(arguments)}).encode()
-        answer = client.invoke(FunctionName=f"{stack}-operator", Payload=payload)
-    except botocore.exceptions.ClientError as error:
-        code = error.response["Error"].get("Code", "Unknown")
-        raise PermanentError(
-            f"AWS does not run {stack}-operator for you: {code}; is {stack} deployed there?"
-        ) from error
+        session = botocore.session.Session()
+        client: Any = session.create_client("lambda", region_name=os.environ.get("AWS_REGION"), config=config)
     except botocore.exceptions.BotoCoreError as error:
         raise TransientError(f"AWS cannot be asked: {error}") from error
-    told = json.loads(answer["Payload"].read())
-    if "FunctionError" in answer:
-        raise TransientError(f"{stack}-operator did not end: {told.get('errorType', 'unknown')}")
-    sys.stdout.write(told["output"])
-    sys.stderr.write(told["errors"])
-    return int(told["code"])
+
+    def call(event: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            answer = client.invoke(FunctionName=function, Payload=json.dumps(event).encode())
+        except botocore.exceptions.ClientError as error:
+            code = error.response["Error"].get("Code", "Unknown")
+            raise PermanentError(f"AWS does not run {function} for you: {code}; is {stack} deployed there?") from error
+        except botocore.exceptions.BotoCoreError as error:
+            raise TransientError(f"AWS cannot be asked: {error}") from error
+        told: dict[str, Any] = json.loads(answer["Payload"].read())
+        if "FunctionError" in answer:
+            raise TransientError(f"{function} did not end: {told.get('errorType', 'unknown')}")
+        return told
+
+    return call
+
+
+def caller() -> str:
+    """Return whom AWS knows this machine's credentials as, as `assumed-role/Operators/ines`.
+
+    Raises:
+        PermanentError: AWS refuses them.
+        TransientError: there are none, or AWS cannot be reached.
+    """
+    import botocore.exceptions  # noqa: PLC0415  # as above
+    import botocore.session  # noqa: PLC0415
+
+    try:
+        client: Any = botocore.session.Session().create_client("sts", region_name=os.environ.get("AWS_REGION"))
+        arn: str = client.get_caller_identity()["Arn"]
+    except botocore.exceptions.ClientError as error:
+        raise PermanentError(f"AWS does not know you: {error.response['Error'].get('Code', 'Unknown')}") from error
+    except botocore.exceptions.BotoCoreError as error:
+        raise TransientError(f"AWS cannot be asked: {error}") from error
+    return arn.split(":", 5)[-1]
 
 
 def operator(event: Mapping[str, Any], _context: object = None) -> dict[str, Any]:
@@ -88,5 +126,7 @@ def operator(event: Mapping[str, Any], _context: object = None) -> dict[str, Any
 
 def _check(arguments: Sequence[str]) -> None:
     command = next((each for each in arguments if not each.startswith("-")), "")
+    if command == "console":
+        raise PermanentError("the console runs here, over a stack: dicomflow console --stack NAME")
     if command not in FORWARDED:
         raise PermanentError(f"{command or 'nothing'} does not run on a stack; {', '.join(FORWARDED)} do")

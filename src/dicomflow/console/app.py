@@ -74,8 +74,14 @@ def build_context(
     )
 
 
-def create_console(context: Context, access: Access) -> Starlette:
-    """Return the application; its lifespan must be run for the charts to have a history."""
+def create_console(context: Context, access: Access, secret: str | None = None) -> Starlette:
+    """Return the application; its lifespan must be run for the charts to have a history.
+
+    Args:
+        context: what the pages are made from.
+        access: who may see them.
+        secret: signs the cookies; by default it is made here, and sessions end with the process.
+    """
     templates = Templates(access)
 
     def shows(path: str, make: ShowPage) -> list[BaseRoute]:
@@ -127,7 +133,7 @@ def create_console(context: Context, access: Access) -> Starlette:
         Middleware(Headers, is_https=access.is_https),
         Middleware(
             SessionMiddleware,
-            secret_key=secrets.token_urlsafe(32),  # sessions end with the process
+            secret_key=secret or secrets.token_urlsafe(32),
             session_cookie=cookie,
             max_age=_SESSION_SECONDS,
             same_site="strict",

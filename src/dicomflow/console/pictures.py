@@ -7,6 +7,7 @@ answer in time. Threads: any.
 
 import contextlib
 import json
+import os
 import queue
 import subprocess
 import sys
@@ -142,6 +143,8 @@ class _Drawer:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # a codec's words may be a patient's data
+            # In Lambda our packages are on this process's own path alone.
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
