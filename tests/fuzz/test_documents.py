@@ -4,7 +4,6 @@ DICOMFLOW_FUZZ_EXAMPLES is the number of inputs for each target, DICOMFLOW_FUZZ_
 """
 
 import contextlib
-import copy
 import json
 import logging
 import os
@@ -14,9 +13,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
+from spoiling import spoil_bytes, spoil_document
 
 from dicomflow.bucket.feedback import FailedObject, Feedback
 from dicomflow.edge.commitment.requests import CommitmentRequest, Reference, make_report
@@ -69,32 +69,10 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return found
 
 
-def _spoil(content: bytes, chance: random.Random) -> bytes:
-    """Flip bits, cut, write garbage over a page or a run, or repeat one."""
-    spoiled = bytearray(content)
-    way = chance.randrange(6)
-    if not spoiled or way == 0:
-        return bytes(spoiled[: chance.randrange(len(spoiled) + 1)])
-    at = chance.randrange(len(spoiled))
-    if way == 1:
-        for _ in range(chance.randint(1, 8)):
-            spoiled[chance.randrange(len(spoiled))] ^= 1 << chance.randrange(8)
-    elif way == 2:
-        spoiled[at : at + 64] = chance.randbytes(64)
-    elif way == 3:
-        page = at // 4096 * 4096
-        spoiled[page : page + 4096] = chance.choice([bytes(4096), chance.randbytes(4096), spoiled[:4096]])
-    elif way == 4:
-        spoiled[at:at] = chance.randbytes(chance.randint(1, 5000))
-    else:
-        spoiled[chance.randrange(min(200, len(spoiled)))] = chance.randrange(256)
-    return bytes(spoiled)
-
-
 def _spoil_files(path: Path, clean: dict[str, bytes], chance: random.Random) -> None:
     hit = chance.choice([("",), ("-wal",), ("-shm",), ("", "-wal"), FILES])
     for suffix, content in clean.items():
-        path.with_name(path.name + suffix).write_bytes(_spoil(content, chance) if suffix in hit else content)
+        path.with_name(path.name + suffix).write_bytes(spoil_bytes(content, chance) if suffix in hit else content)
 
 
 def _spoil_rows(path: Path, clean: dict[str, bytes], chance: random.Random) -> None:
@@ -163,28 +141,6 @@ FEEDBACK: Final = Feedback(
     tuple(_entry(number).object_key for number in range(5)),
     tuple(FailedObject(_entry(number).object_key, "not readable") for number in range(5, 8)),
 )
-ODD_VALUES: Final[tuple[Any, ...]] = (
-    None, True, -1, 1.5, 10**30, "", "\0", "\ud800", "\u00e4", "9" * 5000, [], {}, [[]], {"key": 1},
-    "2026-01-02T03:04:05", "9999-12-31T23:59:59.999999+23:59", "0001-01-01T00:00:00-23:59", float("inf"), float("nan"),
-)  # fmt: skip
-
-
-def _spoil_document(chance: random.Random) -> bytes:
-    """Put an odd value, or one of another place, anywhere in a document, or spoil its bytes."""
-    document: Any = json.loads(FEEDBACK.to_json())
-    for _ in range(chance.randint(0, 3)):
-        place = document
-        while isinstance(place, dict | list) and place:
-            key: Any = chance.choice(list(place) if isinstance(place, dict) else list(range(len(place))))
-            if not isinstance(place[key], dict | list) or chance.random() < 0.4:
-                if chance.random() < 0.3:
-                    del place[key]
-                else:
-                    place[key] = copy.deepcopy(chance.choice(ODD_VALUES))
-                break
-            place = place[key]
-    encoded = json.dumps(document).encode()
-    return encoded if chance.random() < 0.5 else _spoil(encoded, chance)
 
 
 def test_spoiled_feedback_stops_nothing(tmp_path: Path, restore_level: None):
@@ -195,8 +151,9 @@ def test_spoiled_feedback_stops_nothing(tmp_path: Path, restore_level: None):
         others = [_entry(number, "d2") for number in range(8)]
         ledger.record_received([*(_entry(number) for number in range(8)), *others])
         reader = FeedbackReader("site", _never, ledger)
+        document = json.loads(FEEDBACK.to_json())
         for number in range(EXAMPLES):
-            content = _spoil_document(random.Random(f"{SEED} {number}"))  # a test's
+            content = spoil_document(document, random.Random(f"{SEED} {number}"))  # a test's
             reader._take("d1", content)
             with contextlib.suppress(PermanentError):
                 Feedback.from_json(content)

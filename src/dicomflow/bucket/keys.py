@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 __all__ = [
     "FEEDBACK_PREFIX",
@@ -29,6 +29,7 @@ __all__ = [
     "is_staging",
     "manifest_key",
     "probe_key",
+    "sop_of_key",
     "staging_prefix",
 ]
 
@@ -43,6 +44,7 @@ OWN_PREFIXES: Final = (MANIFEST_PREFIX, FEEDBACK_PREFIX, STATUS_PREFIX, STAGING_
 RESERVED_NAMES: Final = frozenset({*(prefix.rstrip("/") for prefix in OWN_PREFIXES), "outbound", "returns"})
 
 _SEGMENTS: Final = 5
+_NAME_LENGTH: Final = 256
 _STAGING_SEGMENTS: Final = 2
 _STAGING_TOKEN_LENGTH: Final = 32
 # What `quote` leaves as it is, found at a fifth of its cost: a key is made several times for each instance.
@@ -68,6 +70,12 @@ def instance_key(
 ) -> str:
     """Return the object key of an instance; the UIDs must have passed `dicom.uids.is_usable`."""
     return _join((edge, delivery, study_instance_uid, series_instance_uid, f"{sop_instance_uid}.dcm"))
+
+
+def sop_of_key(key: str) -> str | None:
+    """Return the SOP Instance UID that an instance's key ends in; None where no catalog can hold what stands there."""
+    name = unquote(key.rpartition("/")[2].removesuffix(".dcm"))
+    return name if len(name) <= _NAME_LENGTH and "\0" not in name else None
 
 
 def is_received(key: str) -> bool:

@@ -153,10 +153,15 @@ def objects_left(connection: Connection, row: Row[Any], datastore_id: str) -> li
 
 
 def count_in(connection: Connection, row: Row[Any], datastore_id: str) -> int:
-    """Count the objects of a series that are in, as its jobs and those of the same bytes told."""
+    """Count the objects of a series that are in, as its jobs and those of the same bytes told.
+
+    What a job tells of a file that is no object of the series counts for none.
+    """
     statement = (
         select(func.count(import_outcome.c.object_key.distinct()))
         .join(import_job, and_(_is_job_of(import_outcome), import_job.c.datastore_id == datastore_id))
+        .join(stored_object, stored_object.c.object_key == import_outcome.c.object_key)
+        .where(*_of_series(row))
         .where(import_outcome.c.series_import_id == row.series_import_id, import_outcome.c.outcome.in_(_IN))
     )
     return connection.execute(statement).scalar_one()

@@ -35,6 +35,7 @@ MAX_LINE_BYTES: Final = 1 << 20
 """A longer line is no result: those of the service have some hundred bytes."""
 REASON_LENGTH: Final = 2000
 ID_LENGTH: Final = 256
+MAX_KEY_BYTES: Final = 1024
 _LARGEST: Final = 2**63 - 1
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 # 45328 to 45330 and 47513: frames cannot be retrieved; 45312 and 45344: one blob in its stored syntax.
@@ -82,7 +83,7 @@ Parse = Callable[[str, Mapping[str, Any], Mapping[str, Any]], FileResult]
 
 @dataclass(slots=True)
 class JobResults:
-    """Where a job's results are, and its manifest. `lines_unread` counts lines that are no results.
+    """Where a job's results are, and its manifest. `lines_unread` counts lines that are no results of its files.
 
     Reading them raises TransientError when the store does not answer.
     """
@@ -98,10 +99,13 @@ class JobResults:
         yield from self._parsed("FAILURE/failure.ndjson", _failed)
         yield from self._parsed("SUCCESS/success.ndjson", _imported)
 
-    def by_key(self) -> dict[str, FileResult]:
-        """Return one result per file: a warning says more than the success it comes with."""
+    def by_key(self, input_prefix: str) -> dict[str, FileResult]:
+        """Return one result per file under the job's input: a warning says more than the success it comes with."""
         files: dict[str, FileResult] = {}
         for result in self.files():
+            if not result.object_key.startswith(input_prefix):  # another job's, or garbled
+                self.lines_unread += 1
+                continue
             known = files.setdefault(result.object_key, result)
             if known.image_set is None and result.image_set is not None:
                 files[result.object_key] = FileResult(known.object_key, known.outcome, result.image_set, known.reason)
@@ -138,7 +142,7 @@ def read_results(store: ObjectStore, prefix: str) -> JobResults:
     """Read a job's manifest; without one `manifest` is None, and its files are read all the same.
 
     Raises:
-        UnreadableManifestError: the manifest is cut off or no JSON.
+        UnreadableManifestError: the manifest is cut off or no JSON, or another job's.
         TransientError: the store did not answer.
         PermanentError: the prefix is no path that a store can hold.
     """
@@ -153,7 +157,11 @@ def read_results(store: ObjectStore, prefix: str) -> JobResults:
     except (ValueError, RecursionError) as error:
         raise UnreadableManifestError(f"the job manifest of {len(encoded)} bytes is no JSON") from error
     summary = document.get("jobSummary") if isinstance(document, dict) else None
-    return JobResults(store, prefix, _manifest(summary if isinstance(summary, dict) else {}))
+    summary = summary if isinstance(summary, dict) else {}
+    job_id = summary.get("jobId")
+    if isinstance(job_id, str) and job_id and not prefix.endswith(f"-{job_id}/"):
+        raise UnreadableManifestError("the job manifest is another job's")
+    return JobResults(store, prefix, _manifest(summary))
 
 
 def _manifest(summary: Mapping[str, Any]) -> Manifest:
@@ -202,7 +210,7 @@ def _parse_line(line: bytes, parse: Parse) -> FileResult | None:
             document = json.loads(re.sub(rb":\s*(True|False)\b", lambda found: found[0].lower(), line))
         except (ValueError, RecursionError):
             return None
-    if not isinstance(document, dict) or not _is_storable(document.get("inputFile")):
+    if not isinstance(document, dict) or not _is_key(document.get("inputFile")):
         return None
     response = document.get("importResponse")
     return parse(document["inputFile"], document, response if isinstance(response, dict) else {})
@@ -247,6 +255,10 @@ def _image_set(item: object) -> ImageSetResult | None:
 def clean_text(text: str, length: int) -> str:
     """Return text as both databases hold it, cut to a length."""
     return _UNSTORABLE.sub("\ufffd", text[:length])
+
+
+def _is_key(value: object) -> bool:
+    return isinstance(value, str) and _is_storable(value) and len(value.encode()) <= MAX_KEY_BYTES
 
 
 def _is_storable(value: object) -> bool:

@@ -14,7 +14,7 @@ from sqlalchemy import Engine
 
 from dicomflow.bucket.keys import MANIFEST_PREFIX, manifest_key
 from dicomflow.bucket.manifest import Manifest
-from dicomflow.catalog.deliveries import record_delivery
+from dicomflow.catalog.deliveries import clear_problem, record_delivery
 from dicomflow.catalog.engine import is_of_a_value
 from dicomflow.dicom.uids import is_usable
 from dicomflow.errors import DicomflowError, PermanentError
@@ -59,11 +59,12 @@ def plan_delivery(
         raise PermanentError("there is no such manifest") from error
     manifest = Manifest.from_json(encoded)
     _check(manifest, key)
-    manifest = only(manifest)
     is_stat = any(association.calling_ae_title.strip() in stat_ae_titles for association in manifest.associations)
     state, priority = "queued" if import_enabled else "disabled", STAT_PRIORITY if is_stat else 0
     try:
+        manifest = only(manifest)
         with engine.begin() as connection:
+            clear_problem(connection, key)
             new = record_delivery(connection, manifest, key, state, now, priority)
     except DicomflowError:
         raise

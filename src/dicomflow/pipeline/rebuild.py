@@ -11,18 +11,24 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
-from urllib.parse import unquote
 
 from obstore.exceptions import BaseError
 from obstore.store import ObjectStore
 from sqlalchemy import Connection, Engine
 
-from dicomflow.bucket.keys import IMPORT_OUTPUT_PREFIX, MANIFEST_PREFIX, is_manifest, is_received, is_staging
+from dicomflow.bucket.keys import (
+    IMPORT_OUTPUT_PREFIX,
+    MANIFEST_PREFIX,
+    is_manifest,
+    is_received,
+    is_staging,
+    sop_of_key,
+)
 from dicomflow.bucket.listing import ListedObject, list_objects
 from dicomflow.bucket.manifest import Manifest
 from dicomflow.catalog import outcomes, restoring
-from dicomflow.catalog.deliveries import clear_problems, record_problem
-from dicomflow.catalog.engine import begin_read
+from dicomflow.catalog.deliveries import clear_problem, clear_problems, record_problem
+from dicomflow.catalog.engine import begin_read, is_of_a_value
 from dicomflow.catalog.outcomes import Outcome, StoredImageSet
 from dicomflow.catalog.restoring import PastJob
 from dicomflow.catalog.versions import instances_with_versions
@@ -97,7 +103,7 @@ def rebuild_catalog(
         compare_versions(engine, store, several)
         for prefix, ended_at in _job_folders(store):
             datastore_ids.add(_datastore_of(prefix))
-            _restore(engine, store, bucket, prefix, ended_at, clock, done)
+            _restore_apart(engine, store, bucket, prefix, ended_at, clock, done)
             tell(done)
     except (BaseError, OSError) as error:
         raise TransientError(f"the store did not answer: {type(error).__name__}; call again to go on") from error
@@ -192,6 +198,38 @@ def _datastore_of(prefix: str) -> str:
     return prefix.rstrip("/").rpartition("/")[2].partition(JOB_FOLDER)[0]
 
 
+def _restore_apart(
+    engine: Engine,
+    store: ObjectStore,
+    bucket: str,
+    prefix: str,
+    ended_at: datetime,
+    clock: Callable[[], datetime],
+    done: Rebuilt,
+) -> None:
+    """Bring back one job; what its output cannot be used for is listed under the key of its manifest."""
+    key = prefix + MANIFEST_NAME
+    try:
+        _restore(engine, store, bucket, prefix, ended_at, clock, done)
+    except (UnreadableManifestError, PermanentError) as error:  # for good
+        reason = str(error)
+    except TransientError:
+        raise
+    except Exception as error:
+        if not is_of_a_value(error):
+            raise
+        logger.exception("job_output_not_written", extra={"key": key})
+        reason = f"the catalog cannot hold the job's output: {type(error).__name__}"
+    else:
+        with engine.begin() as connection:
+            clear_problem(connection, key)
+        return
+    logger.warning("job_output_refused", extra={"key": key, "error": reason})
+    with engine.begin() as connection:
+        record_problem(connection, key, reason)
+    done.problems += 1
+
+
 def _restore(
     engine: Engine,
     store: ObjectStore,
@@ -203,14 +241,14 @@ def _restore(
 ) -> None:
     """Bring back one job from its output: its outcomes, its image sets, and the state of its series."""
     datastore_id, separator, job_id = prefix.rstrip("/").rpartition("/")[2].partition(JOB_FOLDER)
-    try:
-        results = read_results(store, prefix)
-    except UnreadableManifestError as error:  # for good
-        logger.warning("job_output_refused", extra={"key": prefix, "error": str(error)})
-        return
+    if not separator:
+        raise PermanentError("the job manifest lies in no folder of a job")
+    results = read_results(store, prefix)
     manifest = results.manifest
-    if not separator or manifest is None or manifest.input_s3_uri is None:
+    if manifest is None:  # it went while we looked
         return
+    if manifest.input_s3_uri is None:
+        raise PermanentError("the job manifest does not name the job's input")
     counters = (manifest.scanned, manifest.imported, manifest.customer_errors, manifest.server_errors)
     is_staged = is_staging(manifest.input_s3_uri.removeprefix(f"s3://{bucket}/"))
     uri = f"s3://{bucket}/{prefix}"
@@ -227,7 +265,7 @@ def _restore(
         if import_job_id is None or not (is_new or rows):
             done.passed_over += 1
             return
-        uids = {_sop_of(key) for key in keys}
+        uids = {uid for key in keys if (uid := sop_of_key(key)) is not None}
         restoring.adopt_before(connection, keys, uids, datastore_id, clock())
         there = rows.keys() | (restoring.known_objects(connection, keys) if is_new else ())
         told = [_outcome(key, each, rows) for key, each in found if key in there]
@@ -241,12 +279,17 @@ def _restore(
 
 def _objects_of(connection: Connection, results: JobResults, job: PastJob) -> list[tuple[str, FileResult]]:
     """Return each result with the key of its object, of which a staged file was a copy."""
-    files = list(results.by_key().values())
+    files = list(results.by_key(_key_of(job.input_s3_uri)).values())
     if not job.is_staged:
         return [(each.object_key, each) for each in files]
-    uids = {_sop_of(each.object_key): each for each in files}
+    uids = {uid: each for each in files if (uid := sop_of_key(each.object_key)) is not None}
     newest = restoring.newest_objects(connection, uids.keys(), job.ended_at)
     return [(newest[uid], each) for uid, each in uids.items() if uid in newest]
+
+
+def _key_of(s3_uri: str) -> str:
+    """Return what stands behind the bucket, which may have had another name then."""
+    return s3_uri.removeprefix("s3://").partition("/")[2]
 
 
 def _outcome(key: str, result: FileResult, rows: Mapping[str, Any]) -> Outcome:
@@ -254,7 +297,7 @@ def _outcome(key: str, result: FileResult, rows: Mapping[str, Any]) -> Outcome:
     return Outcome(
         object_key=key,
         series_import_id=row.series_import_id if row is not None else None,
-        sop_instance_uid=_sop_of(key),
+        sop_instance_uid=sop_of_key(key),
         outcome=result.outcome,
         image_set_id=result.image_set.image_set_id if result.image_set else None,
         reason=result.reason,
@@ -275,7 +318,3 @@ def _image_sets(
         of_series = rows[key].study_instance_uid, rows[key].series_instance_uid
         sets.add(StoredImageSet(*of_series, told.image_set_id, version, is_primary))
     return sets
-
-
-def _sop_of(key: str) -> str:
-    return unquote(key.rpartition("/")[2].removesuffix(".dcm"))

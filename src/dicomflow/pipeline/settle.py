@@ -14,6 +14,7 @@ from urllib.parse import unquote
 
 from sqlalchemy import Connection, Row
 
+from dicomflow.bucket.keys import sop_of_key
 from dicomflow.catalog import imports, jobs, outcomes
 from dicomflow.catalog.deliveries import next_report_due
 from dicomflow.catalog.imports import LONGEST_PUT_OFF
@@ -75,7 +76,7 @@ def _settle_completed(deps: Dependencies, job: Job, told: ImportJob) -> None:
         results = read_results(deps.store, prefix)
     except UnreadableManifestError as error:
         results, reason = JobResults(deps.store, prefix, None), str(error)
-    files = results.by_key()
+    files = results.by_key(input_prefix(deps, job))
     reason = reason or _missing(results, files)
     if reason is not None and is_patient:
         _postpone(deps, job, told, reason)
@@ -182,7 +183,8 @@ def _missing(results: JobResults, files: Mapping[str, FileResult]) -> str | None
         return "the job's manifest is not there"
     scanned = results.manifest.scanned
     if scanned is not None and len(files) < scanned:
-        return f"{len(files)} of {scanned} files have a result"
+        unread = f", and {results.lines_unread} lines of the output are none" if results.lines_unread else ""
+        return f"{len(files)} of {scanned} files have a result{unread}"
     return None
 
 
@@ -280,7 +282,7 @@ def _outcome(result: FileResult, by_folder: Mapping[str, Row[Any]]) -> Outcome:
     return Outcome(
         object_key=row.input_prefix + name if row else result.object_key,
         series_import_id=row.series_import_id if row else None,
-        sop_instance_uid=unquote(name.removesuffix(".dcm")),
+        sop_instance_uid=sop_of_key(name),
         outcome=result.outcome,
         image_set_id=result.image_set.image_set_id if result.image_set else None,
         reason=result.reason,
