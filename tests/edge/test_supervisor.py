@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import ssl
-import struct
 import subprocess
 import sys
 import threading
@@ -15,13 +14,12 @@ from typing import Any
 
 import pytest
 from certificates import Authority
+from scu import begin_object, end_object
 from waiting import WAIT_SECONDS, free_ports
 
 from dicomflow.bucket.manifest import Manifest
-from dicomflow.dimse.command import Command, CommandField, encode_command
 from dicomflow.dimse.events import AssociationAccepted, AssociationRejected
 from dicomflow.dimse.items import UserIdentity
-from dicomflow.dimse.message import encode_message
 from dicomflow.edge.ledger import LEDGER_FILE
 from dicomflow.edge.settings import DeliverySettings, EdgeSettings, SpoolSettings
 from dicomflow.edge.spool.folders import Spool
@@ -30,26 +28,9 @@ from dicomflow.errors import PermanentError
 from dicomflow.logs import LogSettings
 from dicomflow.network.users import hash_passcode
 
-CT = b"1.2.840.10008.5.1.4.1.1.2"
 # A stop may take five seconds; what is above that is the machine's load and the interpreter's own end.
 STOP_SECONDS = 5.0
 TRIES = 5
-
-
-def begin_object(scu: Any, data_set: bytes) -> None:
-    """Send a C-STORE-RQ and the first bytes of its data set."""
-    command = Command(CommandField.C_STORE_RQ, 1, None, CT, b"1.2.3.4", priority=0, data_set_type=1)
-    scu.socket.sendall(encode_message(1, encode_command(command), 16384) + _fragment(data_set[: len(data_set) // 2], 0))
-
-
-def end_object(scu: Any, data_set: bytes) -> int:
-    """Send the rest and return the status of the response."""
-    scu.socket.sendall(_fragment(data_set[len(data_set) // 2 :], 2))
-    return int(scu.response().status)
-
-
-def _fragment(data: bytes, control: int) -> bytes:
-    return struct.pack(">BxIIBB", 4, len(data) + 6, len(data) + 2, 1, control) + data
 
 
 def half_received(edge: Any) -> dict[int, int]:

@@ -2,6 +2,7 @@
 
 import select
 import socket
+import struct
 from collections import deque
 from typing import Any
 
@@ -10,10 +11,11 @@ from waiting import WAIT_SECONDS
 from dicomflow.dicom.uids import EXPLICIT_VR_LITTLE_ENDIAN, VERIFICATION
 from dicomflow.dimse.command import Command, CommandField, encode_command
 from dicomflow.dimse.events import CommandReceived, ConnectionLost, Event
+from dicomflow.dimse.message import encode_message
 from dicomflow.dimse.pdu import AssociateRequest, ProposedContext
 from dicomflow.dimse.requestor import Requestor
 
-__all__ = ["CT", "Scu"]
+__all__ = ["CT", "Scu", "begin_object", "end_object"]
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 
@@ -103,3 +105,19 @@ class Scu:
         while data := self.socket.recv(1 << 16):
             received += data
         return received
+
+
+def begin_object(scu: Scu, data_set: bytes) -> None:
+    """Send a C-STORE-RQ and the first bytes of its data set."""
+    command = Command(CommandField.C_STORE_RQ, 1, None, CT.encode(), b"1.2.3.4", priority=0, data_set_type=1)
+    scu.socket.sendall(encode_message(1, encode_command(command), 16384) + _fragment(data_set[: len(data_set) // 2], 0))
+
+
+def end_object(scu: Scu, data_set: bytes) -> int:
+    """Send the rest and return the status of the response."""
+    scu.socket.sendall(_fragment(data_set[len(data_set) // 2 :], 2))
+    return int(scu.response().status)
+
+
+def _fragment(data: bytes, control: int) -> bytes:
+    return struct.pack(">BxIIBB", 4, len(data) + 6, len(data) + 2, 1, control) + data
