@@ -158,7 +158,14 @@ def _moment(item: dict[str, Any], name: str) -> datetime:
 
 
 def _typed(item: dict[str, Any], name: str, kind: type) -> Any:
-    """Return a member of exactly this type: JSON's true is no number here."""
-    if type(item[name]) is not kind:
-        raise TypeError(f"{name} is {type(item[name]).__name__}, not {kind.__name__}")
-    return item[name]
+    """Return a member of exactly this type: JSON's true is no number here, and text is what UTF-8 and keys can hold."""
+    value = item[name]
+    if type(value) is not kind:
+        raise TypeError(f"{name} is {type(value).__name__}, not {kind.__name__}")
+    if isinstance(value, str) and not value.isprintable() and not _is_storable(value):
+        raise ValueError(f"{name} holds a character that cannot be stored")
+    return value
+
+
+def _is_storable(text: str) -> bool:
+    return "\0" not in text and not any("\ud800" <= each <= "\udfff" for each in text)

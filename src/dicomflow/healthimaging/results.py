@@ -230,7 +230,7 @@ def _warned(key: str, _document: Mapping[str, Any], response: Mapping[str, Any])
 def _warning_text(item: Mapping[str, Any]) -> str:
     code = item.get("warning_reason_code")
     text = f"{code} {item.get('type', '')}: {item.get('message', '')}"
-    return f"{text} (frames cannot be retrieved)" if code in UNREADABLE_FRAMES else text
+    return f"{text} (frames cannot be retrieved)" if isinstance(code, int) and code in UNREADABLE_FRAMES else text
 
 
 def _failed(key: str, document: Mapping[str, Any], _response: Mapping[str, Any]) -> FileResult:
