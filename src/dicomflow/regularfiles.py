@@ -5,6 +5,7 @@ a huge file takes the host's memory. Here each of them is an `OSError`, at once,
 """
 
 import errno
+import itertools
 import os
 import stat
 from io import FileIO
@@ -15,6 +16,7 @@ __all__ = [
     "MOST_BYTES",
     "NotRegularError",
     "create_regular",
+    "free_name",
     "is_special",
     "open_descriptor",
     "open_regular",
@@ -77,6 +79,12 @@ def open_regular(path: str | Path, *, follow: bool = False) -> FileIO:
 def create_regular(path: str | Path) -> FileIO:
     """Make a file, or empty a regular one, to be written without a buffer; raises as `open_descriptor` does."""
     return FileIO(path, "wb", opener=open_descriptor)
+
+
+def free_name(path: Path) -> Path:
+    """Return a name that nothing has: the path, or with a number behind it."""
+    numbered = (path.with_name(f"{path.name}.{number}") for number in itertools.count(1))
+    return next(each for each in itertools.chain([path], numbered) if not os.path.lexists(each))
 
 
 def write_all(file: FileIO, content: bytes) -> None:

@@ -22,7 +22,7 @@ from dicomflow.edge.settings import DeliverySettings
 from dicomflow.edge.spool.names import MANIFEST_FILE, ReceivedFile
 from dicomflow.edge.spool.setaside import SetAside
 from dicomflow.errors import PeerError, PermanentError
-from dicomflow.regularfiles import NotRegularError, open_regular, read_regular
+from dicomflow.regularfiles import NotRegularError, free_name, open_regular, read_regular
 
 __all__ = [
     "MANIFEST_FILE",
@@ -81,7 +81,7 @@ def read_all(
 
 def quarantine_unreadable(file: ReceivedFile, error: OSError, quarantine: Callable[[ReceivedFile, str], None]) -> None:
     """Quarantine a file with a bad page, or what is no file, for the others to go on; raises any other `error`."""
-    if isinstance(error, NotRegularError):
+    if isinstance(error, NotRegularError | IsADirectoryError):
         reason = str(error.strerror)
     elif error.errno == errno.EIO:
         reason = "the disk does not give its bytes"
@@ -198,7 +198,7 @@ def read_manifest(folder: Path, edge: str) -> Manifest | None:
     except (OSError, PermanentError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         _logger.error("manifest_set_aside delivery=%s reason=%s", folder.name, reason)  # noqa: TRY400  # no bug
-        path.replace(path.with_name(f"{MANIFEST_FILE}.damaged"))
+        path.replace(free_name(path.with_name(f"{MANIFEST_FILE}.damaged")))
         return None
     return manifest
 

@@ -47,7 +47,7 @@ from dicomflow.edge.spool.unpacker import UNPACKED, Unpacker
 from dicomflow.edge.spool.view import count_files, oldest_seconds, quarantined_files
 from dicomflow.edge.spool.view import scan as _scan
 from dicomflow.errors import PermanentError
-from dicomflow.regularfiles import create_regular, write_all
+from dicomflow.regularfiles import create_regular, free_name, write_all
 
 __all__ = ["BALLAST_BYTES", "IncomingFile", "ReceivedFile", "Spool", "count_files", "oldest_seconds", "sync_directory"]
 
@@ -249,6 +249,9 @@ class Spool:
     def write_note(self, path: Path, content: bytes) -> None:
         """Durable: write a small file whole under a temporary name, sync, rename, sync the folder."""
         temporary = path.with_name(path.name + ".tmp")
+        with contextlib.suppress(OSError):  # none, or a folder
+            temporary.unlink()
+        temporary = free_name(temporary)
         try:
             with create_regular(temporary) as file:
                 write_all(file, content)
