@@ -87,7 +87,7 @@ def spool(tmp_path: Path) -> Spool:
 
 def witness_of(spool: Spool) -> StoreWitness:
     """Ask a folder beside a spool what it has."""
-    return StoreWitness(DeliverySettings(store_url=(spool.root.parent / "objects").as_uri()))
+    return StoreWitness(DeliverySettings(store_url=(spool.root.parent / "objects").as_uri()), spool.root)
 
 
 @pytest.fixture

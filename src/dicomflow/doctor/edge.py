@@ -29,10 +29,11 @@ from dicomflow.doctor.machine import (
     leaving_no_folder,
     require_place,
 )
+from dicomflow.edge.mount import StoreMount
 from dicomflow.edge.settings import DeliverySettings, EdgeSettings
 from dicomflow.edge.stores import build_store, local_root
 from dicomflow.edge.supervisor import Supervisor
-from dicomflow.errors import DicomflowError
+from dicomflow.errors import DicomflowError, TransientError
 from dicomflow.logs import LogSettings
 from dicomflow.network.access import is_within
 from dicomflow.network.settings import TlsSettings
@@ -93,7 +94,7 @@ def _checks(settings: EdgeSettings) -> Iterator[Check]:
         users_file = dimse.users_file
         yield Check("users", lambda: _check_users(users_file), "repair dimse.users_file")
     advice = _STORE_ADVICE if local_root(delivery.store_url) is None else _FOLDER_ADVICE
-    yield Check("store", lambda: _check_store(delivery, settings.name, advice), advice)
+    yield Check("store", lambda: _check_store(settings, advice), advice)
     if delivery.kms_key_id is not None:
         yield Check("KMS key", lambda: _check_key(delivery, settings.name), "repair delivery.kms_key_id")
     if local_root(delivery.store_url) is None:
@@ -105,7 +106,12 @@ def _store(delivery: DeliverySettings) -> ObjectStore:
     return build_store(delivery, is_patient=False)
 
 
-def _check_store(delivery: DeliverySettings, edge: str, advice: str) -> str:
+def _check_store(settings: EdgeSettings, advice: str) -> str:
+    delivery, edge = settings.delivery, settings.name
+    try:
+        StoreMount(local_root(delivery.store_url), settings.spool.dir).check()
+    except TransientError as error:
+        raise Problem(str(error), advice) from error
     store = _store(delivery.model_copy(update={"kms_key_id": None}))
     return f"{delivery.store_url}: {check_store(store, probe_key(edge), advice)}"
 

@@ -14,6 +14,7 @@ from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, S3Store
 
 from dicomflow.bucket.keys import probe_key
+from dicomflow.edge.mount import StoreMount
 from dicomflow.edge.settings import DeliverySettings
 from dicomflow.errors import PermanentError, TransientError
 from dicomflow.folders import folder_of_url
@@ -95,7 +96,7 @@ def identify_store(settings: DeliverySettings) -> str:
     return f"{url} at {endpoint.rstrip('/')}" if endpoint else url
 
 
-def check_store(settings: DeliverySettings, edge: str) -> None:
+def check_store(settings: DeliverySettings, edge: str, mount: StoreMount | None = None) -> None:
     """Put a small object beside the edge's manifests and delete it; of a folder, ask only whether it may be written to.
 
     Raises:
@@ -104,6 +105,8 @@ def check_store(settings: DeliverySettings, edge: str) -> None:
     """
     root = local_root(settings.store_url)
     if root is not None:
+        if mount is not None:
+            mount.check()
         build_store(settings)
         if not os.access(root, os.W_OK | os.X_OK):
             raise TransientError(f"cannot write into the object folder {root}")

@@ -29,6 +29,7 @@ from dicomflow.edge.children import SILENT_SECONDS, Child, slots_of
 from dicomflow.edge.deliver.deliverer import Announce
 from dicomflow.edge.deliver.process import DelivererStart, run_deliverer
 from dicomflow.edge.ledger import LEDGER_FILE
+from dicomflow.edge.mount import StoreMount
 from dicomflow.edge.receive.worker import WorkerStart, run_worker
 from dicomflow.edge.settings import EdgeSettings, SettingsFile
 from dicomflow.edge.spool.folders import Spool
@@ -79,6 +80,7 @@ class Supervisor:
             config: the file of the settings; limits and priorities are read again when it changes.
         """
         self._settings = settings
+        self._mount = StoreMount(local_root(settings.delivery.store_url), settings.spool.dir)
         self._logs = log_settings
         self._announce = announce
         self._config = config
@@ -229,13 +231,13 @@ class Supervisor:
             threading.Thread(target=self._warn_of_store, name="store-check", daemon=True).start()
             return
         try:
-            check_store(delivery, self._settings.name)
+            check_store(delivery, self._settings.name, self._mount)
         except TransientError as error:
             _logger.warning("store_unavailable reason=%s", error)
 
     def _warn_of_store(self) -> None:
         try:
-            check_store(self._settings.delivery, self._settings.name)
+            check_store(self._settings.delivery, self._settings.name, self._mount)
         except TransientError as error:
             _logger.warning("store_unavailable reason=%s", error)
         except PermanentError as error:

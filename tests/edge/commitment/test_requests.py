@@ -234,7 +234,7 @@ def test_commitment_is_not_confirmed_from_memory(
     elif gone == "cut":
         (objects / "key/1.2.1.dcm").write_bytes(bytes(9))
     else:
-        commitments.witness = StoreWitness(DeliverySettings(store_url=(objects / "other").as_uri()))
+        commitments.witness = StoreWitness(DeliverySettings(store_url=(objects / "other").as_uri()), objects)
     assert 0x0112 == _only(level, ledger, commitments)
 
 

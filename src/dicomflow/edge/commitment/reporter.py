@@ -136,7 +136,7 @@ def report_commitments(settings: EdgeSettings, spool: Spool, distrust: Callable[
         spool: the spool.
         distrust: told when the ledger is damaged.
     """
-    commitments = Commitments(spool, StoreWitness(settings.delivery))
+    commitments = Commitments(spool, StoreWitness(settings.delivery, spool.root))
     commitments.take_over()
     for name in (*settings.commitment.peers, None):  # the last for those whose AE title has no address any more
         arguments = (commitments, settings.commitment, name, distrust)

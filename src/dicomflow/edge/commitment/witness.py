@@ -6,6 +6,7 @@ Asked on the threads of associations and of reports, beside the deliverer, so it
 import asyncio
 import threading
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Final
 
 import obstore
@@ -13,8 +14,9 @@ from obstore.exceptions import InvalidPathError, PermissionDeniedError
 from obstore.store import ObjectStore
 
 from dicomflow.edge.ledger import LedgerEntry
+from dicomflow.edge.mount import StoreMount
 from dicomflow.edge.settings import DeliverySettings
-from dicomflow.edge.stores import build_store, describe_refusal, identify_store
+from dicomflow.edge.stores import build_store, describe_refusal, identify_store, local_root
 from dicomflow.errors import TransientError
 
 __all__ = ["StoreWitness"]
@@ -23,10 +25,11 @@ _AT_ONCE: Final = 16
 
 
 class StoreWitness:
-    """Asks the store that is configured now. Threads: any."""
+    """Asks the store that is configured now; of a folder that is not mounted it says nothing. Threads: any."""
 
-    def __init__(self, settings: DeliverySettings) -> None:
+    def __init__(self, settings: DeliverySettings, spool: Path) -> None:
         self._settings = settings
+        self._mount = StoreMount(local_root(settings.store_url), spool)
         self._identity = identify_store(settings)
         self._lock = threading.Lock()  # guards the store until it is built
         self._store: ObjectStore | None = None
@@ -42,6 +45,7 @@ class StoreWitness:
         """
         wanted = {entry.object_key: entry for entry in entries}
         try:
+            self._mount.check()
             with self._lock:
                 if self._store is None:
                     self._store = build_store(self._settings, is_patient=False)

@@ -24,6 +24,7 @@ from dicomflow.edge.children import beat, beat_until
 from dicomflow.edge.commitment.reporter import report_commitments
 from dicomflow.edge.deliver.deliverer import Announce, Deliverer
 from dicomflow.edge.deliver.uploader import Uploader
+from dicomflow.edge.mount import StoreMount
 from dicomflow.edge.settings import EdgeSettings, SettingsFile
 from dicomflow.edge.spool.folders import Spool
 from dicomflow.edge.stores import build_store, local_root
@@ -72,10 +73,11 @@ def run_deliverer(start: DelivererStart) -> None:
             _logger.warning("deliverer_waits reason=another deliverer has the spool")
         else:
             break
+    root = local_root(settings.delivery.store_url)
     deliverer = Deliverer(
         settings,
         spool,
-        Uploader(partial(build_store, settings.delivery), local_root(settings.delivery.store_url)),
+        Uploader(partial(build_store, settings.delivery), root, StoreMount(root, settings.spool.dir)),
         start.announce,
         SettingsFile(start.config, settings).read if start.config is not None else None,
     )

@@ -21,6 +21,7 @@ from obstore.store import ObjectStore
 from dicomflow.edge.deliver.delivery import ReceivedInstance
 from dicomflow.edge.deliver.instances import has_digest
 from dicomflow.edge.ledger import LedgerEntry
+from dicomflow.edge.mount import StoreMount
 from dicomflow.edge.spool.folders import sync_directory
 from dicomflow.errors import PermanentError, TransientError
 from dicomflow.regularfiles import open_descriptor, open_regular
@@ -55,11 +56,14 @@ class RefusedObjectError(PermanentError):
 class Uploader:
     """Puts one object after the other; `local_root` is the folder of a local store, whose objects it syncs itself.
 
-    `open_store` is called at the first use, and again until it gives one.
+    `open_store` is called at the first use, and again until it gives one. `mount` is what that folder lies on.
     """
 
-    def __init__(self, open_store: Callable[[], ObjectStore], local_root: Path | None) -> None:
+    def __init__(
+        self, open_store: Callable[[], ObjectStore], local_root: Path | None, mount: StoreMount | None = None
+    ) -> None:
         self._open_store = open_store
+        self._mount = mount
         self._opened: ObjectStore | None = None
         self._local_root = local_root
         self._buffers: list[bytearray] = []  # free ones
@@ -73,13 +77,18 @@ class Uploader:
         """Return the store, opened at the first call; a folder that hangs makes it wait.
 
         Raises:
-            TransientError: it cannot be opened, for whatever reason: no image is to blame.
+            TransientError: it cannot be opened, for whatever reason: no image is to blame; or the folder is not
+                mounted any more.
         """
+        if self._mount is not None:
+            self._mount.check()
         if self._opened is None:
             try:
                 self._opened = self._open_store()
             except Exception as error:
                 raise TransientError(f"the store cannot be opened: {_first_line(error)}") from error
+            if self._mount is not None:
+                self._mount.remember()
         return self._opened
 
     async def put_instance(

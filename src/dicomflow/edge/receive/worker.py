@@ -75,12 +75,13 @@ def run_worker(start: WorkerStart) -> None:
     )
     dimse = start.settings.dimse
     metrics = Metrics(spool.root)
+    witness = StoreWitness(start.settings.delivery, spool.root)
     receiver = Receiver(
         spool,
         Watermark(spool, start.settings.spool),
         stopping,
         metrics,
-        Commitments(spool, StoreWitness(start.settings.delivery)) if start.settings.commitment.peers else None,
+        Commitments(spool, witness) if start.settings.commitment.peers else None,
         start.settings.commitment,
     )
     host = Host(
