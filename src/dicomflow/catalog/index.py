@@ -31,7 +31,7 @@ from dicomflow.catalog.tables import (
 from dicomflow.catalog.types import in_code_points
 from dicomflow.catalog.upsert import Excluded, Upsert
 from dicomflow.dicom.attributes import Level, column_name, of_level
-from dicomflow.dicom.names import fold_words
+from dicomflow.dicom.names import words_to_find
 
 __all__ = [
     "IndexedObject",
@@ -216,7 +216,9 @@ def _history_rows(objects: Sequence[IndexedObject], owners: Sequence[int], as_of
 
 def _word_rows(objects: Sequence[IndexedObject], owners: Sequence[int]) -> Rows:
     named = {(indexed.values.get("PatientName") or "", owner) for indexed, owner in zip(objects, owners, strict=True)}
-    return {(word, owner): {"word": word, "patient_key": owner} for name, owner in named for word in fold_words(name)}
+    return {
+        (word, owner): {"word": word, "patient_key": owner} for name, owner in named for word in words_to_find(name)
+    }
 
 
 def _instance_rows(objects: Sequence[IndexedObject], as_of: Sequence[str], series_keys: Sequence[int]) -> Rows:

@@ -84,7 +84,16 @@ def read_header(store: ObjectStore, file: InputFile) -> Header | Failure:
     except InvalidDicomError:
         return Failure(file.key, "ValidationException", "DICOM attributes does not exist")
     except Exception as error:  # noqa: BLE001  # pydicom raises anything on broken input; it fails that file alone
-        return Failure(file.key, "ValidationException", f"DICOM P10 parsing failed: {type(error).__name__}")
+        return Failure(file.key, "ValidationException", f"DICOM P10 parsing failed: {_reason(error)}")
+
+
+def _reason(error: Exception) -> str:
+    """Say what pydicom stumbled over; its own text may hold values."""
+    if isinstance(error, RecursionError):
+        return "sequences are nested too deeply"
+    if isinstance(error, NotImplementedError):
+        return "an element has a value representation that is none"
+    return type(error).__name__
 
 
 def _header(file: InputFile, dataset: FileDataset) -> Header | Failure:
