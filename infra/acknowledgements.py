@@ -10,6 +10,14 @@ from typing import Final
 from aws_cdk import Acknowledgment, CfnResource, Names, Stack, Validations
 from constructs import IConstruct
 
+from dicomflow.bucket.keys import (
+    FEEDBACK_PREFIX,
+    IMPORT_OUTPUT_PREFIX,
+    MANIFEST_PREFIX,
+    STAGING_PREFIX,
+    STATUS_PREFIX,
+    feedback_prefix,
+)
 from infra.edges import edge_group
 from infra.settings import DeploymentSettings
 
@@ -117,7 +125,7 @@ _FIXED: Final = (
     (f"{_FRAMEWORK}/ServiceRole/DefaultPolicy", "HIPAA.Security-IAMNoInlinePolicy", _INLINE),
     *(
         ("HealthImaging/DataAccess/DefaultPolicy", f"AwsSolutions-IAM5[Resource::{{bucket}}/{prefix}*]", _OWN_KEYS)
-        for prefix in ("{stack}-", "imports/", "staging/")
+        for prefix in ("{stack}-", IMPORT_OUTPUT_PREFIX, STAGING_PREFIX)
     ),
     ("HealthImaging/DataAccess/DefaultPolicy", "HIPAA.Security-IAMNoInlinePolicy", _INLINE),
     *(
@@ -137,14 +145,14 @@ _FIXED: Final = (
 )
 _PREFIXES: Final = {
     "index": ("{stack}-",),
-    "plan": ("manifests/",),
-    "drive": ("{stack}-", "feedback/", "imports/", "staging/"),
-    "collect": ("feedback/", "imports/", "staging/"),
-    "watch": ("status/",),
+    "plan": (MANIFEST_PREFIX,),
+    "drive": ("{stack}-", FEEDBACK_PREFIX, IMPORT_OUTPUT_PREFIX, STAGING_PREFIX),
+    "collect": (FEEDBACK_PREFIX, IMPORT_OUTPUT_PREFIX, STAGING_PREFIX),
+    "watch": (STATUS_PREFIX,),
     "migrate": (),
     "relay": (),
-    "operator": ("{stack}-", "imports/", "manifests/", "status/"),
-    "console": ("{stack}-", "status/"),
+    "operator": ("{stack}-", IMPORT_OUTPUT_PREFIX, MANIFEST_PREFIX, STATUS_PREFIX),
+    "console": ("{stack}-", STATUS_PREFIX),
     "secrets": (),
 }
 
@@ -183,7 +191,7 @@ def acknowledgements(settings: DeploymentSettings) -> Iterator[Acknowledgement]:
         policy = (
             f"{edge_group(edge.name)}/Edges/{edge.name}-access" if is_local else f"Edge-{edge.name}/Role/DefaultPolicy"
         )
-        for prefix in (f"{device}/", f"manifests/{device}/", f"feedback/{device}/"):
+        for prefix in (f"{device}/", f"{MANIFEST_PREFIX}{device}/", feedback_prefix(device)):
             yield Acknowledgement(policy, f"AwsSolutions-IAM5[Resource::{{{bucket}}}/{prefix}*]", own)
         yield from _of_device(policy) if is_local else _of_instance(f"Edge-{edge.name}", policy)
 

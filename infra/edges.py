@@ -12,9 +12,10 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_iot as iot
 from constructs import Construct
 
+from dicomflow.bucket.keys import FEEDBACK_PREFIX, MANIFEST_PREFIX, STATUS_PREFIX
 from infra.alarms import Alarms
 from infra.artifacts import EdgeArtifacts
-from infra.landing import FEEDBACK, MANIFESTS, STATUS, LandingBucket
+from infra.landing import LandingBucket
 from infra.settings import DeploymentSettings, EdgeDevice
 
 __all__ = ["EdgeDevices", "ThingGroup", "add_devices", "edge_group", "edge_statements"]
@@ -22,10 +23,12 @@ __all__ = ["EdgeDevices", "ThingGroup", "add_devices", "edge_group", "edge_state
 
 def edge_statements(landing: LandingBucket, device: str) -> list[iam.PolicyStatement]:
     """Return all that an edge may do with the bucket."""
-    own = landing.arn_of(f"{device}/*", f"{MANIFESTS}{device}/*", f"{STATUS}{device}.json")
+    own = landing.arn_of(f"{device}/*", f"{MANIFEST_PREFIX}{device}/*", f"{STATUS_PREFIX}{device}.json")
     return [
         iam.PolicyStatement(sid="Deliver", actions=["s3:AbortMultipartUpload", "s3:PutObject"], resources=own),
-        iam.PolicyStatement(sid="Hear", actions=["s3:GetObject"], resources=landing.arn_of(f"{FEEDBACK}{device}/*")),
+        iam.PolicyStatement(
+            sid="Hear", actions=["s3:GetObject"], resources=landing.arn_of(f"{FEEDBACK_PREFIX}{device}/*")
+        ),
         iam.PolicyStatement(
             sid="Key",
             actions=["kms:Decrypt", "kms:GenerateDataKey"],  # S3 asks for both when a large object comes in parts

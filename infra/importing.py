@@ -14,8 +14,8 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
 from constructs import Construct
 
+from dicomflow.bucket.keys import FEEDBACK_PREFIX, IMPORT_OUTPUT_PREFIX, MANIFEST_PREFIX, STAGING_PREFIX
 from infra.functions import PipelineFunction, WorkQueue
-from infra.landing import FEEDBACK, IMPORTS, MANIFESTS, STAGING
 from infra.regions import HEALTHIMAGING_REGIONS
 from infra.relay import Relay
 from infra.settings import DeploymentSettings
@@ -67,9 +67,9 @@ class HealthImagingStore(Construct):
                 resources=[landing.bucket.bucket_arn],
             )
         )
-        inputs = landing.arn_of(f"{landing.received_prefix}*", f"{STAGING}*")
+        inputs = landing.arn_of(f"{landing.received_prefix}*", f"{STAGING_PREFIX}*")
         self.role.add_to_policy(iam.PolicyStatement(sid="Read", actions=["s3:GetObject"], resources=inputs))
-        outputs = landing.arn_of(f"{IMPORTS}*")
+        outputs = landing.arn_of(f"{IMPORT_OUTPUT_PREFIX}*")
         self.role.add_to_policy(iam.PolicyStatement(sid="Write", actions=["s3:PutObject"], resources=outputs))
         self.role.add_to_policy(
             iam.PolicyStatement(sid="Key", actions=["kms:Decrypt", "kms:GenerateDataKey"], resources=[key.key_arn])
@@ -119,7 +119,7 @@ class Planning(Construct):
         self.queue = WorkQueue(self, "plan", settings=settings, timeout=_PLAN_TIMEOUT)
         self.function = foundation.pipeline_function(self, "plan", timeout=_PLAN_TIMEOUT, memory_mib=512)
         foundation.catalog.grant_use(self.function)
-        landing.grant_read(self.function, f"{MANIFESTS}*")
+        landing.grant_read(self.function, f"{MANIFEST_PREFIX}*")
         self.function.work_on(self.queue, batch_size=10, max_concurrency=_PLAN_CONCURRENCY, window=None)
 
 
@@ -172,9 +172,9 @@ class Imports(Construct):
         landing = self._foundation.landing
         function = self._foundation.pipeline_function(self, name, timeout=timeout, memory_mib=1024)
         self._foundation.catalog.grant_use(function)
-        landing.grant_read(function, f"{IMPORTS}*")
-        landing.grant_write(function, f"{FEEDBACK}*")
-        function.grant("Unstage", ["s3:DeleteObject"], landing.arn_of(f"{STAGING}*"))
+        landing.grant_read(function, f"{IMPORT_OUTPUT_PREFIX}*")
+        landing.grant_write(function, f"{FEEDBACK_PREFIX}*")
+        function.grant("Unstage", ["s3:DeleteObject"], landing.arn_of(f"{STAGING_PREFIX}*"))
         self._relay.grant_use(function, _SERVICE_NAME)
         return function
 
@@ -195,7 +195,7 @@ class Imports(Construct):
         """Let the driver copy to the staging prefix, and delete what was kept for long enough."""
         landing, drive = self._foundation.landing, self.drive
         drive.grant("CopyFrom", ["s3:GetObject"], landing.arn_of(f"{landing.received_prefix}*"))
-        drive.grant("Stage", ["s3:GetObject", "s3:PutObject"], landing.arn_of(f"{STAGING}*"))
+        drive.grant("Stage", ["s3:GetObject", "s3:PutObject"], landing.arn_of(f"{STAGING_PREFIX}*"))
         days = self._foundation.settings.storage.retention_days
         if days:
             drive.function.add_environment("DICOMFLOW_RETENTION_DAYS", str(days))

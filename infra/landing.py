@@ -9,18 +9,11 @@ from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
+from dicomflow.bucket.keys import FEEDBACK_PREFIX, IMPORT_OUTPUT_PREFIX, MANIFEST_PREFIX, STAGING_PREFIX
 from infra.functions import PipelineFunction
 from infra.settings import DeploymentSettings
 
-__all__ = ["FEEDBACK", "IMPORTS", "MANIFESTS", "STAGING", "STATUS", "LandingBucket"]
-
-# The prefixes of docs/operations.md, "The bucket". What edges deliver begins with the stack's name and a hyphen, which
-# none of these does: that alone keeps them from being taken for images.
-MANIFESTS: Final = "manifests/"
-STAGING: Final = "staging/"
-FEEDBACK: Final = "feedback/"
-IMPORTS: Final = "imports/"
-STATUS: Final = "status/"
+__all__ = ["LandingBucket"]
 
 _STAGING_DAYS: Final = 7
 _IMPORTS_DAYS: Final = 90
@@ -125,7 +118,7 @@ class LandingBucket(Construct):
         bucket.notification_configuration = s3.CfnBucket.NotificationConfigurationProperty(
             queue_configurations=[
                 _configuration(instances, self.received_prefix, ".dcm"),
-                _configuration(manifests, MANIFESTS, ".json"),
+                _configuration(manifests, MANIFEST_PREFIX, ".json"),
             ]
         )
         for queue in (instances, manifests):
@@ -153,9 +146,9 @@ class LandingBucket(Construct):
                 noncurrent_version_expiration=Duration.days(_NONCURRENT_DAYS),
                 expired_object_delete_marker=True,
             ),
-            s3.LifecycleRule(id="staging", prefix=STAGING, expiration=Duration.days(_STAGING_DAYS)),
-            s3.LifecycleRule(id="import-results", prefix=IMPORTS, expiration=Duration.days(_IMPORTS_DAYS)),
-            s3.LifecycleRule(id="feedback", prefix=FEEDBACK, expiration=Duration.days(_FEEDBACK_DAYS)),
+            s3.LifecycleRule(id="staging", prefix=STAGING_PREFIX, expiration=Duration.days(_STAGING_DAYS)),
+            s3.LifecycleRule(id="import-results", prefix=IMPORT_OUTPUT_PREFIX, expiration=Duration.days(_IMPORTS_DAYS)),
+            s3.LifecycleRule(id="feedback", prefix=FEEDBACK_PREFIX, expiration=Duration.days(_FEEDBACK_DAYS)),
         ]
         # What was received goes by the catalog, when it was imported: a rule here would not know.
         if self._settings.storage.archives:

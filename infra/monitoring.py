@@ -12,9 +12,9 @@ from aws_cdk import aws_events_targets as targets
 from aws_cdk import aws_rds as rds
 from constructs import Construct
 
+from dicomflow.bucket.keys import STATUS_PREFIX
 from infra.alarms import FIVE_MINUTES, MAXIMUM, NAMESPACE, SILENCE, Alarms
 from infra.functions import PipelineFunction, WorkQueue
-from infra.landing import STATUS
 from infra.wiring import Foundation
 
 __all__ = ["Monitoring", "Watched"]
@@ -64,7 +64,7 @@ class Monitoring(Construct):
             timeout=_WATCH_TIMEOUT,
             memory_mib=256,
         )
-        landing.grant_read(function, f"{STATUS}*")
+        landing.grant_read(function, f"{STATUS_PREFIX}*")
         events.Rule(
             self,
             "EveryFiveMinutes",

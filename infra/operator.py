@@ -5,9 +5,9 @@ from typing import Final
 from aws_cdk import Duration
 from constructs import Construct
 
+from dicomflow.bucket.keys import IMPORT_OUTPUT_PREFIX, MANIFEST_PREFIX, STATUS_PREFIX
 from infra.functions import WorkQueue
 from infra.importing import grant_wake_ups
-from infra.landing import IMPORTS, MANIFESTS, STATUS
 from infra.relay import Relay
 from infra.wiring import Foundation
 
@@ -29,7 +29,9 @@ class Operator(Construct):
         self.function = foundation.pipeline_function(self, "operator", timeout=_TIMEOUT, memory_mib=1024)
         foundation.catalog.grant_use(self.function)
         received = f"{landing.received_prefix}*"
-        landing.grant_read(self.function, received, f"{MANIFESTS}*", f"{IMPORTS}*", f"{STATUS}*")
+        landing.grant_read(
+            self.function, received, f"{MANIFEST_PREFIX}*", f"{IMPORT_OUTPUT_PREFIX}*", f"{STATUS_PREFIX}*"
+        )
         self.function.grant("Delete", ["s3:DeleteObject"], landing.arn_of(received))
         # A picture is drawn by a process that may take a gibibyte.
         self.console = foundation.pipeline_function(self, "console", timeout=_PAGE_TIMEOUT, memory_mib=2048)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from clocks import Clock
 from edge_daemon import EdgeDaemon
 from scu import CT, Scu
 from waiting import WAIT_SECONDS, wait_for
@@ -36,6 +37,12 @@ from dicomflow.network.users import Users
 def until() -> Callable[..., Any]:
     """Ask until the answer is true and give it; fail when the time is over."""
     return wait_for
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """Give a clock that stands still."""
+    return Clock()
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """`dicomflow edge-install`: the commands that make a device an edge of a deployed stack."""
 
-import ast
 import os
 import re
 from datetime import datetime
@@ -11,11 +10,11 @@ import typer
 
 from dicomflow.bucket.keys import check_edge_name
 from dicomflow.cli import edge_scripts as scripts
+from dicomflow.cli.stacks import EdgeName, Region, StackName, stack_of_config
 from dicomflow.errors import PermanentError, TransientError
 
-__all__ = ["edge_install", "stack_of_config"]
+__all__ = ["edge_install"]
 
-CONFIG: Final = Path("config.py")
 INSTALLER_SECONDS: Final = 3600
 _PRIVATE: Final = 0o600
 
@@ -28,14 +27,9 @@ class _Credentials(NamedTuple):
 
 
 def edge_install(
-    name: Annotated[str, typer.Argument(help="The edge's name, as EDGE_CONFIG in config.py has it.")],
-    stack: Annotated[
-        str | None, typer.Option(help="The stack's name; by default CDK_APP_NAME of the config.py in this folder.")
-    ] = None,
-    region: Annotated[
-        str | None,
-        typer.Option(envvar="AWS_REGION", help="The region the stack is deployed to; by default your AWS profile's."),
-    ] = None,
+    name: EdgeName,
+    stack: StackName = None,
+    region: Region = None,
     output: Annotated[
         Path | None, typer.Option(help="The file to write, readable by you alone; edge-install-NAME.txt by default.")
     ] = None,
@@ -125,29 +119,6 @@ def _region_of_profile() -> str:
     if region is None:
         raise typer.BadParameter("give the region the stack is deployed to", param_hint="--region")
     return region
-
-
-def stack_of_config(edge: str) -> str:
-    """Return the stack that config.py names, after a look whether it has the edge; its code is not run."""
-    try:
-        tree = ast.parse(CONFIG.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise PermanentError(
-            "there is no config.py in this folder: go to the project's folder, or give --stack"
-        ) from error
-    found: dict[str, Any] = {}
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            try:
-                found[node.targets[0].id] = ast.literal_eval(node.value)
-            except ValueError:  # not written out: --stack says what it is
-                continue
-    edges = [str(each.get("Name")) for each in found.get("EDGE_CONFIG", [])]
-    if edge not in edges:
-        raise PermanentError(f"EDGE_CONFIG in config.py has no edge {edge!r}; it has {', '.join(edges) or 'none'}")
-    if not isinstance(found.get("CDK_APP_NAME"), str):
-        raise PermanentError("config.py does not say CDK_APP_NAME in plain text: give --stack")
-    return str(found["CDK_APP_NAME"])
 
 
 def _assume_installer(stack: str, region: str) -> _Credentials:

@@ -9,7 +9,7 @@ import typer
 
 from dicomflow.bucket.heartbeat import Heartbeat
 from dicomflow.bucket.keys import heartbeat_key
-from dicomflow.cli.edge_install import stack_of_config
+from dicomflow.cli.stacks import EdgeName, Region, StackName, stack_of_config
 from dicomflow.errors import PermanentError, TransientError
 
 __all__ = ["edge_remove", "remove_device"]
@@ -25,14 +25,9 @@ Say = Callable[[str], None]
 
 
 def edge_remove(
-    name: Annotated[str, typer.Argument(help="The edge's name, as EDGE_CONFIG in config.py has it.")],
-    stack: Annotated[
-        str | None, typer.Option(help="The stack's name; by default CDK_APP_NAME of the config.py in this folder.")
-    ] = None,
-    region: Annotated[
-        str | None,
-        typer.Option(envvar="AWS_REGION", help="The region the stack is deployed to; by default your AWS profile's."),
-    ] = None,
+    name: EdgeName,
+    stack: StackName = None,
+    region: Region = None,
     store_url: Annotated[
         str | None, typer.Option(help="The stack's bucket, s3://NAME; by default the stack's own output.")
     ] = None,

@@ -4,26 +4,11 @@ import asyncio
 from typing import Any
 
 import pytest
+from clocks import Clock
 from waiting import WAIT_SECONDS
 
 from dicomflow.edge.deliver.delivery import Delivery
 from dicomflow.edge.deliver.queue import PutQueue
-
-
-class Clock:
-    """Monotonic seconds that only the test moves."""
-
-    now = 100.0
-
-    def __call__(self) -> float:
-        """Return the time."""
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    """Give a clock that stands."""
-    return Clock()
 
 
 @pytest.fixture

@@ -6,26 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from clocks import Clock
 
 from dicomflow.edge.spool.setaside import SetAside
 
 PATH = Path("delivering/d1")
-
-
-class Clock:
-    """Time as the test has it."""
-
-    now = 100.0
-
-    def __call__(self) -> float:
-        """Tell it."""
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    """Give a clock that stands still."""
-    return Clock()
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """The overview: what went through in the last hour, what waits, and what needs attention first."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -76,39 +76,39 @@ def find_concerns(
     return sorted(found, key=lambda concern: concern.level != "bad")
 
 
-def _of_edges(edges: list[Edge]) -> list[Concern]:
-    found = []
+def _of_edges(edges: list[Edge]) -> Iterator[Concern]:
     for edge in edges:
-        if edge.heartbeat is None:
-            found.append(Concern("bad", f"Edge {edge.name} cannot be read", edge.problem or "", "/edges"))
-            continue
-        if edge.is_silent:
-            minutes = round((edge.age_seconds or 0.0) / 60)
-            advice = "Is it running, and can it reach the store? It keeps receiving while it cannot."
-            found.append(Concern("bad", f"Edge {edge.name} is silent for {minutes:,} minutes", advice, "/edges"))
-        if edge.heartbeat.quarantined:
-            title = f"Edge {edge.name} holds {edge.heartbeat.quarantined:,} instances it cannot deliver"
-            advice = "On the edge, dicomflow spool list says why, and dicomflow spool retry tries again."
-            found.append(Concern("bad", title, advice, "/edges"))
-        if edge.heartbeat.set_aside:
-            title = f"Edge {edge.name} cannot read {edge.heartbeat.set_aside:,} files or folders of its spool"
-            advice = "On the edge, dicomflow spool list says which and why. Everything else goes on."
-            found.append(Concern("bad", title, advice, "/edges"))
-        if edge.heartbeat.undelivered_reports:
-            title = f"Edge {edge.name} gave up {edge.heartbeat.undelivered_reports:,} storage commitment reports"
-            advice = "On the edge, dicomflow commitments list says why, and dicomflow commitments retry tries again."
-            found.append(Concern("warn", title, advice, "/edges"))
-        if edge.heartbeat.is_full:
-            title = f"Edge {edge.name} refuses images: its disk is full"
-            advice = "What it holds is stored on, and makes room. Free space on its volume."
-            found.append(Concern("bad", title, advice, "/edges"))
-        elif edge.heartbeat.free_bytes < LOW_BYTES:
-            title = f"Edge {edge.name} has {edge.heartbeat.free_bytes / 1e9:.1f} GB left"
-            found.append(Concern("warn", title, "It slows senders down, and refuses them at last.", "/edges"))
-        if edge.heartbeat.oldest_seconds > _OLD_SECONDS:
-            title = f"Edge {edge.name} has had instances for {round(edge.heartbeat.oldest_seconds / 60):,} minutes"
-            found.append(Concern("warn", title, "Its line to the store is slow or down.", "/edges"))
-    return found
+        for level, what, advice in _of_edge(edge):
+            yield Concern(level, f"Edge {edge.name} {what}", advice, "/edges")
+
+
+def _of_edge(edge: Edge) -> Iterator[tuple[str, str, str]]:
+    """Yield level, what it does, and advice."""
+    told = edge.heartbeat
+    if told is None:
+        yield "bad", "cannot be read", edge.problem or ""
+        return
+    if edge.is_silent:
+        minutes = round((edge.age_seconds or 0.0) / 60)
+        advice = "Is it running, and can it reach the store? It keeps receiving while it cannot."
+        yield "bad", f"is silent for {minutes:,} minutes", advice
+    if told.quarantined:
+        advice = "On the edge, dicomflow spool list says why, and dicomflow spool retry tries again."
+        yield "bad", f"holds {told.quarantined:,} instances it cannot deliver", advice
+    if told.set_aside:
+        advice = "On the edge, dicomflow spool list says which and why. Everything else goes on."
+        yield "bad", f"cannot read {told.set_aside:,} files or folders of its spool", advice
+    if told.undelivered_reports:
+        advice = "On the edge, dicomflow commitments list says why, and dicomflow commitments retry tries again."
+        yield "warn", f"gave up {told.undelivered_reports:,} storage commitment reports", advice
+    if told.is_full:
+        advice = "What it holds is stored on, and makes room. Free space on its volume."
+        yield "bad", "refuses images: its disk is full", advice
+    elif told.free_bytes < LOW_BYTES:
+        yield "warn", f"has {told.free_bytes / 1e9:.1f} GB left", "It slows senders down, and refuses them at last."
+    if told.oldest_seconds > _OLD_SECONDS:
+        minutes = round(told.oldest_seconds / 60)
+        yield "warn", f"has had instances for {minutes:,} minutes", "Its line to the store is slow or down."
 
 
 def _of_imports(backlog: Backlog, states: Mapping[str, int], now: datetime) -> list[Concern]:
