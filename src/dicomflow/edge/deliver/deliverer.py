@@ -1,4 +1,4 @@
-"""The deliverer: from `received/` to the object store, and the manifest last.
+"""The deliverer: from the deliveries that are gathered to the object store, and the manifest last.
 
 It keeps its state in the spool's folders: a file moves from `received/` into its delivery's folder, the manifest is
 written there when the delivery closes, and the folder goes when everything is stored. So a start after a crash
@@ -7,14 +7,13 @@ finds the same deliveries, and puts them under the same keys.
 
 import asyncio
 import contextlib
-import functools
 import itertools
 import logging
 import sqlite3
 import time
 import uuid
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -23,16 +22,14 @@ from dicomflow.bucket.keys import manifest_key
 from dicomflow.edge.deliver.bandwidth import Bandwidth, InFlight, limit_at
 from dicomflow.edge.deliver.delivery import Deliveries, Delivery, ReceivedInstance
 from dicomflow.edge.deliver.feedback import FeedbackReader
+from dicomflow.edge.deliver.gather import Gathering
 from dicomflow.edge.deliver.heartbeat import Heartbeats
 from dicomflow.edge.deliver.instances import (
     MANIFEST_FILE,
     entry_of,
-    quarantine_unreadable,
     rank_of,
-    read_instances,
     read_manifest,
 )
-from dicomflow.edge.deliver.leftovers import Leftovers
 from dicomflow.edge.deliver.queue import Put, PutQueue
 from dicomflow.edge.deliver.resent import Resent, is_whole
 from dicomflow.edge.deliver.uploader import Uploader, backoff_seconds, describe
@@ -48,12 +45,6 @@ from dicomflow.errors import PermanentError, TransientError
 __all__ = ["Announce", "Deliverer", "StoredObject"]
 
 _POLL_SECONDS: Final = 0.2
-_BATCH: Final = 500
-# One MiB at most.
-_BATCH_IF_TIGHT: Final = 16
-_UNPACK_SECONDS: Final = 1.0
-# Then limits, settings and progress have their turn, whatever a receiver acknowledges meanwhile.
-_GATHER_SECONDS: Final = 2.0
 # A modality may open an association an image; the manifest has them all.
 _LOGGED_ASSOCIATIONS: Final = 20
 _FORGET_EVERY_SECONDS: Final = 3600.0
@@ -94,7 +85,7 @@ class Deliverer:
     ) -> None:
         self._edge = settings.name
         self._settings = settings.delivery
-        self._reload = reload
+        self._reload = reload or (lambda: settings.delivery)
         self._spool = spool
         self._space = Space(spool, settings.spool)
         self._uploader = uploader
@@ -106,31 +97,34 @@ class Deliverer:
             can_tell=announce is not None,
         )
         self._unremoved: dict[Path, Collection[str]] = {}  # stored deliveries, with the names of their files
-        self._leftovers = Leftovers(settings.name, spool, self._fail)
         self._deliveries = Deliveries(settings.delivery, new_id=lambda: str(uuid.uuid4()), is_whole=is_whole)
         self._queue = PutQueue(time.monotonic, backoff_seconds)
         self._bandwidth = Bandwidth(lambda: self._settings, lambda: datetime.now().astimezone())
-        # When every put is under way and one more waits.
-        busy_files = settings.delivery.concurrency + 1
-        self._progress = Progress(settings.spool.dir / PROGRESS_FILE, time.monotonic, busy_files)
+        # Busy when every put is under way and one more waits.
+        self._progress = Progress(settings.spool.dir / PROGRESS_FILE, time.monotonic, settings.delivery.concurrency + 1)
         self._in_flight = InFlight(lambda: self._progress.line_bytes_per_second)
         self._feedback = FeedbackReader(settings.name, uploader.fetch, self.ledger)
         self._heartbeats = Heartbeats(settings, spool, uploader.put_note)
+        self._gathering = Gathering(
+            *(settings.name, lambda: self._settings, spool, self._space),
+            *(self.ledger, self._resent, self._deliveries, self._progress),
+            heartbeats=self._heartbeats,
+            enqueue=self._enqueue,
+            fail=self._fail,
+        )
         self._began_at = time.monotonic()
         self._feedback_seconds = _FEEDBACK_SECONDS[settings.commitment.level == "imported"]
-        self._forgot_at = self._forgot_notes_at = self._unpack_at = float("-inf")
-        # What was acknowledged until then, in seconds since the epoch, is unpacked, and is in the ledger.
-        self._unpacked_until = self._gathered_until = 0.0
+        self._forgot_at = self._forgot_notes_at = float("-inf")
 
     async def run(self) -> None:
         """Deliver until cancelled."""
         try:
             async with asyncio.TaskGroup() as group:
-                self._spool.discard_stored()
+                self._unremoved |= {self._spool.delivering / each: () for each in self._spool.discard_stored()}
                 self._spool.spares.trim()
-                self._leftovers.look()
+                self._gathering.look()
                 self._progress.forget()
-                self._take_up()
+                self._gathering.take_up()
                 group.create_task(self._open_and_put(group))
                 while True:
                     try:
@@ -163,39 +157,21 @@ class Deliverer:
         group.create_task(self._feedback.follow(self._feedback_seconds))
         group.create_task(self._heartbeats.follow())
 
-    def _take_up(self) -> None:
-        """Go on with what an earlier run has left: deliveries with a manifest are closed, the others still open."""
-        now = time.monotonic()
-        for left in self._leftovers.take():
-            if left.is_closed:
-                delivery = Delivery(left.delivery_id, left.instances[0].study_instance_uid, now, now, is_closed=True)
-                for instance in left.instances:
-                    delivery.add(instance, now)
-            else:
-                delivery = self._deliveries.reopen(left.delivery_id, left.instances, now)
-            delivery.opened_at = now - (time.time() - delivery.oldest_at)
-            self.ledger.note_received(entry_of(instance, delivery, self._edge) for instance in left.instances)
-            self.ledger.write()
-            # What the ledger says is stored is looked up, not believed.
-            self._resent.take_up(delivery)
-            for instance in left.instances:
-                self._enqueue(delivery, instance)
-
     async def _gather_and_close(self) -> None:
         """Take all that has been received, then close what is complete."""
         began_at = time.monotonic()
         is_forgetting = began_at - self._forgot_notes_at >= _FORGET_NOTES_EVERY_SECONDS
         # There may be a note for each image of the last minute: they are read only for somebody who asks.
         states = self._spool.associations.read_states() if is_forgetting or self._deliveries.is_any_open else None
-        has_all = await self._gather_all()
+        has_all = await self._gathering.gather_all()
         if states is None:
             return  # what was gathered just now is looked at in the next round
         is_open = {association_id for association_id, state in states.items() if state == "open"}
         # What was touched since the states were read may be of an association that they do not have.
         if self._deliveries.is_any_due(began_at, is_open):
             # What waits in segments may belong to a delivery that is about to close.
-            self._unpack_at = float("-inf")
-            has_all = await self._gather_all()
+            self._gathering.unpack_soon()
+            has_all = await self._gathering.gather_all()
         # Where some are left, of any study, only limits close a delivery.
         carrying = is_open if has_all else self._deliveries.associations()
         for delivery in self._deliveries.take_due(began_at, carrying):
@@ -205,108 +181,6 @@ class Deliverer:
             # What ended since `states` was read may have left instances that are not gathered yet.
             needed = self._deliveries.associations() | is_open
             self._spool.associations.forget(needed, time.time() - _FORGET_AFTER_SECONDS)
-
-    async def _gather_all(self) -> bool:
-        """Gather what has been received, and return True; False where more arrives than can be gathered in a while."""
-        until = time.monotonic() + _GATHER_SECONDS
-        while await self._gather():
-            if time.monotonic() >= until:
-                return False
-            await asyncio.sleep(0)  # the puts get their turn between batches
-        if self.ledger.is_written and not self._spool.aside.reasons():
-            self._gathered_until = self._unpacked_until
-        return True
-
-    async def _gather(self) -> bool:
-        """Move received files into their deliveries, durably before any of them is stored; True if some are left."""
-        now = time.monotonic()
-        moved: list[tuple[Delivery, ReceivedInstance]] = []
-        has_more = self._unpack(now)
-        # In a thread: a head that takes long to read holds up no put.
-        received = await asyncio.to_thread(self._read_received)
-        has_more = has_more or len(received) == _BATCH
-        for instance in received:
-            try:
-                assigned = self._space.found(functools.partial(self._assign, instance, now))
-            except FileNotFoundError:
-                continue  # as in `read_all`
-            except Exception as error:  # noqa: BLE001  # a boundary around one of many
-                self._fail(instance.file.path, error)
-                if is_full(error):
-                    has_more = False
-                    break  # the next one would find no room either
-                continue
-            self._spool.aside.settle(instance.file.path)
-            if assigned is not None:
-                moved.append(assigned)
-        synced = {delivery.delivery_id for delivery, _ in moved if self._sync(delivery)}
-        for delivery, instance in moved:
-            if delivery.delivery_id in synced:
-                self._enqueue(delivery, instance)
-                self._progress.arrived(instance.bytes)
-                self._heartbeats.saw(instance)
-        self.ledger.write()
-        return has_more
-
-    def _read_received(self) -> list[ReceivedInstance]:
-        files = read_instances(self._spool.scan_received(), self._spool.quarantine, self._spool.aside)
-        return list(itertools.islice(files, _BATCH))
-
-    def _assign(self, instance: ReceivedInstance, now: float) -> tuple[Delivery, ReceivedInstance] | None:
-        """Move a received file into its delivery; None when it is delivered already, and gone."""
-        try:
-            copies = self._resent.copies_of(instance) if self._settings.skip_resent else []
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            quarantine_unreadable(instance.file, error, self._spool.quarantine)
-            return None
-        delivery = None if any(map(self._resent.has_whole, copies)) else self._deliveries.find(instance, now)
-        if delivery is None:
-            self._resent.skip(instance.file)
-            return None
-        assigned = replace(instance, file=self._spool.assign(instance.file, delivery.delivery_id))
-        delivery.add(assigned, now)
-        self._resent.add(delivery, assigned, copies)
-        self.ledger.note_received([entry_of(assigned, delivery, self._edge)])
-        return delivery, assigned
-
-    def _sync(self, delivery: Delivery) -> bool:
-        """Make what was moved into a delivery durable; one whose folder cannot be synced is taken up anew later."""
-        folder = self._spool.delivering / delivery.delivery_id
-        try:
-            self._spool.sync_deliveries([delivery.delivery_id])
-        except OSError as error:
-            self._deliveries.drop(delivery.delivery_id)
-            self._leftovers.add(folder)
-            self._fail(folder, error)
-            return False
-        return True
-
-    def _unpack(self, now: float) -> bool:
-        """Make files of small instances; True if more may be there.
-
-        Not at each round: they are durable where they are, and the disk is for senders that wait for their answers.
-        """
-        if now < self._unpack_at:
-            return False
-        began_at = time.time()
-        is_tight = self._space.is_tight
-        if is_tight:
-            if self._deliveries.is_any_open or self._progress.waiting_files:
-                return False  # what is stored first makes room, and its notes need what there is
-            self._space.make()
-        try:
-            has_more = self._spool.unpack(_BATCH_IF_TIGHT if is_tight else _BATCH)
-        except OSError as error:
-            self._fail(self._spool.unpacked, error)
-            has_more = False
-        else:
-            if not has_more and not self._spool.is_stuck:
-                self._unpacked_until = began_at
-        if not has_more:
-            self._unpack_at = now + min(_UNPACK_SECONDS, self._settings.quiet_seconds / 4)
-        return has_more
 
     def _enqueue(self, delivery: Delivery, instance: ReceivedInstance) -> None:
         rank = rank_of(instance, self._settings)
@@ -432,7 +306,7 @@ class Deliverer:
             await self._tell(*itertools.starmap(StoredObject, sizes.items()), StoredObject(key, 0))
         while delivery.is_resent:
             delivery.is_resent = False
-            sizes = self._sizes_of(delivery)
+            sizes = delivery.sizes(self._edge)
             key = manifest_key(self._edge, delivery.delivery_id)
             await self._tell(*itertools.starmap(StoredObject, sizes.items()), StoredObject(key, 0))
         # What is sent again from here on finds no copy in the spool, and the store is asked.
@@ -446,7 +320,7 @@ class Deliverer:
         closed_at = note.closed_at if note else datetime.now(UTC)
         content = delivery.manifest(self._edge, closed_at, lambda each: ends.get(each, "lost")).to_json()
         key = manifest_key(self._edge, delivery.delivery_id)
-        sizes = self._sizes_of(delivery)
+        sizes = delivery.sizes(self._edge)
         await self._in_flight.enter(len(content))
         try:
             await self._uploader.put_manifest(key, content, sizes, self._in_flight.limit_seconds(tries))
@@ -456,9 +330,6 @@ class Deliverer:
         self._resent.finish(delivery)
         self.ledger.write()
         _logger.info("delivery_stored delivery=%s instances=%d", delivery.delivery_id, len(sizes))
-
-    def _sizes_of(self, delivery: Delivery) -> dict[str, int]:
-        return {delivery.key_of(each, self._edge): each.bytes for each in delivery.instances.values()}
 
     def _remove(self, delivery_id: str, stored: Collection[str]) -> None:
         """Remove a delivery of which all is stored; where that fails, on a full volume for one, again later."""
@@ -476,14 +347,11 @@ class Deliverer:
             self._remove(folder.name, self._unremoved.pop(folder))
 
     async def _tell(self, *stored: StoredObject) -> None:
-        announce = self._announce
-        if announce is not None:
-            await asyncio.to_thread(announce, stored)
+        if self._announce is not None:
+            await asyncio.to_thread(self._announce, stored)
 
     def _read_settings(self) -> None:
         """Put changed limits and priorities in force, for what is queued too."""
-        if self._reload is None:
-            return
         before, self._settings = self._settings, self._reload()
         if before.priorities != self._settings.priorities:
             self._queue.rank_again(self._rank_again)
@@ -502,7 +370,7 @@ class Deliverer:
             self._resent.fill_ledger()
         self._resent.tell()
         self._space.look()
-        self._take_up()
+        self._gathering.take_up()
         self._remove_again()
         if self._in_flight.is_stalled:
             self._progress.failed("the store takes nothing of what is being sent")
@@ -512,7 +380,7 @@ class Deliverer:
             resent_skipped=self._resent.skipped,
             resent_stored_again=self._resent.stored_again,
             limit=limit_at(self._settings, datetime.now().astimezone()),
-            gathered_until=self._gathered_until,
+            gathered_until=self._gathering.gathered_until,
             is_full=self._space.is_full,
             set_aside=self._spool.aside.reasons(),
         )

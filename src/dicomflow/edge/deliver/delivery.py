@@ -75,6 +75,10 @@ class Delivery:
             instance.sop_instance_uid,
         )
 
+    def sizes(self, edge: str) -> dict[str, int]:
+        """Return the bytes of each instance, by its object key."""
+        return {self.key_of(each, edge): each.bytes for each in self.instances.values()}
+
     def manifest(self, edge: str, closed_at: datetime, ended: Callable[[str], str]) -> Manifest:
         """Return the manifest; `ended` tells how an association stands."""
         series: dict[str, list[Instance]] = {}

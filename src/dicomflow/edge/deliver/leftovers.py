@@ -60,6 +60,8 @@ class Leftovers:
     def _read(self, folder: Path) -> Leftover | None:
         # The earlier run may have ended between moving files here and syncing that.
         self._spool.sync_deliveries([folder.name])
+        if not is_delivery_id(folder.name):
+            self._receive_again(folder)
         files = sorted(self._spool.scan_delivery(folder.name), key=lambda each: each.path.name)
         note = read_manifest(folder, self._edge)
         whole = self._without_other_studies(list(read_all(files, self._spool.quarantine)), note)
@@ -72,6 +74,11 @@ class Leftovers:
                 self._spool.remove_delivery(folder.name)
             return None
         return Leftover(folder.name, instances, note is not None)
+
+    def _receive_again(self, folder: Path) -> None:
+        """Have all of a folder received again that is called as no delivery is: not every name makes a key."""
+        for file in sorted(self._spool.scan_delivery(folder.name), key=lambda each: each.path.name):
+            self._spool.receive_again(file)
 
     def _without_other_studies(
         self, instances: list[ReceivedInstance], note: Manifest | None

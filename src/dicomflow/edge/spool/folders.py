@@ -39,7 +39,7 @@ from dicomflow.edge.spool.durable import (
     sync_directory,
 )
 from dicomflow.edge.spool.incoming import IncomingFile
-from dicomflow.edge.spool.names import MANIFEST_FILE, SUFFIX, ReceivedFile
+from dicomflow.edge.spool.names import MANIFEST_FILE, ReceivedFile, is_delivery_id
 from dicomflow.edge.spool.notes import discard_notes
 from dicomflow.edge.spool.setaside import SetAside
 from dicomflow.edge.spool.spares import Spares
@@ -216,7 +216,7 @@ class Spool:
     def scan_deliveries(self) -> Iterator[Path]:
         """Yield the folders of deliveries, in order."""
         for folder in sorted(self.delivering.iterdir()):
-            if folder.suffix != _STORED and os.path.isdir(folder):  # noqa: PTH112  # it raises nothing
+            if not _is_stored(folder) and os.path.isdir(folder):  # noqa: PTH112  # it raises nothing
                 yield folder
 
     def scan_delivery(self, delivery_id: str) -> Iterator[ReceivedFile]:
@@ -314,17 +314,23 @@ class Spool:
         self._sync(self.delivering)
         self._discard(left)
 
-    def discard_stored(self) -> None:
-        """Remove what is left of deliveries whose removal was cut short; what is not ours stays."""
-        for folder in self.delivering.glob(f"*{_STORED}"):
+    def discard_stored(self) -> list[str]:
+        """Remove what is left of deliveries whose removal was cut short; return those of which something stays.
+
+        What is not ours stays, and is set aside.
+        """
+        left = []
+        for folder in filter(_is_stored, self.delivering.glob(f"*{_STORED}")):
             try:
                 self._discard(folder)
             except OSError as error:
-                self.aside.note(folder, error)
+                self.aside.note(folder.with_suffix(""), error)
+                left.append(folder.stem)
+        return left
 
     def _discard(self, folder: Path) -> None:
         with contextlib.suppress(FileNotFoundError):
-            self.spares.keep(folder.glob(f"*{SUFFIX}"))
+            self.spares.keep(file.path for file in _scan(folder))
             for path in folder.glob(f"{MANIFEST_FILE}*"):
                 path.unlink(missing_ok=True)
             folder.rmdir()
@@ -389,3 +395,8 @@ class Spool:
     def _sync(self, folder: Path) -> None:
         if self.fsync:
             sync_directory(folder)
+
+
+def _is_stored(folder: Path) -> bool:
+    """Tell what is left of a stored delivery from a folder that somebody has called so, which is delivered."""
+    return folder.suffix == _STORED and is_delivery_id(folder.stem)

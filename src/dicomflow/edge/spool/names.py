@@ -28,6 +28,8 @@ class ReceivedFile:
         fields = path.name.removesuffix(SUFFIX).split("_")
         if path.suffix != SUFFIX or len(fields) != 4 or not fields[1].isdecimal() or len(fields[3]) != 64:
             return None
+        if not path.name.isascii():  # and no text at all it may be, which no ledger and no manifest takes
+            return None
         association_id, number, peer, sha256 = fields
         return cls(path, association_id, int(number), peer.replace("-", ":"), sha256)
 

@@ -67,7 +67,7 @@ def test_full_volume_at_each_write_of_a_delivery_holds_up_nothing_for_good(
     site: Site, prepared: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ):
     """Whichever call finds no room first, everything is stored once there is some, and the process lives on."""
-    monkeypatch.setattr("dicomflow.edge.deliver.deliverer._UNPACK_SECONDS", 0.01)
+    monkeypatch.setattr("dicomflow.edge.deliver.gather._UNPACK_SECONDS", 0.01)
     monkeypatch.setattr("dicomflow.edge.progress._WRITE_SECONDS", 0.02)
     received = ["1.2.1", "1.2.2", "1.9.1"]
 

@@ -1,0 +1,220 @@
+"""From `received/` into deliveries, durably before any of it is stored; and what an earlier run has left of them.
+
+What is gathered is given on to be put; when a delivery closes, and what is put, is not known here.
+"""
+
+import asyncio
+import functools
+import itertools
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from dicomflow.edge.deliver.delivery import Deliveries, Delivery, ReceivedInstance
+from dicomflow.edge.deliver.heartbeat import Heartbeats
+from dicomflow.edge.deliver.instances import entry_of, quarantine_unreadable, read_instances
+from dicomflow.edge.deliver.leftovers import Leftover, Leftovers
+from dicomflow.edge.deliver.resent import Resent
+from dicomflow.edge.ledger import Ledger
+from dicomflow.edge.progress import Progress
+from dicomflow.edge.settings import DeliverySettings
+from dicomflow.edge.spool.durable import is_full
+from dicomflow.edge.spool.folders import Spool
+from dicomflow.edge.spool.space import Space
+
+__all__ = ["Gathering"]
+
+_BATCH: Final = 500
+# One MiB at most.
+_BATCH_IF_TIGHT: Final = 16
+_UNPACK_SECONDS: Final = 1.0
+# Then limits, settings and progress have their turn, whatever a receiver acknowledges meanwhile.
+_GATHER_SECONDS: Final = 2.0
+
+
+class Gathering:
+    """Moves received files into their deliveries. Event loop: one owner.
+
+    Args:
+        edge: the edge's name.
+        settings: tells what is in force now.
+        spool: the spool.
+        space: of its volume.
+        ledger: of the spool.
+        resent: knows what is there already.
+        deliveries: the open ones, which get what is gathered.
+        progress: hears of what arrived, and knows what waits.
+        heartbeats: hear of what arrived.
+        enqueue: takes an instance that is to be put.
+        fail: hears of each file and folder that cannot be worked on now.
+    """
+
+    def __init__(
+        self,
+        edge: str,
+        settings: Callable[[], DeliverySettings],
+        spool: Spool,
+        space: Space,
+        ledger: Ledger,
+        resent: Resent,
+        deliveries: Deliveries,
+        progress: Progress,
+        *,
+        heartbeats: Heartbeats,
+        enqueue: Callable[[Delivery, ReceivedInstance], None],
+        fail: Callable[[Path, Exception], None],
+    ) -> None:
+        # What was acknowledged until then, in seconds since the epoch, is in the ledger.
+        self.gathered_until = 0.0
+        self._edge = edge
+        self._settings = settings
+        self._spool = spool
+        self._space = space
+        self._ledger = ledger
+        self._resent = resent
+        self._deliveries = deliveries
+        self._progress = progress
+        self._heartbeats = heartbeats
+        self._enqueue = enqueue
+        self._fail = fail
+        self._leftovers = Leftovers(edge, spool, fail)
+        self._unpack_at = float("-inf")
+        self._unpacked_until = 0.0
+
+    def look(self) -> None:
+        """Find what an earlier run has left. Raises `OSError`."""
+        self._leftovers.look()
+
+    def unpack_soon(self) -> None:
+        """Have segments looked at when next something is gathered."""
+        self._unpack_at = float("-inf")
+
+    def take_up(self) -> None:
+        """Go on with what an earlier run has left: deliveries with a manifest are closed, the others still open."""
+        for left in self._leftovers.take():
+            try:
+                self._take_up(left, time.monotonic())
+            except Exception as error:  # noqa: BLE001  # a boundary around one of many
+                self._deliveries.drop(left.delivery_id)
+                folder = self._spool.delivering / left.delivery_id
+                self._leftovers.add(folder)
+                self._fail(folder, error)
+
+    async def gather_all(self) -> bool:
+        """Gather what has been received, and return True; False where more arrives than can be gathered in a while."""
+        until = time.monotonic() + _GATHER_SECONDS
+        while await self._gather():
+            if time.monotonic() >= until:
+                return False
+            await asyncio.sleep(0)  # the puts get their turn between batches
+        if self._ledger.is_written and not self._spool.aside.reasons():
+            self.gathered_until = self._unpacked_until
+        return True
+
+    async def _gather(self) -> bool:
+        """Move received files into their deliveries, durably before any of them is stored; True if some are left."""
+        now = time.monotonic()
+        moved: list[tuple[Delivery, ReceivedInstance]] = []
+        has_more = self._unpack(now)
+        # In a thread: a head that takes long to read holds up no put.
+        received = await asyncio.to_thread(self._read_received)
+        has_more = has_more or len(received) == _BATCH
+        for instance in received:
+            try:
+                assigned = self._space.found(functools.partial(self._assign, instance, now))
+            except FileNotFoundError:
+                continue  # as in `read_all`
+            except Exception as error:  # noqa: BLE001  # a boundary around one of many
+                self._fail(instance.file.path, error)
+                if is_full(error):
+                    has_more = False
+                    break  # the next one would find no room either
+                continue
+            self._spool.aside.settle(instance.file.path)
+            if assigned is not None:
+                moved.append(assigned)
+        synced = {delivery.delivery_id for delivery, _ in moved if self._sync(delivery)}
+        for delivery, instance in moved:
+            if delivery.delivery_id in synced:
+                self._enqueue(delivery, instance)
+                self._progress.arrived(instance.bytes)
+                self._heartbeats.saw(instance)
+        self._ledger.write()
+        return has_more
+
+    def _take_up(self, left: Leftover, now: float) -> None:
+        if left.is_closed:
+            delivery = Delivery(left.delivery_id, left.instances[0].study_instance_uid, now, now, is_closed=True)
+            for instance in left.instances:
+                delivery.add(instance, now)
+        else:
+            delivery = self._deliveries.reopen(left.delivery_id, left.instances, now)
+        delivery.opened_at = now - (time.time() - delivery.oldest_at)
+        self._ledger.note_received(entry_of(instance, delivery, self._edge) for instance in left.instances)
+        self._ledger.write()
+        # What the ledger says is stored is looked up, not believed.
+        self._resent.take_up(delivery)
+        for instance in left.instances:
+            self._enqueue(delivery, instance)
+
+    def _read_received(self) -> list[ReceivedInstance]:
+        files = read_instances(self._spool.scan_received(), self._spool.quarantine, self._spool.aside)
+        return list(itertools.islice(files, _BATCH))
+
+    def _assign(self, instance: ReceivedInstance, now: float) -> tuple[Delivery, ReceivedInstance] | None:
+        """Move a received file into its delivery; None when it is delivered already, and gone."""
+        try:
+            copies = self._resent.copies_of(instance) if self._settings().skip_resent else []
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            quarantine_unreadable(instance.file, error, self._spool.quarantine)
+            return None
+        delivery = None if any(map(self._resent.has_whole, copies)) else self._deliveries.find(instance, now)
+        if delivery is None:
+            self._resent.skip(instance.file)
+            return None
+        assigned = replace(instance, file=self._spool.assign(instance.file, delivery.delivery_id))
+        delivery.add(assigned, now)
+        self._resent.add(delivery, assigned, copies)
+        self._ledger.note_received([entry_of(assigned, delivery, self._edge)])
+        return delivery, assigned
+
+    def _sync(self, delivery: Delivery) -> bool:
+        """Make what was moved into a delivery durable; one whose folder cannot be synced is taken up anew later."""
+        folder = self._spool.delivering / delivery.delivery_id
+        try:
+            self._spool.sync_deliveries([delivery.delivery_id])
+        except OSError as error:
+            self._deliveries.drop(delivery.delivery_id)
+            self._leftovers.add(folder)
+            self._fail(folder, error)
+            return False
+        return True
+
+    def _unpack(self, now: float) -> bool:
+        """Make files of small instances; True if more may be there.
+
+        Not at each round: they are durable where they are, and the disk is for senders that wait for their answers.
+        """
+        if now < self._unpack_at:
+            return False
+        began_at = time.time()
+        is_tight = self._space.is_tight
+        if is_tight:
+            if self._deliveries.is_any_open or self._progress.waiting_files:
+                return False  # what is stored first makes room, and its notes need what there is
+            self._space.make()
+        try:
+            has_more = self._spool.unpack(_BATCH_IF_TIGHT if is_tight else _BATCH)
+        except OSError as error:
+            self._fail(self._spool.unpacked, error)
+            has_more = False
+        else:
+            if not has_more and not self._spool.is_stuck:
+                self._unpacked_until = began_at
+        if not has_more:
+            self._unpack_at = now + min(_UNPACK_SECONDS, self._settings().quiet_seconds / 4)
+        return has_more
