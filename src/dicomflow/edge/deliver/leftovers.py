@@ -1,5 +1,6 @@
 """Deliveries of an earlier run, found in their folders: each is taken up whole, or left until it can be read."""
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -77,8 +78,12 @@ class Leftovers:
 
     def _receive_again(self, folder: Path) -> None:
         """Have all of a folder received again that is called as no delivery is: not every name makes a key."""
-        for file in sorted(self._spool.scan_delivery(folder.name), key=lambda each: each.path.name):
+        files = sorted(self._spool.scan_delivery(folder.name), key=lambda each: each.path.name)
+        for file in files:
             self._spool.receive_again(file)
+        if files:
+            with contextlib.suppress(OSError):  # something else is in it
+                folder.rmdir()
 
     def _without_other_studies(
         self, instances: list[ReceivedInstance], note: Manifest | None

@@ -8,8 +8,7 @@ import obstore
 import pytest
 
 from dicomflow.bucket.manifest import Manifest
-from dicomflow.edge.deliver import deliverer
-from dicomflow.edge.deliver import instances as gather
+from dicomflow.edge.deliver import gather, instances
 from dicomflow.edge.deliver.uploader import Uploader
 from dicomflow.edge.progress import PROGRESS_FILE
 from dicomflow.edge.spool.folders import Spool
@@ -344,7 +343,7 @@ def test_closed_delivery_of_many_instances_has_them_all(site: Site):
 
 def test_limits_close_deliveries_while_more_arrives_than_is_gathered(site: Site, monkeypatch: pytest.MonkeyPatch):
     """A receiver may be faster than the deliverer for hours; quiet closes none then, since more may be waiting."""
-    monkeypatch.setattr(deliverer, "_GATHER_SECONDS", 0.01)
+    monkeypatch.setattr(gather, "_GATHER_SECONDS", 0.01)
     monkeypatch.setattr(site.spool, "unpack", lambda _: True)
     site.receive("1.2.1")
     site.receive("1.3.1", study_instance_uid="1.3")
@@ -360,7 +359,7 @@ def test_head_that_takes_long_to_read_holds_up_nothing_else(site: Any, monkeypat
     site.receive("1.2.1")
     site.spool.associations.note_end("a1", "released")
     turns = 0
-    original = gather.read_instance
+    original = instances.read_instance
 
     def read_slowly(file: Any) -> Any:
         before = turns
@@ -372,6 +371,6 @@ def test_head_that_takes_long_to_read_holds_up_nothing_else(site: Any, monkeypat
         turns += 1
         return site.manifests()
 
-    monkeypatch.setattr(gather, "read_instance", read_slowly)
+    monkeypatch.setattr(instances, "read_instance", read_slowly)
     site.run(is_done)
     assert 1 == len(site.manifests())
