@@ -221,7 +221,9 @@ def test_instance_of_another_study_in_a_delivery_is_received_again(left_behind: 
     assert {"1.2.3": ["1.2.1", "1.2.2"], "1.9": ["1.9.1"]} == found
 
 
-@pytest.mark.parametrize("name", ["copy of it", "it.stored", "\udcff", "\u00fc" * 120])
+@pytest.mark.parametrize(
+    "name", ["copy of it", "it.stored", "\udcff", "\u00fc" * 120], ids=["copy", "stored", "bytes", "long"]
+)
 def test_folder_that_is_called_as_no_delivery_has_its_images_received_again(left_behind: Site, name: str):
     """Not every name makes a key; the images are stored under a delivery of ours, and the folder goes."""
     site = left_behind
@@ -233,7 +235,7 @@ def test_folder_that_is_called_as_no_delivery_has_its_images_received_again(left
     assert ["1.2.1", "1.2.2"] == sorted(each.sop_instance_uid for each in manifest.instances())
 
 
-@pytest.mark.parametrize("name", ["copy of it.dcm", "\udcff.dcm", "note.txt"])
+@pytest.mark.parametrize("name", ["copy of it.dcm", "\udcff.dcm", "note.txt"], ids=["copy", "bytes", "note"])
 def test_file_that_is_called_as_none_of_ours_stays_when_its_delivery_is_stored(left_behind: Site, name: str):
     """Nobody knows what it is: it is shown with its folder as set aside, at the next start too."""
     site = left_behind
