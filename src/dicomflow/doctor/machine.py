@@ -29,6 +29,7 @@ __all__ = [
     "check_sync",
     "leaving_no_folder",
     "require_place",
+    "write_advice",
 ]
 
 _SYNC_ROUNDS: Final = 20
@@ -60,14 +61,14 @@ def check_folder(folder: Path) -> str:
     if not folder.exists():
         above = place_of(folder)
         if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-            raise Problem(f"{folder} is not there, and {above} cannot be written to", _owner_advice(folder))
+            raise Problem(f"{folder} is not there, and {above} cannot be written to", write_advice(folder))
         return f"{folder} is not there yet; the edge makes it"
     try:
         probe = folder / f".doctor-{secrets.token_hex(4)}"
         probe.write_bytes(b"x")
         probe.unlink()
     except OSError as error:
-        advice = SPACE_ADVICE if is_full(error) else _owner_advice(folder)
+        advice = SPACE_ADVICE if is_full(error) else write_advice(folder)
         raise Problem(f"{folder} cannot be written to: {error.strerror}", advice) from error
     return f"{folder} can be written to"
 
@@ -234,7 +235,10 @@ def _gigabytes(size: int) -> str:
     return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.0f} MB"
 
 
-def _owner_advice(folder: Path) -> str:
+def write_advice(folder: Path) -> str:
+    """Say what lets this user write into a folder."""
+    if hasattr(os, "statvfs") and os.statvfs(place_of(folder)).f_flag & os.ST_RDONLY:
+        return "mount its volume for writing, mount -o remount,rw; the kernel's log says if a fault made it read-only"
     return f"give the user {_user()} the right to write there: mkdir -p {folder}; chown {_user()} {folder}"
 
 

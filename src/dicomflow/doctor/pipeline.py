@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Any, Final
 
 import boto3
@@ -14,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from dicomflow.bucket.keys import STAGING_PREFIX
 from dicomflow.catalog.engine import create_engine_for, database_url, require_schema, schema_revision
 from dicomflow.doctor.findings import Check, Problem, Skip, Warn
-from dicomflow.doctor.machine import check_clock, check_store
+from dicomflow.doctor.machine import check_clock, check_store, write_advice
 from dicomflow.edge.settings import DeliverySettings
 from dicomflow.edge.stores import build_store, local_root
 from dicomflow.healthimaging.client import build_client, get_datastore
@@ -72,7 +73,9 @@ def check_database(url: str) -> str:
         return f"{where} answers in {seconds * 1000:.0f} ms, schema {schema_revision(engine)}"
     except SQLAlchemyError as error:
         lines = str(getattr(error, "orig", None) or error).strip().splitlines() or [type(error).__name__]
-        raise Problem(f"{where} cannot be used: {lines[0]}", _DATABASE_ADVICE) from error
+        file = parsed.database if parsed.get_backend_name() == "sqlite" else None
+        advice = write_advice(Path(file).parent) if file else _DATABASE_ADVICE
+        raise Problem(f"{where} cannot be used: {lines[0]}", advice) from error
     finally:
         engine.dispose()
 
