@@ -12,6 +12,7 @@ import tempfile
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -19,6 +20,7 @@ from uuid import uuid4
 import pytest
 from hypothesis import HealthCheck, settings
 from sqlalchemy import Engine, create_engine, make_url, text
+from sqlalchemy.pool import NullPool
 from waiting import WAIT_SECONDS, free_ports, wait_for
 
 from dicomflow import logs
@@ -350,7 +352,12 @@ def _create_database(server: str, name: str, template: str = "template1") -> Non
 
 
 def _execute(server: str, statement: str) -> None:
-    admin = create_engine(make_url(server).set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT")
-    with admin.connect() as connection:
+    with _administration(server).connect() as connection:
         connection.execute(text(statement))
-    admin.dispose()
+
+
+@cache
+def _administration(server: str) -> Engine:
+    """Give one engine for all databases that are made and dropped: a new one asks the server for all it can do."""
+    url = make_url(server).set(drivername="postgresql+psycopg")
+    return create_engine(url, isolation_level="AUTOCOMMIT", poolclass=NullPool)
