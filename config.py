@@ -76,8 +76,34 @@ moves received objects of 256 KB and more to S3 Glacier Instant Retrieval, which
 
 NETWORK_CONFIG = {
     "private_endpoints": False,
+    "zones": [],
+    "vpc_id": "",
+    "function_subnets": {},
+    "database_subnets": {},
+    "function_group": "",
+    "database_group": "",
+    "edge_group": "",
 }
-"""True reaches AWS's services by interface endpoints in place of a NAT gateway, and nothing in the VPC the internet."""
+"""The network. docs/network.md goes through it; all but `private_endpoints` is chosen before the first deployment.
+
+`private_endpoints` True reaches AWS's services by an interface endpoint, and nothing in the VPC the internet. `zones`
+names the two zones of the VPC that is made, such as ["us-east-1a", "us-east-1b"]; empty takes the first two.
+`vpc_id` takes a VPC that is there, with VPC_CIDR as its addresses, and makes nothing of the network: functions and
+edges go to `function_subnets`, the catalog to `database_subnets`, both as {"us-east-1a": "subnet-…"}.
+`function_group`, `database_group` and `edge_group` are security groups that are there; empty makes them.
+"""
+
+ACCOUNT_CONFIG = {
+    "permissions_boundary": "",
+    "bootstrap_qualifier": "",
+    "fips_endpoints": False,
+}
+"""What the account demands.
+
+`permissions_boundary` is the name or the ARN of the managed policy that every role gets which the stack makes.
+`bootstrap_qualifier` tells our bootstrap of the CDK from others in the account. `fips_endpoints` True calls AWS by its
+FIPS endpoints alone, where the region has them: us-east-1 and us-west-2 with imports on.
+"""
 
 MONITORING_CONFIG = {
     "email": "",

@@ -46,7 +46,10 @@ def read_settings(config: Path) -> DeploymentSettings:
     except (OSError, SyntaxError) as error:
         raise ConfigError(f"{config.name} cannot be read: {error}") from error
     region = next((os.environ[name] for name in _REGION_VARIABLES if os.environ.get(name)), None)
-    check_region(region, with_imports=settings.imports.ahli_enabled)
+    check_region(region, with_imports=settings.imports.ahli_enabled, with_fips=settings.account.fips_endpoints)
+    named = settings.network.region
+    if region is not None and named is not None and region != named:
+        raise ConfigError(f"NETWORK_CONFIG names zones of {named}, and the region is {region}")
     return settings
 
 

@@ -58,7 +58,7 @@ class Catalog(Construct):
         self._settings = settings
         self._network = network
         self._key = key
-        group = ec2.SecurityGroup(self, "Group", vpc=network.vpc, description="The catalog", allow_all_outbound=False)
+        group = network.group(self, "Group", settings.network.database_group, "The catalog", calls_out=False)
         group.add_ingress_rule(network.function_group, ec2.Port.tcp(_PORT), "From functions")
         self.cluster = self._make_cluster(group)
         self.layer = lambda_.LayerVersion(

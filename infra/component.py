@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from aws_cdk import Stack
+from aws_cdk import Aws, Stack
 from aws_cdk import aws_greengrassv2 as greengrass
 from constructs import Construct
 
@@ -63,7 +63,10 @@ class EdgeComponent(Construct):
 
 def _delivery(settings: DeploymentSettings, landing: LandingBucket) -> dict[str, object]:
     """Return the `delivery` table of every edge's settings; numbers and truth values are told as text."""
+    # obstore hears no variable, and the nucleus sets one with its `fipsMode` only.
+    endpoint = f"https://s3-fips.{Aws.REGION}.{Aws.URL_SUFFIX}" if settings.account.fips_endpoints else None
     return {
+        **({"endpoint": endpoint} if endpoint else {}),
         "store_url": landing.url,
         "kms_key_id": landing.key.key_arn,
         "accelerate": str(settings.storage.transfer_acceleration).lower(),

@@ -20,6 +20,7 @@ from infra.errors import ConfigError
 from infra.guard import refused_changes, stack_policy
 from infra.packages import ROOT
 from infra.settings import ARCHIVE_LEAST_DAYS, DeploymentSettings
+from infra.surroundings import AccountConfig
 
 __all__ = ["HELP", "main"]
 
@@ -53,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if command == "bootstrap":
             return _bootstrap(settings, given)
         if command == "synth":
+            _tell_notes(settings)
             return synthesise_settings(settings, _ASSEMBLY) or _cdk("ls", "--app", str(_ASSEMBLY), *given)
         stack = DeployedStack(settings.name)
         if command == "destroy":
@@ -67,7 +69,21 @@ def _bootstrap(settings: DeploymentSettings, arguments: list[str]) -> int:
     """Prepare the account; of the stack only its name is asked."""
     with tempfile.TemporaryDirectory() as folder:
         code = synthesise_settings(settings, Path(folder), {"bundles": "skip"})
-        return code or _cdk("bootstrap", "--app", folder, *arguments)
+        return code or _cdk("bootstrap", "--app", folder, *_bootstrap_options(settings.account), *arguments)
+
+
+def _bootstrap_options(account: AccountConfig) -> list[str]:
+    """Return what makes the CDK's own roles and bucket as the account demands."""
+    options = []
+    if account.bootstrap_qualifier:
+        options += ["--qualifier", account.bootstrap_qualifier]
+        options += ["--toolkit-stack-name", f"CDKToolkit-{account.bootstrap_qualifier}"]
+    if account.permissions_boundary:
+        options += [
+            "--custom-permissions-boundary",
+            account.permissions_boundary.partition(":policy/")[2] or account.permissions_boundary,
+        ]
+    return options
 
 
 def _deploy(
@@ -144,6 +160,8 @@ def _tell_notes(settings: DeploymentSettings) -> None:
         )
     if not settings.monitoring.email:
         notes.append("nobody is told of alarms: email in MONITORING_CONFIG is empty")
+    if settings.account.fips_endpoints and not settings.network.vpc_id:
+        notes.append("fips_endpoints needs a NAT gateway, at 36.50 USD a month (us-east-1)")
     if settings.database.db_engine_pause == 0:
         least = settings.database.min_acu_capacity
         notes.append(f"the catalog never pauses: {least:g} ACU cost about {least * 88:.0f} USD a month (us-east-1)")
@@ -151,6 +169,8 @@ def _tell_notes(settings: DeploymentSettings) -> None:
 
 
 def _tell_deployed(settings: DeploymentSettings) -> None:
+    if email := settings.monitoring.email:
+        sys.stderr.write(f"alarms: if {email} has not done so yet, confirm AWS's mail to it; before, none arrives\n")
     for edge in settings.edges:
         if edge.device_type == "LOCAL":
             sys.stderr.write(f"edge {edge.name}: if it is not installed yet, dicomflow edge-install {edge.name}\n")

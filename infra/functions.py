@@ -124,10 +124,11 @@ class PipelineFunction(Construct):
             vpc=network.vpc if network else None,
             vpc_subnets=network.functions if network else None,
             security_groups=[network.function_group] if network else None,
-            ipv6_allowed_for_dual_stack=network is not None or None,
+            ipv6_allowed_for_dual_stack=(network is not None and network.is_own) or None,
             environment={
                 "POWERTOOLS_SERVICE_NAME": settings.name,
                 **(network.environment if network else {}),
+                **({"AWS_USE_FIPS_ENDPOINT": "true"} if settings.account.fips_endpoints else {}),
                 **environment,
             },
             timeout=timeout,

@@ -24,6 +24,7 @@ PROTECTED: Final = {
 }
 """Types whose replacement or removal is refused, and what they are to a reader."""
 
+_SUBNET_GROUP: Final = "AWS::RDS::DBSubnetGroup"
 _FREE_SUBNETS: Final = "gatewaySubnet"
 """The public pair, in which nothing of ours lives but a NAT gateway."""
 _UNLISTED: Final = {
@@ -34,11 +35,13 @@ _ADDED_IN_PLACE: Final = frozenset({("AWS::EC2::Subnet", "/properties/Ipv6CidrBl
 """Create-only on a condition, and added to a resource without it in place."""
 _PARAMETERS: Final = {
     "CidrBlock": "VPC_CIDR",
+    "AvailabilityZone": "zones or function_subnets in NETWORK_CONFIG",
     "DBClusterIdentifier": "CDK_APP_NAME",
     "DatabaseName": "db_name in DB_CONFIG",
     "DatastoreName": "CDK_APP_NAME",
     "KmsKeyArn": "kms_key_arn in STORAGE_CONFIG",
     "KmsKeyId": "kms_key_arn in STORAGE_CONFIG",
+    "SubnetId": "function_subnets in NETWORK_CONFIG",
     "Tags": "the tags the data store was made with",
 }
 """Where a value comes from, for the reader of a refusal."""
@@ -75,7 +78,7 @@ def refused_changes(old: Template, new: Template, allowed: Collection[str] = ())
             reason = replaced[name]
             source = _PARAMETERS.get(reason.rpartition("/")[2])
             lines.append(f"{what} would be replaced, for its {reason} changes" + (f": {source}" if source else ""))
-    return lines
+    return [*lines, *_moved(old["Resources"], new["Resources"], allowed)]
 
 
 def stack_policy(template: Template, allowed: Collection[str] = ()) -> str:
@@ -92,6 +95,19 @@ def stack_policy(template: Template, allowed: Collection[str] = ()) -> str:
             }
         )
     return json.dumps({"Statement": statements})
+
+
+def _moved(old: Mapping[str, Any], new: Mapping[str, Any], allowed: Collection[str]) -> list[str]:
+    """Return a line where the catalog would leave a subnet: its group changes in place, and RDS refuses it half-way."""
+    lines = []
+    for name, group in old.items():
+        if group["Type"] == _SUBNET_GROUP and name in new and name not in allowed:
+            before, after = (each["Properties"]["SubnetIds"] for each in (group, new[name]))
+            if any(subnet not in after for subnet in before):
+                lines.append(
+                    f"the catalog ({name}) would leave its subnets: vpc_id or database_subnets in NETWORK_CONFIG"
+                )
+    return lines
 
 
 def _replaced(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:

@@ -45,8 +45,8 @@ class EdgeInstance(Construct):
     ) -> None:
         super().__init__(scope, f"Edge-{edge.name}")
         self._device = settings.device_name(edge.name)
-        subnet = network.vpc.select_subnets(subnet_group_name="functions").subnets[0]
-        group = ec2.SecurityGroup(self, "Group", vpc=network.vpc, description=f"The edge {self._device}")
+        subnet = network.first_subnet
+        group = network.group(self, "Group", settings.network.edge_group, f"The edge {self._device}")
         for source in edge.networks or (settings.vpc_cidr,):
             group.add_ingress_rule(ec2.Peer.ipv4(str(source)), ec2.Port.tcp(DIMSE_PORT), "DIMSE")
         self.interface = ec2.CfnNetworkInterface(
@@ -122,6 +122,7 @@ class EdgeInstance(Construct):
                 accelerate=settings.storage.transfer_acceleration,
                 port=DIMSE_PORT,
                 settings=edge.settings,
+                fips=settings.account.fips_endpoints,
             )
         )
         root = ec2.BlockDeviceVolume.ebs(_ROOT_GIB, encrypted=True, volume_type=ec2.EbsDeviceVolumeType.GP3)

@@ -2,9 +2,10 @@
 
 Functions reach S3 through a gateway endpoint, and Lambda and SQS by IPv6 through an egress-only gateway, which costs
 nothing; what has no IPv6 they reach through a function outside. With `private_endpoints` nothing leaves the VPC but by
-endpoints. Only an edge on EC2 needs a NAT gateway.
+endpoints. Only an edge on EC2 and FIPS endpoints need a NAT gateway. A VPC that is there is taken as it is.
 """
 
+from collections.abc import Mapping
 from typing import Final
 
 from aws_cdk import Aws, RemovalPolicy
@@ -33,30 +34,85 @@ class Network(Construct):
     def __init__(self, scope: Construct, construct_id: str, *, settings: DeploymentSettings, key: kms.IKey) -> None:
         super().__init__(scope, construct_id)
         self._is_private = settings.network.private_endpoints
-        has_instances = any(edge.device_type == "EC2" for edge in settings.edges)
-        has_nat = has_instances and not self._is_private
-        self.vpc = self._make_vpc(settings, has_nat=has_nat)
-        self.functions = ec2.SubnetSelection(subnet_group_name="functions")
-        self.database = ec2.SubnetSelection(subnet_group_name="database")
-        self.function_group = ec2.SecurityGroup(
-            self,
-            "FunctionGroup",
-            vpc=self.vpc,
-            description="Functions of the pipeline",
-            allow_all_outbound=True,
-            allow_all_ipv6_outbound=True,
+        self._config = settings.network
+        self._is_fips = settings.account.fips_endpoints
+        if self._config.vpc_id:
+            self.vpc = self._take_vpc(settings)
+            self.functions = self._take_subnets("Functions", self._config.function_subnets)
+            self.database = self._take_subnets("Database", self._config.database_subnets)
+        else:
+            has_instances = any(edge.device_type == "EC2" for edge in settings.edges)
+            # FIPS endpoints are called by IPv4.
+            has_nat = (has_instances or self._is_fips) and not self._is_private
+            self.vpc = self._make_vpc(settings, has_nat=has_nat)
+            self.functions = ec2.SubnetSelection(subnet_group_name="functions")
+            self.database = ec2.SubnetSelection(subnet_group_name="database")
+        self.function_group = self.group(
+            self, "FunctionGroup", self._config.function_group, "Functions of the pipeline", by_ipv6=True
         )
-        self._log_flows(settings, key)
-        if self._is_private:
-            self._add_endpoints(settings, with_instances=has_instances)
+        if not self._config.vpc_id:
+            self._log_flows(settings, key)
+            if self._is_private:
+                self._add_endpoints(settings, with_instances=has_instances)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the VPC is the stack's: it has IPv6 then."""
+        return not self._config.vpc_id
+
+    @property
+    def first_subnet(self) -> ec2.ISubnet:
+        """Where an edge on EC2 lives."""
+        return self.vpc.select_subnets(
+            subnet_group_name=self.functions.subnet_group_name, subnets=self.functions.subnets
+        ).subnets[0]
+
+    def group(
+        self,
+        scope: Construct,
+        name: str,
+        given: str,
+        description: str,
+        *,
+        calls_out: bool = True,
+        by_ipv6: bool = False,
+    ) -> ec2.ISecurityGroup:
+        """Return a security group that is there, whose rules are its owner's, or make one."""
+        if given:
+            return ec2.SecurityGroup.from_security_group_id(scope, name, given, mutable=False)
+        return ec2.SecurityGroup(
+            scope,
+            name,
+            vpc=self.vpc,
+            description=description,
+            allow_all_outbound=calls_out,
+            allow_all_ipv6_outbound=(by_ipv6 and self.is_own) or None,
+        )
 
     @property
     def environment(self) -> dict[str, str]:
-        """Where Lambda and SQS are by IPv6; behind an endpoint they have their usual names."""
-        if self._is_private:
+        """Where Lambda and SQS are by IPv6; elsewhere than in a VPC of the stack's own they have their usual names."""
+        if self._is_private or self._is_fips or not self.is_own:
             return {}
         hosts = ("lambda", "sqs")
         return {f"AWS_ENDPOINT_URL_{host.upper()}": f"https://{host}.{Aws.REGION}.api.aws" for host in hosts}
+
+    def _take_vpc(self, settings: DeploymentSettings) -> ec2.IVpc:
+        """Take the VPC that is there, without a look at it: synthesis needs no credentials."""
+        return ec2.Vpc.from_vpc_attributes(
+            self,
+            "Vpc",
+            vpc_id=self._config.vpc_id,
+            vpc_cidr_block=str(settings.vpc_cidr),
+            availability_zones=sorted({*self._config.function_subnets, *self._config.database_subnets}),
+        )
+
+    def _take_subnets(self, name: str, given: Mapping[str, str]) -> ec2.SubnetSelection:
+        subnets: list[ec2.ISubnet] = [
+            ec2.Subnet.from_subnet_attributes(self, f"{name}-{zone}", subnet_id=subnet, availability_zone=zone)
+            for zone, subnet in sorted(given.items())
+        ]
+        return ec2.SubnetSelection(subnets=subnets)
 
     def _make_vpc(self, settings: DeploymentSettings, *, has_nat: bool) -> ec2.Vpc:
         """Make the VPC; each subnet has its addresses whichever others there are, so that all can be switched later."""
@@ -68,7 +124,8 @@ class Network(Construct):
             "Vpc",
             ip_protocol=ec2.IpProtocol.DUAL_STACK,
             ip_addresses=ec2.IpAddresses.cidr(str(settings.vpc_cidr)),
-            max_azs=_AZS,
+            availability_zones=list(settings.network.zones) or None,
+            max_azs=None if settings.network.zones else _AZS,
             nat_gateways=1 if has_nat else 0,
             restrict_default_security_group=False,  # by a function of CDK's; nothing of ours is in that group
             subnet_configuration=[

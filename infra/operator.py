@@ -36,7 +36,7 @@ class Operator(Construct):
         # A picture is drawn by a process that may take a gibibyte.
         self.console = foundation.pipeline_function(self, "console", timeout=_PAGE_TIMEOUT, memory_mib=2048)
         foundation.catalog.grant_use(self.console)
-        landing.grant_read(self.console, received, f"{STATUS}*")
+        landing.grant_read(self.console, received, f"{STATUS_PREFIX}*")
         for function in (self.function, self.console):
             relay.grant_use(function)
             if wake_ups is not None:

@@ -7,9 +7,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationError,
     field_validator,
@@ -18,6 +16,8 @@ from pydantic import (
 
 from infra.edgesettings import check_edge_settings, own_settings
 from infra.errors import ConfigError
+from infra.surroundings import AccountConfig, NetworkConfig
+from infra.values import Section, text
 from infra.words import in_words
 
 __all__ = ["ARCHIVE_LEAST_DAYS", "LOG_DAYS", "DeploymentSettings", "EdgeDevice", "load_deployment"]
@@ -43,6 +43,7 @@ _SECTIONS: Final = {
     "DB_CONFIG": "database",
     "STORAGE_CONFIG": "storage",
     "NETWORK_CONFIG": "network",
+    "ACCOUNT_CONFIG": "account",
     "MONITORING_CONFIG": "monitoring",
     "SITE_ISSUERS": "issuers",
     "SITE_CHARACTER_SETS": "character_sets",
@@ -57,17 +58,6 @@ def _acu(value: object) -> object:
     """Return the number of `ACU_8`."""
     found = _ACU.fullmatch(value) if isinstance(value, str) else None
     return float(found[1]) if found else value
-
-
-def _text(pattern: str, rule: str) -> AfterValidator:
-    """Return a validator that says the rule in words."""
-
-    def check(value: str) -> str:
-        if re.fullmatch(pattern, value) is None:
-            raise ValueError(f"{value!r}; it must have {rule}")
-        return value
-
-    return AfterValidator(check)
 
 
 def _not_multi_region(arn: str) -> str:
@@ -86,10 +76,10 @@ Acu = Annotated[float, BeforeValidator(_acu), Field(ge=_MIN_ACU, le=_MAX_ACU, mu
 # Narrower than elsewhere: Greengrass takes no others.
 TagName = Annotated[
     str,
-    _text(r"[A-Za-z0-9.:/=+_-]{1,128}", "1 to 128 letters, digits and . : / = + _ -, and no blank"),
+    text(r"[A-Za-z0-9.:/=+_-]{1,128}", "1 to 128 letters, digits and . : / = + _ -, and no blank"),
     AfterValidator(_not_of_aws),
 ]
-TagValue = Annotated[str, _text(r"[\w .:/=+@-]{0,256}", "up to 256 letters, digits, blanks and . : / = + @ _ -")]
+TagValue = Annotated[str, text(r"[\w .:/=+@-]{0,256}", "up to 256 letters, digits, blanks and . : / = + @ _ -")]
 
 
 def _not_reserved(name: str) -> str:
@@ -98,25 +88,21 @@ def _not_reserved(name: str) -> str:
     return check_edge_name(name)
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class EdgeDevice(_Section):
+class EdgeDevice(Section):
     """One edge of EDGE_CONFIG."""
 
     name: Annotated[
         str,
-        _text(r"[A-Za-z0-9](-?[A-Za-z0-9])*", "letters, digits and single hyphens"),
+        text(r"[A-Za-z0-9](-?[A-Za-z0-9])*", "letters, digits and single hyphens"),
         AfterValidator(_not_reserved),
     ] = Field(alias="Name")
     device_type: Literal["LOCAL", "EC2"]
-    instance_type: Annotated[str, _text(r"[a-z]+\d+g[a-z]*\.[a-z0-9]+", "a Graviton type, such as t4g.medium")] = (
+    instance_type: Annotated[str, text(r"[a-z]+\d+g[a-z]*\.[a-z0-9]+", "a Graviton type, such as t4g.medium")] = (
         "t4g.medium"
     )
     spool_gib: int = Field(100, ge=10, le=16_384)
     networks: tuple[ipaddress.IPv4Network, ...] = ()
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _would_start(self) -> Self:
@@ -125,10 +111,10 @@ class EdgeDevice(_Section):
         return self
 
 
-class ResourceTags(_Section):
+class ResourceTags(Section):
     """RESOURCE_TAGS."""
 
-    tag_list: dict[TagName, TagValue] = {}
+    tag_list: dict[TagName, TagValue] = Field(default_factory=dict)
 
     @field_validator("tag_list")
     @classmethod
@@ -140,21 +126,19 @@ class ResourceTags(_Section):
         return tags
 
 
-class ImportConfig(_Section):
+class ImportConfig(Section):
     """AHLI_CONFIG."""
 
     ahli_enabled: bool = True
-    ahli_endpoint: Annotated[str, _text(r"(https://[^/]+)?", "nothing, or https:// and a host")] = ""
+    ahli_endpoint: Annotated[str, text(r"(https://[^/]+)?", "nothing, or https:// and a host")] = ""
     ahli_concurrent_imports: int = Field(20, ge=1)
-    datastore_id: Annotated[str, _text(r"([0-9a-z]{32})?", "nothing, or the 32 letters and digits of a data store")] = (
-        ""
-    )
+    datastore_id: Annotated[str, text(r"([0-9a-z]{32})?", "nothing, or the 32 letters and digits of a data store")] = ""
 
 
-class DatabaseConfig(_Section):
+class DatabaseConfig(Section):
     """DB_CONFIG; `db_engine_pause` in minutes."""
 
-    db_name: Annotated[str, _text(r"[A-Za-z]\w{0,62}", "up to 63 letters, digits and _, a letter first")] = "iep"
+    db_name: Annotated[str, text(r"[A-Za-z]\w{0,62}", "up to 63 letters, digits and _, a letter first")] = "iep"
     db_engine_pause: int = 20
     min_acu_capacity: Acu = 8.0
     max_acu_capacity: Acu = 64.0
@@ -176,14 +160,14 @@ class DatabaseConfig(_Section):
         return self
 
 
-class StorageConfig(_Section):
+class StorageConfig(Section):
     """STORAGE_CONFIG."""
 
     transfer_acceleration: bool = False
     kms_key_arn: Annotated[
         str,
         AfterValidator(_not_multi_region),
-        _text(_KEY_ARN, "nothing, or a key's ARN, which ends in key/ and its id"),
+        text(_KEY_ARN, "nothing, or a key's ARN, which ends in key/ and its id"),
     ] = ""
     retention_days: int = Field(0, ge=0)
     archive_after_days: int = Field(30, ge=0)
@@ -195,16 +179,10 @@ class StorageConfig(_Section):
         return after > 0 and (kept == 0 or kept >= after + ARCHIVE_LEAST_DAYS)
 
 
-class NetworkConfig(_Section):
-    """NETWORK_CONFIG."""
-
-    private_endpoints: bool = False
-
-
-class MonitoringConfig(_Section):
+class MonitoringConfig(Section):
     """MONITORING_CONFIG."""
 
-    email: Annotated[str, _text(r"([^@\s]+@[^@\s]+\.[^@\s]+)?", "nothing, or one address")] = ""
+    email: Annotated[str, text(r"([^@\s]+@[^@\s]+\.[^@\s]+)?", "nothing, or one address")] = ""
     monthly_budget_usd: int = Field(0, ge=0)
     log_days: int = 365
 
@@ -222,12 +200,12 @@ class MonitoringConfig(_Section):
         return self
 
 
-class DeploymentSettings(_Section):
+class DeploymentSettings(Section):
     """A deployment, as config.py describes it."""
 
     # The name is part of the cluster's identifier, which knows no two hyphens in a row, and of role names.
     name: Annotated[
-        str, _text(r"[A-Za-z](-?[A-Za-z0-9]){0,31}", "up to 32 letters, digits and single hyphens, a letter first")
+        str, text(r"[A-Za-z](-?[A-Za-z0-9]){0,31}", "up to 32 letters, digits and single hyphens, a letter first")
     ]
     vpc_cidr: ipaddress.IPv4Network
     tags: ResourceTags = ResourceTags()
@@ -236,9 +214,10 @@ class DeploymentSettings(_Section):
     database: DatabaseConfig = DatabaseConfig()
     storage: StorageConfig = StorageConfig()
     network: NetworkConfig = NetworkConfig()
+    account: AccountConfig = AccountConfig()
     monitoring: MonitoringConfig = MonitoringConfig()
-    issuers: dict[str, str] = {}
-    character_sets: dict[str, str] = {}
+    issuers: dict[str, str] = Field(default_factory=dict)
+    character_sets: dict[str, str] = Field(default_factory=dict)
 
     @field_validator("vpc_cidr")
     @classmethod
@@ -277,6 +256,27 @@ class DeploymentSettings(_Section):
             unknown = [term for term in value.split("\\") if not is_known_term(term)]
             if unknown:
                 raise ValueError(f"SITE_CHARACTER_SETS: {unknown[0]!r} is no defined term of (0008,0005)")
+        return self
+
+    @model_validator(mode="after")
+    def _has_fips_ways(self) -> Self:
+        if not self.account.fips_endpoints:
+            return self
+        if self.storage.transfer_acceleration:
+            raise ValueError("transfer_acceleration has no FIPS endpoint: switch it or fips_endpoints off")
+        if self.imports.ahli_endpoint:
+            raise ValueError("ahli_endpoint names an endpoint in the place of the FIPS one: leave it empty")
+        if self.network.private_endpoints and not self.network.vpc_id:
+            raise ValueError(
+                "private_endpoints has no FIPS endpoint of Lambda: switch it off, or give a VPC that reaches them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_groups_for_edges(self) -> Self:
+        is_given = self.network.function_group and not self.network.edge_group
+        if is_given and any(edge.device_type == "EC2" for edge in self.edges):
+            raise ValueError("NETWORK_CONFIG: edge_group is missing, for the EC2 edges beside function_group")
         return self
 
     def device_name(self, edge: str) -> str:

@@ -1,6 +1,15 @@
 """The stack: which capabilities there are and what each is given. What one does is in its own module."""
 
-from aws_cdk import CfnOutput, CfnRule, CfnRuleAssertion, Fn, Stack, Tags
+from aws_cdk import (
+    CfnOutput,
+    CfnRule,
+    CfnRuleAssertion,
+    DefaultStackSynthesizer,
+    Fn,
+    PermissionsBoundary,
+    Stack,
+    Tags,
+)
 from constructs import Construct
 
 from infra.alarms import Alarms
@@ -16,7 +25,7 @@ from infra.landing import LandingBucket
 from infra.monitoring import Monitoring, Watched
 from infra.network import Network
 from infra.operator import Operator
-from infra.regions import HEALTHIMAGING_REGIONS
+from infra.regions import deployable_regions
 from infra.relay import Relay
 from infra.settings import DeploymentSettings
 from infra.wiring import Foundation
@@ -33,6 +42,8 @@ class DicomflowStack(Stack):
             settings.name,
             description="DICOM from a hospital's devices into S3 and HealthImaging",
             termination_protection=settings.database.deletion_protection,
+            permissions_boundary=_boundary(settings.account.permissions_boundary),
+            synthesizer=DefaultStackSynthesizer(qualifier=settings.account.bootstrap_qualifier or None),
         )
         self._settings = settings
         key = data_key(self, settings)
@@ -98,13 +109,18 @@ class DicomflowStack(Stack):
                 CfnOutput(self, f"{edge.name}Address", value=instance.interface.attr_primary_private_ip_address)
 
     def _check_region(self) -> None:
-        """Refuse a region without HealthImaging before anything is made; the synthesis may not know the region."""
-        if self._imports:
+        """Refuse a region without what is called, before anything is made; the synthesis may not know the region."""
+        is_fips = self._settings.account.fips_endpoints
+        if self._imports or is_fips:
+            regions, reason = deployable_regions(with_imports=self._imports, with_fips=is_fips)
             assertion = CfnRuleAssertion(
-                assert_=Fn.condition_contains(list(HEALTHIMAGING_REGIONS), self.region),
-                assert_description=(
-                    f"AWS HealthImaging is in {', '.join(HEALTHIMAGING_REGIONS)} only: deploy there, or set"
-                    " ahli_enabled in AHLI_CONFIG to False"
-                ),
+                assert_=Fn.condition_contains(list(regions), self.region), assert_description=reason
             )
             CfnRule(self, "HealthImagingRegion", assertions=[assertion])
+
+
+def _boundary(policy: str) -> PermissionsBoundary | None:
+    """Return what limits every role of the stack, those of the CDK's own functions included."""
+    if policy.startswith("arn:"):
+        return PermissionsBoundary.from_arn(policy)
+    return PermissionsBoundary.from_name(policy) if policy else None

@@ -27,6 +27,7 @@ def user_data_lines(
     accelerate: bool,
     port: int,
     settings: dict[str, Any],
+    fips: bool = False,
 ) -> list[str]:
     """Return the script's lines. It may run again: nothing is formatted that holds a file system."""
     of_the_stack = {
@@ -38,9 +39,11 @@ def user_data_lines(
     return [
         "set -eux",
         f"export AWS_REGION={region} AWS_DEFAULT_REGION={region}",
+        *(["export AWS_USE_FIPS_ENDPOINT=true"] if fips else []),
         *_take_spool(volume_id),
         *_install(artifact_url),
         f"echo AWS_REGION={region} >{_SETTINGS}/environment",
+        *([f"echo AWS_USE_FIPS_ENDPOINT=true >>{_SETTINGS}/environment"] if fips else []),
         f"chmod 600 {_SETTINGS}/environment",
         f"cat >{_SETTINGS}/edge.toml <<'TOML'",
         *to_toml(merged(settings, of_the_stack)).splitlines(),

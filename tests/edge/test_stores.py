@@ -119,6 +119,21 @@ def test_proxy_is_asked_for_the_endpoint(settings_of: Any, fault_proxy: FaultPro
     obstore.put(build_store(excluded), "k", b"x")
 
 
+def test_proxy_of_the_environment_is_asked(settings_of: Any, fault_proxy: FaultProxy, aws_environment: Any):
+    """Without a proxy in the settings the variables count, as elsewhere; NO_PROXY leaves hosts out."""
+    hidden = settings_of(endpoint="http://127.0.0.1:1")
+    for name in ("HTTP_PROXY", "http_proxy"):
+        aws_environment.setenv(name, fault_proxy.url)
+    for name in ("NO_PROXY", "no_proxy"):
+        aws_environment.setenv(name, "example.org")
+    obstore.put(build_store(hidden), "k", b"x")
+    assert "127.0.0.1:1" == fault_proxy.requests[-1].headers["host"]
+    for name in ("NO_PROXY", "no_proxy"):
+        aws_environment.setenv(name, "127.0.0.1")
+    with pytest.raises(TransientError, match="cannot be used now"):
+        check_store(hidden, "site-1")
+
+
 def test_own_certificate_authority_is_trusted(settings_of: Any, tls_sink: tuple[str, Path]):
     """A store whose certificate is of the site's own authority is refused without it, and used with it."""
     url, authority = tls_sink

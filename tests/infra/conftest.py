@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-_TEMPLATES = frozenset({"template", "small", "adopted"})
+_TEMPLATES = frozenset({"template", "small", "adopted", "zoned"})
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
@@ -150,6 +150,30 @@ def adopted(tmp_path_factory: pytest.TempPathFactory) -> Template:
         EDGE_CONFIG=[],
         AHLI_CONFIG={"datastore_id": "0123456789abcdef0123456789abcdef"},
         STORAGE_CONFIG={"retention_days": 100},
+    )
+
+
+@pytest.fixture(scope="session")
+def zoned(tmp_path_factory: pytest.TempPathFactory) -> Template:
+    """Give a deployment into a network that is there, of an account with a boundary, a qualifier and FIPS endpoints."""
+    subnets = [f"subnet-0123456789abcdef{number}" for number in range(4)]
+    return read(
+        tmp_path_factory.mktemp("zoned"),
+        EDGE_CONFIG=[{"Name": "edge-1", "device_type": "LOCAL"}, {"Name": "edge-2", "device_type": "EC2"}],
+        NETWORK_CONFIG={
+            "vpc_id": "vpc-0123456789abcdef0",
+            "private_endpoints": True,
+            "function_subnets": {"us-east-1a": subnets[0], "us-east-1b": subnets[1]},
+            "database_subnets": {"us-east-1a": subnets[2], "us-east-1b": subnets[3]},
+            "function_group": "sg-0123456789abcdef0",
+            "database_group": "sg-0123456789abcdef1",
+            "edge_group": "sg-0123456789abcdef2",
+        },
+        ACCOUNT_CONFIG={
+            "permissions_boundary": "arn:aws:iam::123456789012:policy/Limit",
+            "bootstrap_qualifier": "hosp1",
+            "fips_endpoints": True,
+        },
     )
 
 

@@ -131,6 +131,35 @@ def test_diff_of_nothing_deployed_shows_everything(
     assert [("synth", True), ("diff",)] == calls
 
 
+def test_bootstrap_is_made_as_the_account_demands(
+    calls: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """The CDK's own roles have the boundary too, and are told from those of another bootstrap."""
+    config = deploy.CONFIG.read_text(encoding="utf-8")
+    config = config.replace('"permissions_boundary": ""', '"permissions_boundary": "arn:aws:iam::1234:policy/Limit"')
+    config = config.replace("iam::1234:", f"iam::{'1' * 12}:")
+    config = config.replace('"bootstrap_qualifier": ""', '"bootstrap_qualifier": "hosp1"')
+    (tmp_path / "config.py").write_text(config, encoding="utf-8")
+    monkeypatch.setattr(deploy, "CONFIG", tmp_path / "config.py")
+    assert 0 == deploy.main(["bootstrap"])
+    options = ["--qualifier", "hosp1", "--toolkit-stack-name", "CDKToolkit-hosp1"]
+    assert ("bootstrap", *options, "--custom-permissions-boundary", "Limit") == calls[-1]
+    assert 0 == deploy.main(["synth"])
+    assert "nobody is told of alarms: email in MONITORING_CONFIG is empty" in capsys.readouterr().err
+
+
+def test_deployment_with_an_address_asks_for_its_confirmation(
+    calls: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """A subscription that nobody confirms gets no alarm, and says nothing of it."""
+    config = deploy.CONFIG.read_text(encoding="utf-8").replace('"email": ""', '"email": "it@example.org"')
+    (tmp_path / "config.py").write_text(config, encoding="utf-8")
+    monkeypatch.setattr(deploy, "CONFIG", tmp_path / "config.py")
+    assert 0 == deploy.main([])
+    assert "if it@example.org has not done so yet, confirm AWS's mail to it" in capsys.readouterr().err
+    assert calls
+
+
 def test_destroy_says_what_stops_it_in_the_order_to_put_right(
     calls: list[Any], stacks: Stacks, capsys: pytest.CaptureFixture[str]
 ):

@@ -3,10 +3,16 @@
 import re
 import shlex
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import boto3
 import botocore.session
 import pytest
 from botocore import xform_name
+from botocore.config import Config
+
+from dicomflow.edge.settings import DeliverySettings
+from dicomflow.edge.stores import build_store
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -31,3 +37,21 @@ def test_aws_commands_of_the_documents_are_its_own(command: str):
     members = {xform_name(member, "-"): member for member in shape.members}
     given = {members[argument.removeprefix("--")] for argument in arguments if argument.startswith("--")}
     assert set() == set(shape.required_members) - given
+
+
+def test_hosts_of_an_edge_are_those_of_its_clients(aws_environment: pytest.MonkeyPatch):
+    """What the edge's store and AWS's own models call is in the table of docs/network.md."""
+    table = (
+        (DOCS / "network.md").read_text(encoding="utf-8").partition("## What an edge reaches")[2].partition("\n## ")[0]
+    )
+    hosts = set(re.findall(r"`([\w*.-]+\.(?:com|net))`", table))
+    accelerated = build_store(DeliverySettings(store_url="s3://BUCKET", accelerate=True))
+    aws_environment.setenv("AWS_USE_FIPS_ENDPOINT", "true")
+    fips = build_store(DeliverySettings(store_url="s3://BUCKET"))
+    called = {urlsplit(str(store.config["endpoint"])).netloc for store in (accelerated, fips)}
+    plain = Config(use_fips_endpoint=False)
+    called |= {
+        urlsplit(boto3.client(name, "us-east-2", config=plain).meta.endpoint_url).netloc
+        for name in ("s3", "rolesanywhere")
+    }
+    assert set() == {re.sub(r"us-east-\d", "REGION", host) for host in called} - hosts

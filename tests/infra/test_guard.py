@@ -85,6 +85,19 @@ def test_removal_is_refused_unless_it_is_allowed(template: Any):
     assert [] == guard.refused_changes(template.document, new, ["HealthImagingDatastore016135FD"])
 
 
+def test_catalog_never_leaves_its_subnets(old: dict[str, Any], template: Any, zoned: Any):
+    """Its group of subnets changes in place, so that RDS would refuse it half-way; more subnets are no move."""
+    lines = "\n".join(guard.refused_changes(template.document, zoned.document))
+    for words in (
+        "the network (NetworkVpc7FB7348F) would be removed",
+        "would leave its subnets: vpc_id or database_sub",
+    ):
+        assert words in lines
+    assert "would leave its subnets" in "\n".join(guard.refused_changes(zoned.document, template.document))
+    resource(old, "AWS::RDS::DBSubnetGroup")["Properties"]["SubnetIds"].pop()
+    assert [] == guard.refused_changes(old, template.document)
+
+
 def test_change_in_place_is_not_refused(old: dict[str, Any], template: Any):
     """Capacity, rules, an added IPv6 block and the replacement of what holds nothing pass."""
     resource(old, "AWS::RDS::DBCluster")["Properties"]["DeletionProtection"] = False

@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 
+from infra.app import read_settings
 from infra.errors import ConfigError
 from infra.regions import HEALTHIMAGING_REGIONS, check_region
 from infra.settings import load_deployment
 
 CONFIG = Path(__file__).resolve().parents[2] / "config.py"
+ZONES = {"us-east-1a": "subnet-0123456789abcdef0", "us-east-1b": "subnet-0123456789abcdef1"}
+VPC = {"vpc_id": "vpc-0123456789abcdef0", "function_subnets": ZONES, "database_subnets": ZONES}
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "unknown": ({"AHLI": 1}, "AHLI: no such parameter"),
     "name": ({"CDK_APP_NAME": "1iep"}, "CDK_APP_NAME: '1iep'; it must have up to 32 letters"),
@@ -113,6 +116,75 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "log": ({"MONITORING_CONFIG": {"log_days": 100}}, "MONITORING_CONFIG.log_days: 100 days; CloudWatch keeps logs"),
     "mail": ({"MONITORING_CONFIG": {"email": "nobody"}}, "MONITORING_CONFIG.email: 'nobody'; it must have"),
     "budget": ({"MONITORING_CONFIG": {"monthly_budget_usd": 5}}, "monthly_budget_usd needs an email to be told of"),
+    "id of a zone": ({"NETWORK_CONFIG": {"zones": ["use1-az1", "use1-az2"]}}, "'use1-az1'; it must have the name of a"),
+    "one zone": (
+        {"NETWORK_CONFIG": {"zones": ["us-east-1a"]}},
+        "NETWORK_CONFIG: zones has 1 of them; it must have two",
+    ),
+    "zones of two regions": (
+        {"NETWORK_CONFIG": {"zones": ["us-east-1a", "us-west-2a"]}},
+        "zones of us-east-1 and us-west-2; they must be of one region",
+    ),
+    "zones that are a text": (
+        {"NETWORK_CONFIG": {"zones": "us-east-1a"}},
+        "'us-east-1a'; it must be a list, in [ and ]",
+    ),
+    "zones beside a network": (
+        {"NETWORK_CONFIG": VPC | {"zones": list(ZONES)}},
+        "zones are for the VPC that is made; with vpc_id each subnet names its own",
+    ),
+    "id of a network": ({"NETWORK_CONFIG": VPC | {"vpc_id": "hospital"}}, "NETWORK_CONFIG.vpc_id: 'hospital'; it must"),
+    "id of a subnet": (
+        {"NETWORK_CONFIG": VPC | {"function_subnets": {"us-east-1a": "10.0.0.0/24"}}},
+        "NETWORK_CONFIG.function_subnets.us-east-1a: '10.0.0.0/24'; it must have subnet- and 8 or 17 digits",
+    ),
+    "subnets without a network": (
+        {"NETWORK_CONFIG": VPC | {"vpc_id": ""}},
+        "function_subnets is of a VPC that is there",
+    ),
+    "group without a network": (
+        {"NETWORK_CONFIG": {"edge_group": "sg-01234567"}},
+        "edge_group is of a VPC that is there",
+    ),
+    "network without subnets": (
+        {"NETWORK_CONFIG": {"vpc_id": "vpc-01234567"}},
+        "with vpc_id, function_subnets must have a subnet at least",
+    ),
+    "catalog in one zone": (
+        {"NETWORK_CONFIG": VPC | {"database_subnets": {"us-east-1a": "subnet-01234567"}}},
+        "database_subnets must have subnets in two zones at least",
+    ),
+    "one group of two": (
+        {"NETWORK_CONFIG": VPC | {"function_group": "sg-01234567"}},
+        "function_group and database_group belong together",
+    ),
+    "EC2 edge without a group": (
+        {
+            "EDGE_CONFIG": [{"Name": "a", "device_type": "EC2"}],
+            "NETWORK_CONFIG": VPC | {"function_group": "sg-01234567", "database_group": "sg-01234567"},
+        },
+        "NETWORK_CONFIG: edge_group is missing, for the EC2 edges",
+    ),
+    "boundary": (
+        {"ACCOUNT_CONFIG": {"permissions_boundary": "arn:aws:iam::123456789012:role/x"}},
+        "it must have nothing, or the name or the ARN of a managed policy",
+    ),
+    "qualifier": (
+        {"ACCOUNT_CONFIG": {"bootstrap_qualifier": "Hospital-1"}},
+        "'Hospital-1'; it must have up to 10 small",
+    ),
+    "FIPS and acceleration": (
+        {"ACCOUNT_CONFIG": {"fips_endpoints": True}, "STORAGE_CONFIG": {"transfer_acceleration": True}},
+        "transfer_acceleration has no FIPS endpoint",
+    ),
+    "FIPS and another endpoint": (
+        {"ACCOUNT_CONFIG": {"fips_endpoints": True}, "AHLI_CONFIG": {"ahli_endpoint": "https://x.example"}},
+        "ahli_endpoint names an endpoint in the place of the FIPS one",
+    ),
+    "FIPS and private endpoints": (
+        {"ACCOUNT_CONFIG": {"fips_endpoints": True}, "NETWORK_CONFIG": {"private_endpoints": True}},
+        "private_endpoints has no FIPS endpoint of Lambda",
+    ),
     "character set of no edge": (
         {"SITE_CHARACTER_SETS": {"edge-9": "GBK"}},
         "SITE_CHARACTER_SETS: 'edge-9' is no Name of EDGE_CONFIG",
@@ -171,3 +243,23 @@ def test_region_without_healthimaging_names_those_that_have_it():
     with pytest.raises(ConfigError, match="not in region eu-central-1") as raised:
         check_region("eu-central-1", with_imports=True)
     assert all(region in str(raised.value) for region in HEALTHIMAGING_REGIONS)
+
+
+def test_region_without_fips_endpoints_names_those_that_have_them():
+    """HealthImaging has them in two regions; without imports the rest is there in more."""
+    check_region("us-west-2", with_imports=True, with_fips=True)
+    check_region("us-east-2", with_imports=False, with_fips=True)
+    for region, with_imports in (("eu-west-1", True), ("eu-west-1", False)):
+        with pytest.raises(ConfigError, match=f"region {region}: .*FIPS endpoints in us-east-1, us-") as raised:
+            check_region(region, with_imports=with_imports, with_fips=True)
+        assert with_imports == ("HealthImaging, Lambda" in str(raised.value))
+
+
+def test_zones_of_another_region_than_the_deployments_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Before anything is synthesised for them."""
+    zones = CONFIG.read_text(encoding="utf-8").replace('"zones": []', '"zones": ["us-east-1a", "us-east-1b"]')
+    (tmp_path / "config.py").write_text(zones, encoding="utf-8")
+    monkeypatch.delenv("CDK_DEFAULT_REGION", raising=False)
+    monkeypatch.setenv("AWS_REGION", "us-west-2")
+    with pytest.raises(ConfigError, match="names zones of us-east-1, and the region is us-west-2"):
+        read_settings(tmp_path / "config.py")

@@ -6,13 +6,14 @@ import re
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, S3Store
 
+from dicomflow.bucket.fips import fips_endpoint
 from dicomflow.bucket.keys import probe_key
 from dicomflow.edge.mount import StoreMount
 from dicomflow.edge.settings import DeliverySettings
@@ -169,6 +170,8 @@ def _build_s3(settings: DeliverySettings, timeout: timedelta, max_retries: int) 
     if settings.endpoint is not None:
         # Above AWS_ENDPOINT_URL; as elsewhere, the variable that names S3 alone is above the settings.
         config["endpoint"] = settings.endpoint
+    elif (endpoint := _fips_endpoint(session, settings)) is not None:
+        config["endpoint"] = endpoint
     if settings.accelerate:
         config |= {
             "endpoint": f"https://{bucket}.s3-accelerate.amazonaws.com",
@@ -185,6 +188,14 @@ def _build_s3(settings: DeliverySettings, timeout: timedelta, max_retries: int) 
     except BaseError as error:  # nobody was asked yet
         wrong = "delivery.ca_certificate is no certificate" if settings.ca_certificate else _first_line(error)
         raise PermanentError(f"the store {settings.store_url} cannot be set up: {wrong}") from error
+
+
+def _fips_endpoint(session: Any, settings: DeliverySettings) -> str | None:
+    """Return S3's FIPS endpoint, if it is asked for and no variable names another."""
+    endpoint = fips_endpoint(session)
+    if endpoint is not None and settings.accelerate:
+        raise PermanentError("delivery.accelerate has no FIPS endpoint: switch it or AWS_USE_FIPS_ENDPOINT off")
+    return None if os.environ.get("AWS_ENDPOINT_URL") else endpoint
 
 
 def _client_options(settings: DeliverySettings, timeout: timedelta) -> dict[str, object]:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from obstore.store import LocalStore, ObjectStore, S3Store
 
+from dicomflow.bucket.fips import fips_endpoint
 from dicomflow.catalog.engine import create_engine_for, require_schema
 from dicomflow.errors import PermanentError
 from dicomflow.folders import folder_of_url
@@ -81,7 +82,7 @@ def build_store(store_url: str) -> tuple[str, ObjectStore]:
     bucket = urlsplit(store_url).netloc
     if not store_url.startswith("s3://") or not bucket:
         raise PermanentError(f"the store's URL {store_url!r} is neither s3://BUCKET nor file:///FOLDER")
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or _fips_endpoint()
     config = {"endpoint": endpoint} if endpoint else {}
     store = S3Store.from_url(
         f"s3://{bucket}",
@@ -90,6 +91,14 @@ def build_store(store_url: str) -> tuple[str, ObjectStore]:
         retry_config={"max_retries": ATTEMPTS, "retry_timeout": _RETRY_TIMEOUT},
     )
     return bucket, store
+
+
+def _fips_endpoint() -> str | None:
+    if not os.environ.get("AWS_USE_FIPS_ENDPOINT"):
+        return None
+    import botocore.session  # noqa: PLC0415  # a third of a second, only where it is asked for
+
+    return fips_endpoint(botocore.session.Session())
 
 
 def build_queues(urls: Mapping[str, str], relay: RelaySettings | None = None) -> SqsQueues:
