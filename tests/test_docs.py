@@ -99,12 +99,15 @@ def test_changelog_has_an_entry_for_this_version():
 
 
 def test_decisions_have_a_number_each_and_their_four_parts():
-    """Each decision has its number, its context, the decision, the evidence and what would change our mind."""
+    """Each decision is in the index, and has its context, the decision, the evidence and what would change our mind."""
     decisions = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))
     assert len(decisions) == len({path.name[:4] for path in decisions})
+    index = _text(ROOT / "docs" / "decisions" / "README.md")
     for path in decisions:
         text = _text(path)
-        assert text.startswith(f"# {path.name[:4]}: ")
+        title = text.partition("\n")[0]
+        assert title.startswith(f"# {path.name[:4]}: ")
+        assert f"- [{path.name[:4]}]({path.name}): {title[8:]}\n" in index
         for part in ("Context", "Decision", "Evidence", "What would change our mind"):
             assert f"\n## {part}\n" in text, f"{path.name} lacks {part!r}"
 

@@ -1,8 +1,8 @@
 """The functions that Lambda calls, one a queue: `dicomflow.pipeline.lambdas.index` and so on; `watch` is for a clock.
 
 Everything they need is built from the environment at the first call and kept for the next ones. Logging is that of all
-our programs, JSON, with the invocation's request id in each line (against style 14: to powertools' Logger the fields of
-our events are text in a message, and one query should find a delivery in the lines of edge and functions alike). Events
+our programs, JSON, with the invocation's request id in each line. Not powertools': to its Logger the fields of our
+events are text in a message, and one query should find a delivery in the lines of edge and functions alike). Events
 are not logged.
 """
 
