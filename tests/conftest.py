@@ -68,6 +68,8 @@ _BACKENDS = ("sqlite", "postgresql")
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
     """Turn a skip into a failure where everything is installed: a test that does not run holds nothing."""
     report = yield
+    # A name that is no UTF-8 may be in what was logged, and a report crosses to another process as UTF-8.
+    report.sections = [(title, text.encode(errors="backslashreplace").decode()) for title, text in report.sections]
     return _refuse_skip(report)
 
 
