@@ -18,7 +18,8 @@ from dicomflow.bucket.manifest import (
 )
 from dicomflow.errors import PermanentError
 
-TEXT = st.text(max_size=20)
+# What a key and both databases can hold: no U+0000, and UTF-8 knows no surrogate.
+TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20)
 INSTANCES = st.builds(Instance, *[TEXT] * 4, st.integers(0, 2**63), *[TEXT] * 3)
 MANIFESTS = st.builds(
     Manifest,

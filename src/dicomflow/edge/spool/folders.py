@@ -323,6 +323,8 @@ class Spool:
         for folder in filter(_is_stored, self.delivering.glob(f"*{_STORED}")):
             try:
                 self._discard(folder)
+            except NotADirectoryError as error:  # a file that is called so: the delivery goes on
+                self.aside.note(folder, error)
             except OSError as error:
                 self.aside.note(folder.with_suffix(""), error)
                 left.append(folder.stem)
