@@ -39,7 +39,7 @@ from dicomflow.edge.spool.durable import (
     sync_directory,
 )
 from dicomflow.edge.spool.incoming import IncomingFile
-from dicomflow.edge.spool.names import MANIFEST_FILE, ReceivedFile, is_delivery_id
+from dicomflow.edge.spool.names import MANIFEST_FILE, STORED, ReceivedFile, is_stored_delivery
 from dicomflow.edge.spool.notes import discard_notes
 from dicomflow.edge.spool.setaside import SetAside
 from dicomflow.edge.spool.spares import Spares
@@ -51,7 +51,6 @@ from dicomflow.regularfiles import create_regular, free_name, write_all
 
 __all__ = ["BALLAST_BYTES", "IncomingFile", "ReceivedFile", "Spool", "count_files", "oldest_seconds", "sync_directory"]
 
-_STORED: Final = ".stored"
 _FOLDER_MODE: Final = 0o750
 _BALLAST: Final = "ballast"
 BALLAST_BYTES: Final = 4 << 20  # a manifest of 5,000 instances takes 3 MB
@@ -216,7 +215,7 @@ class Spool:
     def scan_deliveries(self) -> Iterator[Path]:
         """Yield the folders of deliveries, in order."""
         for folder in sorted(self.delivering.iterdir()):
-            if not _is_stored(folder) and os.path.isdir(folder):  # noqa: PTH112  # it raises nothing
+            if not is_stored_delivery(folder) and os.path.isdir(folder):  # noqa: PTH112  # it raises nothing
                 yield folder
 
     def scan_delivery(self, delivery_id: str) -> Iterator[ReceivedFile]:
@@ -305,7 +304,7 @@ class Spool:
             delivery_id: its name.
             stored: the names of its files that are stored; any other instance in its folder is received again.
         """
-        folder, left = self.delivering / delivery_id, self.delivering / (delivery_id + _STORED)
+        folder, left = self.delivering / delivery_id, self.delivering / (delivery_id + STORED)
         if folder.exists():  # else it was cut short, or its files could not be put there
             for file in list(_scan(folder)) if stored is not None else ():
                 if stored is not None and file.path.name not in stored:
@@ -320,14 +319,17 @@ class Spool:
         What is not ours stays, and is set aside.
         """
         left = []
-        for folder in filter(_is_stored, self.delivering.glob(f"*{_STORED}")):
+        for folder in filter(is_stored_delivery, self.delivering.glob(f"*{STORED}")):
             try:
                 self._discard(folder)
             except NotADirectoryError as error:  # a file that is called so: the delivery goes on
                 self.aside.note(folder, error)
             except OSError as error:
-                self.aside.note(folder.with_suffix(""), error)
-                left.append(folder.stem)
+                if folder.with_suffix("").exists():  # a delivery that is still to be stored, and is not held for this
+                    self.aside.note(folder, error)
+                else:
+                    self.aside.note(folder.with_suffix(""), error)
+                    left.append(folder.stem)
         return left
 
     def _discard(self, folder: Path) -> None:
@@ -397,8 +399,3 @@ class Spool:
     def _sync(self, folder: Path) -> None:
         if self.fsync:
             sync_directory(folder)
-
-
-def _is_stored(folder: Path) -> bool:
-    """Tell what is left of a stored delivery from a folder that somebody has called so, which is delivered."""
-    return folder.suffix == _STORED and is_delivery_id(folder.stem)

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-__all__ = ["MANIFEST_FILE", "SUFFIX", "ReceivedFile", "is_delivery_id", "stem_of"]
+__all__ = ["MANIFEST_FILE", "STORED", "SUFFIX", "ReceivedFile", "is_delivery_id", "is_stored_delivery", "stem_of"]
 
 SUFFIX: Final = ".dcm"
+STORED: Final = ".stored"
+"""Behind the name of a delivery that is in the store, and about to be removed."""
 MANIFEST_FILE: Final = "manifest.json"
 """The note in a delivery's folder that says what it holds, once it is closed."""
 
@@ -45,3 +47,8 @@ def is_delivery_id(name: str) -> bool:
         return str(uuid.UUID(name)) == name
     except ValueError:
         return False
+
+
+def is_stored_delivery(folder: Path) -> bool:
+    """Tell what is left of a stored delivery from a folder that somebody has called so, which is delivered."""
+    return folder.suffix == STORED and is_delivery_id(folder.stem)
