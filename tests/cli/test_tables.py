@@ -43,6 +43,11 @@ def test_print_table_value_that_looks_like_markup_is_shown():
     assert "[red]x[/red] y" in _print(80, ["a"], [("[red]x[/red]\ny",)])
 
 
+def test_print_table_values_that_are_several_stand_side_by_side():
+    """The modalities of a study are a list of words, and no Python."""
+    assert "CT, MR" in _print(80, ["modalities"], [(("CT", "MR"),)])
+
+
 def test_print_table_without_rows_shows_the_columns():
     """An empty result still names its columns."""
     assert "title  0 rows\na  b  \n" == _print(80, ["a", "b"], [])

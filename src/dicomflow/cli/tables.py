@@ -99,6 +99,8 @@ def _to_text(value: Any) -> str:
             return value.isoformat(sep=" ", timespec="seconds")
         case date() | time():
             return value.isoformat()
+        case tuple():
+            return ", ".join(map(_to_text, value))
         case dict() | list():
             return json.dumps(value, ensure_ascii=False, default=str)
         case _:
