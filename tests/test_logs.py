@@ -24,6 +24,15 @@ def test_text_line_has_time_level_logger_and_fields(capsys: pytest.CaptureFixtur
     assert "INFO dicomflow.x stored bytes=7 association=a1\n" == rest
 
 
+def test_text_line_stays_one_whatever_a_name_holds(capsys: pytest.CaptureFixture[str]):
+    """A line break in a file's name makes no second line, in which another could speak for us."""
+    logs.configure("INFO")
+    logging.getLogger("dicomflow.x").info("set_aside path=%s", "a\nERROR b", extra={"reason": "c\r\x1bd"})
+    line = capsys.readouterr().err
+    assert line.endswith("INFO dicomflow.x set_aside path=a\\x0aERROR b reason=c\\x0d\\x1bd\n")
+    assert 1 == line.count("\n")
+
+
 def test_json_line_is_one_object_with_the_fields(capsys: pytest.CaptureFixture[str]):
     """A line of JSON has the fields as members, and a traceback as one."""
     logs.configure("INFO", as_json=True)

@@ -41,6 +41,8 @@ _PLAIN_ERRORS: Final = (
 )
 _PLAIN_LIBRARIES: Final = frozenset({"alembic", "botocore", "obstore", "sqlalchemy", "psycopg", "sqlite3"})
 _DEEPEST_CAUSE: Final = 20
+# A file's name may hold a line break, with which somebody else's text would be a line of ours.
+_ESCAPED: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), 0x7F, 0x85)}
 
 
 def configure(level: str, *, as_json: bool = False) -> None:
@@ -104,7 +106,9 @@ class _TextFormatter(_Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         fields = "".join(f" {name}={value}" for name, value in _extra(record).items())
-        line = f"{_timestamp(record)} {record.levelname} {record.name} {record.getMessage()}{fields}"
+        line = f"{_timestamp(record)} {record.levelname} {record.name} {record.getMessage()}{fields}".translate(
+            _ESCAPED
+        )
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         return line
