@@ -238,6 +238,23 @@ def test_commitment_is_not_confirmed_from_memory(
     assert 0x0112 == _only(level, ledger, commitments)
 
 
+@pytest.mark.parametrize("level", ["stored", "imported"])
+def test_commitment_is_confirmed_by_any_object_of_the_same_bytes(
+    commitments: Commitments, ledger: Ledger, receive: Any, store: Any, objects: Path, level: str
+):
+    """What was stored again after the clock was set back is not last in the ledger, and is there all the same."""
+    receive("1.2.1"), store("1.2.1")
+    again = replace(ledger.find("1.2.1")[0], object_key="again/1.2.1.dcm", delivery_id="d2", received_at="2001-01-01")
+    ledger.record_received([again])
+    ledger.record_stored([(again.object_key, datetime.now(UTC))])
+    ledger.record_imported(["key/1.2.1.dcm"], datetime.now(UTC))
+    (objects / "again").mkdir()
+    (objects / "key/1.2.1.dcm").rename(objects / again.object_key)
+    assert 0 == _only(level, ledger, commitments)
+    (objects / again.object_key).unlink()
+    assert 0x0112 == _only(level, ledger, commitments)
+
+
 @pytest.mark.parametrize("level", ["spooled", "stored", "imported"])
 @pytest.mark.parametrize(("took", "reason"), [("this store", 0), ("another store", 0x0112), (None, 0x0112)])
 def test_edge_that_may_not_read_goes_by_what_its_store_took(

@@ -7,6 +7,7 @@ nothing more is claimed.
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import time
@@ -249,7 +250,7 @@ def make_report(
     is_late = now - request.requested_at >= settings.limit_seconds
     is_settled = now - request.requested_at >= settings.settle_seconds and gathered_until > request.requested_at
     reasons: dict[Reference, int | None] = {}
-    stored: dict[Reference, LedgerEntry] = {}
+    stored: dict[Reference, list[LedgerEntry]] = {}
     for reference in request.references:
         reason = _DUPLICATE_TRANSACTION if request.is_duplicate else _judge(reference, ledger, settings.level, stored)
         if reason == Status.NO_SUCH_SOP_INSTANCE and not is_settled:
@@ -293,7 +294,7 @@ def encode_report(report: Report, transfer_syntax_uid: str) -> bytes:
     return bytes(encoded.getvalue())
 
 
-def _judge(reference: Reference, ledger: Ledger, level: str, stored: dict[Reference, LedgerEntry]) -> int | None:
+def _judge(reference: Reference, ledger: Ledger, level: str, stored: dict[Reference, list[LedgerEntry]]) -> int | None:
     """Return None for an instance that is at the level by the ledger, or why it is not (yet).
 
     What the spool may not have any more is put into `stored`: the store is to confirm it.
@@ -311,22 +312,27 @@ def _judge(reference: Reference, ledger: Ledger, level: str, stored: dict[Refere
     if not reached[level]:
         return int(Status.RESOURCE_LIMITATION)
     if entry.stored_at is not None:
-        stored[reference] = entry
+        # The same bytes may be in several objects, the last one noted in another store or, after the clock was set
+        # back, not last: any that is there will do.
+        stored[reference] = [each for each in entries if each.stored_at is not None and each.sha256 == entry.sha256]
     return None
 
 
 def _confirm(
-    stored: dict[Reference, LedgerEntry], witness: StoreWitness | None, *, is_late: bool
+    stored: dict[Reference, list[LedgerEntry]], witness: StoreWitness | None, *, is_late: bool
 ) -> dict[Reference, int | None]:
     """Return None for each instance that the store has, and 0112H for one that it has not."""
     try:
-        found = witness.ask(stored.values()) if witness is not None else {}
+        found = witness.ask(itertools.chain(*stored.values())) if witness is not None else {}
     except TransientError:
         if not is_late:
             raise
         return dict.fromkeys(stored, int(Status.RESOURCE_LIMITATION))
     missing = int(Status.NO_SUCH_SOP_INSTANCE)
-    return {reference: None if found.get(entry.object_key) else missing for reference, entry in stored.items()}
+    return {
+        reference: None if any(found.get(each.object_key) for each in entries) else missing
+        for reference, entries in stored.items()
+    }
 
 
 def _decode_action(encoded: bytes, transfer_syntax_uid: str) -> tuple[str, tuple[Reference, ...]]:
