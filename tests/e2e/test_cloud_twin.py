@@ -94,9 +94,8 @@ class Twin:
         wait_for(lambda: not state().endswith("IN_PROGRESS"), explain=state)
         events = formation.describe_stack_events(StackName="iep")["StackEvents"]
         failed = [event for event in events if "FAILED" in event["ResourceStatus"]]
-        assert "CREATE_COMPLETE" == state(), [
-            (each["ResourceType"], each.get("ResourceStatusReason")) for each in failed
-        ]
+        reasons = [(each["ResourceType"], each.get("ResourceStatusReason")) for each in failed]
+        assert "CREATE_COMPLETE" == state(), f"{reasons}\n{self.cloud.log_tail()}"
         outputs = formation.describe_stacks(StackName="iep")["Stacks"][0]["Outputs"]
         (self.bucket,) = [output["OutputValue"] for output in outputs if output["OutputKey"] == "Bucket"]
         self._start_edge()

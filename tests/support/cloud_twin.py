@@ -38,11 +38,11 @@ NOT_MADE = {
     "AWS::RDS::DBSubnetGroup": "as the cluster",
     "AWS::SecretsManager::SecretTargetAttachment": "as the cluster",
     "Custom::CatalogSchema": "its provider is a function in Node",
-    "AWS::EC2::EIP": "MiniStack's CloudFormation does not know it",
+    "AWS::EC2::EgressOnlyInternetGateway": "MiniStack's CloudFormation does not know it",
     "AWS::EC2::FlowLog": "MiniStack's CloudFormation does not know it",
-    "AWS::EC2::NatGateway": "MiniStack's CloudFormation does not know it",
     "AWS::EC2::SecurityGroupIngress": "MiniStack's CloudFormation does not know it",
-    "AWS::EC2::Route": "some lead to the NAT gateway",
+    "AWS::EC2::Route": "some lead to the egress-only gateway",
+    "AWS::EC2::VPCCidrBlock": "MiniStack's CloudFormation does not know it",
     "AWS::Lambda::LayerVersion": "its asset is uploaded by the CDK's command line",
 }
 """Types of resources that the twin goes without, and why."""
@@ -169,6 +169,10 @@ def twin_template(
                 "Variables": {
                     name: value for name, value in {**variables, **told}.items() if environment.get(name, value)
                 }
+            }
+        if resource["Type"] == "AWS::EC2::Subnet":  # MiniStack cuts no IPv6 network into parts
+            resource["Properties"] = {
+                name: value for name, value in resource["Properties"].items() if "Ipv6" not in name
             }
         waits = resource.get("DependsOn", [])
         waits = [name for name in ([waits] if isinstance(waits, str) else waits) if name not in dropped]
