@@ -5,6 +5,7 @@ import gc
 import hashlib
 import os
 import random
+import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -14,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from shutil import copyfile
 from typing import Any
+from unittest.mock import patch
 
 from obstore.exceptions import GenericError
 
@@ -137,6 +139,8 @@ class Edge:
             elements = {tag: (b"UI", uid.encode()) for tag, uid in uids.items()}
             elements[0x7FE0, 0x10] = (b"OW", rng.randbytes(rng.choice((20, 400, 70_000))))
             self.receive(sop, encode(elements), association)
+        if rng.random() < 0.3:  # as many modalities do, before they delete
+            self.ask([sop for sop, _ in self.books.known[-2:]])
 
     def act_resend(self, rng: random.Random) -> None:
         """Send some images again."""
@@ -185,7 +189,9 @@ class Edge:
 
     def act_rot(self, rng: random.Random, tries: int = 300) -> None:
         """Let a byte of a spooled file rot, once there is one, and often the same come again, whole."""
-        paths = sorted(self.root.glob("delivering/*/*.dcm"))
+        stored = {hashlib.sha256(content).hexdigest() for content, _ in self.bucket.objects.values()}
+        found = sorted(self.root.glob("delivering/*/*.dcm"))
+        paths = [path for path in found if path.name.rpartition("_")[2].removesuffix(".dcm") not in stored]
         if not paths:
             self.down_until = max(self.down_until, self.box.seconds + 60)  # else it is stored before it can rot
             self.box.at(1, lambda: self.act_rot(rng, tries - 1) if tries and self.box.is_storm else None)
@@ -236,7 +242,11 @@ class Edge:
     def act_commitment(self, rng: random.Random) -> None:
         """Ask for storage commitment of what was answered, and perhaps of what never came."""
         known = [sop for sop, _ in rng.sample(self.books.known, min(3, len(self.books.known)))]
-        asked = sorted({*known, *(["1.2.99.9"] if rng.random() < 0.3 else [])})
+        self.ask([*known, *(["1.2.99.9"] if rng.random() < 0.3 else [])])
+
+    def ask(self, sops: list[str]) -> None:
+        """Ask for storage commitment of some instances."""
+        asked = sorted(set(sops))
         if not asked:
             return
         references = tuple(seams.Reference(CT, sop) for sop in asked)
@@ -305,8 +315,8 @@ class Edge:
                 self.error = error
             finally:
                 asyncio.set_event_loop(None)
-                loop.forget()
-                gc.collect()
+                with self.disk.of(self.deliverer):  # what collecting runs of it is done by who is dead
+                    loop.forget()
             if self.error is not None and not _is_death(self.error) and not self._is_excused(self.error):
                 self.box.counts["deliverer_ended"] += 1
                 self.ended = repr(self.error)[:300]
@@ -344,13 +354,18 @@ class Edge:
         """When the faults end."""
         return START + timedelta(seconds=self.plan.seconds)
 
+    def _is_written_by_dead(self) -> bool:
+        return self.disk.process is self.deliverer and self.deliverer.is_dead
+
     @contextmanager
     def seams(self) -> Iterator[None]:
         """Stand in the places of the edge's clock, threads, randomness and system calls."""
         new_id = lambda: uuid.UUID(int=int(self.box.draw("id") * (1 << 56)) << 64, version=4)  # noqa: E731
         with ExitStack() as stack:
-            stack.enter_context(seams.edge_seams(self.box, new_id, self.poll_seconds, lambda: self.deliverer.is_dead))
+            stack.enter_context(seams.edge_seams(self.box, new_id, self.poll_seconds, self._is_written_by_dead))
             stack.enter_context(self.disk.patched())
+            # What is collected of a dead process's coroutines raises its death once more, to nobody.
+            stack.enter_context(patch.object(sys, "unraisablehook", lambda _unraisable: None))
             yield
 
 

@@ -1,6 +1,7 @@
 """An event loop in virtual time: while it would wait, the box's own timetable goes on."""
 
 import asyncio
+import gc
 import selectors
 from datetime import timedelta
 
@@ -38,4 +39,5 @@ class Loop(asyncio.SelectorEventLoop):
         """Be closed as a process's that died: nothing of it runs any more."""
         self._ready.clear()
         self._scheduled.clear()
+        gc.collect()
         self.close()

@@ -36,8 +36,8 @@ _CLOUD_ACTS = {  # a delivery
 _EDGE_CHANCES = {"edge_store_error": 0.02, "edge_store_after": 0.02, "eio": 0.0005}
 _EDGE_ACTS = {
     "resend": 0.5,
-    "move": 0.05,
-    "rot": 0.15,
+    "move": 0.15,
+    "rot": 0.3,
     "full": 0.1,
     "store_down": 0.15,
     "death": 0.5,

@@ -58,8 +58,8 @@ def same_token() -> _Replaced:
     """A row that is made anew has the token of the one before (H16)."""
     whole = dicomflow.catalog.jobs._client_token
 
-    def without_nonce(rows: Any, *args: Any) -> str:
-        return whole([SimpleNamespace(**row._mapping | {"nonce": None}) for row in rows], *args)
+    def without_nonce(target: Any, prefix: str, rows: Any) -> str:
+        return whole(target, prefix, [SimpleNamespace(**dict(row._mapping) | {"nonce": None}) for row in rows])
 
     return [(dicomflow.catalog.jobs, "_client_token", without_nonce)]
 
