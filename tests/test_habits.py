@@ -1,9 +1,12 @@
 """Habits that CONTRIBUTING names and no other tool checks: the size of files and functions, and where tests stand."""
 
 import ast
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
+
+import pytest
 
 ROOT: Final = Path(__file__).parents[1]
 MOST_LINES: Final = 400
@@ -64,3 +67,9 @@ def test_each_folder_of_the_program_has_its_tests():
         and not list((ROOT / "tests" / folder).rglob("test_*.py"))
     ]
     assert [] == sorted(lacking)
+
+
+@pytest.mark.xdist_group("habits")
+def test_groups_stay_together(request: pytest.FixtureRequest):
+    """pytest-xdist knows the group of a test, or each of its processes would make what one makes for all."""
+    assert request.node.nodeid.endswith("@habits") == ("PYTEST_XDIST_WORKER" in os.environ)
