@@ -79,9 +79,10 @@ def commitment_not_true(edge: Edge) -> Iterator[str]:
             continue  # a ledger of before does not know
         moved_at = max((at for at in edge.books.moved_at if at <= asked_at), default=-1.0)
         answered = {each.sop for each in edge.books.answered if moved_at < each.at < asked_at}
-        ever = {_sop_of(key) for key in _ever(bucket) if key.endswith(".dcm")}
+        # What an operator has deleted is not there, and 0112 of it is true.
+        stays = {_sop_of(key) for key in bucket.objects if key.endswith(".dcm")}
         for reference, reason in report.failed:
-            if reason == _NO_SUCH and reference.sop_instance_uid in answered & ever:
+            if reason == _NO_SUCH and reference.sop_instance_uid in answered & stays:
                 yield f"{reference.sop_instance_uid} is answered 0112, and was answered 0000 before"
 
 
