@@ -64,6 +64,8 @@ def _view(engine: Any, deleted: set[str]) -> dict[tuple[Any, ...], dict[str, Any
     for row in patients.values():
         view["patient", *identity(row)] = plain(row)
     for row in rows(engine, tables.stored_object):
+        if row["object_key"].startswith("imports/"):
+            continue  # a job's output that cannot be read: a rebuild lists it, where the catalog that lived has its job
         view["object", row["object_key"]] = {name: row[name] for name in _OF_OBJECT} | {
             "study": row["study_instance_uid"]
         }
