@@ -257,7 +257,7 @@ def test_data_store_of_config_is_adopted(adopted: Any):
         for each in functions
         if "Environment" in each
     ]
-    assert 5 == told.count("0123456789abcdef0123456789abcdef")
+    assert 6 == told.count("0123456789abcdef0123456789abcdef")
 
 
 def test_jobs_of_an_older_data_store_may_be_followed(template: Any):
