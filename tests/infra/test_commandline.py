@@ -53,7 +53,12 @@ def test_deployment_imports_only_what_its_profile_installs():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            for top in {name.partition(".")[0] for name in names} - {"infra", "greengrass", "dicomflow", *sys.stdlib_module_names}:
+            for top in {name.partition(".")[0] for name in names} - {
+                "infra",
+                "greengrass",
+                "dicomflow",
+                *sys.stdlib_module_names,
+            }:
                 found = {name.lower().replace("_", "-") for name in modules.get(top, [top])}
                 if not found & declared and not found & {"botocore", "pydantic-core"}:  # with boto3 and pydantic
                     missing.add(f"{path.name} imports {top}")
