@@ -19,7 +19,7 @@ from dicomflow import samples
 PYDICOM_FILES = Path(pydicom.__file__).parent / "data" / "test_files"
 PEER = ("-aec", "DICOMFLOW", "127.0.0.1")
 
-pytestmark = [pytest.mark.interop, pytest.mark.xdist_group("receiver")]  # one `dicomflow local` for all
+pytestmark = pytest.mark.interop
 
 
 def test_echoscu_verification_succeeds(receiver: Any, dcmtk: Any):

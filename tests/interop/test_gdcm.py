@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pydicom import dcmread
 
-pytestmark = [pytest.mark.interop, pytest.mark.xdist_group("receiver")]  # one `dicomflow local` for all
+pytestmark = pytest.mark.interop
 
 
 def test_gdcmscu_study_is_mapped_with_its_pixels(receiver: Any, study: tuple[Path, ...]):

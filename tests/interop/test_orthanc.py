@@ -15,7 +15,7 @@ from waiting import WAIT_SECONDS, free_ports, wait_for
 
 from dicomflow import samples
 
-pytestmark = [pytest.mark.interop, pytest.mark.xdist_group("receiver")]  # one `dicomflow local` for all
+pytestmark = pytest.mark.interop
 
 
 class Orthanc:

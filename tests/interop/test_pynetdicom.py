@@ -14,7 +14,7 @@ from waiting import WAIT_SECONDS
 
 from dicomflow import samples
 
-pytestmark = [pytest.mark.interop, pytest.mark.xdist_group("receiver")]  # one `dicomflow local` for all
+pytestmark = pytest.mark.interop
 
 
 class _HeldReactor(threading.Event):
