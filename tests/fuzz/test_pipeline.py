@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Final
 
 import pytest
@@ -295,7 +296,8 @@ def test_spoiled_job_output_stops_no_rebuild(deps: Dependencies) -> None:
         world.spoil(chances)
         done = rebuild.Rebuilt()
         for prefix in world.prefixes:
-            rebuild._restore_apart(deps.engine, deps.store, BUCKET, prefix, NOW, deps.clock, done)
+            restore = partial(rebuild._restore, deps.engine, deps.store, BUCKET, prefix, NOW, deps.clock, done)
+            rebuild._restore_apart(deps.engine, prefix + MANIFEST_NAME, restore, done)
         rows = _rows(deps.engine, tables.import_job)
         with deps.engine.begin() as connection:
             listed = select(func.count()).where(tables.stored_object.c.problem.is_not(None))

@@ -103,7 +103,8 @@ def rebuild_catalog(
         compare_versions(engine, store, several)
         for prefix, ended_at in _job_folders(store):
             datastore_ids.add(_datastore_of(prefix))
-            _restore_apart(engine, store, bucket, prefix, ended_at, clock, done)
+            restore = partial(_restore, engine, store, bucket, prefix, ended_at, clock, done)
+            _restore_apart(engine, prefix + MANIFEST_NAME, restore, done)
             tell(done)
     except (BaseError, OSError) as error:
         raise TransientError(f"the store did not answer: {type(error).__name__}; call again to go on") from error
@@ -165,9 +166,7 @@ def _plan(
             )
         except PermanentError as error:
             logger.warning("manifest_refused", extra={"key": key, "error": str(error)})
-            with engine.begin() as connection:
-                record_problem(connection, key, str(error))
-            done.problems += 1
+            _record_refused(engine, key, str(error), done)
         else:
             done.deliveries += 1
 
@@ -198,19 +197,10 @@ def _datastore_of(prefix: str) -> str:
     return prefix.rstrip("/").rpartition("/")[2].partition(JOB_FOLDER)[0]
 
 
-def _restore_apart(
-    engine: Engine,
-    store: ObjectStore,
-    bucket: str,
-    prefix: str,
-    ended_at: datetime,
-    clock: Callable[[], datetime],
-    done: Rebuilt,
-) -> None:
+def _restore_apart(engine: Engine, key: str, restore: Callable[[], None], done: Rebuilt) -> None:
     """Bring back one job; what its output cannot be used for is listed under the key of its manifest."""
-    key = prefix + MANIFEST_NAME
     try:
-        _restore(engine, store, bucket, prefix, ended_at, clock, done)
+        restore()
     except (UnreadableManifestError, PermanentError) as error:  # for good
         reason = str(error)
     except TransientError:
@@ -225,6 +215,10 @@ def _restore_apart(
             clear_problem(connection, key)
         return
     logger.warning("job_output_refused", extra={"key": key, "error": reason})
+    _record_refused(engine, key, reason, done)
+
+
+def _record_refused(engine: Engine, key: str, reason: str, done: Rebuilt) -> None:
     with engine.begin() as connection:
         record_problem(connection, key, reason)
     done.problems += 1
