@@ -20,7 +20,6 @@ from dicomflow.edge.spool.spares import Spares
 IMAGE_BYTES = 400 << 20  # btrfs and xfs make nothing smaller than 300 MB
 COMMANDS = {
     "ext4": ["mkfs.ext4", "-q"],
-    "ext4 without a journal": ["mkfs.ext4", "-q", "-O", "^has_journal"],
     "xfs": ["mkfs.xfs", "-q"],
     "btrfs": ["mkfs.btrfs", "-q"],
 }

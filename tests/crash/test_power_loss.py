@@ -1,10 +1,9 @@
 """Power loss at each system call, by a model of what a file system may have forgotten: nothing acknowledged is lost.
 
 The calls are made for real; the model follows them and is asked, before and after each, for every state that the disk
-could be in. A file's bytes are certain after its fsync. A name is certain after the fsync of its folder, on some file
-systems also after that of the file, and before that each single change of a folder may be on disk or not, without
-order; on a file system with one journal the changes are on disk in order up to some point, at least to the last fsync
-of anything. `test_file_systems.py` asks real ones.
+could be in. A file's bytes are certain after its fsync. Changes of names are on disk in the order they were made, up to
+some point: at least to the last change of a folder that was synced, and on some file systems to the last new name of a
+file that was. `test_file_systems.py` asks real ones.
 """
 
 import hashlib
@@ -24,8 +23,8 @@ from dicomflow.edge.spool.names import ReceivedFile
 from dicomflow.edge.spool.segments import Segments, read_records
 
 ASSOCIATION = "a" * 32
-# Whether an fsync of a file makes its new name durable, and whether a rename keeps a name whatever happens.
-KINDS = {"journal": (True, True), "named by fsync": (True, False), "neither": (False, False)}
+# Whether an fsync of a file makes its new name durable.
+KINDS = {"named by fsync": True, "named by its folder": False}
 SUFFIXES = {"", ".dcm", ".segment", ".stored"}
 Change = tuple[int, str, int | None]  # in the folder of this inode the name stands for an inode, or for none
 Names = dict[tuple[int, str], int]
@@ -40,7 +39,7 @@ class Disk:
         self.stored: set[str] = set()
         self.states = 0
         self._roots = {_inode(each) for each in (spool.received, spool.delivering, spool.quarantined)}
-        self._is_journalled, self._is_named_by_fsync = spool.is_journalled, spool.is_named_by_fsync
+        self._is_named_by_fsync = spool.is_named_by_fsync
         self._certain: Names = {}
         self._uncertain: list[list[Change]] = []  # what stands together happens together
         self._synced: dict[int, str] = {}
@@ -84,15 +83,8 @@ class Disk:
             assert not lost, f"{len(lost)} lost; uncertain: {self._uncertain}"
 
     def _possible(self) -> Iterator[Names]:
-        count = len(self._uncertain)
-        if self._is_journalled:
-            chosen: Any = (self._uncertain[:length] for length in range(count + 1))
-        else:
-            chosen = (
-                list(itertools.compress(self._uncertain, bits)) for bits in itertools.product((0, 1), repeat=count)
-            )
-        for changes in chosen:
-            yield _changed(self._certain, itertools.chain(*changes))
+        for length in range(len(self._uncertain) + 1):
+            yield _changed(self._certain, itertools.chain(*self._uncertain[:length]))
 
     def _whole(self, names: Names) -> Iterator[str]:
         """Yield the digests of the instances that a start would find, by their names, and whose bytes are certain."""
@@ -118,7 +110,7 @@ class Disk:
             new = [(f, n, _inode(arguments[0]) if ino == 0 else ino) for f, n, ino in made]
             # Of names that no instance can have, and none be in, all that happens is the same.
             new = [each for each in new if Path(each[1]).suffix in SUFFIXES]
-            self._uncertain += [new] if self._is_journalled else [[each] for each in new]
+            self._uncertain += [new] if new else []
             if then is not None:
                 then(*arguments)
             self.check()
@@ -173,9 +165,10 @@ class Disk:
             content = Path(f"/proc/self/fd/{descriptor}").read_bytes()
             self._synced[status.st_ino] = hashlib.sha256(content).hexdigest()
         folders = {status.st_ino} if is_folder else self._folders_of(status.st_ino)
-        certain = [each for each in self._uncertain if self._is_journalled or each[0][0] in folders]
-        self._uncertain = [each for each in self._uncertain if each not in certain]
-        self._certain = _changed(self._certain, itertools.chain(*certain))
+        touched = [{folder for folder, _, _ in changes} & folders for changes in self._uncertain]
+        length = max((number for number, found in enumerate(touched, 1) if found), default=0)
+        self._certain = _changed(self._certain, itertools.chain(*self._uncertain[:length]))
+        del self._uncertain[:length]
 
     def _folders_of(self, synced: int) -> set[int]:
         """Return the folders that are written with a file: those in which its name is new."""
@@ -206,8 +199,7 @@ def disk_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Di
     """Give a spool on a disk that forgets."""
 
     def _disk_of(kind: str, *, fsync: bool = True, segment_bytes: int = 0, has_syncfs: bool = True) -> Disk:
-        monkeypatch.setattr(spool_module, "is_named_by_fsync", lambda _: KINDS[kind][0])
-        monkeypatch.setattr(spool_module, "is_journalled", lambda _: KINDS[kind][1])
+        monkeypatch.setattr(spool_module, "is_named_by_fsync", lambda _: KINDS[kind])
         spool = Spool(tmp_path / "spool", spare_bytes=1 << 20, fsync=fsync)
         disk = Disk(spool, monkeypatch, has_syncfs=has_syncfs)
         if segment_bytes:
@@ -266,7 +258,7 @@ def test_power_loss_is_found_where_a_file_is_written_over_too_early(
 ):
     """The model itself: a file that is still wanted and is kept as a spare is lost."""
     monkeypatch.setattr(spares, "LEAST_BYTES", 1)
-    disk = disk_of("journal")
+    disk = disk_of("named by fsync")
     file = receive(disk, 0)
     with pytest.raises(AssertionError, match="1 lost"):
         disk.spool.spares.keep([file.path])
@@ -296,7 +288,7 @@ def test_power_loss_is_found_where_a_segment_is_given_back_too_early(
     disk_of: Callable[..., Disk], monkeypatch: pytest.MonkeyPatch
 ):
     """The model itself: a segment that is free before its files are durable takes its instances with it."""
-    disk = disk_of("journal", segment_bytes=4 * 4096)
+    disk = disk_of("named by fsync", segment_bytes=4 * 4096)
     receive(disk, 0)
     monkeypatch.setattr(disk.spool._unpacker, "_fsync", False)
     disk.spool.segments = None
@@ -308,7 +300,7 @@ def test_power_loss_is_found_where_a_record_is_not_synced(
     disk_of: Callable[..., Disk], monkeypatch: pytest.MonkeyPatch
 ):
     """The model itself: a record that is answered before its sync is lost."""
-    disk = disk_of("journal", segment_bytes=4 * 4096)
+    disk = disk_of("named by fsync", segment_bytes=4 * 4096)
     assert disk.spool.segments is not None
     monkeypatch.setattr(disk.spool.segments, "_fsync", False)
     with pytest.raises(AssertionError, match="1 lost"):
@@ -338,15 +330,7 @@ def test_power_loss_is_found_where_nothing_is_synced(disk_of: Callable[..., Disk
 
 def test_power_loss_is_found_where_a_name_is_not_synced(disk_of: Callable[..., Disk]):
     """The model itself: taken for one that names by fsync, another file system can lose the name of a synced file."""
-    disk = disk_of("neither")
+    disk = disk_of("named by its folder")
     disk.spool.is_named_by_fsync = True
     with pytest.raises(AssertionError, match="1 lost"):
         receive(disk, 0)
-
-
-def test_power_loss_is_found_where_a_rename_is_taken_for_one_change(disk_of: Callable[..., Disk]):
-    """The model itself: taken for one with a journal, a file system without can lose both names of a renamed file."""
-    disk = disk_of("named by fsync")
-    disk.spool.is_journalled = True
-    with pytest.raises(AssertionError, match="1 lost"):
-        deliver(disk, [receive(disk, 0)])

@@ -13,13 +13,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from dicomflow import cli
+from dicomflow.doctor import machine
 
 Findings = dict[str, dict[str, Any]]
 
 
 @pytest.fixture(autouse=True)
 def _no_settings(monkeypatch: pytest.MonkeyPatch, restore_logging: None) -> None:
-    """Keep the settings of whoever runs the tests out of them."""
+    """Keep the settings of whoever runs the tests out of them, and what file system it is on."""
+    monkeypatch.setattr(machine, "lacks_journal", lambda _: False)
     for name in ("DICOMFLOW_DATABASE_URL", "DICOMFLOW_STORE_URL", "DICOMFLOW_LOG_LEVEL"):
         monkeypatch.delenv(name, raising=False)
 

@@ -40,6 +40,7 @@ def test_edge_that_is_healthy_exits_0(doctor: Any, edge_toml: Any, certificate: 
         "spool folder",
         "spool owner",
         "spool space",
+        "spool journal",
         "spool sync",
         "DIMSE port",
         "HTTP port",
@@ -130,7 +131,9 @@ def test_spool_that_cannot_be_made_fails_once(doctor: Any, edge_toml: Any, tmp_p
     (tmp_path / "file").write_text("")
     code, findings = doctor("--config", edge_toml(spool=f'dir = "{tmp_path / "file" / "spool"}"'))
     assert (1, {"spool folder": "failed"}) == (code, _states(findings, "failed"))
-    assert {"spool owner", "spool space", "spool sync", "DIMSE self-test"} == _states(findings, "skipped").keys()
+    assert {"spool owner", "spool space", "spool journal", "spool sync", "DIMSE self-test"} == _states(
+        findings, "skipped"
+    ).keys()
 
 
 def test_store_folder_that_is_away_is_told_with_what_to_do(doctor: Any, edge_toml: Any, tmp_path: Path):
@@ -303,6 +306,15 @@ def test_check_sync_judges_what_it_measures(
     assert bool(advice) == (finding.state is State.WARNING)
     assert advice in finding.advice + finding.text
     assert [] == list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("is_missing", [True, False])
+def test_check_journal_warns_where_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_missing: bool):
+    """A spool is still good for what needs no power loss survived, so it is no failure."""
+    monkeypatch.setattr(machine, "lacks_journal", lambda _: is_missing)
+    (finding,) = run_checks([Check("journal", lambda: machine.check_journal(tmp_path), "look")])
+    assert is_missing == (finding.state is State.WARNING)
+    assert is_missing == ("tune2fs" in finding.advice)
 
 
 def test_check_that_breaks_stops_no_other():

@@ -21,6 +21,7 @@ from dicomflow.doctor.findings import SELF_TEST, Check, Problem, Skip, Warn
 from dicomflow.doctor.machine import (
     check_clock,
     check_folder,
+    check_journal,
     check_owner,
     check_port,
     check_space,
@@ -76,6 +77,7 @@ def _checks(settings: EdgeSettings) -> Iterator[Check]:
         lambda: check_space(spool.dir, spool.slow_below_bytes, spool.refuse_below_bytes),
         "repair spool.dir",
     )
+    yield Check("spool journal", lambda: check_journal(spool.dir), "repair spool.dir")
     yield Check("spool sync", lambda: check_sync(spool.dir), "repair spool.dir")
     yield Check("DIMSE port", lambda: check_port(dimse.bind, dimse.port, lambda: _echo(settings)), "set dimse.port")
     if settings.http_port is not None:

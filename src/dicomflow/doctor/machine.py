@@ -16,12 +16,13 @@ import obstore
 from obstore.store import ObjectStore
 
 from dicomflow.doctor.findings import SPACE_ADVICE, Problem, Skip, Warn
-from dicomflow.edge.spool.durable import is_full
+from dicomflow.edge.spool.durable import is_full, lacks_journal
 from dicomflow.edge.stores import describe_refusal, is_unreachable
 
 __all__ = [
     "check_clock",
     "check_folder",
+    "check_journal",
     "check_owner",
     "check_port",
     "check_space",
@@ -106,6 +107,16 @@ def check_space(folder: Path, slow_below_bytes: int, refuse_below_bytes: int) ->
         text += f", below slow_below_bytes ({_gigabytes(slow_below_bytes)}): images are received slowly"
         raise Warn(text, "free space on the volume, or lower spool.slow_below_bytes")
     return text
+
+
+def check_journal(folder: Path) -> str:
+    """Look whether the file system keeps a name through a power loss, of which a rename takes one away."""
+    if lacks_journal(require_place(folder)):
+        raise Warn(
+            "the file system has no journal: a power loss can take images that were acknowledged",
+            "put the spool on xfs, btrfs or ext4 with a journal: tune2fs -O has_journal, while it is not mounted",
+        )
+    return "the file system is none that is known to have no journal"
 
 
 def check_sync(folder: Path) -> str:

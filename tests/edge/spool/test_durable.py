@@ -1,72 +1,14 @@
-"""Syncs for many threads: each change is served by a sync that began after it, and failures reach all."""
+"""What is told of a file system, and calls that Python has no function for."""
 
 import errno
 import os
-import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
-from waiting import WAIT_SECONDS
 
 from dicomflow.edge.spool import durable
-from dicomflow.edge.spool.durable import SharedSync, is_named_by_fsync, start_writeback
-
-
-def test_changes_made_while_a_sync_runs_share_the_next_one() -> None:
-    """Threads that come while one syncs wait for one more sync, not for one each, and for no earlier one."""
-    is_syncing, go_on, syncs = threading.Event(), threading.Event(), []
-
-    def sync() -> None:
-        syncs.append(1)
-        is_syncing.set()
-        assert go_on.wait(WAIT_SECONDS)
-
-    shared = SharedSync(sync)
-    threads = [threading.Thread(target=lambda: shared.wait(shared.note())) for _ in range(6)]
-    threads[0].start()
-    assert is_syncing.wait(WAIT_SECONDS)
-    for thread in threads[1:]:
-        thread.start()
-    while shared._changes < len(threads):  # the threads are counted before they wait
-        pass
-    go_on.set()
-    for thread in threads:
-        thread.join()
-    assert len(syncs) == 2
-
-
-def test_failed_sync_fails_every_change_it_was_to_serve() -> None:
-    """No thread takes a failed fsync for its own, nor repeats it, and the next change is served again."""
-    is_syncing, go_on, calls, errors = threading.Event(), threading.Event(), [], []
-
-    def sync() -> None:
-        calls.append(1)
-        is_syncing.set()
-        assert go_on.wait(WAIT_SECONDS)
-        if len(calls) == 2:
-            raise OSError(5, "Input/output error")
-
-    def change() -> None:
-        try:
-            shared.wait(shared.note())
-        except OSError as error:
-            errors.append(error.errno)
-
-    shared = SharedSync(sync)
-    threads = [threading.Thread(target=change) for _ in range(4)]
-    threads[0].start()
-    assert is_syncing.wait(WAIT_SECONDS)
-    for thread in threads[1:]:
-        thread.start()
-    while shared._changes < len(threads):  # the threads are counted before they wait
-        pass
-    go_on.set()
-    for thread in threads:
-        thread.join()
-    assert (errors, len(calls)) == ([5, 5, 5], 2)
-    shared.wait(shared.note())
-    assert len(calls) == 3
+from dicomflow.edge.spool.durable import is_named_by_fsync, lacks_journal, start_writeback
 
 
 def test_started_writeback_leaves_bytes_as_they_are(tmp_path: Path) -> None:
@@ -97,6 +39,32 @@ def test_file_system_is_that_of_the_innermost_mount(monkeypatch: pytest.MonkeyPa
     """Whatever its mount point is called, and whatever it hides."""
     monkeypatch.setattr(Path, "read_text", lambda *_, **__: MOUNTS)
     assert expected == is_named_by_fsync(Path(path))
+
+
+@pytest.mark.parametrize(
+    ("path", "journal", "expected"),
+    [
+        ("/", "<none>\n", True),
+        ("/", "812\n", False),
+        ("/", None, False),
+        ("/usb/spool", None, True),
+        ("/data/spool", "<none>\n", False),
+    ],
+)
+def test_file_system_lacks_a_journal_where_that_is_known(
+    monkeypatch: pytest.MonkeyPatch, path: str, journal: str | None, *, expected: bool
+):
+    """ext4 tells, a stick's never has one, and of what cannot be told nothing is said."""
+
+    def _read(file: Path, **_: object) -> str:
+        if file.name == "mounts":
+            return f"{MOUNTS}/dev/sdb1 /usb vfat rw 0 0\n"
+        if journal is None:
+            raise FileNotFoundError
+        return journal
+
+    monkeypatch.setattr(Path, "read_text", _read)
+    assert expected == lacks_journal(Path(path))
 
 
 def test_rename_is_written_through_where_a_folder_cannot_be_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

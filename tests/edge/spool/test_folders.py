@@ -1,18 +1,14 @@
 """The spool's files: committed or gone, found again by their names alone."""
 
-import contextlib
 import hashlib
 import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
-from waiting import WAIT_SECONDS
 
-from dicomflow.edge.spool import folders as spool_module
 from dicomflow.edge.spool.folders import Spool
 from dicomflow.errors import PermanentError
 
@@ -178,35 +174,3 @@ def test_fsync_setting_decides_whether_the_disk_is_waited_for(
     monkeypatch.setattr(os, "fsync", lambda descriptor: (calls.append(descriptor), original(descriptor)))
     put(spool)
     assert fsync == bool(calls)
-
-
-@pytest.mark.parametrize("is_journalled", [True, False])
-def test_syncs_of_one_folder_meet_only_where_a_journal_has_them_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_journalled: bool
-):
-    """Without a journal a folder is written for one fsync at a time, so a lane's follow each other."""
-    monkeypatch.setattr(spool_module, "is_journalled", lambda _: is_journalled)
-    spool = Spool(tmp_path / "spool")
-    original, meeting = os.fsync, threading.Barrier(2)
-    met: list[bool] = []
-
-    def _fsync(descriptor: int) -> None:
-        with contextlib.suppress(threading.BrokenBarrierError):
-            meeting.wait(WAIT_SECONDS if is_journalled else 0.2)
-            met.append(True)
-        original(descriptor)
-
-    def _receive(number: int) -> None:
-        file = spool.create("a1", number)
-        file.write([b"content"])
-        file.commit("10.0.0.1")
-
-    spool.is_named_by_fsync = True
-    monkeypatch.setattr(os, "fsync", _fsync)
-    threads = [threading.Thread(target=_receive, args=(number,)) for number in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert is_journalled == bool(met)
-    assert 2 == len(list(spool.scan_received()))

@@ -6,18 +6,16 @@ import os
 import platform
 import re
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, cast
 
 __all__ = [
-    "SharedSync",
     "can_sync_file_system",
     "give_to_owner_of",
     "is_full",
-    "is_journalled",
     "is_named_by_fsync",
+    "lacks_journal",
     "replace_file",
     "start_writeback",
     "sync_directory",
@@ -25,53 +23,9 @@ __all__ = [
 ]
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT} if hasattr(errno, "EDQUOT") else {errno.ENOSPC})
-# fsync of a renamed file writes the name with it: in one journal or log (ext4, xfs, btrfs), or, ext4 without a journal,
-# by writing the folder that the name is new in.
+# fsync of a renamed file writes the name with it, in one journal or log.
 _NAMED_BY_FSYNC: Final = frozenset({"ext4", "xfs", "btrfs"})
-
-
-class SharedSync:
-    """One sync for many threads at once: what was changed before it begins is served by it.
-
-    Args:
-        sync: makes all changes until now durable; raises `OSError`.
-    """
-
-    def __init__(self, sync: Callable[[], None]) -> None:
-        self._sync = sync
-        self._counting = threading.Lock()
-        self._syncing = threading.Lock()
-        self._changes = self._served = 0
-        self._failed = (0, 0)  # the last change that a failed sync was to serve, and why it failed
-
-    def note(self) -> int:
-        """Count a change that was made, and return its number for `wait`."""
-        with self._counting:
-            self._changes += 1
-            return self._changes
-
-    def wait(self, change: int) -> None:
-        """Durable: on return the change of this number is on disk.
-
-        Raises `OSError` if the sync that was to serve this change failed, whichever thread called it: a second one
-        could succeed although the kernel has dropped the pages.
-        """
-        with self._syncing:
-            last, number = self._failed
-            if change <= last:
-                raise OSError(number, os.strerror(number))
-            if change <= self._served:
-                return
-            served = self._changes
-            try:
-                self._sync()
-            except OSError as error:
-                # What came while it failed may have been written by it, and dropped.
-                served = self._changes
-                self._failed = served, error.errno or errno.EIO
-                raise
-            finally:
-                self._served = served
+_WITHOUT_JOURNAL: Final = frozenset({"ext2", "exfat", "msdos", "vfat"})
 
 
 def is_full(error: BaseException) -> bool:
@@ -179,17 +133,16 @@ def is_named_by_fsync(path: Path) -> bool:
     return _mount_of(path)[0] in _NAMED_BY_FSYNC
 
 
-def is_journalled(path: Path) -> bool:
-    """Tell whether power loss leaves both names of a rename or one of them, but never none."""
+def lacks_journal(path: Path) -> bool:
+    """Tell whether a file system is known to have no journal: power loss can take both names of a renamed file."""
     kind, device = _mount_of(path)
     if kind != "ext4":
-        return kind in _NAMED_BY_FSYNC
-    # ext4 can be made without a journal; then the two folders of a rename are written apart.
-    try:
+        return kind in _WITHOUT_JOURNAL
+    try:  # ext4 can be made without one
         journal = Path(f"/sys/fs/ext4/{Path(device).resolve().name}/journal_task").read_text(encoding="ascii")
     except OSError:
         return False
-    return journal.strip().isdecimal()
+    return journal.strip() == "<none>"
 
 
 def _mount_of(path: Path) -> tuple[str, str]:

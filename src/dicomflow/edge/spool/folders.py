@@ -23,7 +23,6 @@ import contextlib
 import logging
 import os
 import sys
-import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Final
@@ -31,9 +30,7 @@ from typing import Final
 from dicomflow.edge.spool import segments
 from dicomflow.edge.spool.associations import AssociationLog
 from dicomflow.edge.spool.durable import (
-    SharedSync,
     give_to_owner_of,
-    is_journalled,
     is_named_by_fsync,
     replace_file,
     sync_directory,
@@ -97,12 +94,6 @@ class Spool:
         if make:
             self._make([self.lane, self.unpacked, self.delivering, self.quarantined, associations, spares])
         self.is_named_by_fsync = is_named_by_fsync(root)
-        self.is_journalled = is_journalled(root)
-        self._names = SharedSync(lambda: sync_directory(self.lane))
-        # ext4 without a journal writes a folder for one fsync at a time: another that comes meanwhile finds nothing to
-        # write, and returns although the change that it is for is not on the disk.
-        self.naming = contextlib.nullcontext() if self.is_journalled or not fsync else threading.Lock()
-        self._twice_named: list[Path] = []  # the first names of files that were assigned
         self.segments = self._prepared(segment_bytes) if segment_bytes and segments.is_supported else None
         self._unpacker = self._begin_unpacker()
         self._is_unpacked = True
@@ -113,12 +104,11 @@ class Spool:
         Bytes and name are synced after the rename, by one fsync where that commits both: power loss in between can
         leave a name whose bytes are not whole, which the digest in it gives away. Raises `OSError`.
         """
-        with self.naming:
-            rename()
-            if self.fsync:
-                os.fsync(descriptor)
-        if self.fsync and not self.is_named_by_fsync:
-            self._names.wait(self._names.note())
+        rename()
+        if self.fsync:
+            os.fsync(descriptor)
+            if not self.is_named_by_fsync:
+                sync_directory(self.lane)
 
     def unpack(self, limit: int) -> bool:
         """Make files of small instances that came into segments; True if some may be left. Process: the deliverer.
@@ -229,17 +219,13 @@ class Spool:
             folder.mkdir(mode=_FOLDER_MODE)
             self._sync(self.delivering)
         path = folder / file.path.name
-        if self._rename(file.path, path):
-            self._twice_named.append(file.path)
+        replace_file(file.path, path)
         return ReceivedFile(path, file.association_id, file.number, file.peer, file.sha256)
 
     def sync_deliveries(self, delivery_ids: Iterable[str]) -> None:
-        """Durable: on return the files that were assigned have their new names after power loss, and only those."""
+        """Durable: on return the files that were assigned have their new names after power loss."""
         for delivery_id in delivery_ids:
             self._sync(self.delivering / delivery_id)
-        for path in self._twice_named:
-            path.unlink(missing_ok=True)
-        self._twice_named.clear()
 
     def remove(self, file: ReceivedFile) -> None:
         """Remove a received file whose bytes are kept elsewhere."""
@@ -369,10 +355,8 @@ class Spool:
 
     def _move(self, path: Path, folder: Path, name: str = "") -> None:
         """Durable: move a file into another folder, perhaps under another name. Raises `OSError`."""
-        is_twice_named = self._rename(path, folder / (name or path.name))
+        replace_file(path, folder / (name or path.name))
         self._sync(folder)
-        if is_twice_named:
-            path.unlink()
 
     def _prepared(self, segment_bytes: int) -> segments.Segments | None:
         """Return the lane's segments with one begun; None where there can be none."""
@@ -383,18 +367,6 @@ class Spool:
             _logger.warning("segments_not_used errno=%s", error.errno)
             return None
         return prepared
-
-    def _rename(self, path: Path, target: Path) -> bool:
-        """Give a file another name; True when the first is still there, to be removed once the other is synced.
-
-        Without a journal power loss can take both names from a renamed file, so it gets the second one first.
-        """
-        if self.is_journalled or not self.fsync or os.name == "nt":
-            replace_file(path, target)
-            return False
-        with contextlib.suppress(FileExistsError):  # a crash came between the two names
-            target.hardlink_to(path)
-        return True
 
     def _sync(self, folder: Path) -> None:
         if self.fsync:

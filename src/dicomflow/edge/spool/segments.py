@@ -213,7 +213,7 @@ class Segments:
                 descriptor = open_descriptor(free, _FLAGS)
                 try:
                     status = os.fstat(descriptor)
-                    # Power loss on a file system without a journal can leave a file a second name.
+                    # One with a second name is somebody's copy, a backup's for one.
                     if status.st_size != self._size_bytes or status.st_nlink != 1:
                         free.unlink()
                     elif _lock(descriptor, fcntl.LOCK_EX):

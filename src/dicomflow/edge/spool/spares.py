@@ -121,7 +121,7 @@ class Spares:
 def _open(path: str) -> tuple[int, int] | None:
     """Open a spare under its new name, and return its descriptor and size; None, and no file, when it cannot be used.
 
-    Power loss on a file system without a journal can leave it a second name, which may be an instance's.
+    One with a second name is somebody's copy, a backup's for one.
     """
     descriptor = -1
     with contextlib.suppress(OSError):
