@@ -13,6 +13,7 @@ from dicomflow.catalog.conflicts import Conflict, list_conflicts, list_problems
 from dicomflow.catalog.deliveries import record_delivery
 from dicomflow.catalog.engine import begin_read
 from dicomflow.catalog.index import ObjectProblem, upsert_problems
+from dicomflow.catalog.states import SeriesState
 from dicomflow.catalog.tables import instance, patient, patient_history, stored_object
 
 NOW = datetime(2026, 11, 1, 12, 0, tzinfo=UTC)
@@ -59,7 +60,9 @@ def test_versions_do_not_depend_on_the_order_of_events_and_manifests(
 
     def plan(key: str, sha256: str, delivery: str) -> None:
         with engine.begin() as connection:
-            record_delivery(connection, a_manifest(key, sha256, delivery), f"manifests/{delivery}", "queued", NOW)
+            record_delivery(
+                connection, a_manifest(key, sha256, delivery), f"manifests/{delivery}", SeriesState.QUEUED, NOW
+            )
 
     messages: list[Callable[[], None]] = [
         lambda: write(an_object(1, SOPInstanceUID="1.2.3.1")),
@@ -85,7 +88,7 @@ def test_indexed_digest_equals_the_edge_digest(engine: Engine, an_object: Build,
     write(an_object(1, sha256=A))
     for sha256, damaged in ((A, 0), (B, 1)):
         with engine.begin() as connection:
-            record_delivery(connection, a_manifest("site/1.dcm", sha256), "manifests/x", "queued", NOW)
+            record_delivery(connection, a_manifest("site/1.dcm", sha256), "manifests/x", SeriesState.QUEUED, NOW)
         assert damaged == len(conflicts(engine, "damaged"))
     expected = ("site/1.dcm", "manifest sha256=bbbbbbbbbbbb", "object sha256=aaaaaaaaaaaa")
     assert [Conflict("damaged", "1.2.3.1", expected)] == conflicts(engine, "damaged")

@@ -29,6 +29,7 @@ from dicomflow.catalog.import_pages import jobs_of_series, page_of_imports, reas
 from dicomflow.catalog.imports import series_at
 from dicomflow.catalog.jobs import JobTarget, claim_job
 from dicomflow.catalog.outcomes import Outcome, StoredImageSet, record_image_sets, record_outcomes
+from dicomflow.catalog.states import SeriesState
 
 NOW = datetime(2026, 11, 1, 12, 0, tzinfo=UTC)
 
@@ -46,7 +47,7 @@ def deliver(engine: Engine, *numbers: int, delivery: str = "delivery", series: s
     study = Study("1.2.3", (Series(series, instances),))
     manifest = Manifest("site", delivery, NOW, NOW + timedelta(seconds=9), (association,), (study,))
     with engine.begin() as connection:
-        record_delivery(connection, manifest, f"manifests/site/{delivery}.json", "queued", NOW)
+        record_delivery(connection, manifest, f"manifests/site/{delivery}.json", SeriesState.QUEUED, NOW)
 
 
 def test_study_shows_series_in_order_with_their_sums(engine: Engine, an_object: Build, write: Write):
@@ -155,7 +156,7 @@ def test_imports_have_their_jobs_reasons_and_image_sets(engine: Engine, an_objec
         assert 2 == len(imports_of_study(connection, "1.2.3"))
         first = page_of_imports(connection, None, limit=1)
         second = page_of_imports(connection, None, after=first.next_key, limit=1)
-        queued = page_of_imports(connection, ["queued"], limit=5)
+        queued = page_of_imports(connection, [SeriesState.QUEUED], limit=5)
     assert 2 == len({first.rows[0].series_import_id, second.rows[0].series_import_id})
     assert None is second.next_key
     assert ["queued"] == [row.state for row in queued.rows]

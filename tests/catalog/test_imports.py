@@ -14,6 +14,7 @@ from dicomflow.catalog import imports, jobs, outcomes
 from dicomflow.catalog.deliveries import record_delivery
 from dicomflow.catalog.jobs import Job, JobTarget
 from dicomflow.catalog.outcomes import Outcome, StoredImageSet
+from dicomflow.catalog.states import JobState, SeriesState
 from dicomflow.catalog.tables import image_set
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -43,7 +44,7 @@ def plan(engine: Engine, delivery: str, *series_uids: str) -> None:
     )
     manifest = Manifest("edge", delivery, NOW, NOW, (), (Study("1.2", series),))
     with engine.begin() as connection:
-        record_delivery(connection, manifest, manifest_key("edge", delivery), "queued", NOW)
+        record_delivery(connection, manifest, manifest_key("edge", delivery), SeriesState.QUEUED, NOW)
 
 
 def claim(engine: Engine, now: datetime = NOW, *, is_long: bool = False) -> Job | None:
@@ -115,9 +116,9 @@ def test_job_ends_once(engine: Engine) -> None:
     with engine.begin() as connection:
         assert jobs.record_submitted(connection, job, "j1", NOW, LATER, NOW)
         assert not jobs.record_submitted(connection, job, "j1", NOW, LATER, NOW)
-        assert jobs.finish_job(connection, job, "completed", now=NOW)
-        assert not jobs.finish_job(connection, job, "failed", now=NOW)
-        assert not jobs.record_running(connection, job, "j1", "in_progress", LATER, NOW)
+        assert jobs.finish_job(connection, job, JobState.COMPLETED, now=NOW)
+        assert not jobs.finish_job(connection, job, JobState.FAILED, now=NOW)
+        assert not jobs.record_running(connection, job, "j1", JobState.IN_PROGRESS, LATER, NOW)
 
 
 def test_job_in_progress_is_not_submitted_again(engine: Engine) -> None:
@@ -126,8 +127,8 @@ def test_job_in_progress_is_not_submitted_again(engine: Engine) -> None:
     job = claim(engine)
     assert job is not None
     with engine.begin() as connection:
-        assert jobs.record_running(connection, job, "j1", "in_progress", LATER, NOW)
-        assert not jobs.record_running(connection, job, "j1", "submitted", LATER, NOW)
+        assert jobs.record_running(connection, job, "j1", JobState.IN_PROGRESS, LATER, NOW)
+        assert not jobs.record_running(connection, job, "j1", JobState.SUBMITTED, LATER, NOW)
         found = jobs.find_job(connection, TARGET.datastore_id, "j1", None)
     assert found is not None
     assert "in_progress" == found.state
@@ -141,13 +142,19 @@ def test_series_of_an_older_job_is_left_alone(engine: Engine) -> None:
     with engine.begin() as connection:
         (row,) = imports.series_of_job(connection, first.import_job_id)
         assert imports.requeue_series(connection, row.series_import_id, first.import_job_id, NOW, "simulated", NOW)
-        assert not imports.finish_series(connection, row.series_import_id, first.import_job_id, "completed", None, NOW)
+        assert not imports.finish_series(
+            connection, row.series_import_id, first.import_job_id, SeriesState.COMPLETED, None, NOW
+        )
     second = claim(engine)
     assert second is not None
     assert first.client_token != second.client_token
     with engine.begin() as connection:
-        assert not imports.finish_series(connection, row.series_import_id, first.import_job_id, "failed", None, NOW)
-        assert imports.finish_series(connection, row.series_import_id, second.import_job_id, "completed", None, NOW)
+        assert not imports.finish_series(
+            connection, row.series_import_id, first.import_job_id, SeriesState.FAILED, None, NOW
+        )
+        assert imports.finish_series(
+            connection, row.series_import_id, second.import_job_id, SeriesState.COMPLETED, None, NOW
+        )
 
 
 def test_series_before_its_time_is_not_ready(engine: Engine) -> None:
@@ -205,7 +212,7 @@ def test_operator_queues_failed_series_again(engine: Engine) -> None:
     plan(engine, "d1", "1.2.1", "1.2.2")
     claimed: list[Any] = [claim(engine), claim(engine)]
     with engine.begin() as connection:
-        for job, state in zip(claimed, ("failed", "completed"), strict=True):
+        for job, state in zip(claimed, (SeriesState.FAILED, SeriesState.COMPLETED), strict=True):
             (row,) = imports.series_of_job(connection, job.import_job_id)
             imports.finish_series(connection, row.series_import_id, job.import_job_id, state, None, NOW)
         assert 1 == len(imports.retry_series(connection, LATER))

@@ -23,6 +23,7 @@ from dicomflow.catalog.removal import (
     objects_to_index,
     objects_to_read,
 )
+from dicomflow.catalog.states import SeriesState
 from dicomflow.catalog.tables import (
     image_set,
     instance,
@@ -60,7 +61,7 @@ def plan(engine: Engine, study: str, status: int) -> None:
     one = Instance("1.2.3.1", "1.2", "1.2.840.10008.1.2.1", "site/1.dcm", 500, "aa" * 32, NOW.isoformat(), "1")
     manifest = Manifest("site", study, NOW, NOW, (), (Study(study, (Series(f"{study}.0", (one,)),)),))
     with engine.begin() as connection:
-        record_delivery(connection, manifest, f"manifests/{study}", "queued", NOW)
+        record_delivery(connection, manifest, f"manifests/{study}", SeriesState.QUEUED, NOW)
         connection.execute(update(series_import).values(status=status))
         connection.execute(insert(image_set).values(datastore_id="d", image_set_id=study, updated_at=NOW))
         values = {

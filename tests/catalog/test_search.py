@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Engine, text
 
 from dicomflow.catalog.engine import begin_read
 from dicomflow.catalog.search import StudyFilter, page_statement, search_studies
+from dicomflow.catalog.states import SeriesState
 
 Build = Callable[..., Any]
 Write = Callable[..., None]
@@ -100,7 +101,7 @@ def test_search_by_name_is_blind_to_case_and_accents(people: Engine, name: str, 
         ({"first_date": date(2026, 1, 1), "last_date": date(2026, 1, 2)}, ["1.2", "1.1", "1.0"]),
         ({"last_date": date(2026, 1, 1)}, ["1.0", "1.5"]),
         ({"patient_name": "muller", "modality": "CT", "last_date": date(2026, 1, 1)}, ["1.0"]),
-        ({"status": "completed"}, []),
+        ({"status": SeriesState.COMPLETED}, []),
     ],
 )
 def test_search_filters_narrow_together_and_the_latest_is_first(
@@ -161,8 +162,8 @@ def test_query_time_does_not_grow_with_the_table(engine: Engine):
             (StudyFilter(first_date=date(2020, 5, 5), last_date=date(2020, 5, 6)), None),
             (StudyFilter(modality="CT"), end),
             (StudyFilter(modality="RARE"), None),
-            (StudyFilter(status="completed"), None),
-            (StudyFilter(status="failed"), None),
+            (StudyFilter(status=SeriesState.COMPLETED), None),
+            (StudyFilter(status=SeriesState.FAILED), None),
         ):
             plan = _explain(connection, page_statement(wanted, after=after, limit=21))
             assert not re.search(r"Seq Scan|SCAN (?!page\b|.*USING)", plan), f"{wanted}\n{plan}"

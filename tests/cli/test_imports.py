@@ -13,6 +13,7 @@ from dicomflow.bucket.manifest import Instance, Manifest, Series, Study
 from dicomflow.catalog import queue
 from dicomflow.catalog.deliveries import record_delivery, record_problem
 from dicomflow.catalog.engine import create_engine_for
+from dicomflow.catalog.states import SeriesState
 from dicomflow.catalog.tables import series_import
 
 Run = Callable[..., tuple[int, str, str]]
@@ -49,7 +50,7 @@ def plan(engine: Engine, state: str, *series_uids: str, size: int = 100) -> None
     )
     manifest = Manifest("edge", "d1", NOW, NOW, (), (Study("1.2", series),))
     with engine.begin() as connection:
-        record_delivery(connection, manifest, manifest_key("edge", "d1"), "queued", NOW)
+        record_delivery(connection, manifest, manifest_key("edge", "d1"), SeriesState.QUEUED, NOW)
         connection.execute(update(series_import).values(state=state, message="simulated reason"))
 
 

@@ -24,6 +24,7 @@ from dicomflow.bucket.manifest import Association, Instance, Manifest, Series, S
 from dicomflow.catalog import imports, jobs, queue
 from dicomflow.catalog.audit import record_audit_event
 from dicomflow.catalog.outcomes import Outcome, StoredImageSet, outcomes_of_series, record_image_sets, record_outcomes
+from dicomflow.catalog.states import JobState, SeriesState
 from dicomflow.pipeline.events import StoredObjectEvent
 from dicomflow.pipeline.index import index_objects
 from dicomflow.pipeline.plan import plan_delivery
@@ -103,26 +104,34 @@ def build_hospital(
     report = _series(hospital, chest, "SR", 99, "Radiation dose report", hospital.chest, "CT chest", 3)
     images.append(_report(hospital, report))
     hospital.report_series = str(images[-1].SeriesInstanceUID)
-    _deliver(hospital, "harbour", "CT_EAST", "10.20.4.11", images, minutes=34, state="completed")
+    _deliver(hospital, "harbour", "CT_EAST", "10.20.4.11", images, minutes=34, state=SeriesState.COMPLETED)
 
     head = _patient(hospital, "Nakamura^Jonas=Накамура^Йонас", "HV-19880", "19880902", "M")
     study = hospital.uid()
     t1 = _series(hospital, head, "MR", 1, "T1 axial", study, "MR head", 2)
     images = [_head(hospital, t1, number, slices, side) for number in range(1, slices + 1)]
     hospital.partial_series = str(images[0].SeriesInstanceUID)
-    _deliver(hospital, "harbour", "MR_1", "10.20.4.30", images, minutes=22, state="partial")
+    _deliver(hospital, "harbour", "MR_1", "10.20.4.30", images, minutes=22, state=SeriesState.PARTIAL)
 
     wrist = _patient(hospital, "Dahl^Noor", "HV-22101", "20140519", "O")
     study = hospital.uid()
     view = _series(hospital, wrist, "CR", 1, "Wrist, two views", study, "Wrist", 1)
     images = [_wrist(hospital, view, number, side) for number in (1, 2)]
     hospital.failed_series = str(images[0].SeriesInstanceUID)
-    _deliver(hospital, "hill", "CR_ER", "10.30.1.7", images, minutes=14, state="failed")
+    _deliver(hospital, "hill", "CR_ER", "10.30.1.7", images, minutes=14, state=SeriesState.FAILED)
 
     thyroid = _patient(hospital, "Moreau^Clara", "HV-20990", "19750728", "F")
     study = hospital.uid()
-    clip = _series(hospital, thyroid, "US", 1, "Left lobe", study, "Thyroid", 1)
-    _deliver(hospital, "hill", "US_ROOM3", "10.30.1.19", [_clip(hospital, clip, side)], minutes=6, state="in_progress")
+    clip = _clip(hospital, _series(hospital, thyroid, "US", 1, "Left lobe", study, "Thyroid", 1), side)
+    _deliver(
+        hospital,
+        "hill",
+        "US_ROOM3",
+        "10.30.1.19",
+        [clip],
+        minutes=6,
+        state=SeriesState.IN_PROGRESS,
+    )
 
     for number in range(more):
         name = f"{FAMILIES[number % len(FAMILIES)]}^{GIVEN[(number * 5 + number // 11) % len(GIVEN)]}"
@@ -138,7 +147,7 @@ def build_hospital(
             "10.30.1.7",
             [_wrist(hospital, plain, 1, 48)],
             minutes=58 - number % 50,
-            state=("completed", "completed", "queued")[number % 3],
+            state=(SeriesState.COMPLETED, SeriesState.COMPLETED, SeriesState.QUEUED)[number % 3],
         )
     _problems(hospital, images[0])
     _heartbeats(hospital)
@@ -265,7 +274,7 @@ def encode(dataset: Dataset) -> bytes:
 
 
 def _deliver(
-    hospital: Hospital, edge: str, sender: str, peer: str, images: list[Dataset], *, minutes: float, state: str
+    hospital: Hospital, edge: str, sender: str, peer: str, images: list[Dataset], *, minutes: float, state: SeriesState
 ) -> None:
     """Store images and their manifest, index and plan them, and import them as far as `state`."""
     closed = hospital.now - timedelta(minutes=minutes)
@@ -302,22 +311,22 @@ def _deliver(
     key = manifest_key(edge, delivery)
     hospital.store.put(key, manifest.to_json())
     plan_delivery(hospital.engine, hospital.store, key, import_enabled=True, now=closed + timedelta(seconds=10))
-    if state != "queued":
+    if state != SeriesState.QUEUED:
         for uid in series:
             _import(hospital, uid, state, closed + timedelta(seconds=40))
 
 
-def _import(hospital: Hospital, series_uid: str, state: str, at: datetime) -> None:
+def _import(hospital: Hospital, series_uid: str, state: SeriesState, at: datetime) -> None:
     with hospital.engine.begin() as connection:
         (row,) = imports.find_series(connection, series_uid)
         job = jobs.claim_job(connection, TARGET, row.input_prefix, [row], at, at + timedelta(minutes=5))
         assert job is not None
         job_id = hashlib.sha256(series_uid.encode()).hexdigest()[:32]
         jobs.record_submitted(connection, job, job_id, at, at + timedelta(minutes=5), at)
-        if state == "in_progress":
+        if state == SeriesState.IN_PROGRESS:
             return
         objects = outcomes_of_series(connection, row)
-        bad = {"failed": len(objects), "partial": len(objects) // 3}.get(state, 0)
+        bad = {SeriesState.FAILED: len(objects), SeriesState.PARTIAL: len(objects) // 3}.get(state, 0)
         image_set = job_id[::-1]
         record_outcomes(
             connection,
@@ -333,7 +342,7 @@ def _import(hospital: Hospital, series_uid: str, state: str, at: datetime) -> No
             found = [StoredImageSet(row.study_instance_uid, series_uid, image_set, 1, is_primary=True)]
             record_image_sets(connection, TARGET.datastore_id, found, at)
         counters = (len(objects), len(objects) - bad, bad, 0)
-        jobs.finish_job(connection, job, "completed", now=at, ended_at=at, counters=counters)
+        jobs.finish_job(connection, job, JobState.COMPLETED, now=at, ended_at=at, counters=counters)
         message = f"{bad} of {len(objects)} instances failed" if bad else None
         imports.finish_series(connection, row.series_import_id, job.import_job_id, state, message, at)
 
@@ -346,7 +355,7 @@ def _problems(hospital: Hospital, image: Dataset) -> None:
     again.update(image)
     again.file_meta = image.file_meta
     again.ImageComments = "sent again"
-    _deliver(hospital, "hill", "CR_ER", "10.30.1.7", [again], minutes=3, state="queued")
+    _deliver(hospital, "hill", "CR_ER", "10.30.1.7", [again], minutes=3, state=SeriesState.QUEUED)
     event = StoredObjectEvent("1", TARGET.bucket, broken)
     index_objects(hospital.engine, hospital.store, [event], clock=lambda: hospital.now - timedelta(minutes=3))
 

@@ -12,12 +12,13 @@ from typing import Any, Final
 from sqlalchemy import Column, ColumnElement, Connection, func, select
 
 from dicomflow.catalog.queue import DEAD_SUFFIX
+from dicomflow.catalog.states import UNSETTLED, SeriesState
 from dicomflow.catalog.tables import delivery, queue_message, series_import, start_pause, stored_object
 
 __all__ = ["Activity", "Backlog", "activity_since", "count_states", "read_backlog"]
 
 _MINUTE: Final = "minute"
-_DONE: Final = ("completed", "partial")
+_DONE: Final = (SeriesState.COMPLETED, SeriesState.PARTIAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +73,14 @@ def read_backlog(connection: Connection, now: datetime) -> Backlog:
                 func.sum(series_import.c.object_count).label("instances"),
                 func.min(series_import.c.created_at).label("oldest_at"),
             )
-            .where(series_import.c.state.in_(("queued", "in_progress")))
+            .where(series_import.c.state.in_(UNSETTLED))
             .group_by(series_import.c.state)
         )
     }
     per_queue = select(queue_message.c.queue, func.count()).group_by(queue_message.c.queue)
     messages = {row[0]: row[1] for row in connection.execute(per_queue)}
     pause = select(func.max(start_pause.c.until_at)).where(start_pause.c.until_at > now)
-    queued, running = waiting.get("queued"), waiting.get("in_progress")
+    queued, running = waiting.get(SeriesState.QUEUED), waiting.get(SeriesState.IN_PROGRESS)
     return Backlog(
         objects_to_index=connection.execute(to_index).scalar_one(),
         series_queued=queued.series if queued else 0,

@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, Connection, Row, delete, func, or_, select
 from dicomflow.bucket.manifest import Manifest, Series
 from dicomflow.catalog.imports import has_come, series_state
 from dicomflow.catalog.index import lock_instances, recount_versions
+from dicomflow.catalog.states import UNSETTLED, SeriesState
 from dicomflow.catalog.tables import delivery, delivery_association, series_import, stored_object
 from dicomflow.catalog.upsert import dialect_insert
 from dicomflow.errors import PermanentError
@@ -31,7 +32,7 @@ _TO_REPORT: Final[ColumnElement[bool]] = delivery.c.series_changes > delivery.c.
 
 
 def record_delivery(
-    connection: Connection, manifest: Manifest, manifest_key: str, state: str, now: datetime, priority: int = 0
+    connection: Connection, manifest: Manifest, manifest_key: str, state: SeriesState, now: datetime, priority: int = 0
 ) -> int:
     """Record a manifest: the delivery, its associations, its objects' digests, and one row per series in `state`.
 
@@ -90,7 +91,7 @@ def next_report_due(connection: Connection, now: datetime) -> datetime | None:
 def count_open_series(connection: Connection, delivery_id: str) -> int:
     """Count the series of a delivery that are still to be imported."""
     statement = select(func.count()).where(
-        series_import.c.delivery_id == delivery_id, series_import.c.state.in_(("queued", "in_progress"))
+        series_import.c.delivery_id == delivery_id, series_import.c.state.in_(UNSETTLED)
     )
     return connection.execute(statement).scalar_one()
 
@@ -184,7 +185,7 @@ def _record_objects(connection: Connection, manifest: Manifest) -> None:
     recount_versions(connection, sop_instance_uids)
 
 
-def _record_series(connection: Connection, manifest: Manifest, state: str, now: datetime, priority: int) -> int:
+def _record_series(connection: Connection, manifest: Manifest, state: SeriesState, now: datetime, priority: int) -> int:
     new = 0
     for study in manifest.studies:
         for series in study.series:

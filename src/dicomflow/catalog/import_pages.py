@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, func, literal, select, tuple_
 
+from dicomflow.catalog.states import InstanceState, SeriesState
 from dicomflow.catalog.tables import import_job, import_outcome, series_import
 from dicomflow.catalog.types import UtcDateTime
 
@@ -25,7 +26,7 @@ class ImportPage:
 
 
 def page_of_imports(
-    connection: Connection, states: Collection[str] | None, *, after: ImportKey | None = None, limit: int = 50
+    connection: Connection, states: Collection[SeriesState] | None, *, after: ImportKey | None = None, limit: int = 50
 ) -> ImportPage:
     """Return one page of the series in these states, in any with None."""
     columns = (series_import.c.updated_at, series_import.c.series_import_id)
@@ -43,7 +44,9 @@ def reasons_of_imports(connection: Connection, series_import_ids: Sequence[int])
     """Return why instances of these series failed, and how many for each reason, the most frequent first."""
     statement = (
         select(import_outcome.c.series_import_id, import_outcome.c.reason, func.count())
-        .where(import_outcome.c.series_import_id.in_(series_import_ids), import_outcome.c.outcome == "failed")
+        .where(
+            import_outcome.c.series_import_id.in_(series_import_ids), import_outcome.c.outcome == InstanceState.FAILED
+        )
         .group_by(import_outcome.c.series_import_id, import_outcome.c.reason)
         .order_by(func.count().desc(), import_outcome.c.reason)
     )

@@ -1,8 +1,8 @@
 """Statements of the import queue: the series of deliveries, and what became of each.
 
-States of a `series_import`: queued → in_progress → completed | partial | failed; `disabled` was never queued. A change
-of state names the old one, so that of two callers at once one changes the row and the other gets None or False. Two
-jobs never run over one series at once. Transactions are the caller's. This module must not know HealthImaging.
+A change of state names the old one, so that of two callers at once one changes the row and the other gets None or
+False. Two jobs never run over one series at once. Transactions are the caller's. This module must not know
+HealthImaging.
 """
 
 from collections.abc import Collection, Iterable
@@ -12,13 +12,12 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Connection, Row, TextClause, exists, func, or_, select, text, update
 from sqlalchemy.sql.dml import Update
 
+from dicomflow.catalog.states import RETRIED, RETRYABLE, UNSETTLED, SeriesState
 from dicomflow.catalog.tables import delivery, series_import
 
 __all__ = [
     "CLOCK_TOLERANCE",
     "LONGEST_PUT_OFF",
-    "RETRIED_STATES",
-    "STATUS_OF",
     "complete_series",
     "count_backlog",
     "count_ready_series",
@@ -26,6 +25,7 @@ __all__ = [
     "finish_series",
     "has_come",
     "list_series",
+    "move_series",
     "next_ready_series",
     "next_series_due",
     "note_trouble",
@@ -42,15 +42,15 @@ LONGEST_PUT_OFF: Final = timedelta(seconds=300)
 """Nothing of the imports is put off for longer: see `has_come`."""
 CLOCK_TOLERANCE: Final = timedelta(seconds=60)
 
-STATUS_OF: Final = {"disabled": 0, "queued": 1, "in_progress": 2, "completed": 3, "partial": 4, "failed": 4}
-"""The seed's number of each state; `disabled` has none there."""
-RETRIED_STATES: Final = ("failed", "partial")
-"""What an operator's retry takes by default."""
 
-
-def series_state(state: str, now: datetime) -> dict[str, Any]:
+def series_state(state: SeriesState, now: datetime) -> dict[str, Any]:
     """Return the columns of a state of `series_import`, with the seed's number."""
-    return {"state": state, "status": STATUS_OF[state], "updated_at": now}
+    return {"state": state, "status": state.status, "updated_at": now}
+
+
+def move_series(of: Collection[SeriesState], to: SeriesState, now: datetime) -> Update:
+    """Return the statement that moves series from one of these states to another."""
+    return update(series_import).where(series_import.c.state.in_(of)).values(series_state(to, now))
 
 
 def has_come(moment: Any, now: datetime) -> ColumnElement[bool]:
@@ -66,7 +66,7 @@ def count_ready_series(connection: Connection, now: datetime, at_most: int) -> i
 
 def count_backlog(connection: Connection) -> int:
     """Count the series that are queued or in progress."""
-    statement = select(func.count()).where(series_import.c.state.in_(("queued", "in_progress")))
+    statement = select(func.count()).where(series_import.c.state.in_(UNSETTLED))
     return connection.execute(statement).scalar_one()
 
 
@@ -124,27 +124,30 @@ def series_at(connection: Connection, delivery_ids: Collection[str], input_prefi
 
 
 def finish_series(
-    connection: Connection, series_import_id: int, import_job_id: int, state: str, message: str | None, now: datetime
+    connection: Connection,
+    series_import_id: int,
+    import_job_id: int,
+    state: SeriesState,
+    message: str | None,
+    now: datetime,
 ) -> bool:
-    """End a series of a job as completed, partial or failed."""
-    return _settle(connection, _of_job(series_import_id, import_job_id), state, message, now)
+    """End a series of a job: in_progress → completed | partial | failed."""
+    statement = move_series([SeriesState.IN_PROGRESS], state, now).where(
+        series_import.c.series_import_id == series_import_id, series_import.c.import_job_id == import_job_id
+    )
+    return _settle(connection, statement, message)
 
 
 def complete_series(connection: Connection, series_import_id: int, message: str | None, now: datetime) -> bool:
-    """End a series that is in without a job of its own: queued, or failed before."""
-    statement = update(series_import).where(
-        series_import.c.series_import_id == series_import_id,
-        series_import.c.state.in_(("queued", "failed", "partial")),
-    )
-    return _settle(connection, statement, "completed", message, now)
+    """End a series that is in without a job of its own: queued | failed | partial → completed."""
+    statement = move_series([SeriesState.QUEUED, *RETRIED], SeriesState.COMPLETED, now)
+    return _settle(connection, statement.where(series_import.c.series_import_id == series_import_id), message)
 
 
 def refuse_series(connection: Connection, series_import_id: int, message: str, now: datetime) -> bool:
-    """Fail a queued series that no job can take."""
-    statement = update(series_import).where(
-        series_import.c.series_import_id == series_import_id, series_import.c.state == "queued"
-    )
-    return _settle(connection, statement, "failed", message, now)
+    """End a series that no job can take: queued → failed."""
+    statement = move_series([SeriesState.QUEUED], SeriesState.FAILED, now)
+    return _settle(connection, statement.where(series_import.c.series_import_id == series_import_id), message)
 
 
 def put_off_series(
@@ -153,7 +156,7 @@ def put_off_series(
     """Let queued series wait that could not be claimed, and count the attempt: others go first then."""
     connection.execute(
         update(series_import)
-        .where(series_import.c.series_import_id.in_(series_import_ids), series_import.c.state == "queued")
+        .where(series_import.c.series_import_id.in_(series_import_ids), series_import.c.state == SeriesState.QUEUED)
         .values(not_before=not_before, message=message, updated_at=now, attempts=series_import.c.attempts + 1)
     )
 
@@ -162,7 +165,7 @@ def note_trouble(connection: Connection, import_job_id: int, message: str, now: 
     """Show, with each series of a job, what the job waits for."""
     connection.execute(
         update(series_import)
-        .where(series_import.c.import_job_id == import_job_id, series_import.c.state == "in_progress")
+        .where(series_import.c.import_job_id == import_job_id, series_import.c.state == SeriesState.IN_PROGRESS)
         .values(message=message, updated_at=now)
     )
 
@@ -175,10 +178,11 @@ def requeue_series(
     message: str | None,
     now: datetime,
 ) -> bool:
-    """Put a series back in the queue after its job failed; its next job has another token."""
+    """Put a series back after its job failed: in_progress → queued; its next job has another token."""
     changed = connection.execute(
-        _of_job(series_import_id, import_job_id)
-        .values(**series_state("queued", now), not_before=not_before, message=message)
+        move_series([SeriesState.IN_PROGRESS], SeriesState.QUEUED, now)
+        .where(series_import.c.series_import_id == series_import_id, series_import.c.import_job_id == import_job_id)
+        .values(not_before=not_before, message=message)
         .returning(series_import.c.series_import_id)
     ).first()
     return changed is not None
@@ -187,36 +191,33 @@ def requeue_series(
 def retry_series(
     connection: Connection,
     now: datetime,
-    states: Collection[str] = RETRIED_STATES,
+    states: Collection[SeriesState] = RETRIED,
     series_import_ids: Collection[int] | None = None,
 ) -> list[int]:
-    """Queue again what an operator wants tried again; return the series that were.
+    """Queue again what an operator wants: failed | partial | disabled → queued; return the series that were.
 
     Args:
         connection: the caller's transaction.
         now: the time.
-        states: only series in these states.
+        states: only series in these of `RETRYABLE`.
         series_import_ids: only these; None takes all.
     """
-    statement = update(series_import).where(series_import.c.state.in_(states))
+    statement = move_series(set(RETRYABLE).intersection(states), SeriesState.QUEUED, now).values(not_before=None)
     if series_import_ids is not None:
         statement = statement.where(series_import.c.series_import_id.in_(series_import_ids))
-    changed = connection.execute(
-        statement.values(**series_state("queued", now), not_before=None).returning(series_import.c.series_import_id)
-    )
-    return sorted(changed.scalars())
+    return sorted(connection.scalars(statement.returning(series_import.c.series_import_id)))
 
 
 def next_series_due(connection: Connection, now: datetime) -> datetime | None:
     """Return when the next queued series that waits for its time can be started; None when none waits."""
     statement = select(func.min(series_import.c.not_before)).where(
-        series_import.c.state == "queued", ~has_come(series_import.c.not_before, now)
+        series_import.c.state == SeriesState.QUEUED, ~has_come(series_import.c.not_before, now)
     )
     due_at: datetime | None = connection.execute(statement).scalar_one()
     return due_at
 
 
-def list_series(connection: Connection, states: Collection[str] | None, limit: int) -> list[Row[Any]]:
+def list_series(connection: Connection, states: Collection[SeriesState] | None, limit: int) -> list[Row[Any]]:
     """Return series in these states, in any with None, the latest change first."""
     statement = select(series_import).order_by(
         series_import.c.updated_at.desc(), series_import.c.series_import_id.desc()
@@ -237,12 +238,10 @@ def find_series(connection: Connection, name: str) -> list[Row[Any]]:
     return list(connection.execute(statement.where(matches)))
 
 
-def _settle(connection: Connection, statement: Update, state: str, message: str | None, now: datetime) -> bool:
+def _settle(connection: Connection, statement: Update, message: str | None) -> bool:
     """End a series, and count it among the changes its edge is told."""
     changed = connection.execute(
-        statement.values(**series_state(state, now), message=message, not_before=None).returning(
-            series_import.c.delivery_id
-        )
+        statement.values(message=message, not_before=None).returning(series_import.c.delivery_id)
     ).first()
     if changed is None:
         return False
@@ -257,21 +256,13 @@ def _settle(connection: Connection, statement: Update, state: str, message: str 
 def _ready(now: datetime) -> tuple[ColumnElement[bool] | TextClause, ...]:
     running = series_import.alias("running")
     return (
-        text("series_import.state = 'queued'"),  # as it stands in the index of the queue's order
+        text(f"series_import.state = '{SeriesState.QUEUED}'"),  # as it stands in the index of the queue's order
         or_(series_import.c.not_before.is_(None), has_come(series_import.c.not_before, now)),
         ~exists().where(
             running.c.study_instance_uid == series_import.c.study_instance_uid,
             running.c.series_instance_uid == series_import.c.series_instance_uid,
-            running.c.state == "in_progress",
+            running.c.state == SeriesState.IN_PROGRESS,
         ),
-    )
-
-
-def _of_job(series_import_id: int, import_job_id: int) -> Update:
-    return (
-        update(series_import)
-        .where(series_import.c.series_import_id == series_import_id)
-        .where(series_import.c.import_job_id == import_job_id, series_import.c.state == "in_progress")
     )
 
 

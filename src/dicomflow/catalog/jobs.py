@@ -1,7 +1,6 @@
 """Statements of import jobs: who claims, starts and follows them, and when somebody looks again.
 
-States: claimed → submitted → in_progress → completed | failed; `given_up` has run past the limit, and may still end. A
-change of state names the old one, so that of two callers at once one changes the row and the other gets None.
+A change of state names the old one, so that of two callers at once one changes the row and the other gets None.
 Transactions are the caller's. This module must not know HealthImaging or queues.
 """
 
@@ -14,14 +13,13 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Connection, Row, and_, case, delete, func, literal, or_, select, update
 
 from dicomflow.bucket.keys import IMPORT_OUTPUT_PREFIX, staging_prefix
-from dicomflow.catalog.imports import CLOCK_TOLERANCE, LONGEST_PUT_OFF, has_come, series_state
+from dicomflow.catalog.imports import CLOCK_TOLERANCE, LONGEST_PUT_OFF, has_come, move_series
+from dicomflow.catalog.states import UNFINISHED, JobState, SeriesState
 from dicomflow.catalog.tables import import_job, series_import, start_pause, wake_up
 from dicomflow.catalog.types import UtcDateTime
 from dicomflow.catalog.upsert import dialect_insert
 
 __all__ = [
-    "GIVEN_UP",
-    "UNFINISHED",
     "Job",
     "JobTarget",
     "claim_job",
@@ -44,9 +42,7 @@ __all__ = [
     "take_due_job",
 ]
 
-UNFINISHED: Final = ("claimed", "submitted", "in_progress")
-GIVEN_UP: Final = "given_up"
-"""Where copies of objects lie that a job takes without the rest of their series."""
+_UNDER_WAY: Final = (JobState.SUBMITTED, JobState.IN_PROGRESS)
 _CLAIM_LOCK: Final = 0x64_66_69_6D_70  # "dfimp": any constant serves, if no other program on the server uses it
 
 
@@ -118,7 +114,7 @@ def count_unfinished_jobs(connection: Connection, datastore_id: str) -> int:
     One that has ended there and is to be settled yet holds none, nor does one whose start has failed and waits.
     """
     holds_slot = and_(import_job.c.state.in_(UNFINISHED), import_job.c.ended_at.is_(None))
-    is_waiting = and_(import_job.c.state == "claimed", import_job.c.attempts > 0)
+    is_waiting = and_(import_job.c.state == JobState.CLAIMED, import_job.c.attempts > 0)
     statement = select(func.count()).where(import_job.c.datastore_id == datastore_id, holds_slot, ~is_waiting)
     return connection.execute(statement).scalar_one()
 
@@ -133,7 +129,7 @@ def claim_job(
     *,
     is_staged: bool = False,
 ) -> Job | None:
-    """Make a job of queued series and take it: they are in progress, and the caller starts it before `due_at`.
+    """Make a claimed job of series: queued → in_progress; the caller starts it before `due_at`.
 
     Token and name come from the rows, so that a repeated start is the same start. None when another driver was faster.
     The input of a staged job is a prefix of its own, which the caller fills before the start.
@@ -148,7 +144,7 @@ def claim_job(
             datastore_id=target.datastore_id,
             input_s3_uri=uri + (staging_prefix(token) if is_staged else input_prefix),
             output_s3_uri=uri + IMPORT_OUTPUT_PREFIX,
-            state="claimed",
+            state=JobState.CLAIMED,
             created_at=now,
             updated_at=now,
             called_at=now,
@@ -161,11 +157,9 @@ def claim_job(
     if inserted is None:
         return None
     connection.execute(
-        update(series_import)
+        move_series([SeriesState.QUEUED], SeriesState.IN_PROGRESS, now)
         .where(series_import.c.series_import_id.in_([row.series_import_id for row in rows]))
-        .where(series_import.c.state == "queued")
         .values(
-            **series_state("in_progress", now),
             attempts=series_import.c.attempts + 1,
             import_job_id=inserted.import_job_id,
             client_token=token,
@@ -183,32 +177,34 @@ def retake_claimed_job(connection: Connection, now: datetime, due_at: datetime, 
     """
     candidate = (
         select(import_job.c.import_job_id)
-        .where(import_job.c.state == "claimed")
+        .where(import_job.c.state == JobState.CLAIMED)
         .where(has_come(import_job.c.due_at, now), or_(import_job.c.attempts == 0, literal(has_slot)))
         .order_by(import_job.c.due_at)
         .limit(1)
         .scalar_subquery()
     )
-    return _take(connection, candidate, ("claimed",), now, {"due_at": due_at, "called_at": now, "updated_at": now})
+    return _take(
+        connection, candidate, [JobState.CLAIMED], now, {"due_at": due_at, "called_at": now, "updated_at": now}
+    )
 
 
 def take_due_job(connection: Connection, now: datetime, due_at: datetime) -> Job | None:
     """Take a job under way that nobody has heard of by its time, of any data store, and put off the next look."""
     candidate = (
         select(import_job.c.import_job_id)
-        .where(import_job.c.state.in_(("submitted", "in_progress")), has_come(import_job.c.due_at, now))
+        .where(import_job.c.state.in_(_UNDER_WAY), has_come(import_job.c.due_at, now))
         .order_by(import_job.c.due_at)
         .limit(1)
         .scalar_subquery()
     )
-    return _take(connection, candidate, ("submitted", "in_progress"), now, {"due_at": due_at})
+    return _take(connection, candidate, _UNDER_WAY, now, {"due_at": due_at})
 
 
 def renew_claim(connection: Connection, job: Job, due_at: datetime, now: datetime) -> Job | None:
     """Keep a claimed job until another time; None when it is another driver's meanwhile."""
     row = connection.execute(
         update(import_job)
-        .where(import_job.c.import_job_id == job.import_job_id, import_job.c.state == "claimed")
+        .where(import_job.c.import_job_id == job.import_job_id, import_job.c.state == JobState.CLAIMED)
         .where(import_job.c.due_at == job.due_at)
         .values(due_at=due_at, called_at=now, updated_at=now)
         .returning(*_JOB_COLUMNS)
@@ -246,12 +242,12 @@ def postpone_job(
 def record_submitted(
     connection: Connection, job: Job, job_id: str, submitted_at: datetime, due_at: datetime, now: datetime
 ) -> bool:
-    """Record that the service has taken a job; False when an event was faster."""
+    """Record that the service has taken a job: claimed → submitted; False when an event was faster."""
     changed = connection.execute(
         update(import_job)
-        .where(import_job.c.import_job_id == job.import_job_id, import_job.c.state == "claimed")
+        .where(import_job.c.import_job_id == job.import_job_id, import_job.c.state == JobState.CLAIMED)
         .values(
-            state="submitted",
+            state=JobState.SUBMITTED,
             job_id=job_id,
             submitted_at=submitted_at,
             due_at=due_at,
@@ -264,8 +260,10 @@ def record_submitted(
     return changed is not None
 
 
-def record_running(connection: Connection, job: Job, job_id: str, state: str, due_at: datetime, now: datetime) -> bool:
-    """Record that a job is submitted or in progress; False when it is further already."""
+def record_running(
+    connection: Connection, job: Job, job_id: str, state: JobState, due_at: datetime, now: datetime
+) -> bool:
+    """Record how far a job is: claimed → submitted → in_progress; False when it is further already."""
     earlier = UNFINISHED[: UNFINISHED.index(state)]
     changed = connection.execute(
         update(import_job)
@@ -298,7 +296,7 @@ def find_job(connection: Connection, datastore_id: str, job_id: str, job_name: s
 def finish_job(
     connection: Connection,
     job: Job,
-    state: str,
+    state: JobState,
     *,
     now: datetime,
     job_id: str | None = None,
@@ -306,12 +304,14 @@ def finish_job(
     message: str | None = None,
     counters: tuple[int | None, int | None, int | None, int | None] = (None, None, None, None),
 ) -> bool:
-    """End a job as completed, failed or given up; False when it has ended already, and nothing else is to be done.
+    """End a job; False when it has ended already, and nothing else is to be done.
+
+    claimed | submitted | in_progress → completed | failed | given_up, and given_up → completed | failed.
 
     Args:
         connection: the caller's transaction.
         job: which.
-        state: completed, failed or given_up; of these only given_up can change again.
+        state: completed, failed or given_up.
         now: the time.
         job_id: the service's id, if it was not known yet.
         ended_at: when the service ended it.
@@ -319,7 +319,7 @@ def finish_job(
         counters: files scanned, imported, with customer errors and with server errors.
     """
     scanned, imported, customer_errors, server_errors = counters
-    earlier = UNFINISHED if state == GIVEN_UP else (*UNFINISHED, GIVEN_UP)
+    earlier = UNFINISHED if state is JobState.GIVEN_UP else (*UNFINISHED, JobState.GIVEN_UP)
     changed = connection.execute(
         update(import_job)
         .where(import_job.c.import_job_id == job.import_job_id, import_job.c.state.in_(earlier))
@@ -340,7 +340,7 @@ def finish_job(
     return changed is not None
 
 
-def next_job_due(connection: Connection, states: Sequence[str], now: datetime) -> datetime | None:
+def next_job_due(connection: Connection, states: Sequence[JobState], now: datetime) -> datetime | None:
     """Return when somebody must look at a job in one of these states next; None when there is none."""
     due = case((has_come(import_job.c.due_at, now), literal(now, UtcDateTime())), else_=import_job.c.due_at)
     statement = select(func.min(due, type_=UtcDateTime())).where(import_job.c.state.in_(states))
@@ -411,7 +411,7 @@ def _client_token(target: JobTarget, input_prefix: str, rows: Sequence[Row[Any]]
 
 
 def _take(
-    connection: Connection, candidate: Any, states: Sequence[str], now: datetime, values: dict[str, Any]
+    connection: Connection, candidate: Any, states: Sequence[JobState], now: datetime, values: dict[str, Any]
 ) -> Job | None:
     """Change the candidate if it is still as it was seen."""
     row = connection.execute(

@@ -8,10 +8,11 @@ results come from.
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 
 from sqlalchemy import Connection, Result, Row, and_, delete, exists, func, literal, or_, select, update
 
+from dicomflow.catalog.states import HELD, InstanceState
 from dicomflow.catalog.tables import (
     image_set,
     import_job,
@@ -36,18 +37,15 @@ __all__ = [
     "record_outcomes",
 ]
 
-GONE: Final = "gone"
-_IN: Final = ("imported", "warned")
-
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one object in one job: imported, warned or failed."""
+    """What became of one object in one job."""
 
     object_key: str
     series_import_id: int | None
     sop_instance_uid: str | None
-    outcome: str
+    outcome: InstanceState
     image_set_id: str | None
     reason: str | None
 
@@ -111,7 +109,7 @@ def adopt_outcomes(connection: Connection, row: Row[Any], datastore_id: str) -> 
             import_outcome,
             and_(
                 import_outcome.c.sop_instance_uid == stored_object.c.sop_instance_uid,
-                import_outcome.c.outcome.in_(_IN),
+                import_outcome.c.outcome.in_(HELD),
             ),
         )
         .join(import_job, and_(_is_job_of(import_outcome), import_job.c.datastore_id == datastore_id))
@@ -121,7 +119,7 @@ def adopt_outcomes(connection: Connection, row: Row[Any], datastore_id: str) -> 
             ~exists()
             .where(
                 later.c.sop_instance_uid == stored_object.c.sop_instance_uid,
-                later.c.outcome.in_(_IN),
+                later.c.outcome.in_(HELD),
                 later_job.c.import_job_id == later.c.import_job_id,
                 later_job.c.datastore_id == datastore_id,
                 is_later,
@@ -162,7 +160,7 @@ def count_in(connection: Connection, row: Row[Any], datastore_id: str) -> int:
         .join(import_job, and_(_is_job_of(import_outcome), import_job.c.datastore_id == datastore_id))
         .join(stored_object, stored_object.c.object_key == import_outcome.c.object_key)
         .where(*_of_series(row))
-        .where(import_outcome.c.series_import_id == row.series_import_id, import_outcome.c.outcome.in_(_IN))
+        .where(import_outcome.c.series_import_id == row.series_import_id, import_outcome.c.outcome.in_(HELD))
     )
     return connection.execute(statement).scalar_one()
 
@@ -173,7 +171,7 @@ def image_sets_relied_on(connection: Connection, row: Row[Any], datastore_id: st
         select(import_outcome.c.image_set_id)
         .distinct()
         .join(import_job, and_(_is_job_of(import_outcome), import_job.c.datastore_id == datastore_id))
-        .where(import_outcome.c.series_import_id == row.series_import_id, import_outcome.c.outcome.in_(_IN))
+        .where(import_outcome.c.series_import_id == row.series_import_id, import_outcome.c.outcome.in_(HELD))
         .where(import_outcome.c.image_set_id.is_not(None))
         .order_by(import_outcome.c.image_set_id)
     )
@@ -190,9 +188,9 @@ def forget_image_set(connection: Connection, row: Row[Any], datastore_id: str, i
     own = import_outcome.c.series_import_id == row.series_import_id
     changed = connection.execute(
         update(import_outcome)
-        .where(import_outcome.c.image_set_id == image_set_id, import_outcome.c.outcome.in_(_IN))
+        .where(import_outcome.c.image_set_id == image_set_id, import_outcome.c.outcome.in_(HELD))
         .where(import_outcome.c.import_job_id.in_(of_store), or_(own, import_outcome.c.sop_instance_uid.in_(uids)))
-        .values(outcome=GONE, reason="the image set is not in the data store any more")
+        .values(outcome=InstanceState.GONE, reason="the image set is not in the data store any more")
     )
     for table in (series_image_set, image_set):
         connection.execute(
@@ -288,7 +286,7 @@ def _last_outcomes(connection: Connection, *of_objects: Any) -> list[Row[Any]]:
     rows: Result[Any] = connection.execute(statement)
     for row in rows:
         known = last.get(row.object_key)
-        if known is None or known.outcome not in _IN:
+        if known is None or known.outcome not in HELD:
             last[row.object_key] = row
     return list(last.values())
 
@@ -305,7 +303,7 @@ def _is_in(datastore_id: str) -> Any:
     own, own_job = import_outcome.alias("own"), import_job.alias("own_job")
     return exists().where(
         own.c.object_key == stored_object.c.object_key,
-        own.c.outcome.in_(_IN),
+        own.c.outcome.in_(HELD),
         own_job.c.import_job_id == own.c.import_job_id,
         own_job.c.datastore_id == datastore_id,
     )

@@ -5,13 +5,14 @@ A patient who stays is made anew from the objects that stay, so the catalog is w
 
 from collections.abc import Collection, Mapping
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Table, and_, delete, exists, or_, select, text, update
 
 from dicomflow.catalog.anew import make_patients_anew, objects_of_patients
 from dicomflow.catalog.audit import record_audit_event
 from dicomflow.catalog.index import IndexedObject, recount_versions
+from dicomflow.catalog.states import UNSETTLED
 from dicomflow.catalog.tables import (
     image_set,
     import_outcome,
@@ -40,9 +41,6 @@ __all__ = [
     "objects_to_read",
 ]
 
-UNFINISHED: Final = (1, 2)
-"""The status numbers of queued and in progress."""
-
 
 def check_removable(connection: Connection, study_instance_uid: str) -> None:
     """Refuse a study that is not there, or whose import is under way.
@@ -55,7 +53,8 @@ def check_removable(connection: Connection, study_instance_uid: str) -> None:
     known = select(exists().where(of_study) | exists().where(study.c.study_instance_uid == study_instance_uid))
     if not connection.scalar(known):
         raise PermanentError(f"the catalog has no study {study_instance_uid}")
-    under_way = select(exists().where(_import_of(study_instance_uid), series_import.c.status.in_(UNFINISHED)))
+    is_unsettled = series_import.c.status.in_([state.status for state in UNSETTLED])  # as the index has them
+    under_way = select(exists().where(_import_of(study_instance_uid), is_unsettled))
     if connection.scalar(under_way):
         raise TransientError(f"study {study_instance_uid} is being imported: try again when that has ended")
 

@@ -12,6 +12,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from dicomflow.catalog.engine import begin_read, database_url, make_engine, require_schema
+from dicomflow.catalog.states import STATUSES
 from dicomflow.catalog.tables import (
     image_set,
     import_outcome,
@@ -37,7 +38,6 @@ _READING_PRAGMAS: Final = frozenset(
 _QUERY: Final = re.compile(
     r"(?:\s|\(|--[^\n]*(?:\n|$)|/\*.*?\*/)*(?:select|with|values|table|explain|show)\b", re.IGNORECASE | re.DOTALL
 )
-_IMPORT_STATUS: Final = {1: "queued", 2: "in_progress", 3: "completed", 4: "failed"}
 
 
 def create_read_only_engine(url: str) -> Engine:
@@ -170,7 +170,7 @@ def _count(connection: Connection, table: Table) -> int:
 def _count_imports(connection: Connection) -> dict[str, int]:
     statement = select(series_import.c.status, func.count()).group_by(series_import.c.status)
     by_status = {row.status: row[1] for row in connection.execute(statement)}
-    return {name: by_status.get(status, 0) for status, name in _IMPORT_STATUS.items()}
+    return {name: by_status.get(status, 0) for status, name in STATUSES.items()}
 
 
 def _first_line(error: BaseException | None) -> str:

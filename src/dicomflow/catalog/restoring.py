@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, exists, func, or_, select, update
+from sqlalchemy import Connection, Row, exists, func, or_, select
 
 from dicomflow.catalog import outcomes
-from dicomflow.catalog.imports import series_state
+from dicomflow.catalog.imports import move_series
+from dicomflow.catalog.states import RETRYABLE, JobState, SeriesState
 from dicomflow.catalog.tables import delivery, import_job, import_outcome, series_import, stored_object
 from dicomflow.catalog.upsert import dialect_insert
 
@@ -30,7 +31,7 @@ __all__ = [
 ]
 
 UNCHANGED: Final = "unchanged: every instance was in already"
-_NEVER_QUEUED: Final = series_import.c.state == "disabled"
+_NEVER_QUEUED: Final = series_import.c.state == SeriesState.DISABLED
 _OF_SERIES: Final = (
     stored_object.c.delivery_id == series_import.c.delivery_id,
     stored_object.c.study_instance_uid == series_import.c.study_instance_uid,
@@ -79,7 +80,7 @@ def record_past_job(connection: Connection, job: PastJob, now: datetime) -> int 
             input_s3_uri=job.input_s3_uri,
             output_s3_uri=job.output_s3_uri,
             job_id=job.job_id,
-            state="completed",
+            state=JobState.COMPLETED,
             created_at=now,
             updated_at=now,
             ended_at=job.ended_at,
@@ -96,7 +97,7 @@ def known_job(connection: Connection, job: PastJob) -> int | None:
     statement = select(import_job.c.import_job_id).where(
         import_job.c.job_id == job.job_id, import_job.c.datastore_id == job.datastore_id
     )
-    return connection.execute(statement.where(import_job.c.state == "completed")).scalars().first()
+    return connection.execute(statement.where(import_job.c.state == JobState.COMPLETED)).scalars().first()
 
 
 def newest_objects(connection: Connection, sop_instance_uids: Collection[str], before: datetime) -> dict[str, str]:
@@ -120,18 +121,17 @@ def series_of_objects(connection: Connection, keys: Collection[str]) -> dict[str
 def settle_restored(
     connection: Connection, rows: Iterable[Row[Any]], import_job_id: int, datastore_id: str, now: datetime
 ) -> None:
-    """Give series of a past job the state that follows from the outcomes of their objects, and of those like them."""
+    """Settle series of a past job by what is in: disabled | partial | failed → completed | partial | failed."""
     for row in rows:
         outcomes.adopt_outcomes(connection, row, datastore_id)
         imported = outcomes.count_in(connection, row, datastore_id)
         is_whole = imported >= row.object_count
-        state = "completed" if is_whole else "partial" if imported else "failed"
+        state = SeriesState.COMPLETED if is_whole else SeriesState.PARTIAL if imported else SeriesState.FAILED
         message = None if is_whole else f"{imported} of {row.object_count} instances imported"
         connection.execute(
-            update(series_import)
+            move_series(RETRYABLE, state, now)
             .where(series_import.c.series_import_id == row.series_import_id)
-            .where(series_import.c.state.in_(("disabled", "partial", "failed")))
-            .values(**series_state(state, now), import_job_id=import_job_id, message=message)
+            .values(import_job_id=import_job_id, message=message)
         )
 
 
@@ -189,7 +189,7 @@ def _adopt(connection: Connection, row: Row[Any], datastore_id: str, now: dateti
     outcomes.adopt_outcomes(connection, row, datastore_id)
     if outcomes.count_in(connection, row, datastore_id) >= row.object_count:
         connection.execute(
-            update(series_import)
-            .where(series_import.c.series_import_id == row.series_import_id, _NEVER_QUEUED)
-            .values(**series_state("completed", now), message=UNCHANGED)
+            move_series([SeriesState.DISABLED], SeriesState.COMPLETED, now)
+            .where(series_import.c.series_import_id == row.series_import_id)
+            .values(message=UNCHANGED)
         )

@@ -11,12 +11,12 @@ from typing import Final
 from sqlalchemy import Connection, and_, exists, or_, select
 
 from dicomflow.catalog.jobs import schedule_wake_up, scheduled_wake_up
+from dicomflow.catalog.states import HELD, SeriesState
 from dicomflow.catalog.tables import import_outcome, series_import, stored_object
 
 __all__ = ["expired_until", "objects_to_expire", "set_expired_until"]
 
 _MARK: Final = "retention"
-_IN: Final = ("imported", "warned")
 
 
 def expired_until(connection: Connection) -> datetime | None:
@@ -40,7 +40,7 @@ def objects_to_expire(
         before: what was imported later stays.
         max_series: about how many series are taken at once; those of one moment are taken together.
     """
-    completed = and_(series_import.c.state == "completed", series_import.c.updated_at < before)
+    completed = and_(series_import.c.state == SeriesState.COMPLETED, series_import.c.updated_at < before)
     if since is not None:
         completed = and_(completed, series_import.c.updated_at > since)
     times = select(series_import.c.updated_at).where(completed)
@@ -74,7 +74,7 @@ def objects_to_expire(
                 twin.c.sop_instance_uid == stored_object.c.sop_instance_uid,
                 same_bytes,
                 outcome.c.object_key == twin.c.object_key,
-                outcome.c.outcome.in_(_IN),
+                outcome.c.outcome.in_(HELD),
             )
         )
         .order_by(stored_object.c.object_key)

@@ -10,12 +10,12 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, func, literal, select, tuple_
 
+from dicomflow.catalog.states import STATUSES, SeriesState
 from dicomflow.catalog.tables import instance, patient, patient_word, series, series_import, study
 from dicomflow.dicom.names import fold_words
 
-__all__ = ["STATUSES", "FoundStudy", "PageKey", "StudyFilter", "StudyPage", "page_statement", "search_studies"]
+__all__ = ["FoundStudy", "PageKey", "StudyFilter", "StudyPage", "page_statement", "search_studies"]
 
-STATUSES: Final = {"queued": 1, "in_progress": 2, "completed": 3, "failed": 4}
 PageKey = tuple[str, int]
 """Where a page ends, to ask for the next: `sort_at` and `study_key` of its last study."""
 
@@ -36,7 +36,7 @@ class StudyFilter:
     modality: str | None = None
     first_date: date | None = None
     last_date: date | None = None
-    status: str | None = None
+    status: SeriesState | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +146,7 @@ def _of_study(wanted: StudyFilter) -> list[ColumnElement[bool]]:
         of_modality = select(series.c.study_key).where(series.c.modality == wanted.modality)
         conditions.append(study.c.study_key.in_(of_modality))
     if wanted.status is not None:
-        in_state = select(series_import.c.study_instance_uid).where(series_import.c.status == STATUSES[wanted.status])
+        in_state = select(series_import.c.study_instance_uid).where(series_import.c.status == wanted.status.status)
         conditions.append(study.c.study_instance_uid.in_(in_state))
     return conditions
 
@@ -180,8 +180,7 @@ def _imports_of(connection: Connection, study_uids: Sequence[str]) -> dict[str, 
         .where(series_import.c.study_instance_uid.in_(study_uids))
         .group_by(series_import.c.study_instance_uid, series_import.c.status)
     )
-    names = {number: name for name, number in STATUSES.items()}
     found: dict[str, dict[str, int]] = {}
     for uid, status, count in connection.execute(statement):
-        found.setdefault(uid, {})[names.get(status, "not_queued")] = count
+        found.setdefault(uid, {})[STATUSES.get(status, "not_queued")] = count
     return found

@@ -16,7 +16,8 @@ from sqlalchemy import Connection
 from dicomflow.catalog.audit import list_audit_events
 from dicomflow.catalog.conflicts import KINDS, list_conflicts, list_problems
 from dicomflow.catalog.engine import begin_read, require_schema
-from dicomflow.catalog.search import STATUSES, StudyFilter, search_studies
+from dicomflow.catalog.search import StudyFilter, search_studies
+from dicomflow.catalog.states import STATUSES, SeriesState
 from dicomflow.cli.database import DatabaseUrl, DataFolder, reading
 from dicomflow.cli.deletion import delete_study_
 from dicomflow.cli.rebuild import rebuild
@@ -24,6 +25,7 @@ from dicomflow.cli.tables import as_json, print_table
 
 __all__ = ["catalog"]
 
+_STATUSES: Final = ", ".join(STATUSES.values())
 _WIDE: Final = 100_000  # a pipe or a file has no width
 
 catalog = typer.Typer(
@@ -74,13 +76,13 @@ def studies(
     modality: Annotated[str | None, typer.Option(help="A modality, such as CT.")] = None,
     first: Annotated[datetime | None, typer.Option(help="Studies of this day and after.", formats=["%Y-%m-%d"])] = None,
     last: Annotated[datetime | None, typer.Option(help="Studies of this day and before.", formats=["%Y-%m-%d"])] = None,
-    status: Annotated[str | None, typer.Option(help=f"With an import that is {', '.join(STATUSES)}.")] = None,
+    status: Annotated[str | None, typer.Option(help=f"With an import that is {_STATUSES}.")] = None,
     limit: Limit = 25,
     json: Json = False,
 ) -> None:
     """List studies, the latest first, by what is given: all of it must fit."""
-    if status is not None and status not in STATUSES:
-        raise typer.BadParameter(f"{status!r} is not one of {', '.join(STATUSES)}", param_hint="--status")
+    if status is not None and status not in STATUSES.values():
+        raise typer.BadParameter(f"{status!r} is not one of {_STATUSES}", param_hint="--status")
     wanted = StudyFilter(
         patient_name=name,
         patient_id=patient_id,
@@ -88,7 +90,7 @@ def studies(
         modality=modality,
         first_date=_day(first),
         last_date=_day(last),
-        status=status,
+        status=SeriesState(status) if status else None,
     )
     with _reading(data, database_url) as connection:
         found = search_studies(connection, wanted, limit=limit).studies

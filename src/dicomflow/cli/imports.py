@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Engine, Row
 from dicomflow.catalog import imports as catalog
 from dicomflow.catalog import outcomes, queue
 from dicomflow.catalog.engine import begin_read, require_schema
+from dicomflow.catalog.states import RETRIED, RETRYABLE, SeriesState
 from dicomflow.cli.database import DatabaseUrl, DataFolder, reading, writing
 from dicomflow.cli.tables import as_json, print_table
 from dicomflow.errors import PermanentError
@@ -33,7 +34,7 @@ imports = typer.Typer(
 )
 
 UNLIMITED_WIDTH: Final = 100_000  # a pipe or a file has no width
-FORESEEN: Final = ("queued", "failed", "disabled")  # states in which a forecast still helps
+FORESEEN: Final = (SeriesState.QUEUED, SeriesState.FAILED, SeriesState.DISABLED)  # a forecast still helps
 COLUMNS: Final = (
     "series_import_id",
     "state",
@@ -48,8 +49,9 @@ COLUMNS: Final = (
 )
 OUTCOME_COLUMNS: Final = ("object_key", "outcome", "image_set_id", "reason")
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_STATES: Final = ", ".join(SeriesState)
 States = Annotated[
-    list[str] | None, typer.Option("--state", help=f"Only series in this state, {', '.join(catalog.STATUS_OF)}.")
+    list[SeriesState] | None, typer.Option("--state", metavar="STATE", help=f"Only series in this state: {_STATES}.")
 ]
 
 
@@ -68,7 +70,6 @@ def list_(
 
     For example: dicomflow imports list --data DIR --state failed
     """
-    _check_states(state)
     with _reading(data, database_url) as connection:
         rows = [_values(connection, row) for row in catalog.list_series(connection, state, limit)]
     _print("imports", COLUMNS, rows, json=json)
@@ -125,9 +126,8 @@ def retry(
 
     For example: dicomflow imports retry --all --data DIR
     """
-    states = state or list(catalog.RETRIED_STATES)
-    _check_states(states)
-    if {"queued", "in_progress", "completed"} & set(states):
+    states = state or list(RETRIED)
+    if not set(states) <= set(RETRYABLE):
         raise typer.BadParameter("only failed, partial and disabled series can be queued again", param_hint="--state")
     if bool(numbers) == everything:
         raise typer.BadParameter("give the numbers of imports, or --all", param_hint="NUMBERS")
@@ -159,12 +159,6 @@ def _wake(engine: Engine, drive_queue_url: str | None, now: datetime) -> None:
         return
     with engine.begin() as connection:
         queue.send(connection, DRIVE_QUEUE, body, now)
-
-
-def _check_states(states: list[str] | None) -> None:
-    unknown = sorted(set(states or ()) - catalog.STATUS_OF.keys())
-    if unknown:
-        raise typer.BadParameter(f"there is no state {unknown[0]!r}", param_hint="--state")
 
 
 def _values(connection: Connection, row: Row[Any]) -> list[Any]:

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from dicomflow import __version__
+from dicomflow.catalog import states
 from dicomflow.console.access import Access, form_token
 from dicomflow.console.guard import wants_json
 from dicomflow.console.page import Page
@@ -42,6 +43,7 @@ class Templates:
             trim_blocks=True,
             lstrip_blocks=True,
         )
+        self._environment.globals["states"] = states
         self._environment.filters |= {
             "number": _number,
             "size": _size,

@@ -18,7 +18,7 @@ from dicomflow.doctor.findings import Check, Problem, Skip, Warn
 from dicomflow.doctor.machine import check_clock, check_store, write_advice
 from dicomflow.edge.settings import DeliverySettings
 from dicomflow.edge.stores import build_store, local_root
-from dicomflow.healthimaging.client import build_client, get_datastore
+from dicomflow.healthimaging.client import JobStatus, build_client, get_datastore
 from dicomflow.pipeline.handlers import QUEUES
 from dicomflow.pipeline.settings import ImportSettings, PipelineSettings
 
@@ -113,7 +113,9 @@ def _check_datastore(imports: ImportSettings) -> str:
 def _check_jobs(imports: ImportSettings) -> str:
     client = build_client()
     try:
-        answer = client.list_dicom_import_jobs(datastoreId=imports.datastore_id, jobStatus="IN_PROGRESS", maxResults=50)
+        answer = client.list_dicom_import_jobs(
+            datastoreId=imports.datastore_id, jobStatus=JobStatus.IN_PROGRESS.value, maxResults=50
+        )
     except (ClientError, BotoCoreError) as error:
         advice = "allow medical-imaging:ListDICOMImportJobs, GetDICOMImportJob, StartDICOMImportJob and iam:PassRole"
         raise Problem(_say(error), advice) from error

@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlsplit
@@ -28,6 +29,7 @@ __all__ = [
     "ImageSetSummary",
     "ImportJob",
     "JobNotFoundError",
+    "JobStatus",
     "StartedJob",
     "ThrottledError",
     "build_client",
@@ -82,6 +84,15 @@ class ImageSetNotFoundError(PermanentError):
 
 class ThrottledError(TransientError):
     """The service has more to do than this account may ask of it: whatever is asked next is too much as well."""
+
+
+class JobStatus(StrEnum):
+    """The service's word for how far a job is; it may have others."""
+
+    SUBMITTED = "SUBMITTED"
+    IN_PROGRESS = "IN_PROGRESS"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
 
 
 @dataclass(frozen=True, slots=True)

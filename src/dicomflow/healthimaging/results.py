@@ -14,6 +14,7 @@ from typing import Any, Final
 from obstore.exceptions import BaseError
 from obstore.store import ObjectStore
 
+from dicomflow.catalog.states import InstanceState
 from dicomflow.errors import PermanentError, TransientError
 
 __all__ = [
@@ -69,10 +70,10 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class FileResult:
-    """What became of one input file; `outcome` is imported, warned or failed."""
+    """What became of one input file."""
 
     object_key: str
-    outcome: str
+    outcome: InstanceState
     image_set: ImageSetResult | None = None
     reason: str | None = None
 
@@ -217,14 +218,14 @@ def _parse_line(line: bytes, parse: Parse) -> FileResult | None:
 
 
 def _imported(key: str, _document: Mapping[str, Any], response: Mapping[str, Any]) -> FileResult:
-    return FileResult(key, "imported", _image_set(response))
+    return FileResult(key, InstanceState.IMPORTED, _image_set(response))
 
 
 def _warned(key: str, _document: Mapping[str, Any], response: Mapping[str, Any]) -> FileResult:
     warnings = response.get("warnings")
     found = [item for item in (warnings if isinstance(warnings, list) else ()) if isinstance(item, dict)]
     reason = "; ".join(_warning_text(item) for item in found) or "warning without a reason"
-    return FileResult(key, "warned", _image_set(response), clean_text(reason, REASON_LENGTH))
+    return FileResult(key, InstanceState.WARNED, _image_set(response), clean_text(reason, REASON_LENGTH))
 
 
 def _warning_text(item: Mapping[str, Any]) -> str:
@@ -236,9 +237,9 @@ def _warning_text(item: Mapping[str, Any]) -> str:
 def _failed(key: str, document: Mapping[str, Any], _response: Mapping[str, Any]) -> FileResult:
     exception = document.get("exception")
     if not isinstance(exception, dict):
-        return FileResult(key, "failed", None, "failure without a reason")
+        return FileResult(key, InstanceState.FAILED, None, "failure without a reason")
     reason = f"{exception.get('exceptionType')}: {exception.get('message')}"
-    return FileResult(key, "failed", None, clean_text(reason, REASON_LENGTH))
+    return FileResult(key, InstanceState.FAILED, None, clean_text(reason, REASON_LENGTH))
 
 
 def _image_set(item: object) -> ImageSetResult | None:

@@ -11,10 +11,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from dicomflow.catalog import jobs
-from dicomflow.catalog.jobs import GIVEN_UP, UNFINISHED, Job
+from dicomflow.catalog.jobs import Job
+from dicomflow.catalog.states import UNFINISHED, JobState
 from dicomflow.errors import PermanentError
 from dicomflow.healthimaging import client as healthimaging
-from dicomflow.healthimaging.client import ImportJob, JobNotFoundError
+from dicomflow.healthimaging.client import ImportJob, JobNotFoundError, JobStatus
 from dicomflow.healthimaging.results import ID_LENGTH, clean_text
 from dicomflow.pipeline.dependencies import Dependencies
 from dicomflow.pipeline.settle import give_up, keep_trouble, settle_completed, settle_failed
@@ -26,7 +27,10 @@ logger = logging.getLogger(__name__)
 EVENT_SOURCE: Final = "aws.medical-imaging"
 JOB_EVENT: Final = "Import Job "
 LOOK_AGAIN: Final = timedelta(seconds=60)
-STATES: Final = {"SUBMITTED": "submitted", "IN_PROGRESS": "in_progress"}
+STATES: Final[dict[str, JobState]] = {
+    JobStatus.SUBMITTED: JobState.SUBMITTED,
+    JobStatus.IN_PROGRESS: JobState.IN_PROGRESS,
+}
 
 
 def collect_event(deps: Dependencies, document: Mapping[str, Any]) -> None:
@@ -58,13 +62,13 @@ def collect_event(deps: Dependencies, document: Mapping[str, Any]) -> None:
         logger.info("job_event_of_others", extra={"job_id": told.job_id})
         return
     deps = replace(deps, datastore_id=job.datastore_id)  # it may be of a store that was here before
-    if job.state == GIVEN_UP:
-        if told.status == "COMPLETED":  # later than we had patience for, and good all the same
+    if job.state == JobState.GIVEN_UP:
+        if told.status == JobStatus.COMPLETED:  # later than we had patience for, and good all the same
             settle_completed(deps, job, told)
         return
     if job.state not in UNFINISHED:
         return
-    if told.status == "FAILED":  # the event does not say why
+    if told.status == JobStatus.FAILED:  # the event does not say why
         told = healthimaging.get_import_job(deps.client, deps.datastore_id, told.job_id)
     _apply(deps, job, told)
 
@@ -89,7 +93,7 @@ def _follow_job(deps: Dependencies, job: Job) -> None:
     except JobNotFoundError:
         settle_failed(deps, job, "the service does not know the job any more", None)
         return
-    has_ended = told.status in {"COMPLETED", "FAILED"}
+    has_ended = told.status in {JobStatus.COMPLETED, JobStatus.FAILED}
     if not has_ended and job.submitted_at is not None and deps.clock() - job.submitted_at > deps.job_limit:
         give_up(deps, job, told)
         return
@@ -98,16 +102,16 @@ def _follow_job(deps: Dependencies, job: Job) -> None:
 
 def _apply(deps: Dependencies, job: Job, told: ImportJob) -> None:
     now = deps.clock()
-    if told.status == "COMPLETED":
+    if told.status == JobStatus.COMPLETED:
         settle_completed(deps, job, told)
-    elif told.status == "FAILED":
+    elif told.status == JobStatus.FAILED:
         settle_failed(deps, job, told.message or "the job failed without a message", told)
     else:
         if told.status not in STATES:  # whatever that is, it is no end
             status = clean_text(told.status, ID_LENGTH)
             logger.warning("import_job_status_unknown", extra={"job_id": told.job_id, "status": status})
         with deps.engine.begin() as connection:
-            state = STATES.get(told.status, "in_progress")
+            state = STATES.get(told.status, JobState.IN_PROGRESS)
             jobs.record_running(connection, job, told.job_id, state, now + LOOK_AGAIN, now)
 
 

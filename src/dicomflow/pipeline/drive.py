@@ -16,6 +16,7 @@ from dicomflow.catalog import imports, jobs
 from dicomflow.catalog.deliveries import next_report_due
 from dicomflow.catalog.imports import LONGEST_PUT_OFF
 from dicomflow.catalog.jobs import Job
+from dicomflow.catalog.states import JobState, SeriesState
 from dicomflow.errors import DicomflowError, PermanentError
 from dicomflow.healthimaging import client as healthimaging
 from dicomflow.healthimaging.client import ThrottledError
@@ -238,10 +239,10 @@ def _refuse(deps: Dependencies, job: Job, message: str) -> None:
     """End a job that the service will not take; its series wait for an operator."""
     now = deps.clock()
     with after_commit(deps.metrics) as counts, deps.engine.begin() as connection:
-        if not jobs.finish_job(connection, job, "failed", now=now, message=message):
+        if not jobs.finish_job(connection, job, JobState.FAILED, now=now, message=message):
             return
         for row in imports.series_of_job(connection, job.import_job_id):
-            imports.finish_series(connection, row.series_import_id, job.import_job_id, "failed", message, now)
+            imports.finish_series(connection, row.series_import_id, job.import_job_id, SeriesState.FAILED, message, now)
             counts[Name.IMPORTS_FAILED] += 1
     clear_staging(deps, job)
     logger.warning("import_job_refused", extra={"import_job_id": job.import_job_id, "error": message})
@@ -253,7 +254,7 @@ def _next_due(deps: Dependencies, *, is_cut_short: bool) -> datetime | None:
     if is_cut_short:
         return now
     with deps.engine.begin() as connection:
-        times = [jobs.next_job_due(connection, ("submitted", "in_progress"), now)]
+        times = [jobs.next_job_due(connection, (JobState.SUBMITTED, JobState.IN_PROGRESS), now)]
         if deps.import_enabled:
             times.append(imports.next_series_due(connection, now))
             times.append(_next_start_at(deps, connection, now))
@@ -268,5 +269,5 @@ def _next_start_at(deps: Dependencies, connection: Connection, now: datetime) ->
     has_slot = jobs.count_unfinished_jobs(connection, deps.datastore_id) < deps.concurrent_imports
     if has_slot and imports.count_ready_series(connection, now, 1) > 0:
         return call_at
-    put_off = jobs.next_job_due(connection, ("claimed",), now)
+    put_off = jobs.next_job_due(connection, (JobState.CLAIMED,), now)
     return None if put_off is None else max(put_off, call_at)

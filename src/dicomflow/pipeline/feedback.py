@@ -15,6 +15,7 @@ from dicomflow.bucket.feedback import FailedObject, Feedback
 from dicomflow.bucket.keys import feedback_key
 from dicomflow.catalog import deliveries, outcomes
 from dicomflow.catalog.imports import LONGEST_PUT_OFF
+from dicomflow.catalog.states import HELD
 from dicomflow.errors import DicomflowError, TransientError
 from dicomflow.pipeline.dependencies import Dependencies
 
@@ -101,7 +102,7 @@ def _put_off(deps: Dependencies, delivery: Row[Any], error: Exception) -> None:
 
 
 def _is_in(row: Row[Any]) -> bool:
-    return row.outcome in {"imported", "warned"}
+    return row.outcome in HELD
 
 
 def _reason(row: Row[Any]) -> str:

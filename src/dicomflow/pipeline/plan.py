@@ -16,6 +16,7 @@ from dicomflow.bucket.keys import MANIFEST_PREFIX, manifest_key
 from dicomflow.bucket.manifest import Manifest
 from dicomflow.catalog.deliveries import clear_problem, record_delivery
 from dicomflow.catalog.engine import is_of_a_value
+from dicomflow.catalog.states import SeriesState
 from dicomflow.dicom.uids import is_usable
 from dicomflow.errors import DicomflowError, PermanentError
 
@@ -60,7 +61,7 @@ def plan_delivery(
     manifest = Manifest.from_json(encoded)
     _check(manifest, key)
     is_stat = any(association.calling_ae_title.strip() in stat_ae_titles for association in manifest.associations)
-    state, priority = "queued" if import_enabled else "disabled", STAT_PRIORITY if is_stat else 0
+    state, priority = SeriesState.QUEUED if import_enabled else SeriesState.DISABLED, STAT_PRIORITY if is_stat else 0
     try:
         manifest = only(manifest)
         with engine.begin() as connection:

@@ -31,6 +31,7 @@ from dicomflow.catalog.deliveries import clear_problem, clear_problems, record_p
 from dicomflow.catalog.engine import begin_read, is_of_a_value
 from dicomflow.catalog.outcomes import Outcome, StoredImageSet
 from dicomflow.catalog.restoring import PastJob
+from dicomflow.catalog.states import SeriesState
 from dicomflow.catalog.versions import instances_with_versions
 from dicomflow.errors import PermanentError, TransientError
 from dicomflow.healthimaging.results import MANIFEST_NAME, FileResult, JobResults, UnreadableManifestError, read_results
@@ -255,7 +256,7 @@ def _restore(
         keys = [key for key, _ in found]
         rows = restoring.series_of_objects(connection, keys)
         if not is_new:  # its series are known as well, unless they were deleted and are made anew
-            rows = {key: row for key, row in rows.items() if row.state == "disabled"}
+            rows = {key: row for key, row in rows.items() if row.state == SeriesState.DISABLED}
         if import_job_id is None or not (is_new or rows):
             done.passed_over += 1
             return

@@ -20,6 +20,7 @@ from dicomflow.catalog.deliveries import next_report_due
 from dicomflow.catalog.imports import LONGEST_PUT_OFF
 from dicomflow.catalog.jobs import Job
 from dicomflow.catalog.outcomes import Outcome, StoredImageSet
+from dicomflow.catalog.states import UNFINISHED, InstanceState, JobState, SeriesState
 from dicomflow.errors import DicomflowError, PermanentError, TransientError
 from dicomflow.healthimaging import client as healthimaging
 from dicomflow.healthimaging.client import ImageSet, ImportJob
@@ -63,13 +64,13 @@ def settle_completed(deps: Dependencies, job: Job, told: ImportJob) -> None:
     try:
         _settle_completed(deps, job, told)
     except Exception as error:
-        if job.state == jobs.GIVEN_UP:  # nobody looks at it again: the event that told of its end comes back
+        if job.state == JobState.GIVEN_UP:  # nobody looks at it again: the event that told of its end comes back
             raise
         keep_trouble(deps, job, told, error)
 
 
 def _settle_completed(deps: Dependencies, job: Job, told: ImportJob) -> None:
-    is_patient = job.attempts < MAX_RESULT_ATTEMPTS and job.state in jobs.UNFINISHED
+    is_patient = job.attempts < MAX_RESULT_ATTEMPTS and job.state in UNFINISHED
     prefix = results_prefix(told.output_s3_uri or job.output_s3_uri, deps.bucket, deps.datastore_id, told.job_id)
     reason = None
     try:
@@ -86,13 +87,13 @@ def _settle_completed(deps: Dependencies, job: Job, told: ImportJob) -> None:
 
 def settle_failed(deps: Dependencies, job: Job, message: str, told: ImportJob | None) -> None:
     """End a job that failed; its series are queued again a number of times, then wait for an operator."""
-    _end_without_results(deps, job, "failed", message, told, is_final=message.startswith(NOT_RETRIED))
+    _end_without_results(deps, job, JobState.FAILED, message, told, is_final=message.startswith(NOT_RETRIED))
 
 
 def give_up(deps: Dependencies, job: Job, told: ImportJob) -> None:
     """Stop waiting for a job that hangs; its series go on as after a failure. It may still end, and then counts."""
     message = f"the job was {told.status} for more than {deps.job_limit}, and was given up"
-    _end_without_results(deps, job, jobs.GIVEN_UP, message, told, is_final=False)
+    _end_without_results(deps, job, JobState.GIVEN_UP, message, told, is_final=False)
 
 
 def keep_trouble(deps: Dependencies, job: Job, told: ImportJob | None, error: Exception) -> None:
@@ -113,15 +114,15 @@ def keep_trouble(deps: Dependencies, job: Job, told: ImportJob | None, error: Ex
     is_old = job.submitted_at is not None and now - job.submitted_at > deps.job_limit
     is_vain = not isinstance(error, TransientError) and job.attempts >= MAX_RESULT_ATTEMPTS
     if told is None and is_old:
-        _end_without_results(deps, job, jobs.GIVEN_UP, message, None, is_final=False)
+        _end_without_results(deps, job, JobState.GIVEN_UP, message, None, is_final=False)
     elif told is not None and (is_old or is_vain):
-        _end_without_results(deps, job, "failed", message, told, is_final=True)
+        _end_without_results(deps, job, JobState.FAILED, message, told, is_final=True)
     else:
         _postpone(deps, job, told, message)
 
 
 def _end_without_results(
-    deps: Dependencies, job: Job, state: str, message: str, told: ImportJob | None, *, is_final: bool
+    deps: Dependencies, job: Job, state: JobState, message: str, told: ImportJob | None, *, is_final: bool
 ) -> None:
     now = deps.clock()
     with after_commit(deps.metrics) as counts, deps.engine.begin() as connection:
@@ -136,7 +137,7 @@ def _end_without_results(
         ):
             return
         for row in imports.series_of_job(connection, job.import_job_id):
-            _retry_or_end(connection, counts, row, job, "failed", message, now, is_final=is_final)
+            _retry_or_end(connection, counts, row, job, SeriesState.FAILED, message, now, is_final=is_final)
     _after_end(deps, job, told, state, [])
 
 
@@ -145,7 +146,7 @@ def _retry_or_end(
     counts: Counts,
     row: Row[Any],
     job: Job,
-    state: str,
+    state: SeriesState,
     message: str | None,
     now: datetime,
     *,
@@ -167,7 +168,7 @@ def _postpone(deps: Dependencies, job: Job, told: ImportJob | None, reason: str)
     ended_at = None if told is None else told.ended_at or now
     with deps.engine.begin() as connection:
         if told is not None:
-            jobs.record_running(connection, job, told.job_id, "in_progress", due_at, now)
+            jobs.record_running(connection, job, told.job_id, JobState.IN_PROGRESS, due_at, now)
         jobs.postpone_job(connection, job, due_at, reason, now, ended_at=ended_at)
         imports.note_trouble(connection, job.import_job_id, reason, now)
     logger.warning(
@@ -213,7 +214,7 @@ def _record(
         if not jobs.finish_job(
             connection,
             job,
-            "completed",
+            JobState.COMPLETED,
             now=now,
             job_id=told.job_id,
             ended_at=told.ended_at,
@@ -228,7 +229,7 @@ def _record(
             _settle_series(
                 connection, counts, row, job, found, deps.datastore_id, reason, now, is_final=not has_server_errors
             )
-    _after_end(deps, job, told, "completed", image_sets)
+    _after_end(deps, job, told, JobState.COMPLETED, image_sets)
 
 
 def _series_by_folder(deps: Dependencies, job: Job, files: Mapping[str, FileResult]) -> dict[str, Row[Any]]:
@@ -264,14 +265,16 @@ def _settle_series(
     imported = outcomes.count_in(connection, row, datastore_id)
     if imported >= row.object_count:
         if imports.finish_series(
-            connection, row.series_import_id, job.import_job_id, "completed", None, now
+            connection, row.series_import_id, job.import_job_id, SeriesState.COMPLETED, None, now
         ) or imports.complete_series(connection, row.series_import_id, None, now):
             counts[Name.IMPORTS_COMPLETED] += 1
         return
-    failed = (item for item in found if item.series_import_id == row.series_import_id and item.outcome == "failed")
+    failed = (
+        item for item in found if item.series_import_id == row.series_import_id and item.outcome is InstanceState.FAILED
+    )
     because = next((item.reason for item in failed if item.reason), reason)
     message = f"{imported} of {row.object_count} instances imported; first reason: {because or 'none was given'}"
-    state = "partial" if imported else "failed"
+    state = SeriesState.PARTIAL if imported else SeriesState.FAILED
     _retry_or_end(connection, counts, row, job, state, message, now, is_final=is_final)
 
 
@@ -355,7 +358,7 @@ def _asked(ask: Callable[[], T], *, is_patient: bool) -> T | None:
 
 
 def _after_end(
-    deps: Dependencies, job: Job, told: ImportJob | None, state: str, image_sets: Sequence[StoredImageSet]
+    deps: Dependencies, job: Job, told: ImportJob | None, state: JobState, image_sets: Sequence[StoredImageSet]
 ) -> None:
     """Do what may be lost without harm: the log, the copies; and wake the driver for what is free or due now."""
     logger.info(
@@ -372,7 +375,7 @@ def _after_end(
                     "differs_in": ",".join(item.differs_in or ()),
                 },
             )
-    if state != jobs.GIVEN_UP:  # a job that hangs may still read them
+    if state != JobState.GIVEN_UP:  # a job that hangs may still read them
         clear_staging(deps, job)
     send_feedback(deps)
     now = deps.clock()

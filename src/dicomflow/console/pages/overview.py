@@ -8,6 +8,7 @@ from typing import Any, Final
 from starlette.requests import Request
 
 from dicomflow.catalog.activity import Backlog, activity_since, count_states, read_backlog
+from dicomflow.catalog.states import SeriesState
 from dicomflow.console.edges import LOW_BYTES, Edge, read_edges
 from dicomflow.console.page import Context, Page, plain
 from dicomflow.console.totals import Counted
@@ -113,11 +114,11 @@ def _of_edge(edge: Edge) -> Iterator[tuple[str, str, str]]:
 
 def _of_imports(backlog: Backlog, states: Mapping[str, int], now: datetime) -> list[Concern]:
     found = []
-    failed, partial = states.get("failed", 0), states.get("partial", 0)
+    failed, partial = states.get(SeriesState.FAILED, 0), states.get(SeriesState.PARTIAL, 0)
     if failed or partial:
         title = f"{failed + partial:,} series {'is' if failed + partial == 1 else 'are'} not in, or not whole"
         advice = "Each has its reason, and can be tried again."
-        found.append(Concern("bad", title, advice, "/imports?state=failed&state=partial"))
+        found.append(Concern("bad", title, advice, f"/imports?state={SeriesState.FAILED}&state={SeriesState.PARTIAL}"))
     if backlog.paused_until is not None:
         until = backlog.paused_until.strftime("%H:%M:%S")
         found.append(
@@ -125,7 +126,7 @@ def _of_imports(backlog: Backlog, states: Mapping[str, int], now: datetime) -> l
                 "warn",
                 f"HealthImaging has said that it is too much; the next start is at {until} UTC",
                 "Nothing is lost: imports go on by themselves.",
-                "/imports?state=queued",
+                f"/imports?state={SeriesState.QUEUED}",
             )
         )
     if backlog.oldest_queued_at is not None and now - backlog.oldest_queued_at > _LATE:
@@ -135,7 +136,7 @@ def _of_imports(backlog: Backlog, states: Mapping[str, int], now: datetime) -> l
                 "warn",
                 f"A series has waited for its import for {minutes:,} minutes",
                 "Is the pipeline running?",
-                "/imports?state=queued",
+                f"/imports?state={SeriesState.QUEUED}",
             )
         )
     return found

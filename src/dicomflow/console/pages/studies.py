@@ -20,7 +20,8 @@ from dicomflow.catalog.custody import (
     problems_of_study,
     series_of_study,
 )
-from dicomflow.catalog.search import STATUSES, StudyFilter, search_studies
+from dicomflow.catalog.search import StudyFilter, search_studies
+from dicomflow.catalog.states import STATUSES, SeriesState
 from dicomflow.console.page import Context, Page, decode_key, encode_key, plain
 
 __all__ = ["studies", "study"]
@@ -114,8 +115,8 @@ def _filter(asked: dict[str, str]) -> tuple[StudyFilter, dict[str, str]]:
             except ValueError:
                 mistakes[name] = "is no date: write it as 2026-01-31"
     if asked["status"]:
-        if asked["status"] in STATUSES:
-            values["status"] = asked["status"]
+        if asked["status"] in STATUSES.values():
+            values["status"] = SeriesState(asked["status"])
         else:
-            mistakes["status"] = f"is none of {', '.join(STATUSES)}"
+            mistakes["status"] = f"is none of {', '.join(STATUSES.values())}"
     return StudyFilter(**values), mistakes

@@ -15,9 +15,10 @@ from dicomflow.catalog.activity import count_states
 from dicomflow.catalog.audit import page_of_audit_events, record_audit_event
 from dicomflow.catalog.conflicts import KINDS, list_conflicts, list_problems
 from dicomflow.catalog.import_pages import jobs_of_series, page_of_imports, reasons_of_imports
-from dicomflow.catalog.imports import RETRIED_STATES, STATUS_OF, find_series, retry_series
+from dicomflow.catalog.imports import find_series, retry_series
 from dicomflow.catalog.outcomes import outcomes_of_series
 from dicomflow.catalog.senders import list_deliveries, list_senders
+from dicomflow.catalog.states import RETRIED, RETRYABLE, SeriesState
 from dicomflow.console.counters import read_counters
 from dicomflow.console.edges import LOW_BYTES, read_edges
 from dicomflow.console.guard import wants_json
@@ -29,7 +30,6 @@ __all__ = ["associations", "audit", "edges", "import_", "imports", "problems", "
 PAGE_ROWS: Final = 50
 _DAYS: Final = (1, 7, 30)
 _CONFLICTS: Final = 100
-RETRIED: Final = (*RETRIED_STATES, "disabled")
 
 
 def associations(context: Context, request: Request) -> Page:
@@ -54,21 +54,19 @@ def associations(context: Context, request: Request) -> Page:
 
 def imports(context: Context, request: Request) -> Page:
     """Show the import queue: what waits, runs, is in, and has failed with its reasons."""
-    states = [state for state in request.query_params.getlist("state") if state]
-    if unknown := [state for state in states if state not in STATUS_OF]:
-        raise HTTPException(400, f"there is no state {unknown[0][:40]!r}")
+    states = [_state(name) for name in request.query_params.getlist("state") if name]
     after = decode_key(request.query_params.get("after"), datetime, int)
     with context.reading() as connection:
         counts = count_states(connection)
         found = page_of_imports(connection, states or None, after=after, limit=PAGE_ROWS)
         reasons = reasons_of_imports(connection, [row.series_import_id for row in found.rows])
     rows = [
-        plain(row) | {"reasons": reasons.get(row.series_import_id, []), "can_retry": row.state in RETRIED}
+        plain(row) | {"reasons": reasons.get(row.series_import_id, []), "can_retry": row.state in RETRYABLE}
         for row in found.rows
     ]
     document = {
         "states": states,
-        "counts": {state: counts.get(state, 0) for state in STATUS_OF},
+        "counts": {state: counts.get(state, 0) for state in SeriesState},
         "imports": rows,
         "next": _next("/imports", {"state": states}, encode_key(found.next_key)),
         "is_first": after is None,
@@ -88,7 +86,7 @@ def import_(context: Context, request: Request) -> Page:
         outcomes = outcomes_of_series(connection, row)
         jobs = jobs_of_series(connection, number)
     document = {
-        "import": plain(row) | {"can_retry": row.state in RETRIED},
+        "import": plain(row) | {"can_retry": row.state in RETRYABLE},
         "jobs": jobs,
         "instances": outcomes,
         "retried": _number(request.query_params.get("retried")),
@@ -100,7 +98,7 @@ def retry(context: Context, request: Request, number: int | None) -> Response:
     """Queue one import again, or all that have failed; the form is checked before this."""
     now = context.clock()
     with context.engine.begin() as connection:
-        states = RETRIED if number is not None else RETRIED_STATES
+        states = RETRYABLE if number is not None else RETRIED
         queued = retry_series(connection, now, states, None if number is None else [number])
         if number is not None and not queued:
             raise HTTPException(409, f"import {number} is not failed, partial or disabled")
@@ -168,6 +166,13 @@ def audit(context: Context, request: Request) -> Page:
         "is_first": before is None,
     }
     return Page("audit.html", plain(document))
+
+
+def _state(name: str) -> SeriesState:
+    try:
+        return SeriesState(name)
+    except ValueError as error:
+        raise HTTPException(400, f"there is no state {name[:40]!r}") from error
 
 
 def _next(path: str, kept: dict[str, Any], key: str | None) -> str | None:

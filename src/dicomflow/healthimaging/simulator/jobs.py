@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Row, func, insert, select, update
 
+from dicomflow.healthimaging.client import JobStatus
 from dicomflow.healthimaging.simulator.datastores import require_datastore
 from dicomflow.healthimaging.simulator.errors import ServiceError
 from dicomflow.healthimaging.simulator.state import job
@@ -14,7 +15,7 @@ from dicomflow.healthimaging.simulator.world import World, identifier, page_of, 
 
 __all__ = ["change_status", "get_job", "list_jobs", "output_folder", "start_job"]
 
-UNFINISHED: Final = ("SUBMITTED", "IN_PROGRESS")
+UNFINISHED: Final = (JobStatus.SUBMITTED, JobStatus.IN_PROGRESS)
 LISTED_SECONDS: Final = 90 * 86_400  # jobs older than 90 days are archived
 
 
@@ -41,7 +42,7 @@ def start_job(world: World, connection: Connection, params: Mapping[str, Any]) -
             client_token=params["clientToken"],
             request=request,
             name=params.get("jobName", job_id),
-            status="SUBMITTED",
+            status=JobStatus.SUBMITTED,
             submitted_at=now,
             due_at=now + world.settings.submit_seconds,
         )
@@ -141,7 +142,7 @@ def _submitted(row: Row[Any]) -> dict[str, Any]:
     return {
         "datastoreId": row.datastore_id,
         "jobId": row.job_id,
-        "jobStatus": "SUBMITTED",
+        "jobStatus": JobStatus.SUBMITTED,
         "submittedAt": row.submitted_at,
     }
 

@@ -9,6 +9,7 @@ from obstore.exceptions import BaseError
 from obstore.store import ObjectStore
 from sqlalchemy import Connection, Row, delete, func, select
 
+from dicomflow.healthimaging.client import JobStatus
 from dicomflow.healthimaging.simulator.datastores import advance_datastores
 from dicomflow.healthimaging.simulator.delays import DeliverEvent, delay_event, delay_object, deliver_delayed
 from dicomflow.healthimaging.simulator.documents import Warnings
@@ -108,7 +109,7 @@ class Runner:
             ).first()
 
     def _advance_job(self, row: Row[Any]) -> None:
-        if row.status == "SUBMITTED":
+        if row.status == JobStatus.SUBMITTED:
             self._begin(row)
             return
         message = self._world.faults.take_failed_job()
@@ -127,7 +128,7 @@ class Runner:
             seconds += settings.run_seconds_per_file * len(self._list(row))
         due_at = None if self._world.faults.take_stuck_job() else self._world.now() + seconds
         with self._world.lock, self._world.engine.begin() as connection:
-            change_status(self._world, connection, row, "IN_PROGRESS", None, due_at)
+            change_status(self._world, connection, row, JobStatus.IN_PROGRESS, None, due_at)
 
     def _list(self, row: Row[Any]) -> list[InputFile]:
         bucket, prefix = split_s3_uri(row.request["inputS3Uri"])
@@ -150,10 +151,10 @@ class Runner:
         with self._world.lock, self._world.engine.begin() as connection:
             imported = self._import(connection, row, bucket, headers)
             self._write(connection, row, output_store, files, imported, failures)
-            if not imported and self._world.settings.all_failed == "FAILED":
-                change_status(self._world, connection, row, "FAILED", "No file was imported", None)
+            if not imported and self._world.settings.all_failed == JobStatus.FAILED:
+                change_status(self._world, connection, row, JobStatus.FAILED, "No file was imported", None)
             else:
-                change_status(self._world, connection, row, "COMPLETED", None, None)
+                change_status(self._world, connection, row, JobStatus.COMPLETED, None, None)
 
     def _refusal(self, files: list[InputFile]) -> str | None:
         """Return why the service would fail a job over these files as a whole."""
@@ -214,7 +215,7 @@ class Runner:
         with self._world.lock, self._world.engine.begin() as connection:
             if self._world.settings.failed_manifest and store is not None:
                 self._write(connection, row, store, files, [], [])
-            change_status(self._world, connection, row, "FAILED", message, None)
+            change_status(self._world, connection, row, JobStatus.FAILED, message, None)
 
     def _write(
         self,
