@@ -19,6 +19,7 @@ from infra.deployed import DeployedStack
 from infra.errors import ConfigError
 from infra.guard import refused_changes, stack_policy
 from infra.packages import ROOT
+from infra.sample import what_became_of
 from infra.settings import ARCHIVE_LEAST_DAYS, DeploymentSettings
 from infra.surroundings import AccountConfig
 
@@ -152,7 +153,7 @@ def _template(settings: DeploymentSettings) -> dict[str, Any]:
 
 def _tell_notes(settings: DeploymentSettings) -> None:
     """Say what is allowed, and may not be meant."""
-    storage, notes = settings.storage, []
+    storage, notes = settings.storage, what_became_of(settings.sample_functions, settings.name)
     if storage.archive_after_days and not storage.archives:
         notes.append(
             f"nothing moves to the archive: retention_days {storage.retention_days} is less than archive_after_days"

@@ -16,6 +16,7 @@ from pydantic import (
 
 from infra.edgesettings import check_edge_settings, own_settings
 from infra.errors import ConfigError
+from infra.sample import SampleStorage, with_acceleration
 from infra.surroundings import AccountConfig, NetworkConfig
 from infra.values import Section, text
 from infra.words import in_words
@@ -42,6 +43,8 @@ _SECTIONS: Final = {
     "AHLI_CONFIG": "imports",
     "DB_CONFIG": "database",
     "STORAGE_CONFIG": "storage",
+    "S3_CONFIG": "sample_storage",
+    "LAMBDA_CONFIG": "sample_functions",
     "NETWORK_CONFIG": "network",
     "ACCOUNT_CONFIG": "account",
     "MONITORING_CONFIG": "monitoring",
@@ -213,11 +216,18 @@ class DeploymentSettings(Section):
     imports: ImportConfig = ImportConfig()
     database: DatabaseConfig = DatabaseConfig()
     storage: StorageConfig = StorageConfig()
+    sample_storage: SampleStorage = SampleStorage()
+    sample_functions: dict[str, Any] = Field(default_factory=dict)
     network: NetworkConfig = NetworkConfig()
     account: AccountConfig = AccountConfig()
     monitoring: MonitoringConfig = MonitoringConfig()
     issuers: dict[str, str] = Field(default_factory=dict)
     character_sets: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_one_acceleration(cls, sections: Any) -> Any:
+        return with_acceleration(sections) if isinstance(sections, Mapping) else sections
 
     @field_validator("vpc_cidr")
     @classmethod

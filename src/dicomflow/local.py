@@ -25,6 +25,7 @@ from starlette.routing import Mount, Route
 
 from dicomflow.bucket.keys import is_manifest
 from dicomflow.catalog import queue
+from dicomflow.catalog.buckets import remember_bucket
 from dicomflow.catalog.engine import create_engine_for, migrate
 from dicomflow.edge.deliver.deliverer import StoredObject
 from dicomflow.edge.http import register_edge
@@ -146,6 +147,7 @@ class Local:
     def start(self) -> None:
         """Migrate, serve HTTP and the simulator, start the pipeline and the edge; ready on return."""
         migrate(self._engine)
+        remember_bucket(self._engine, BUCKET, None)
         metrics = PrometheusMetrics(self._registry)
         register_silences(self._registry, self._store)
         self._server = serve(self._application(), port=self._http_port)

@@ -47,6 +47,24 @@ def test_query_of_first_users_runs_as_it_stands(run: Run, sql: str):
     assert "0 rows" in output
 
 
+@pytest.mark.parametrize("sql", [*SEED_QUERIES, "SELECT * FROM Studylist", "SELECT * FROM Instancelocation"])
+@pytest.mark.usefixtures("catalog")
+def test_query_in_the_seeds_names_runs(run: Run, sql: str):
+    """With `--seed` a table is the AWS sample's of that name."""
+    code, output, errors = run("query", "--seed", sql)
+    assert (0, "") == (code, errors)
+    assert "0 rows" in output
+
+
+@pytest.mark.parametrize("sql", ["DROP VIEW study", "CREATE TEMP VIEW v AS SELECT 1", "DELETE FROM temp.patient"])
+@pytest.mark.usefixtures("catalog")
+def test_query_in_the_seeds_names_cannot_write_either(run: Run, sql: str):
+    """Not even to what stands for its tables."""
+    code, output, errors = run("query", "--seed", sql)
+    assert (1, "") == (code, output)
+    assert "dicomflow: the database refused the statement: " in errors
+
+
 @pytest.mark.parametrize("sql", WRITES)
 @pytest.mark.usefixtures("catalog")
 def test_query_that_writes_is_refused(run: Run, sql: str):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from infra.app import read_settings
+from infra.deploy import _tell_notes as tell_notes
 from infra.errors import ConfigError
 from infra.regions import HEALTHIMAGING_REGIONS, check_region
 from infra.settings import load_deployment
@@ -193,6 +194,12 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"SITE_CHARACTER_SETS": {"edge-1": "ISO_IR 100\\KLINGON"}},
         "SITE_CHARACTER_SETS: 'KLINGON' is no defined term",
     ),
+    "acceleration said twice": (
+        {"S3_CONFIG": {"s3_acceleration": True}, "STORAGE_CONFIG": {"transfer_acceleration": False}},
+        "S3_CONFIG has s3_acceleration True, STORAGE_CONFIG has transfer_acceleration False: leave one out",
+    ),
+    "acceleration in words": ({"S3_CONFIG": {"s3_acceleration": "perhaps"}}, "'perhaps'; it must be True or False"),
+    "sample's storage misspelt": ({"S3_CONFIG": {"acceleration": True}}, "S3_CONFIG.acceleration: True; there is no"),
     "issuer": ({"SITE_ISSUERS": {"edge-9/CT": "H"}}, "SITE_ISSUERS: 'edge-9' is no Name of EDGE_CONFIG"),
 }
 
@@ -210,6 +217,53 @@ def test_config_as_it_is_deploys_what_the_seed_describes(config: dict[str, Any])
     assert (8, 64) == (deployment.database.min_acu_capacity, deployment.database.max_acu_capacity)
     assert deployment.imports.ahli_enabled
     assert "" == deployment.imports.ahli_endpoint
+
+
+SAMPLE: dict[str, Any] = {
+    "CDK_APP_NAME": "iep-01",
+    "VPC_CIDR": "10.10.0.0/22",
+    "RESOURCE_TAGS": {"tag_list": {"purpose": "iep"}},
+    "EDGE_CONFIG": [{"Name": "edge-1", "device_type": "LOCAL"}],
+    "AHLI_CONFIG": {"ahli_enabled": True, "ahli_endpoint": "", "ahli_concurrent_imports": 100},
+    "S3_CONFIG": {"s3_acceleration": True},
+    "DB_CONFIG": {"db_name": "iep", "min_acu_capacity": 1, "max_acu_capacity": 16},
+    "LAMBDA_CONFIG": {
+        "DICOMProfiler": {"entry": "x", "handler": "y", "timeout": 5, "layers": ["z"], "envs": {"A": "b"}},
+        "datastore": {"memory": 512},
+        "DbInit": {},
+        "CreateAHLIDatastore": {},
+        "AHLIImport": {"reserved_concurrency": 1},
+    },
+}
+
+
+def test_config_of_the_sample_loads_as_it_is(capsys: pytest.CaptureFixture[str]):
+    """Its newest version's: acceleration is honoured, and each of its functions is told what became of it."""
+    deployment = load_deployment(SAMPLE)
+    assert deployment.storage.transfer_acceleration
+    assert ("iep-01", 100) == (deployment.name, deployment.imports.ahli_concurrent_imports)
+    assert (1, 16, 20) == (
+        deployment.database.min_acu_capacity,
+        deployment.database.max_acu_capacity,
+        deployment.database.db_engine_pause,
+    )
+    tell_notes(deployment)
+    notes = capsys.readouterr().err
+    for function in SAMPLE["LAMBDA_CONFIG"]:
+        assert f"note: LAMBDA_CONFIG is not read: {function}: " in notes
+    assert "DICOMProfiler: iep-01-index reads the images and writes the catalog\n" in notes
+    assert "memory, timeouts and rights of the functions are the stack's own" in notes
+
+
+def test_config_of_both_has_the_one_acceleration_that_is_said():
+    """STORAGE_CONFIG keeps what else it says."""
+    both = SAMPLE | {"STORAGE_CONFIG": {"retention_days": 400}}
+    assert (True, 400) == (
+        load_deployment(both).storage.transfer_acceleration,
+        load_deployment(both).storage.retention_days,
+    )
+    off = {name: value for name, value in SAMPLE.items() if name != "S3_CONFIG"}
+    assert not load_deployment(off).storage.transfer_acceleration
 
 
 def test_config_with_the_needed_alone_has_the_defaults(config: dict[str, Any]):

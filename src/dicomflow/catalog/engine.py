@@ -14,6 +14,7 @@ from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError, SQLAlchemyError, StatementError
 
 from dicomflow.catalog import indexes, views
+from dicomflow.catalog.access import grant_readers
 from dicomflow.catalog.migrations import REVISIONS
 from dicomflow.errors import PermanentError
 
@@ -165,6 +166,8 @@ def _upgrade(engine: Engine) -> bool:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
         views.create(connection)
+        if connection.dialect.name == "postgresql":
+            grant_readers(connection)
     return True
 
 

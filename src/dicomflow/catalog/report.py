@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Engine, Table, event, func, select
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
+from dicomflow.catalog import seed
 from dicomflow.catalog.engine import begin_read, database_url, make_engine, require_schema
 from dicomflow.catalog.states import STATUSES
 from dicomflow.catalog.tables import (
@@ -40,8 +41,12 @@ _QUERY: Final = re.compile(
 )
 
 
-def create_read_only_engine(url: str) -> Engine:
+def create_read_only_engine(url: str, *, is_seed: bool = False) -> Engine:
     """Return an engine whose connections cannot write; the database must exist.
+
+    Args:
+        url: the catalog's.
+        is_seed: let table names mean the AWS sample's tables, where it has one of that name.
 
     Raises:
         PermanentError: the URL names a database we do not support.
@@ -50,12 +55,15 @@ def create_read_only_engine(url: str) -> Engine:
     if parsed.get_backend_name() == "sqlite":
         # Each transaction has a connection of its own: whether somebody writes is another question the next time.
         engine = make_engine(parsed, creator=lambda: _connect_read_only(parsed.database or ""), poolclass=NullPool)
+        if is_seed:
+            event.listen(engine, "connect", _create_seed_views)
         event.listen(engine, "connect", _allow_reading)
         return engine
+    search_path = f" -c search_path={seed.SCHEMA},public" if is_seed else ""
     return make_engine(
         parsed,
         execution_options={"postgresql_readonly": True},
-        connect_args={"options": "-c default_transaction_read_only=on"},
+        connect_args={"options": f"-c default_transaction_read_only=on{search_path}"},
     )
 
 
@@ -187,6 +195,13 @@ def _connect_read_only(file: str) -> sqlite3.Connection:
     is_open = Path(f"{file}-shm").exists() or (log.exists() and log.stat().st_size > 0)
     mode = "ro" if is_open else "ro&immutable=1"
     return sqlite3.connect(f"file:{quote(file)}?mode={mode}", uri=True, check_same_thread=False)
+
+
+def _create_seed_views(connection: Any, _record: Any) -> None:  # the driver's connection, untyped
+    """Put the sample's views before the tables; they are this connection's, and no file's."""
+    connection.execute("PRAGMA temp_store = MEMORY")
+    for view in seed.VIEWS:
+        connection.execute(f"CREATE TEMP VIEW {view} AS {seed.select_of(view, 'sqlite', 'main')}")
 
 
 def _allow_reading(connection: Any, _record: Any) -> None:  # the driver's connection, untyped

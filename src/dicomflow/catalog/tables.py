@@ -9,6 +9,7 @@ from typing import Any, Final
 from sqlalchemy import (
     BigInteger,
     Boolean,
+    CheckConstraint,
     Column,
     Date,
     DateTime,
@@ -42,6 +43,7 @@ __all__ = [
     "import_outcome",
     "instance",
     "metadata",
+    "object_bucket",
     "patient",
     "patient_history",
     "patient_word",
@@ -223,6 +225,15 @@ stored_object: Final = Table(
     Column("data_set_sha256", String(64)),
     _partial_index("ix_stored_object_problem", "object_key", "problem IS NOT NULL"),
     _partial_index("ix_stored_object_damaged", "object_key", "sha256 <> object_sha256"),
+)
+
+# The bucket that objects' keys are in; one row, written by the pipeline. A folder in its place has no region.
+object_bucket: Final = Table(
+    "object_bucket",
+    metadata,
+    Column("one", SmallInteger, CheckConstraint("one = 1", name="ck_object_bucket_one"), primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("region", Text),
 )
 
 # `series_changes` counts how often a series of the delivery was settled, `reported_changes` up to which of

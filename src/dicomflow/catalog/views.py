@@ -1,4 +1,4 @@
-"""The views `ahlijob` and `ahliimageset`: imports as the first users of the system know them, column for column.
+"""The views: imports, studies and locations as the first users of the system know them, column for column.
 
 They hold no rows, so `engine.migrate` replaces them each time with what stands here. Names are folded to lower case
 by PostgreSQL and compared without case by SQLite, so `SELECT * FROM Ahlijob` runs as it stands.
@@ -6,7 +6,9 @@ by PostgreSQL and compared without case by SQLite, so `SELECT * FROM Ahlijob` ru
 
 from typing import Final
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, func, inspect, select, text
+
+from dicomflow.catalog.seed import SCHEMA, VIEWS, select_of
 
 __all__ = ["create", "drop"]
 
@@ -46,13 +48,28 @@ JOIN image_set ON image_set.datastore_id = series_image_set.datastore_id
 """
 
 
+# Of the sample's other views those whose names no table of ours has.
+_SAMPLES: Final = ("studylist", "instancelocation")
+
+
 def drop(connection: Connection) -> None:
     """Remove the views, so that a migration may change what they read."""
-    for name in ("ahlijob", "ahliimageset"):
+    if connection.dialect.name == "postgresql" and inspect(connection).has_schema(SCHEMA):
+        for name in VIEWS:
+            connection.execute(text(f"DROP VIEW IF EXISTS {SCHEMA}.{name}"))
+    for name in ("ahlijob", "ahliimageset", *_SAMPLES):
         connection.execute(text(f"DROP VIEW IF EXISTS {name}"))
 
 
 def create(connection: Connection) -> None:
-    """Create the views; they must not be there."""
+    """Create the views; they must not be there. On PostgreSQL the schema `seed` has all of the sample's."""
+    dialect = connection.dialect.name
     for statement in (_AHLIJOB, _AHLIIMAGESET):
         connection.execute(text(statement))
+    for name in _SAMPLES:
+        connection.execute(text(f"CREATE VIEW {name} AS {select_of(name, dialect)}"))
+    if dialect == "postgresql":
+        ours = str(connection.scalar(select(func.quote_ident(func.current_schema()))))
+        connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
+        for name in VIEWS:
+            connection.execute(text(f"CREATE VIEW {SCHEMA}.{name} AS {select_of(name, dialect, ours)}"))

@@ -53,6 +53,7 @@ COMMANDS: Final = {
     "edge-install": Entry("Write the commands that make a device an edge.", "edge"),
     "edge-remove": Entry("Take an edge's device out of a deployed stack.", "edge"),
     "send": Entry("Send DICOM files to a receiver over DIMSE.", "edge"),
+    "samples": Entry("Write a few invented studies, to try things with.", "edge"),
     "spool": Entry("List what cannot be delivered, and try it again.", "edge"),
     "ledger": Entry("Show an instance's chain of custody, check it, forget it.", "edge"),
     "commitments": Entry("List storage commitment reports not taken; send again.", "edge"),

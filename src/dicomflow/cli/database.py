@@ -46,8 +46,10 @@ DatabaseUrl = Annotated[
 
 
 @contextmanager
-def reading(data: Path | None, database_url: str | None) -> Iterator[Engine]:
+def reading(data: Path | None, database_url: str | None, *, is_seed: bool = False) -> Iterator[Engine]:
     """Give an engine on an existing catalog for a command that only reads; nothing is created.
+
+    With `is_seed` the names of tables are the AWS sample's.
 
     Raises:
         typer.BadParameter: neither a folder nor a URL was given.
@@ -59,7 +61,7 @@ def reading(data: Path | None, database_url: str | None) -> Iterator[Engine]:
         _require_file(file)
         if not os.access(file, os.R_OK):
             raise PermanentError(f"this user may not read {file}: {_advice(file)}")
-    with _disposed(create_read_only_engine(_url(file, database_url))) as engine:
+    with _disposed(create_read_only_engine(_url(file, database_url), is_seed=is_seed)) as engine:
         _prove(engine)
         yield engine
 

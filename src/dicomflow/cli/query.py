@@ -20,6 +20,9 @@ def query(
     data: DataFolder = None,
     database_url: DatabaseUrl = None,
     *,
+    seed: Annotated[
+        bool, typer.Option("--seed", help="Table and column names are the AWS sample's: docs/from-the-sample.md.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print a JSON array with one object a row.")] = False,
 ) -> None:
     """Run one read-only SQL statement on the catalog.
@@ -29,7 +32,7 @@ def query(
 
     For example: dicomflow query --data DIR "SELECT * FROM Ahlijob WHERE status = 4"
     """
-    with reading(data, database_url) as engine:
+    with reading(data, database_url, is_seed=seed) as engine:
         columns, rows = run_read_only(engine, sql)
     if json:
         typer.echo(as_json(columns, rows))

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from obstore.store import LocalStore, ObjectStore, S3Store
 
 from dicomflow.bucket.fips import fips_endpoint
+from dicomflow.catalog.buckets import remember_bucket
 from dicomflow.catalog.engine import create_engine_for, require_schema
 from dicomflow.errors import PermanentError
 from dicomflow.folders import folder_of_url
@@ -50,6 +51,7 @@ def build_dependencies(settings: PipelineSettings) -> Dependencies:
     engine = create_iam_engine(url) if settings.database_iam else create_engine_for(url)
     require_schema(engine)
     bucket, store = build_store(settings.store_url)
+    remember_bucket(engine, bucket, None if bucket == LOCAL_BUCKET else _region())
     return Dependencies(
         engine=engine,
         store=store,
@@ -91,6 +93,10 @@ def build_store(store_url: str) -> tuple[str, ObjectStore]:
         retry_config={"max_retries": ATTEMPTS, "retry_timeout": _RETRY_TIMEOUT},
     )
     return bucket, store
+
+
+def _region() -> str | None:
+    return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
 
 
 def _fips_endpoint() -> str | None:
