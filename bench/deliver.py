@@ -19,7 +19,7 @@ from typing import Final
 
 from dicomflow.dicom.part10 import encode_file_meta
 from dicomflow.dicom.uids import EXPLICIT_VR_LITTLE_ENDIAN
-from dicomflow.edge.spool.folders import Spool
+from dicomflow.edge.spool.lane import Lane
 from machine import describe
 from peers import warm_memory
 from report import replace_section
@@ -92,7 +92,7 @@ def main() -> int:
 
 def _deliver(folder: Path, count: int, sink: TlsSink, authority: Path) -> float:
     """Deliver objects from a spool until it is empty; return the CPU seconds."""
-    spool = Spool(folder / "spool")
+    spool = Lane(folder / "spool")
     for number in range(count):
         file = spool.create("bench", number)
         file.write([_encode(number)])

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from dicomflow.edge.spool.folders import count_files
+from dicomflow.edge.spool.view import count_files
 from load import Load, encode_files
 from machine import describe
 from peers import PEERS, Peer, is_installed, running

@@ -29,7 +29,7 @@ from rich.console import Console
 from dicomflow import samples
 from dicomflow.catalog.report import create_read_only_engine, run_read_only
 from dicomflow.cli.tables import print_table
-from dicomflow.edge.spool.folders import count_files
+from dicomflow.edge.spool.view import count_files
 from dicomflow.errors import DicomflowError
 
 QUERIES: Final = ("Patient", "Study", "Series", "Instance", "Ahlijob", "Ahliimageset")

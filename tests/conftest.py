@@ -26,7 +26,7 @@ from waiting import WAIT_SECONDS, free_ports, wait_for
 from dicomflow import logs
 from dicomflow.catalog.engine import create_engine_for, migrate
 from dicomflow.catalog.report import create_read_only_engine, run_read_only
-from dicomflow.edge.spool.folders import count_files
+from dicomflow.edge.spool.view import count_files
 
 pytest_plugins = ["object_stores", "receivers"]
 

@@ -19,7 +19,7 @@ GIVEN_UP = replace(OPEN, transaction_uid="1.2.9", attempts=7, undelivered="the A
 @pytest.fixture
 def kept(data: Path) -> Commitments:
     """Give one request that waits and one that was given up."""
-    found = Commitments(Spool(data / "spool"))
+    found = Commitments(Spool(data / "spool").root)
     found.add(OPEN)
     found.add(replace(GIVEN_UP, undelivered=""))
     found.update(GIVEN_UP)

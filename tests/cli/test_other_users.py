@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from spool_files import receive
 
 from dicomflow.edge.ledger import LEDGER_FILE, Ledger
 from dicomflow.edge.spool.folders import Spool
@@ -27,9 +28,7 @@ READING = (
 def site(tmp_path: Path) -> Path:
     """Give the folder of a stopped edge with something in quarantine, all of it another user's where root runs this."""
     spool = Spool(tmp_path / "spool", fsync=False)
-    file = spool.create("a1", 0)
-    file.write([b"content"])
-    spool.quarantine(file.commit("10.0.0.1"), "reason")
+    spool.quarantine(receive(spool, b"content"), "reason")
     Ledger(spool.root / LEDGER_FILE).close()
     (tmp_path / "objects").mkdir()
     (tmp_path / "edge.toml").write_text(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from spool_files import receive
 
 from dicomflow.edge.ledger import LEDGER_FILE, Ledger
 from dicomflow.edge.spool.folders import Spool
@@ -47,9 +48,7 @@ def volume(tmp_path: Path, run: Run) -> Path:
     """Give a folder with a site's spool, and with a data folder."""
     volume = tmp_path / "volume"
     spool = Spool(volume / "spool", fsync=False)
-    file = spool.create("a1", 0)
-    file.write([b"content"])
-    spool.quarantine(file.commit("10.0.0.1"), "the reason")
+    spool.quarantine(receive(spool, b"content"), "the reason")
     Ledger(spool.root / LEDGER_FILE).close()
     (volume / "objects").mkdir()
     (volume / "edge.toml").write_text(

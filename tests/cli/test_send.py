@@ -18,7 +18,7 @@ from dicomflow import samples
 from dicomflow.edge.receive.services import Receiver
 from dicomflow.edge.receive.watermark import Watermark
 from dicomflow.edge.settings import SpoolSettings
-from dicomflow.edge.spool.folders import Spool
+from dicomflow.edge.spool.lane import Lane
 from dicomflow.network.admission import Admission, table_length
 from dicomflow.network.association import Association
 from dicomflow.network.services import Host
@@ -28,16 +28,16 @@ from dicomflow.network.settings import DimseSettings
 @pytest.fixture
 def receiver_with(tmp_path: Path) -> Iterator[Callable[..., int]]:
     """Start a receiver on a thread and give its port; settings are the DIMSE section's."""
-    spool = Spool(tmp_path / "spool")
+    lane = Lane(tmp_path / "spool")
     listeners: list[socket.socket] = []
 
     def _receiver_with(**settings: Any) -> int:
         listener = socket.create_server(("127.0.0.1", 0))
         listeners.append(listener)
-        watermark = Watermark(spool, SpoolSettings(dir=spool.root, slow_below_bytes=0, refuse_below_bytes=0))
+        watermark = Watermark(SpoolSettings(dir=lane.root, slow_below_bytes=0, refuse_below_bytes=0))
         admission = Admission([0] * table_length(1, 10), 0, 10, 0)
         stopping = threading.Event()
-        host = Host(DimseSettings(**settings), Receiver(spool, watermark, stopping).serve, stopping, admission)
+        host = Host(DimseSettings(**settings), Receiver(lane, watermark, stopping).serve, stopping, admission)
         threading.Thread(target=_accept, args=(listener, host), daemon=True).start()
         port: int = listener.getsockname()[1]
         return port

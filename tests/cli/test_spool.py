@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from spool_files import receive
 
 from dicomflow.edge.spool.folders import Spool
 
@@ -16,9 +17,7 @@ def spool(tmp_path: Path) -> Spool:
     """Give the spool of a data folder, with two quarantined instances."""
     made = Spool(tmp_path / "spool", fsync=False)
     for number in range(2):
-        file = made.create("a1", number)
-        file.write([b"content"])
-        made.quarantine(file.commit("10.0.0.1"), f"reason {number}")
+        made.quarantine(receive(made, b"content", number=number), f"reason {number}")
     return made
 
 

@@ -26,8 +26,10 @@ from dicomflow.dimse.command import Command, CommandField, encode_command
 from dicomflow.dimse.events import AssociationAccepted, CommandReceived
 from dicomflow.dimse.pdu import AssociateRequest, ProposedContext
 from dicomflow.dimse.requestor import Requestor
-from dicomflow.edge.spool.folders import Spool, _scan
-from dicomflow.edge.spool.segments import read_records, segments_of
+from dicomflow.edge.spool.folders import Spool
+from dicomflow.edge.spool.records import read_records
+from dicomflow.edge.spool.rotation import segments_of
+from dicomflow.edge.spool.view import scan
 from dicomflow.errors import InternalError
 
 collect_ignore = [] if os.environ.get("DICOMFLOW_TEST_FILE_SYSTEMS") == "1" else ["test_file_systems.py"]
@@ -193,7 +195,7 @@ class Site:
     def instances(self) -> dict[str, str]:
         """Return the SHA-256 of each file that counts as an instance, and where it is."""
         folders = [*self.spool.received.iterdir(), *(each for each in self.spool.delivering.iterdir() if each.is_dir())]
-        files = [file for folder in folders for file in _scan(folder)]
+        files = [file for folder in folders for file in scan(folder)]
         found = {}
         for file in files:
             digest = hashlib.sha256(file.path.read_bytes()).hexdigest()

@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from dicomflow.edge.spool import spares
-from dicomflow.edge.spool.folders import ReceivedFile, Spool
+from dicomflow.edge.spool.folders import Spool
+from dicomflow.edge.spool.lane import Lane, discard_incoming
+from dicomflow.edge.spool.names import ReceivedFile
 from dicomflow.edge.spool.spares import Spares
 
 IMAGE_BYTES = 400 << 20  # btrfs and xfs make nothing smaller than 300 MB
@@ -70,19 +72,22 @@ def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
     made.close()
 
 
-def receive(spool: Spool, numbers: range, acknowledged: list[ReceivedFile]) -> None:
-    """Receive instances of some kilobytes."""
+def receive(lane: Lane, numbers: range, acknowledged: set[str]) -> list[ReceivedFile]:
+    """Receive instances of some kilobytes, add their digests, and return the files that they are in."""
+    files = []
     for number in numbers:
-        file = spool.create(f"{number % 7:032}", number)
-        file.write([f"instance {number}".encode() * 700])
-        acknowledged.append(file.commit("10.0.0.1"))
+        content = f"instance {number}".encode() * 700
+        file = lane.create(f"{number % 7:032}", number, len(content))
+        files.append(ReceivedFile.of(file.write([content]).commit("10.0.0.1")))
+        acknowledged.add(hashlib.sha256(content).hexdigest())
+    return [file for file in files if file is not None]
 
 
 def surviving(disk: Disk) -> set[str]:
     """Cut the power, and return the digests of the instances that a start finds whole."""
     disk.cut()
     spool = Spool(disk.root / "spool")
-    spool.discard_incoming()
+    discard_incoming(spool)
     spool.discard_stored()
     while spool.unpack(1000):
         pass
@@ -96,51 +101,51 @@ def surviving(disk: Disk) -> set[str]:
 @pytest.mark.parametrize("segment_bytes", [0, 1 << 20])
 def test_power_loss_after_the_answer_keeps_bytes_and_name(disk: Disk, segment_bytes: int) -> None:
     """Four associations have their answers, nothing else was synced, and the power goes: every instance is there."""
-    spool = Spool(disk.root / "spool", segment_bytes=segment_bytes)
-    acknowledged: list[ReceivedFile] = []
+    lane = Lane(disk.root / "spool", segment_bytes=segment_bytes)
+    acknowledged: set[str] = set()
     threads = [
-        threading.Thread(target=receive, args=(spool, range(each, INSTANCES, THREADS), acknowledged))
+        threading.Thread(target=receive, args=(lane, range(each, INSTANCES, THREADS), acknowledged))
         for each in range(THREADS)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    spool.segments = None  # or the file system could not be unmounted
+    lane.segments = None  # or the file system could not be unmounted
     assert INSTANCES == len(acknowledged)
-    assert {file.sha256 for file in acknowledged} <= surviving(disk)
+    assert acknowledged <= surviving(disk)
 
 
 def test_power_loss_while_a_delivery_is_gathered_keeps_every_instance(disk: Disk) -> None:
     """Some have moved to their delivery, one to the quarantine, some nowhere yet."""
     spool = Spool(disk.root / "spool")
-    acknowledged: list[ReceivedFile] = []
-    receive(spool, range(60), acknowledged)
-    for file in acknowledged[:40]:
+    acknowledged: set[str] = set()
+    files = receive(Lane(spool.root), range(60), acknowledged)
+    for file in files[:40]:
         spool.assign(file, f"d{file.number % 3}")
     spool.sync_deliveries(["d0", "d1", "d2"])
-    for file in acknowledged[40:50]:
+    for file in files[40:50]:
         spool.assign(file, "d0")
-    spool.quarantine(acknowledged[50], "refused")
-    assert {file.sha256 for file in acknowledged} <= surviving(disk)
+    spool.quarantine(files[50], "refused")
+    assert acknowledged <= surviving(disk)
 
 
 def test_power_loss_while_segments_are_unpacked_and_used_again_keeps_every_instance(disk: Disk) -> None:
     """Some were unpacked, some of those are in a delivery, their segments hold others, and some wait in the last."""
-    spool, deliverers = Spool(disk.root / "spool", segment_bytes=1 << 20), Spool(disk.root / "spool")
-    acknowledged: list[ReceivedFile] = []
-    receive(spool, range(300), acknowledged)
-    while deliverers.unpack(100):
+    lane, spool = Lane(disk.root / "spool", segment_bytes=1 << 20), Spool(disk.root / "spool")
+    acknowledged: set[str] = set()
+    receive(lane, range(300), acknowledged)
+    while spool.unpack(100):
         pass
-    for file in list(deliverers.scan_received())[:100]:
-        deliverers.assign(file, "d1")
-    deliverers.sync_deliveries(["d1"])
-    receive(spool, range(300, 500), acknowledged)
-    deliverers.unpack(50)
-    deliverers._unpacker.close()
-    receive(spool, range(500, 600), acknowledged)
-    spool.segments = None
-    assert {file.sha256 for file in acknowledged} <= surviving(disk)
+    for file in list(spool.scan_received())[:100]:
+        spool.assign(file, "d1")
+    spool.sync_deliveries(["d1"])
+    receive(lane, range(300, 500), acknowledged)
+    spool.unpack(50)
+    spool._unpacker.close()
+    receive(lane, range(500, 600), acknowledged)
+    lane.segments = None
+    assert acknowledged <= surviving(disk)
 
 
 def test_power_loss_while_spares_are_written_over_keeps_every_instance(
@@ -148,32 +153,31 @@ def test_power_loss_while_spares_are_written_over_keeps_every_instance(
 ) -> None:
     """Files of a stored delivery were written over, some to their end, and one is being written."""
     monkeypatch.setattr(spares, "LEAST_BYTES", 1)
-    spool = Spool(disk.root / "spool", spare_bytes=16 << 20)
-    stored: list[ReceivedFile] = []
-    acknowledged: list[ReceivedFile] = []
-    receive(spool, range(10, 60), stored)
-    for file in stored:
+    lane, spool = (kind(disk.root / "spool", spare_bytes=16 << 20) for kind in (Lane, Spool))
+    stored: set[str] = set()
+    acknowledged: set[str] = set()
+    for file in receive(lane, range(10, 60), stored):
         spool.assign(file, "d1")
     spool.sync_deliveries(["d1"])
     spool.remove_delivery("d1")
     reused = {path.stat().st_ino for path in (spool.root / "spares").iterdir()}
-    spool.spares = Spares(spool.root / "spares", 16 << 20)  # which has not looked yet
-    receive(spool, range(60, 99), acknowledged)
-    assert {file.path.stat().st_ino for file in acknowledged} < reused
-    unfinished = spool.create("a" * 32, 2000, 7500)
+    lane.spares = Spares(lane.spares_folder, 16 << 20)  # which has not looked yet
+    files = receive(lane, range(60, 99), acknowledged)
+    assert {file.path.stat().st_ino for file in files} < reused
+    unfinished = lane.create("a" * 32, 2000, 7500)
     unfinished.write([b"unfinished" * 750])
     unfinished._close()  # or the file system could not be unmounted
     found = surviving(disk)
-    assert {file.sha256 for file in acknowledged} <= found
-    assert found.isdisjoint(file.sha256 for file in stored)
+    assert acknowledged <= found
+    assert found.isdisjoint(stored)
 
     # The next run takes no file for a spare that power loss has left to an instance.
-    receive(Spool(disk.root / "spool", spare_bytes=16 << 20), range(100, 170), acknowledged)
-    assert {file.sha256 for file in acknowledged} <= surviving(disk)
+    receive(Lane(disk.root / "spool", spare_bytes=16 << 20), range(100, 170), acknowledged)
+    assert acknowledged <= surviving(disk)
 
 
 def test_power_loss_takes_what_was_not_synced(disk: Disk) -> None:
     """The test itself: without fsync the instances are gone, so that the other tests can fail."""
-    acknowledged: list[ReceivedFile] = []
-    receive(Spool(disk.root / "spool", fsync=False), range(10), acknowledged)
+    acknowledged: set[str] = set()
+    receive(Lane(disk.root / "spool", fsync=False), range(10), acknowledged)
     assert set() == surviving(disk)

@@ -16,11 +16,13 @@ from typing import Any
 
 import pytest
 
-from dicomflow.edge.spool import folders as spool_module
+from dicomflow.edge.spool import lane as lane_module
 from dicomflow.edge.spool import spares, unpacker
 from dicomflow.edge.spool.folders import Spool
+from dicomflow.edge.spool.lane import Lane
 from dicomflow.edge.spool.names import ReceivedFile
-from dicomflow.edge.spool.segments import Segments, read_records
+from dicomflow.edge.spool.records import read_records
+from dicomflow.edge.spool.segments import Segments
 
 ASSOCIATION = "a" * 32
 # Whether an fsync of a file makes its new name durable.
@@ -33,20 +35,20 @@ Names = dict[tuple[int, str], int]
 class Disk:
     """What may have survived. One owner: the test; it patches `os` for as long as the fixture lives."""
 
-    def __init__(self, spool: Spool, patch: pytest.MonkeyPatch, *, has_syncfs: bool = True) -> None:
-        self.spool = spool
+    def __init__(self, lane: Lane, spool: Spool, patch: pytest.MonkeyPatch, *, has_syncfs: bool = True) -> None:
+        self.lane, self.spool = lane, spool
         self.acknowledged: set[str] = set()
         self.stored: set[str] = set()
         self.states = 0
         self._roots = {_inode(each) for each in (spool.received, spool.delivering, spool.quarantined)}
-        self._is_named_by_fsync = spool.is_named_by_fsync
+        self._is_named_by_fsync = lane.is_named_by_fsync
         self._certain: Names = {}
         self._uncertain: list[list[Change]] = []  # what stands together happens together
         self._synced: dict[int, str] = {}
-        unpacked = spool.received / unpacker.UNPACKED
+        unpacked = spool.unpacked
         for folder in (
             spool.received,
-            spool.lane,
+            lane.folder,
             unpacked,
             spool.delivering,
             spool.quarantined,
@@ -199,25 +201,26 @@ def disk_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Di
     """Give a spool on a disk that forgets."""
 
     def _disk_of(kind: str, *, fsync: bool = True, segment_bytes: int = 0, has_syncfs: bool = True) -> Disk:
-        monkeypatch.setattr(spool_module, "is_named_by_fsync", lambda _: KINDS[kind])
-        spool = Spool(tmp_path / "spool", spare_bytes=1 << 20, fsync=fsync)
-        disk = Disk(spool, monkeypatch, has_syncfs=has_syncfs)
+        monkeypatch.setattr(lane_module, "is_named_by_fsync", lambda _: KINDS[kind])
+        lane = Lane(tmp_path / "spool", spare_bytes=1 << 20, fsync=fsync)
+        spool = Spool(lane.root, spare_bytes=1 << 20, fsync=fsync)
+        disk = Disk(lane, spool, monkeypatch, has_syncfs=has_syncfs)
         if segment_bytes:
             # Begun under the eyes of the model.
-            spool.segments = Segments(spool.lane, segment_bytes, fsync=fsync, rename_durably=spool.rename_durably)
+            lane.segments = Segments(lane.folder, segment_bytes, fsync=fsync, rename_durably=lane.rename_durably)
         return disk
 
     return _disk_of
 
 
-def receive(disk: Disk, number: int) -> ReceivedFile:
-    """Receive an instance; when this returns it is acknowledged."""
-    file = disk.spool.create(ASSOCIATION, number)
-    file.write([b"instance ", str(number).encode()])
-    received = file.commit("10.0.0.1")
-    disk.acknowledged.add(received.sha256)
+def receive(disk: Disk, number: int) -> Any:
+    """Receive an instance; when this returns it is acknowledged. Returns its file, if it has one."""
+    content = f"instance {number}".encode()
+    file = disk.lane.create(ASSOCIATION, number, len(content))
+    received = file.write([content]).commit("10.0.0.1")
+    disk.acknowledged.add(hashlib.sha256(content).hexdigest())
     disk.check()
-    return received
+    return ReceivedFile.of(received)
 
 
 def deliver(disk: Disk, files: list[ReceivedFile]) -> None:
@@ -280,8 +283,8 @@ def test_power_loss_at_any_call_of_a_segment_loses_no_acknowledged_object(
         deliver(disk, list(disk.spool.scan_received()))
     receive(disk, next(numbers))
     assert disk.states > 200
-    assert [] != list(disk.spool.lane.glob("*.segment"))
-    assert 3 >= len({path.stat().st_ino for path in disk.spool.lane.iterdir() if path.suffix not in {".at", ".end"}})
+    assert [] != list(disk.lane.folder.glob("*.segment"))
+    assert 3 >= len({path.stat().st_ino for path in disk.lane.folder.iterdir() if path.suffix not in {".at", ".end"}})
 
 
 def test_power_loss_is_found_where_a_segment_is_given_back_too_early(
@@ -291,7 +294,7 @@ def test_power_loss_is_found_where_a_segment_is_given_back_too_early(
     disk = disk_of("named by fsync", segment_bytes=4 * 4096)
     receive(disk, 0)
     monkeypatch.setattr(disk.spool._unpacker, "_fsync", False)
-    disk.spool.segments = None
+    disk.lane.segments = None
     with pytest.raises(AssertionError, match="1 lost"):
         disk.spool.unpack(100)
 
@@ -301,8 +304,8 @@ def test_power_loss_is_found_where_a_record_is_not_synced(
 ):
     """The model itself: a record that is answered before its sync is lost."""
     disk = disk_of("named by fsync", segment_bytes=4 * 4096)
-    assert disk.spool.segments is not None
-    monkeypatch.setattr(disk.spool.segments, "_fsync", False)
+    assert disk.lane.segments is not None
+    monkeypatch.setattr(disk.lane.segments, "_fsync", False)
     with pytest.raises(AssertionError, match="1 lost"):
         receive(disk, 0)
 
@@ -331,6 +334,6 @@ def test_power_loss_is_found_where_nothing_is_synced(disk_of: Callable[..., Disk
 def test_power_loss_is_found_where_a_name_is_not_synced(disk_of: Callable[..., Disk]):
     """The model itself: taken for one that names by fsync, another file system can lose the name of a synced file."""
     disk = disk_of("named by its folder")
-    disk.spool.is_named_by_fsync = True
+    disk.lane.is_named_by_fsync = True
     with pytest.raises(AssertionError, match="1 lost"):
         receive(disk, 0)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from dicomflow.edge.spool.folders import Spool
+from dicomflow.edge.spool.lane import discard_incoming
 
 OBJECTS = 2
 # Holds two of them, so that another one is begun.
@@ -61,7 +62,7 @@ def victim() -> Iterator[Victim]:
 def instances(folder: Path) -> dict[str, str]:
     """Return the digests of what counts as an instance after a restart, by name and by content."""
     spool = Spool(folder)
-    spool.discard_incoming()
+    discard_incoming(spool)
     spool.associations.note_lost()
     spool.unpack(1000)
     found = {file.sha256: hashlib.sha256(file.path.read_bytes()).hexdigest() for file in spool.scan_received()}

@@ -17,7 +17,7 @@ from dicomflow.edge.receive.services import Receiver
 from dicomflow.edge.receive.watermark import Watermark
 from dicomflow.edge.settings import SpoolSettings
 from dicomflow.edge.spool import spares
-from dicomflow.edge.spool.folders import Spool
+from dicomflow.edge.spool.lane import Lane
 from dicomflow.edge.supervisor import bind
 from dicomflow.network.admission import Admission, table_length
 from dicomflow.network.arrivals import Listener
@@ -35,19 +35,19 @@ STORM_SECONDS = 0.0005
 
 def _serve(folder: Path, step: int, count: int, segment_bytes: int, *, is_named_by_fsync: bool) -> None:
     spares.LEAST_BYTES = 1
-    spool = Spool(folder, spare_bytes=1 << 20, segment_bytes=segment_bytes)
+    lane = Lane(folder, spare_bytes=1 << 20, segment_bytes=segment_bytes)
     for number in range(count):
         (folder / str(number)).write_bytes(b"before" * (SPARE_BYTES // 6))
-        spool.spares.keep([folder / str(number)])
+        lane.spares.keep([folder / str(number)])
     if not segment_bytes:
-        spool.last_bytes = SPARE_BYTES
-    spool.is_named_by_fsync = is_named_by_fsync
+        lane.last_bytes = SPARE_BYTES
+    lane.is_named_by_fsync = is_named_by_fsync
     dimse = DimseSettings()
     settings = SpoolSettings(dir=folder, slow_below_bytes=0, refuse_below_bytes=0)
     table = [0] * table_length(1, dimse.max_associations)
     admission = Admission(table, 0, dimse.max_associations, 0)
     stopping = threading.Event()
-    receiver = Receiver(spool, Watermark(spool, settings), stopping)
+    receiver = Receiver(lane, Watermark(settings), stopping)
     connections = Connections(Host(dimse, receiver.serve, stopping, admission))
     listener = bind("127.0.0.1", 0)
     if step < 0:

@@ -14,7 +14,6 @@ from dicomflow.edge import children, supervisor
 from dicomflow.edge.children import slots_of
 from dicomflow.edge.settings import DeliverySettings, EdgeSettings, SettingsFile, SpoolSettings, load_settings
 from dicomflow.edge.spool.associations import AssociationLog
-from dicomflow.edge.spool.folders import Spool
 from dicomflow.edge.supervisor import Supervisor
 from dicomflow.logs import LogSettings
 from dicomflow.network.arrivals import open_inboxes, pass_on
@@ -161,16 +160,16 @@ def test_worker_of_an_earlier_run_may_begin_a_log_after_a_new_supervisor_came(
         name="site-1", spool=SpoolSettings(dir=tmp_path), delivery=DeliverySettings(store_url="file:///unused")
     )
     edge = Supervisor(settings, LogSettings("INFO", as_json=False))
-    edge.spool = Spool(tmp_path)
+    edge.spool.make()
     monkeypatch.setattr("dicomflow.edge.spool.associations._MOST_LINES", 1)
     orphan = AssociationLog(tmp_path / "associations")
     orphan.note_open("a1")
-    edge._unnoted = edge.spool.associations.process_ids()
+    edge._unnoted = edge._associations.process_ids()
     edge._note_lost()
     assert {os.getpid()} == edge._unnoted
     orphan.note_open("a2")  # in a log that it begins now
-    assert {"a1": "open", "a2": "open"} == edge.spool.associations.read_states()
+    assert {"a1": "open", "a2": "open"} == edge._associations.read_states()
     os.close(orphan._descriptor)  # as its end does
     edge._note_lost()
     assert set() == edge._unnoted
-    assert {"a1": "lost", "a2": "lost"} == edge.spool.associations.read_states()
+    assert {"a1": "lost", "a2": "lost"} == edge._associations.read_states()

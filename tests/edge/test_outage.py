@@ -14,6 +14,7 @@ import pytest
 from fault_proxy import FaultProxy
 
 from dicomflow.bucket.manifest import Manifest
+from dicomflow.edge.spool.view import count_files
 
 INSTANCES = int(os.environ.get("DICOMFLOW_TEST_OUTAGE_INSTANCES", "200"))
 STUDIES = 4
@@ -56,7 +57,7 @@ def _pixels(number: int) -> bytes:
 
 
 def _is_drained(edge: Any) -> bool:
-    counts = edge.spool.counts()
+    counts = count_files(edge.spool.root)
     return not counts["received"] and not any(edge.spool.delivering.iterdir())
 
 

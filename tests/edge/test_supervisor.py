@@ -23,6 +23,7 @@ from dicomflow.dimse.items import UserIdentity
 from dicomflow.edge.ledger import LEDGER_FILE
 from dicomflow.edge.settings import DeliverySettings, EdgeSettings, SpoolSettings
 from dicomflow.edge.spool.folders import Spool
+from dicomflow.edge.spool.view import count_files
 from dicomflow.edge.supervisor import Supervisor, bind
 from dicomflow.errors import PermanentError
 from dicomflow.logs import LogSettings
@@ -67,7 +68,7 @@ def test_stored_instance_is_delivered_with_its_manifest(
     scu.release()
     until(lambda: listed(edge) == ["1.2.3.4"], explain=edge.tail)
     assert {"1.2.3.4": [part10()]} == stored(edge)
-    until(lambda: edge.spool.counts() == {"received": 0, "delivering": 0, "quarantined": 0})
+    until(lambda: count_files(edge.spool.root) == {"received": 0, "delivering": 0, "quarantined": 0})
 
 
 def test_worker_crash_leaves_other_associations_running(edge_with: Any, scu_with: Any, data_set: Any, until: Any):
@@ -308,7 +309,7 @@ def test_lost_associations_that_a_full_volume_does_not_take_are_noted_later(
         name="site-1", spool=SpoolSettings(dir=tmp_path), delivery=DeliverySettings(store_url="file:///unused")
     )
     supervisor = Supervisor(settings, LogSettings("INFO", as_json=False))
-    supervisor.spool = spool = Spool(tmp_path)
+    spool = Spool(tmp_path)
     for process_id in (1, 2):
         note = tmp_path / "associations" / f"{process_id}-00000001.log"
         note.write_bytes(f"\na{process_id} open 17 .\n".encode())

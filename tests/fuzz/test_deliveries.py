@@ -19,6 +19,7 @@ from uuid import UUID
 import pytest
 from data_sets import identifying
 from spoiling import spoil_bytes
+from spool_files import receive
 
 from dicomflow.bucket.manifest import Association, Instance, Manifest, Series, Study
 from dicomflow.dicom.part10 import encode_file_meta
@@ -53,12 +54,9 @@ def _deliver(spool: Spool, delivery: str, number: int, *, is_closed: bool) -> li
     instances = []
     for part in range(2):
         uid = f"1.2.{number}.{part}"
-        file = spool.create("a" * 32, 2 * number + part)
         data_set = identifying(sop_instance=uid.encode(), study=b"1.2.%d" % number)
-        file.write(
-            [encode_file_meta("1.2.840.10008.5.1.4.1.1.2", uid, EXPLICIT_VR_LITTLE_ENDIAN, "CT1", "D"), data_set]
-        )
-        assigned = spool.assign(file.commit("10.0.0.1"), delivery)
+        meta = encode_file_meta("1.2.840.10008.5.1.4.1.1.2", uid, EXPLICIT_VR_LITTLE_ENDIAN, "CT1", "D")
+        assigned = spool.assign(receive(spool, meta + data_set, "a" * 32, 2 * number + part), delivery)
         key = f"site-1/{delivery}/1.2.{number}/1/{uid}.dcm"
         instances.append(Instance(uid, "1.2", "1.2.840", key, 9, assigned.sha256, NOW.isoformat(), "a" * 32))
     if is_closed:

@@ -275,7 +275,7 @@ def test_spoiled_delivery_folders_stop_nothing_and_lose_nothing(
         objects = root / "objects"
         try:
             _deliver(left, objects, "1.2.5")
-            left.instance(left.spool.lane, "1.2.66.1", "1.2.66")
+            left.instance(left.spool.unpacked, "1.2.66.1", "1.2.66")
             _deliver(left, objects, "1.2.66")
         except (AssertionError, TimeoutError) as error:
             raise AssertionError(told) from error

@@ -16,8 +16,9 @@ import pytest
 from dicomflow.bucket.manifest import Association, Instance, Manifest, Series, Study
 from dicomflow.edge.deliver.instances import read_manifest
 from dicomflow.edge.spool import segments
-from dicomflow.edge.spool.folders import Spool
-from dicomflow.edge.spool.names import ReceivedFile
+from dicomflow.edge.spool.lane import Lane
+from dicomflow.edge.spool.names import ReceivedFile, stem_of
+from dicomflow.edge.spool.rotation import segments_of
 from dicomflow.edge.spool.setaside import SetAside
 from dicomflow.edge.spool.unpacker import Unpacker
 
@@ -66,14 +67,14 @@ def _page(random_: random.Random, content: bytearray, unit: int) -> int:
 def test_changed_segment_loses_nothing_without_a_trace(tmp_path: Path, quiet: None, seed: int):
     """Each instance is there whole, or something in quarantine tells that one is not."""
     random_ = random.Random(seed)
-    spool = Spool(tmp_path / "spool", segment_bytes=16 * PAGE, fsync=False)
+    lane = Lane(tmp_path / "spool", segment_bytes=16 * PAGE, fsync=False)
     names = set()
     for number, size in enumerate((10, 5000, 3900, 9000, 100, 4096, 7000)):
-        file = spool.create("a" * 32, number)
-        file.write([random_.randbytes(size)])
-        names.add(file.commit("10.0.0.1").path.name)
-    spool.segments = None
-    (segment,) = segments.segments_of(spool.lane)
+        content = random_.randbytes(size)
+        lane.create("a" * 32, number).write([content]).commit("10.0.0.1")
+        names.add(f"{stem_of('a' * 32, number, '10.0.0.1', hashlib.sha256(content).hexdigest())}.dcm")
+    lane.segments = None
+    (segment,) = segments_of(lane.folder)
     content, end = segment.read_bytes(), segment.with_suffix(".end").read_bytes()
     for round_number in range(ROUNDS):
         segment.write_bytes(_changed(random_, content, PAGE))
@@ -81,8 +82,7 @@ def test_changed_segment_loses_nothing_without_a_trace(tmp_path: Path, quiet: No
         traces: list[Path] = []
         lost: list[Path] = []
         unpacker = Unpacker(
-            spool.received,
-            spool.delivering,
+            lane,
             fsync=False,
             quarantine=lambda file, _: (traces.append(file.path), file.path.unlink())[0],  # noqa: B023  # used at once
             quarantine_segment=lambda path, _: (lost.append(path), path.unlink())[0],  # noqa: B023  # as above
@@ -91,7 +91,7 @@ def test_changed_segment_loses_nothing_without_a_trace(tmp_path: Path, quiet: No
         while unpacker.unpack(random_.choice((1, 3, 100))):
             pass
         whole = set()
-        for path in spool.unpacked.iterdir():
+        for path in lane.unpacked.iterdir():
             file = ReceivedFile.of(path)
             assert file is not None
             assert hashlib.sha256(path.read_bytes()).hexdigest() == file.sha256, (seed, round_number)
@@ -100,8 +100,8 @@ def test_changed_segment_loses_nothing_without_a_trace(tmp_path: Path, quiet: No
         missing = names - whole - {path.name for path in traces}
         assert whole <= names
         assert not missing or lost, (seed, round_number, missing)
-        assert [] == segments.segments_of(spool.lane), (seed, round_number)
-        for free in spool.lane.iterdir():
+        assert [] == segments_of(lane.folder), (seed, round_number)
+        for free in lane.folder.iterdir():
             free.unlink()
 
 

@@ -152,12 +152,13 @@ class Edge:
         process, self.number, file = self.receiver, self.number + 1, None
         with self.disk.of(process):
             try:
-                self.lane = self.lane or seams.Spool(
-                    self.root, lane="0", **{name: self.plan.settings[name] for name in ("segment_bytes", "spare_bytes")}
+                self.lane = self.lane or seams.Lane(
+                    self.root, **{name: self.plan.settings[name] for name in ("segment_bytes", "spare_bytes")}
                 )
-                file = self.lane.create(association, self.number)
-                file.write([content])
+                file = self.lane.create(association, self.number, self.lane.last_bytes)
+                file = file.write([content])
                 received = file.commit("10.0.0.1")
+                self.lane.last_bytes = len(content)
             except OSError as error:
                 self.box.note(f"A700 {sop} {error.errno}")
                 with suppress(OSError):
@@ -165,16 +166,16 @@ class Edge:
                         file.discard()
                 return
             except Died:  # its supervisor discards what it was receiving, and starts another
-                if file is not None and file._small is None:
+                if hasattr(file, "_close"):
                     file._close()
                 self.lane = file = None
                 gc.collect()
                 self.receiver = Process("receiver")
                 with suppress(OSError), self.disk.of(None):
-                    seams.Spool(self.root, lane="0").discard_incoming()
+                    seams.discard_incoming(seams.Spool(self.root))
                 return
-        if received.path.exists():
-            os.utime(received.path, (self.box.wall, self.box.wall))
+        if received.suffix == ".dcm":
+            os.utime(received, (self.box.wall, self.box.wall))
         sha256 = hashlib.sha256(content).hexdigest()
         self.books.answered.append(Answered(self.box.seconds, sop, sha256))
         self.books.known.append((sop, content))
@@ -276,7 +277,7 @@ class Edge:
         store = EdgeStore(self, self.bucket)
         announce = None if self.announced is None else lambda stored: self.announced.extend(each.key for each in stored)
         uploader = seams.Uploader(lambda: store, None)
-        spool = seams.Spool(self.root, lane="1", spare_bytes=self.plan.settings["spare_bytes"])
+        spool = seams.Spool(self.root, spare_bytes=self.plan.settings["spare_bytes"])
         deliverer = seams.Deliverer(self.settings, spool, uploader, announce)
         task = asyncio.ensure_future(deliverer.run())
         while self.box.now < until and not task.done() and not self.deliverer.is_dead:

@@ -29,13 +29,14 @@ from dicomflow.edge.ledger import Ledger
 from dicomflow.edge.progress import read_gathered_until
 from dicomflow.edge.settings import CommitmentSettings, DeliverySettings, EdgeSettings, SpoolSettings
 from dicomflow.edge.spool.folders import Spool
+from dicomflow.edge.spool.lane import Lane, discard_incoming
 from dicomflow.errors import DicomflowError
 from tests.simulation.box import Box, Died
 from tests.simulation.store import OBSTORE
 
 __all__ = [
-    "CommitmentRequest", "Deliverer", "DeliverySettings", "EdgeSettings", "Manifest", "Reference", "Spool",
-    "SpoolSettings", "Uploader", "edge_seams", "log", "report_on",
+    "CommitmentRequest", "Deliverer", "DeliverySettings", "EdgeSettings", "Lane", "Manifest", "Reference", "Spool",
+    "SpoolSettings", "Uploader", "discard_incoming", "edge_seams", "log", "report_on",
 ]  # fmt: skip
 
 _EDGE = "dicomflow.edge"

@@ -23,6 +23,7 @@ from dicomflow.edge.receive.watermark import Watermark
 from dicomflow.edge.settings import CommitmentSettings, DeliverySettings, EdgeSettings, SpoolSettings
 from dicomflow.edge.spool import spares
 from dicomflow.edge.spool.folders import Spool
+from dicomflow.edge.spool.lane import Lane
 from dicomflow.edge.supervisor import bind
 from dicomflow.network.admission import Admission, table_length
 from dicomflow.network.arrivals import Listener
@@ -88,13 +89,19 @@ def part10() -> Callable[..., bytes]:
 
 @pytest.fixture
 def spool(tmp_path: Path) -> Spool:
-    """Give an empty spool."""
+    """Give an empty spool as the deliverer has it."""
     return Spool(tmp_path / "spool")
 
 
-def witness_of(spool: Spool) -> StoreWitness:
+@pytest.fixture
+def lane(spool: Spool) -> Lane:
+    """Give a worker's lane in it."""
+    return Lane(spool.root)
+
+
+def witness_of(root: Path) -> StoreWitness:
     """Ask a folder beside a spool what it has."""
-    return StoreWitness(DeliverySettings(store_url=(spool.root.parent / "objects").as_uri()), spool.root)
+    return StoreWitness(DeliverySettings(store_url=(root.parent / "objects").as_uri()), root)
 
 
 @pytest.fixture
@@ -106,7 +113,7 @@ def objects(spool: Spool) -> Path:
 @pytest.fixture
 def commitments(spool: Spool) -> Commitments:
     """Give the requests of an empty spool, over that folder."""
-    return Commitments(spool, witness_of(spool))
+    return Commitments(spool.root, witness_of(spool.root))
 
 
 class InProcessReceiver:
@@ -114,7 +121,7 @@ class InProcessReceiver:
 
     def __init__(
         self,
-        spool: Spool,
+        lane: Lane,
         *,
         refuse_below_bytes: int = 1,
         slow_below_bytes: int = 0,
@@ -122,13 +129,14 @@ class InProcessReceiver:
         metrics: Any = None,
         **dimse: Any,
     ) -> None:
-        self.spool = spool
+        self.lane = lane
+        self.spool = Spool(lane.root)
         self.draining = threading.Event()
         settings = EdgeSettings(
             name="test",
             dimse=DimseSettings(**dimse),
             spool=SpoolSettings(
-                dir=spool.root,
+                dir=lane.root,
                 slow_below_bytes=slow_below_bytes or refuse_below_bytes,
                 refuse_below_bytes=refuse_below_bytes,
             ),
@@ -140,11 +148,11 @@ class InProcessReceiver:
         admission = Admission([0] * table_length(1, limit), 0, limit, settings.dimse.max_associations_per_ae_title)
         users = Users(settings.dimse.users_file) if settings.dimse.users_file else None
         self._receiver = Receiver(
-            spool,
-            Watermark(spool, settings.spool),
+            lane,
+            Watermark(settings.spool),
             self.draining,
             metrics,
-            Commitments(spool, witness_of(spool)) if commitment else None,
+            Commitments(lane.root, witness_of(lane.root)) if commitment else None,
             commitment or CommitmentSettings(),
         )
         note_end = metrics.ended if metrics is not None else lambda _how, _calling: None
@@ -174,12 +182,12 @@ class InProcessReceiver:
 
 
 @pytest.fixture
-def receiver_with(spool: Spool) -> Iterator[Callable[..., InProcessReceiver]]:
-    """Start receivers on the one spool, with DIMSE settings as given."""
+def receiver_with(lane: Lane) -> Iterator[Callable[..., InProcessReceiver]]:
+    """Start receivers on the one lane, with DIMSE settings as given."""
     started: list[InProcessReceiver] = []
 
     def _receiver_with(**settings: Any) -> InProcessReceiver:
-        started.append(InProcessReceiver(spool, **settings))
+        started.append(InProcessReceiver(lane, **settings))
         return started[-1]
 
     yield _receiver_with
@@ -188,16 +196,16 @@ def receiver_with(spool: Spool) -> Iterator[Callable[..., InProcessReceiver]]:
 
 
 @pytest.fixture
-def spare(spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], None]:
+def spare(lane: Lane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], None]:
     """Have the spool keep spares: add one that holds these bytes, for the next instance of about that size."""
     monkeypatch.setattr(spares, "_LOOK_AGAIN_SECONDS", 0)
     monkeypatch.setattr(spares, "LEAST_BYTES", 1)
-    spool.spares = spares.Spares(spool.root / "spares", 1 << 20)
+    lane.spares = spares.Spares(lane.spares_folder, 1 << 20)
 
     def _spare(content: bytes) -> None:
         (tmp_path / "stored.dcm").write_bytes(content)
-        spool.spares.keep([tmp_path / "stored.dcm"])
-        spool.last_bytes = len(content)
+        lane.spares.keep([tmp_path / "stored.dcm"])
+        lane.last_bytes = len(content)
 
     return _spare
 

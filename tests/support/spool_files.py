@@ -4,9 +4,20 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from dicomflow.edge.spool.segments import read_records
+from dicomflow.edge.spool.lane import Lane
+from dicomflow.edge.spool.layout import Layout
+from dicomflow.edge.spool.names import ReceivedFile
+from dicomflow.edge.spool.records import read_records
 
-__all__ = ["digests", "leftovers"]
+__all__ = ["digests", "leftovers", "receive"]
+
+
+def receive(spool: Layout, content: bytes, association: str = "a1", number: int = 0) -> ReceivedFile:
+    """Receive an instance into the spool's first lane, into a file of its own."""
+    path = Lane(spool.root).create(association, number).write([content]).commit("10.0.0.1")
+    file = ReceivedFile.of(path)
+    assert file is not None
+    return file
 
 
 def leftovers(spool: Any) -> list[str]:

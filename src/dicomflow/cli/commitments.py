@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from dicomflow.cli.spools import Config, Data, find_spool, open_spool
+from dicomflow.cli.spools import Config, Data, find_spool
 from dicomflow.cli.tables import as_json, print_table
 from dicomflow.edge.commitment.requests import Commitments, read_requests
 from dicomflow.errors import PermanentError
@@ -65,7 +65,7 @@ def retry(
     """Have reports that were given up sent again. Exits 1 when there is none."""
     if everything == bool(transaction_uids):
         raise PermanentError("name Transaction UIDs, or --all")
-    kept = Commitments(open_spool(config, data))
+    kept = Commitments(find_spool(config, data))
     given_up = [each for each in kept.open_requests() if each.undelivered]
     wanted = [each for each in given_up if everything or each.transaction_uid in (transaction_uids or [])]
     for request in wanted:

@@ -39,5 +39,4 @@ def find_spool(config: Path | None, data: Path | None) -> Path:
 
 def open_spool(config: Path | None, data: Path | None) -> Spool:
     """Open an existing spool to put something back; raises as `find_spool` does."""
-    # A lane of its own, where no worker syncs at the same time.
-    return Spool(find_spool(config, data), make=False, lane="retried")
+    return Spool(find_spool(config, data), make=False)

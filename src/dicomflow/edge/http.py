@@ -21,7 +21,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from dicomflow.edge.commitment.requests import count_requests
 from dicomflow.edge.metrics import register_files
 from dicomflow.edge.progress import read_progress
-from dicomflow.edge.spool.view import look
+from dicomflow.edge.spool.view import free_bytes, look
 from dicomflow.edge.supervisor import Supervisor
 from dicomflow.errors import PermanentError
 
@@ -94,8 +94,7 @@ class EdgeHttp:
 
     def _remarks(self) -> Iterator[str]:
         """Yield what does not keep the edge from receiving, and has to be seen to."""
-        spool = self._supervisor.spool
-        if spool is not None and (read_progress(spool.root) or {}).get("store") == "failing":
+        if (read_progress(self._supervisor.spool.root) or {}).get("store") == "failing":
             yield "the store fails: what is received stays in the spool"
         for name, count in self._supervisor.flawed_settings.items():
             if count:
@@ -105,8 +104,7 @@ class EdgeHttp:
 def register_edge(registry: CollectorRegistry, supervisor: Supervisor) -> None:
     """Let a registry give all metrics of an edge that is started."""
     registry.register(_SpoolCollector(supervisor))
-    if supervisor.spool is not None:
-        register_files(registry, supervisor.spool.root)
+    register_files(registry, supervisor.spool.root)
 
 
 def _lines(*lines: str) -> bytes:
@@ -187,10 +185,8 @@ class _SpoolCollector:
 
     def collect(self) -> Iterator[Metric]:
         """Yield the gauges."""
-        spool = self._supervisor.spool
-        if spool is None:
-            return
-        view = look(spool.root)
+        root = self._supervisor.spool.root
+        view = look(root)
         files = GaugeMetricFamily("dicomflow_spool_files", "Files in the spool.", labels=["folder"])
         for folder, count in view.counts().items():
             files.add_metric([folder], count)
@@ -204,10 +200,10 @@ class _SpoolCollector:
         requests = GaugeMetricFamily(
             "dicomflow_commitment_requests", "Storage commitment requests without a report.", labels=["state"]
         )
-        for state, count in count_requests(spool.root).items():
+        for state, count in count_requests(root).items():
             requests.add_metric([state], count)
         yield requests
-        progress = read_progress(spool.root) or {}
+        progress = read_progress(root) or {}
         for name, text in _PROGRESS.items():
             if progress.get(name) is not None:
                 yield GaugeMetricFamily(f"dicomflow_delivery_{name}", text, value=progress[name])
@@ -230,7 +226,7 @@ class _SpoolCollector:
             "1 while images are refused for want of space, or something found no room a moment ago.",
             value=self._supervisor.is_refusing or bool(progress.get("spool_full")),
         )
-        yield GaugeMetricFamily("dicomflow_spool_free_bytes", "Free space for the spool.", value=spool.free_bytes())
+        yield GaugeMetricFamily("dicomflow_spool_free_bytes", "Free space for the spool.", value=free_bytes(root))
         yield GaugeMetricFamily("dicomflow_workers", "Workers that run.", value=self._supervisor.workers_alive)
         yield GaugeMetricFamily(
             "dicomflow_child_restarts", "Processes that died and were replaced.", value=self._supervisor.restarts

@@ -32,7 +32,10 @@ from dicomflow.edge.ledger import LEDGER_FILE
 from dicomflow.edge.mount import StoreMount
 from dicomflow.edge.receive.worker import WorkerStart, run_worker
 from dicomflow.edge.settings import EdgeSettings, SettingsFile
-from dicomflow.edge.spool.folders import Spool
+from dicomflow.edge.spool.associations import AssociationLog
+from dicomflow.edge.spool.lane import discard_incoming
+from dicomflow.edge.spool.layout import Layout
+from dicomflow.edge.spool.view import free_bytes
 from dicomflow.edge.stores import build_store, check_store, local_root
 from dicomflow.errors import PermanentError, TransientError
 from dicomflow.logs import LogSettings
@@ -98,7 +101,8 @@ class Supervisor:
         self._inboxes: list[tuple[socket.socket, socket.socket]] = []
         self._lock = FileLock(settings.spool.dir / "supervisor.lock")
         self._unnoted: set[int] = set()  # processes that are gone, whose associations are to be noted as lost
-        self.spool: Spool | None = None
+        self.spool = Layout(settings.spool.dir)
+        self._associations = AssociationLog(self.spool.associations_folder)
         self.restarts = 0
 
     @property
@@ -144,18 +148,17 @@ class Supervisor:
     @property
     def is_refusing(self) -> bool:
         """Whether images are refused for want of space."""
-        return self.spool is not None and self.spool.free_bytes() < self._settings.spool.refuse_below_bytes
+        return free_bytes(self.spool.root) < self._settings.spool.refuse_below_bytes
 
     def start(self) -> None:
         """Bind, open the spool, start the children; on return connections are accepted."""
         settings = self._settings
         raise_limit()
-        spool = Spool(settings.spool.dir, fsync=settings.spool.fsync)
+        self.spool.make()
         try:
             self._lock.acquire(timeout=0)
         except Timeout as error:
             raise PermanentError(f"another edge runs on the spool {settings.spool.dir}: stop it first") from error
-        self.spool = spool
         self._try_store()
         dimse = settings.dimse
         if dimse.users_file is not None:
@@ -166,11 +169,11 @@ class Supervisor:
             if dimse.tls.client_ca is None:
                 _logger.warning("tls_without_client_certificates port=%d", dimse.tls.port)
         self._listener = bind(dimse.bind, dimse.port, patience_seconds=_PORT_SECONDS)
-        metrics.wipe(spool.root)
-        discarded = spool.discard_incoming()
+        metrics.wipe(self.spool.root)
+        discarded = discard_incoming(self.spool)
         if discarded:
             _logger.info("incoming_discarded files=%d", discarded)
-        self._unnoted = spool.associations.process_ids()
+        self._unnoted = self._associations.process_ids()
         self._note_lost()
         workers = settings.spool.workers or max(_LEAST_WORKERS, os.cpu_count() or 1)
         length = table_length(workers, dimse.max_associations)
@@ -333,13 +336,12 @@ class Supervisor:
 
     def _note_lost(self) -> None:
         """Note that processes that are gone lost their associations; what a full volume does not take, again later."""
-        assert self.spool is not None
         running = {child.process.pid for child in self._children if child.process.is_alive()}
         for process_id in self._unnoted - running:
             try:
-                if self.spool.associations.is_at_work(process_id):
+                if self._associations.is_at_work(process_id):
                     continue  # a worker of an earlier run is ending, and may begin another log
-                self.spool.associations.note_lost(process_id)
+                self._associations.note_lost(process_id)
             except OSError as error:
                 _logger.warning("lost_not_noted errno=%s", error.errno)
                 continue
@@ -349,11 +351,11 @@ class Supervisor:
         """Note a death, clean up after it, and set when the child is started again."""
         _logger.error("child_died name=%s exit_code=%s", child.name, child.process.exitcode)
         child.bury(now)
-        if self.spool is not None and child.process.pid is not None:
+        if child.process.pid is not None:
             self._unnoted.add(child.process.pid)
             self._note_lost()
             with contextlib.suppress(OSError):
-                self.spool.discard_incoming(child.process.pid)
+                discard_incoming(self.spool, child.process.pid)
 
     def _replace(self, child: Child, now: float) -> None:
         """Start a child again; when there is no process to be had, try later."""

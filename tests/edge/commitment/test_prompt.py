@@ -127,12 +127,12 @@ def test_commitment_report_on_the_same_association_is_taken(
     assert 0 == status.Status
     gate.open()
     until(lambda: reports)
-    until(lambda: not list(Commitments(spool).open_requests()))
+    until(lambda: not list(Commitments(spool.root).open_requests()))
     association.release()
     ((event_type, information),) = reports
     assert (1, "1.2.9") == (event_type, information.TransactionUID)
     assert ["1.2.1"] == [item.ReferencedSOPInstanceUID for item in information.ReferencedSOPSequence]
-    assert 0 == Reporter(Commitments(spool), ledger, settings()).run_due()
+    assert 0 == Reporter(Commitments(spool.root), ledger, settings()).run_due()
 
 
 class _Gate(threading.Event):
@@ -168,7 +168,7 @@ def test_report_of_what_is_unknown_says_so_on_the_same_association(scu_of: Any, 
     assert (REPORTED, 2) == (command.command_field, command.event_type_id)
     assert [0x0112] == [item.FailureReason for item in information.FailedSOPSequence]
     answer(scu, command, Status.SUCCESS)
-    until(lambda: not list(Commitments(spool).open_requests()))
+    until(lambda: not list(Commitments(spool.root).open_requests()))
     assert isinstance(scu.release(), AssociationReleased)
 
 
@@ -181,16 +181,16 @@ def test_report_that_is_not_answered_is_sent_again_on_a_new_association(
         asked_at = time.time()
         scu = scu_of(settings(same_association_seconds=60))
         take_report(scu)
-        (held,) = Commitments(spool).open_requests()
+        (held,) = Commitments(spool.root).open_requests()
         assert 1 == held.attempts
         assert held.next_at > asked_at + 60
         scu.socket.close()
-        until(lambda: next(Commitments(spool).open_requests()).next_at <= time.time())
-        assert 1 == Reporter(Commitments(spool), ledger, settings(modality.port)).run_due()
+        until(lambda: next(Commitments(spool.root).open_requests()).next_at <= time.time())
+        assert 1 == Reporter(Commitments(spool.root), ledger, settings(modality.port)).run_due()
     finally:
         modality.close()
     assert 1 == len(modality.reports)
-    assert [] == list(Commitments(spool).open_requests())
+    assert [] == list(Commitments(spool.root).open_requests())
 
 
 def test_report_that_is_refused_is_kept_for_a_new_association(scu_of: Any, spool: Spool, until: Any):
@@ -199,9 +199,9 @@ def test_report_that_is_refused_is_kept_for_a_new_association(scu_of: Any, spool
     command, _ = take_report(scu)
     answered_at = time.time()
     answer(scu, command, Status.PROCESSING_FAILURE)
-    until(lambda: answered_at + 5 < next(Commitments(spool).open_requests()).next_at <= time.time() + 10)
+    until(lambda: answered_at + 5 < next(Commitments(spool.root).open_requests()).next_at <= time.time() + 10)
     assert Status.SUCCESS == scu.echo().status
-    (kept,) = Commitments(spool).open_requests()
+    (kept,) = Commitments(spool.root).open_requests()
     assert (1, "") == (kept.attempts, kept.undelivered)
 
 
@@ -213,8 +213,8 @@ def test_report_is_left_to_a_new_association_when_the_peer_goes_on(scu_of: Any, 
     scu = scu_of(settings(), go_on=ways[then])
     event = scu.next_event()
     assert isinstance(event, AssociationReleased | CommandReceived)
-    until(lambda: next(Commitments(spool).open_requests()).next_at <= time.time())
-    (kept,) = Commitments(spool).open_requests()
+    until(lambda: next(Commitments(spool.root).open_requests()).next_at <= time.time())
+    (kept,) = Commitments(spool.root).open_requests()
     assert 0 == kept.attempts
     assert not scu.has_answer(0.6) or then == "release"
 
@@ -231,20 +231,20 @@ def test_report_waits_for_the_level_while_the_peer_stays(
     command, _ = take_report(scu)
     assert 1 == command.event_type_id
     answer(scu, command, Status.SUCCESS)
-    until(lambda: not list(Commitments(spool).open_requests()))
+    until(lambda: not list(Commitments(spool.root).open_requests()))
 
 
 def test_report_is_left_to_a_new_association_when_the_level_is_late(scu_of: Any, spool: Spool, until: Any):
     """When its time is over the request is the reporter's, and the association goes on."""
     scu = scu_of(settings(level="stored", same_association_seconds=0.3))
-    until(lambda: next(Commitments(spool).open_requests()).next_at <= time.time())
+    until(lambda: next(Commitments(spool.root).open_requests()).next_at <= time.time())
     assert Status.SUCCESS == scu.echo().status
 
 
 def test_report_is_never_sent_on_the_same_association_to_a_peer_that_cannot(scu_of: Any, spool: Spool):
     """With 0 seconds the request is the reporter's from the start."""
     scu = scu_of(settings(same_association_seconds=0))
-    (kept,) = Commitments(spool).open_requests()
+    (kept,) = Commitments(spool.root).open_requests()
     assert 0 == kept.next_at
     assert not scu.has_answer(0.6)
 
@@ -254,10 +254,10 @@ def test_request_of_a_worker_that_died_is_reported_when_its_time_is_over(scu_of:
     modality = Modality()
     try:
         scu_of(settings(modality.port, level="stored", same_association_seconds=60))  # never by the worker
-        reporter = Reporter(Commitments(spool), ledger, settings(modality.port))
+        reporter = Reporter(Commitments(spool.root), ledger, settings(modality.port))
         assert 0 == reporter.run_due()
-        (held,) = Commitments(spool).open_requests()
-        Commitments(spool).update(replace(held, next_at=time.time()))
+        (held,) = Commitments(spool.root).open_requests()
+        Commitments(spool.root).update(replace(held, next_at=time.time()))
         assert 1 == reporter.run_due()
     finally:
         modality.close()
@@ -281,15 +281,15 @@ def test_second_request_before_the_first_is_answered_is_left_to_a_new_associatio
     scu.flush()
     assert Status.SUCCESS == scu.response().status
     answer(scu, command, Status.SUCCESS)
-    until(lambda: 1 == len(list(Commitments(spool).open_requests())))
-    (kept,) = Commitments(spool).open_requests()
+    until(lambda: 1 == len(list(Commitments(spool.root).open_requests())))
+    (kept,) = Commitments(spool.root).open_requests()
     assert ("1.2.10", 0, 0) == (kept.transaction_uid, kept.next_at, kept.attempts)
 
 
 def test_answer_that_comes_too_late_changes_nothing(spool: Spool, ledger: Ledger):
     """After its time the request is the reporter's: an answer neither removes nor changes it."""
     del ledger
-    commitments = Commitments(spool)
+    commitments = Commitments(spool.root)
     request = CommitmentRequest("1.2.9", "CT1", "EDGE", (Reference(CT, "1.2.1"),), time.time(), next_at=time.time() + 9)
     commitments.add(request)
     acceptor = _Sink()

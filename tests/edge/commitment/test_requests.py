@@ -107,7 +107,7 @@ def test_action_is_kept_before_it_is_answered(commitments: Commitments, spool: S
     """A request survives: another process finds it with all its references."""
     information = action_information("1.2.9", "1.2.1", "1.2.2", syntax=syntax)
     assert Status.SUCCESS == _accept(commitments, ACTION, information, syntax)
-    (kept,) = Commitments(spool).open_requests()
+    (kept,) = Commitments(spool.root).open_requests()
     assert replace(REQUEST, requested_at=kept.requested_at) == kept
 
 
@@ -385,7 +385,7 @@ def test_peer_that_does_not_answer_delays_no_other(
             delivery=DeliverySettings(store_url="file:///unused"),
             commitment=CommitmentSettings(level="spooled", peers=peers),
         )
-        report_commitments(settings, spool, ledger.distrust)
+        report_commitments(settings, ledger.distrust)
         try:
             wait_for(lambda: modality.reports)
             # The silent one's first attempt ends after thirty seconds: it goes on.
@@ -433,13 +433,13 @@ def test_commitment_report_survives_restart_and_is_retried(
     commitments.add(replace(REQUEST, requested_at=time.time()))
     tried_at = time.time()
     assert 0 == Reporter(commitments, ledger, _settings(1)).run_due()
-    (kept,) = Commitments(spool).open_requests()
+    (kept,) = Commitments(spool.root).open_requests()
     assert (1, "") == (kept.attempts, kept.undelivered)
     assert kept.next_at > tried_at + 5
     commitments.update(replace(kept, next_at=time.time() + 3600))
     modality = Modality()
     try:
-        again = Reporter(Commitments(spool), ledger, _settings(modality.port))
+        again = Reporter(Commitments(spool.root), ledger, _settings(modality.port))
         assert 0 == again.run_due()
         commitments.update(replace(kept, next_at=0))
         assert 1 == again.run_due()

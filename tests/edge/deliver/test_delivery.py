@@ -10,7 +10,7 @@ import pytest
 
 from dicomflow.edge.deliver.delivery import Deliveries, Delivery, ReceivedInstance
 from dicomflow.edge.settings import DeliverySettings
-from dicomflow.edge.spool.folders import ReceivedFile
+from dicomflow.edge.spool.names import ReceivedFile
 
 START = datetime(2026, 1, 31, 12, tzinfo=UTC)
 Make = Callable[..., ReceivedInstance]

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from spool_files import receive
 from waiting import WAIT_SECONDS
 
 from dicomflow import __version__
@@ -13,7 +14,8 @@ from dicomflow.bucket.heartbeat import Heartbeat
 from dicomflow.edge.deliver.delivery import ReceivedInstance
 from dicomflow.edge.deliver.heartbeat import Heartbeats
 from dicomflow.edge.settings import DeliverySettings, EdgeSettings, SpoolSettings
-from dicomflow.edge.spool.folders import ReceivedFile, Spool
+from dicomflow.edge.spool.folders import Spool
+from dicomflow.edge.spool.names import ReceivedFile
 from dicomflow.network.settings import DimseSettings
 
 START = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
@@ -67,7 +69,7 @@ def heartbeats(spool: Spool, store: Store, clock: Clock) -> Heartbeats:
         spool=SpoolSettings(dir=spool.root),
         delivery=DeliverySettings(store_url="file:///unused"),
     )
-    return Heartbeats(settings, spool, store.put, clock)
+    return Heartbeats(settings, spool.aside, store.put, clock)
 
 
 def test_beat_idle_edge_tells_once_a_minute(heartbeats: Heartbeats, store: Store, clock: Clock):
@@ -98,9 +100,7 @@ def test_beat_something_received_tells_at_once(
 ):
     """Work that begins, work that ends and an instance that is quarantined are each told without waiting."""
     asyncio.run(heartbeats.beat())
-    file = spool.create("a1", 0)
-    file.write([part10("1.2.3")])
-    received = file.commit("10.0.0.1")
+    received = receive(spool, part10("1.2.3"))
     assert asyncio.run(heartbeats.beat())
     spool.quarantine(received, "no reason")
     assert asyncio.run(heartbeats.beat())

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from spool_files import receive
 
 from dicomflow.edge.deliver.delivery import Delivery, ReceivedInstance
 from dicomflow.edge.deliver.instances import (
@@ -29,9 +30,7 @@ def spooled(spool: Spool, part10: Callable[..., bytes]) -> Spooled:
     numbers = iter(range(100))
 
     def _spooled(sop: str = "1.2.1", **fields: Any) -> ReceivedInstance:
-        file = spool.create("a1", next(numbers))
-        file.write([part10(sop, **fields)])
-        return read_instance(file.commit("10.0.0.1"))
+        return read_instance(receive(spool, part10(sop, **fields), number=next(numbers)))
 
     return _spooled
 

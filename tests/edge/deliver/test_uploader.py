@@ -10,6 +10,7 @@ from typing import Any
 import obstore
 import pytest
 from obstore.store import LocalStore, MemoryStore
+from spool_files import receive
 
 from dicomflow.edge.deliver import uploader as uploader_module
 from dicomflow.edge.deliver.delivery import ReceivedInstance
@@ -36,9 +37,7 @@ def instance_of(spool: Spool) -> Callable[[bytes], ReceivedInstance]:
     """Spool bytes as an instance."""
 
     def _instance_of(content: bytes) -> ReceivedInstance:
-        file = spool.create("a1", 0)
-        file.write([content])
-        received = file.commit("10.0.0.1")
+        received = receive(spool, content)
         now = datetime.now(UTC)
         return ReceivedInstance(
             received, "1.2.3", "1.2", "1.2.840.10008.1.2", "1.2", "1.2.1", len(content), now, "A", "B"

@@ -19,7 +19,8 @@ from dicomflow.edge.deliver.delivery import ReceivedInstance
 from dicomflow.edge.deliver.uploader import RefusedObjectError, Uploader
 from dicomflow.edge.ledger import LedgerEntry
 from dicomflow.edge.settings import DeliverySettings
-from dicomflow.edge.spool.folders import Spool
+from dicomflow.edge.spool.lane import Lane
+from dicomflow.edge.spool.names import ReceivedFile
 from dicomflow.edge.stores import build_store
 
 KEY = "site/d1/1.2/1.2.1/1.2.3.dcm"
@@ -40,15 +41,16 @@ def uploader(aws_environment: pytest.MonkeyPatch, fault_proxy: FaultProxy, bucke
 
 
 @pytest.fixture
-def instance_of(spool: Spool) -> Callable[[int], ReceivedInstance]:
+def instance_of(lane: Lane) -> Callable[[int], ReceivedInstance]:
     """Spool so many bytes as an instance."""
 
     def _instance_of(size: int) -> ReceivedInstance:
-        file = spool.create("a1", 0)
+        file = lane.create("a1", 0)
         block = os.urandom(1 << 20)
         for start in range(0, size, len(block)):
             file.write([memoryview(block)[: size - start]])
-        received, now = file.commit("10.0.0.1"), datetime.now(UTC)
+        received, now = ReceivedFile.of(file.commit("10.0.0.1")), datetime.now(UTC)
+        assert received is not None
         return ReceivedInstance(received, "1.2.3", "1.2", "1.2.840.10008.1.2", "1.2", "1.2.1", size, now, "A", "B")
 
     return _instance_of

@@ -77,7 +77,7 @@ def test_failing_call_at_each_step_answers_a700_and_leaves_no_file(
     has_spares: bool,
 ):
     """Whichever call of a store fails, the answer is A700, no file stays, and the association goes on."""
-    receiver.spool.is_named_by_fsync = is_named_by_fsync
+    receiver.lane.is_named_by_fsync = is_named_by_fsync
     called: list[str] = []
 
     def _store(fail_at: int | None) -> Any:
@@ -172,7 +172,7 @@ def test_success_is_sent_only_after_file_and_directory_are_synced(
 
     Where an fsync commits a file's name with it the file is synced under its last name, elsewhere its folder is.
     """
-    receiver.spool.is_named_by_fsync = is_named_by_fsync
+    receiver.lane.is_named_by_fsync = is_named_by_fsync
     original, may_go_on = os.fsync, threading.Semaphore(0)
     entered, synced = [], []
 
@@ -193,7 +193,7 @@ def test_success_is_sent_only_after_file_and_directory_are_synced(
     assert Status.SUCCESS == scu.response().status
     wanted = {".dcm"} if is_named_by_fsync else {".dcm", ""}
     assert wanted == {path.suffix for path in synced}
-    assert is_named_by_fsync or receiver.spool.lane in synced
+    assert is_named_by_fsync or receiver.lane.folder in synced
 
 
 def test_short_writes_still_give_the_whole_file(

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from dicomflow.edge.spool import spares as spares_module
-from dicomflow.edge.spool.folders import ReceivedFile, Spool
+from dicomflow.edge.spool.folders import Spool
+from dicomflow.edge.spool.lane import Lane
+from dicomflow.edge.spool.names import ReceivedFile
 from dicomflow.edge.spool.spares import Spares
 
 LIMIT_BYTES = 1 << 20
@@ -23,6 +25,12 @@ def spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Spool:
     monkeypatch.setattr(spares_module, "_LOOK_AGAIN_SECONDS", 0)
     monkeypatch.setattr(spares_module, "LEAST_BYTES", 1000)
     return Spool(tmp_path / "spool", spare_bytes=LIMIT_BYTES)
+
+
+@pytest.fixture
+def lane(spool: Spool) -> Lane:
+    """Give a worker's lane in it."""
+    return Lane(spool.root, spare_bytes=LIMIT_BYTES)
 
 
 @pytest.fixture
@@ -38,11 +46,13 @@ def deliver(spool: Spool) -> Callable[[list[ReceivedFile]], None]:
     return _deliver
 
 
-def receive(spool: Spool, number: int, content: bytes) -> ReceivedFile:
+def receive(lane: Lane, number: int, content: bytes) -> ReceivedFile:
     """Receive an instance."""
-    file = spool.create("a1", number, len(content))
+    file = lane.create("a1", number, len(content))
     file.write([content])
-    return file.commit("10.0.0.1")
+    received = ReceivedFile.of(file.commit("10.0.0.1"))
+    assert received is not None
+    return received
 
 
 def inodes(folder: Path) -> set[int]:
@@ -56,84 +66,88 @@ def spares(spool: Spool) -> list[Path]:
 
 
 @pytest.mark.parametrize("length", [4500, 5000, 5500])
-def test_new_instance_is_written_over_a_spare_and_holds_nothing_of_it(spool: Spool, deliver: Callable, length: int):
+def test_new_instance_is_written_over_a_spare_and_holds_nothing_of_it(
+    spool: Spool, lane: Lane, deliver: Callable, length: int
+):
     """Shorter, as long or longer: the same file on the disk, and exactly the bytes that came."""
-    deliver([receive(spool, 0, b"old" * 1666 + b"ol")])
+    deliver([receive(lane, 0, b"old" * 1666 + b"ol")])
     (inode,) = inodes(spool.root / "spares")
     content = os.urandom(length)
-    received = receive(spool, 1, content)
+    received = receive(lane, 1, content)
     assert content == received.path.read_bytes()
     assert inode == received.path.stat().st_ino
     assert [] == spares(spool)
     assert hashlib.sha256(content).hexdigest() == received.sha256
 
 
-def test_spare_of_another_size_is_left_for_others(spool: Spool, deliver: Callable):
+def test_spare_of_another_size_is_left_for_others(spool: Spool, lane: Lane, deliver: Callable):
     """An instance that is many times as long, or a fraction, gets a new file."""
-    deliver([receive(spool, 0, bytes(5000))])
+    deliver([receive(lane, 0, bytes(5000))])
     for length in (500, 50_000):
-        receive(spool, length, bytes(length))
+        receive(lane, length, bytes(length))
     assert 1 == len(spares(spool))
 
 
-def test_instance_that_is_discarded_takes_its_spare_along(spool: Spool, deliver: Callable):
+def test_instance_that_is_discarded_takes_its_spare_along(spool: Spool, lane: Lane, deliver: Callable):
     """What was half received over a spare leaves nothing."""
-    deliver([receive(spool, 0, bytes(5000))])
-    file = spool.create("a1", 1, 5000)
+    deliver([receive(lane, 0, bytes(5000))])
+    file = lane.create("a1", 1, 5000)
     file.write([b"half"])
     file.discard()
     assert set() == inodes(spool.received) | inodes(spool.root / "spares")
 
 
-def test_oldest_spares_go_when_there_are_too_many_bytes(spool: Spool, deliver: Callable):
+def test_oldest_spares_go_when_there_are_too_many_bytes(spool: Spool, lane: Lane, deliver: Callable):
     """What was delivered last stays, up to the limit."""
     lengths = [LIMIT_BYTES // 3 - 10_000 * number for number in range(4)]
-    for file in [receive(spool, number, bytes(length)) for number, length in enumerate(lengths)]:
+    for file in [receive(lane, number, bytes(length)) for number, length in enumerate(lengths)]:
         deliver([file])
     assert lengths[1:] == [path.stat().st_size for path in spares(spool)]
 
 
-def test_without_a_limit_no_file_stays(spool: Spool, deliver: Callable):
+def test_without_a_limit_no_file_stays(spool: Spool, lane: Lane, deliver: Callable):
     """With `spare_bytes = 0` a stored delivery leaves nothing, and a start removes what a longer limit left."""
-    deliver([receive(spool, 0, bytes(5000))])
+    deliver([receive(lane, 0, bytes(5000))])
     assert 1 == len(spares(spool))
     frugal = Spool(spool.root)
     frugal.spares.trim()
     assert [] == spares(spool)
-    deliver_to = frugal.assign(receive(frugal, 1, bytes(5000)), "d2")
+    deliver_to = frugal.assign(receive(Lane(spool.root), 1, bytes(5000)), "d2")
     frugal.sync_deliveries(["d2"])
     frugal.remove_delivery("d2")
     assert not deliver_to.path.exists()
     assert [] == spares(spool)
 
 
-def test_spare_with_a_second_name_is_never_written_over(spool: Spool, deliver: Callable, tmp_path: Path):
+def test_spare_with_a_second_name_is_never_written_over(spool: Spool, lane: Lane, deliver: Callable, tmp_path: Path):
     """Where power loss left a file two names, of which the other may be an instance's, it keeps its bytes."""
-    deliver([receive(spool, 0, b"x" * 5000)])
+    deliver([receive(lane, 0, b"x" * 5000)])
     other = tmp_path / "other"
     other.hardlink_to(spares(spool)[0])
-    receive(spool, 1, b"y" * 5000)
+    receive(lane, 1, b"y" * 5000)
     assert b"x" * 5000 == other.read_bytes()
     assert [] == spares(spool)
 
 
 @pytest.mark.parametrize("name", ["open", "rename"])
 def test_spare_that_cannot_be_had_is_done_without(
-    spool: Spool, deliver: Callable, monkeypatch: pytest.MonkeyPatch, name: str
+    spool: Spool, lane: Lane, deliver: Callable, monkeypatch: pytest.MonkeyPatch, name: str
 ):
     """A spare whose rename or opening fails costs nothing but the new file that the instance then takes."""
-    deliver([receive(spool, 0, bytes(5000))])
+    deliver([receive(lane, 0, bytes(5000))])
     original = getattr(os, name)
     with monkeypatch.context() as patched:
         patched.setattr(os, name, _failing_once(original))
-        received = receive(spool, 1, b"x" * 5000)
+        received = receive(lane, 1, b"x" * 5000)
     assert b"x" * 5000 == received.path.read_bytes()
     assert [received.path] == [path for path in spool.received.rglob("*") if path.is_file()]
 
 
-def test_file_that_cannot_be_kept_is_removed(spool: Spool, deliver: Callable, monkeypatch: pytest.MonkeyPatch):
+def test_file_that_cannot_be_kept_is_removed(
+    spool: Spool, lane: Lane, deliver: Callable, monkeypatch: pytest.MonkeyPatch
+):
     """On a full disk a stored delivery goes all the same."""
-    file = receive(spool, 0, bytes(5000))
+    file = receive(lane, 0, bytes(5000))
     spool.assign(file, "d1")
     spool.sync_deliveries(["d1"])
     rename = Path.rename
@@ -148,9 +162,9 @@ def test_file_that_cannot_be_kept_is_removed(spool: Spool, deliver: Callable, mo
     assert [] == spares(spool) == list(spool.delivering.iterdir())
 
 
-def test_small_files_are_no_spares(spool: Spool, deliver: Callable):
+def test_small_files_are_no_spares(spool: Spool, lane: Lane, deliver: Callable):
     """What gains nothing is removed at once."""
-    deliver([receive(spool, 0, bytes(999)), receive(spool, 1, bytes(1000))])
+    deliver([receive(lane, 0, bytes(999)), receive(lane, 1, bytes(1000))])
     assert [1000] == [path.stat().st_size for path in spares(spool)]
 
 

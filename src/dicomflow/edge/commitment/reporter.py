@@ -32,7 +32,6 @@ from dicomflow.edge.commitment.witness import StoreWitness
 from dicomflow.edge.ledger import LEDGER_FILE, DamagedLedgerError, Ledger
 from dicomflow.edge.progress import read_gathered_until
 from dicomflow.edge.settings import CommitmentPeer, CommitmentSettings, EdgeSettings
-from dicomflow.edge.spool.folders import Spool
 from dicomflow.errors import DicomflowError, PermanentError
 from dicomflow.send.association import SendAssociation
 
@@ -128,15 +127,15 @@ class Reporter:
         )
 
 
-def report_commitments(settings: EdgeSettings, spool: Spool, distrust: Callable[[], None]) -> None:
+def report_commitments(settings: EdgeSettings, distrust: Callable[[], None]) -> None:
     """Start to report, for each peer on a thread of its own: one that does not answer delays itself alone.
 
     Args:
         settings: the edge's.
-        spool: the spool.
         distrust: told when the ledger is damaged.
     """
-    commitments = Commitments(spool, StoreWitness(settings.delivery, spool.root))
+    root = settings.spool.dir
+    commitments = Commitments(root, StoreWitness(settings.delivery, root), fsync=settings.spool.fsync)
     commitments.take_over()
     for name in (*settings.commitment.peers, None):  # the last for those whose AE title has no address any more
         arguments = (commitments, settings.commitment, name, distrust)

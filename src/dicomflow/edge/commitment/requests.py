@@ -23,8 +23,7 @@ from dicomflow.dimse.status import Status
 from dicomflow.edge.commitment.witness import StoreWitness
 from dicomflow.edge.ledger import Ledger, LedgerEntry
 from dicomflow.edge.settings import CommitmentSettings
-from dicomflow.edge.spool.durable import give_to_owner_of
-from dicomflow.edge.spool.folders import Spool
+from dicomflow.edge.spool.durable import give_to_owner_of, write_note
 from dicomflow.errors import PeerError, TransientError
 from dicomflow.regularfiles import read_regular
 
@@ -91,17 +90,17 @@ class Report:
 
 
 class Commitments:
-    """The requests of one spool; `witness` says what the store has, and without one nothing stored is committed.
+    """The requests of a spool; `witness` says what the store has, and without one nothing stored is committed.
 
     Any process may add one. Until a request's `next_at` only the worker that added it changes or removes it, from then
     on only the reporter. A Transaction UID is its requestor's: two AE titles that use the same one have a request each.
     """
 
-    def __init__(self, spool: Spool, witness: StoreWitness | None = None) -> None:
-        self.root = spool.root
+    def __init__(self, root: Path, witness: StoreWitness | None = None, *, fsync: bool = True) -> None:
+        self.root = root
         self.witness = witness
-        self._spool = spool
-        self._folder = spool.root / _FOLDER
+        self._fsync = fsync
+        self._folder = root / _FOLDER
 
     def add(self, request: CommitmentRequest) -> bool:
         """Keep a request, and tell whether it is a new one. Durable: on return it is on disk. Raises `OSError`.
@@ -146,7 +145,7 @@ class Commitments:
     def _write(self, request: CommitmentRequest) -> None:
         self._folder.mkdir(mode=0o750, exist_ok=True)
         give_to_owner_of(self.root, self._folder)
-        self._spool.write_note(self._path(request), json.dumps(asdict(request)).encode())
+        write_note(self._path(request), json.dumps(asdict(request)).encode(), fsync=self._fsync)
         give_to_owner_of(self.root, self._path(request))
 
     def _path(self, request: CommitmentRequest) -> Path:

@@ -1,8 +1,9 @@
 """The upload's share of the line: a limit in bytes a second, by hour and weekday, and how much is sent at once."""
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime
 from typing import Final
 
@@ -103,6 +104,15 @@ class InFlight:
         self._bytes -= size_bytes
         self.moved()
         self._changed.set()
+
+    @contextlib.asynccontextmanager
+    async def sending(self, size_bytes: int) -> AsyncIterator[None]:
+        """Send so many bytes inside, once they may be."""
+        await self.enter(size_bytes)
+        try:
+            yield
+        finally:
+            self.leave(size_bytes)
 
     def moved(self) -> None:
         """Note that something that is being sent has got on."""

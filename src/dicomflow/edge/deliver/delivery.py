@@ -12,7 +12,7 @@ from datetime import datetime
 from dicomflow.bucket.keys import instance_key
 from dicomflow.bucket.manifest import Association, Instance, Manifest, Series, Study
 from dicomflow.edge.settings import DeliverySettings
-from dicomflow.edge.spool.folders import ReceivedFile
+from dicomflow.edge.spool.names import ReceivedFile
 
 __all__ = ["Deliveries", "Delivery", "ReceivedInstance"]
 

@@ -9,7 +9,6 @@ import itertools
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Final
 
 from dicomflow.edge.deliver.delivery import Deliveries, Delivery, ReceivedInstance
@@ -17,12 +16,8 @@ from dicomflow.edge.deliver.heartbeat import Heartbeats
 from dicomflow.edge.deliver.instances import entry_of, quarantine_unreadable, read_instances
 from dicomflow.edge.deliver.leftovers import Leftover, Leftovers
 from dicomflow.edge.deliver.resent import Resent
-from dicomflow.edge.ledger import Ledger
-from dicomflow.edge.progress import Progress
-from dicomflow.edge.settings import DeliverySettings
+from dicomflow.edge.deliver.shared import Shared
 from dicomflow.edge.spool.durable import is_full
-from dicomflow.edge.spool.folders import Spool
-from dicomflow.edge.spool.space import Space
 
 __all__ = ["Gathering"]
 
@@ -38,58 +33,38 @@ class Gathering:
     """Moves received files into their deliveries. Event loop: one owner.
 
     Args:
-        edge: the edge's name.
-        settings: tells what is in force now.
-        spool: the spool.
-        space: of its volume.
-        ledger: of the spool.
+        shared: what the steps share.
         resent: knows what is there already.
         deliveries: the open ones, which get what is gathered.
-        progress: hears of what arrived, and knows what waits.
         heartbeats: hear of what arrived.
-        enqueue: takes an instance that is to be put.
-        fail: hears of each file and folder that cannot be worked on now.
+        submit: takes an instance that is to be put.
     """
 
     def __init__(
         self,
-        edge: str,
-        settings: Callable[[], DeliverySettings],
-        spool: Spool,
-        space: Space,
-        ledger: Ledger,
+        shared: Shared,
         resent: Resent,
         deliveries: Deliveries,
-        progress: Progress,
-        *,
         heartbeats: Heartbeats,
-        enqueue: Callable[[Delivery, ReceivedInstance], None],
-        fail: Callable[[Path, Exception], None],
+        submit: Callable[[Delivery, ReceivedInstance], None],
     ) -> None:
         # What was acknowledged until then, in seconds since the epoch, is in the ledger.
         self.gathered_until = 0.0
-        self._edge = edge
-        self._settings = settings
-        self._spool = spool
-        self._space = space
-        self._ledger = ledger
+        self._shared = shared
+        self._spool = shared.spool
+        self._space = shared.space
+        self._ledger = shared.ledger
         self._resent = resent
         self._deliveries = deliveries
-        self._progress = progress
         self._heartbeats = heartbeats
-        self._enqueue = enqueue
-        self._fail = fail
-        self._leftovers = Leftovers(edge, spool, fail)
+        self._submit = submit
+        self._leftovers = Leftovers(shared.edge, shared.spool, shared.fail)
         self._unpack_at = float("-inf")
         self._unpacked_until = 0.0
 
     def look(self) -> None:
         """Find what an earlier run has left. Raises `OSError`."""
         self._leftovers.look()
-
-    def unpack_soon(self) -> None:
-        """Have segments looked at when next something is gathered."""
-        self._unpack_at = float("-inf")
 
     def take_up(self) -> None:
         """Go on with what an earlier run has left: deliveries with a manifest are closed, the others still open."""
@@ -98,12 +73,17 @@ class Gathering:
                 self._take_up(left, time.monotonic())
             except Exception as error:  # noqa: BLE001  # a boundary around one of many
                 self._deliveries.drop(left.delivery_id)
-                folder = self._spool.delivering / left.delivery_id
+                folder = self._shared.folder_of(left.delivery_id)
                 self._leftovers.add(folder)
-                self._fail(folder, error)
+                self._shared.fail(folder, error)
 
-    async def gather_all(self) -> bool:
-        """Gather what has been received, and return True; False where more arrives than can be gathered in a while."""
+    async def poll(self, *, with_segments: bool = False) -> bool:
+        """Gather what has been received, and return True; False where more arrives than can be gathered in a while.
+
+        Segments are looked at now and then, unless they are asked for.
+        """
+        if with_segments:
+            self._unpack_at = float("-inf")
         until = time.monotonic() + _GATHER_SECONDS
         while await self._gather():
             if time.monotonic() >= until:
@@ -127,7 +107,7 @@ class Gathering:
             except FileNotFoundError:
                 continue  # as in `read_all`
             except Exception as error:  # noqa: BLE001  # a boundary around one of many
-                self._fail(instance.file.path, error)
+                self._shared.fail(instance.file.path, error)
                 if is_full(error):
                     has_more = False
                     break  # the next one would find no room either
@@ -138,8 +118,8 @@ class Gathering:
         synced = {delivery.delivery_id for delivery, _ in moved if self._sync(delivery)}
         for delivery, instance in moved:
             if delivery.delivery_id in synced:
-                self._enqueue(delivery, instance)
-                self._progress.arrived(instance.bytes)
+                self._submit(delivery, instance)
+                self._shared.progress.arrived(instance.bytes)
                 self._heartbeats.saw(instance)
         self._ledger.write()
         return has_more
@@ -152,12 +132,12 @@ class Gathering:
         else:
             delivery = self._deliveries.reopen(left.delivery_id, left.instances, now)
         delivery.opened_at = now - (time.time() - delivery.oldest_at)
-        self._ledger.note_received(entry_of(instance, delivery, self._edge) for instance in left.instances)
+        self._ledger.note_received(entry_of(instance, delivery, self._shared.edge) for instance in left.instances)
         self._ledger.write()
         # What the ledger says is stored is looked up, not believed.
         self._resent.take_up(delivery)
         for instance in left.instances:
-            self._enqueue(delivery, instance)
+            self._submit(delivery, instance)
 
     def _read_received(self) -> list[ReceivedInstance]:
         files = read_instances(self._spool.scan_received(), self._spool.quarantine, self._spool.aside)
@@ -166,7 +146,7 @@ class Gathering:
     def _assign(self, instance: ReceivedInstance, now: float) -> tuple[Delivery, ReceivedInstance] | None:
         """Move a received file into its delivery; None when it is delivered already, and gone."""
         try:
-            copies = self._resent.copies_of(instance) if self._settings().skip_resent else []
+            copies = self._resent.copies_of(instance) if self._shared.settings().skip_resent else []
         except FileNotFoundError:
             raise
         except OSError as error:
@@ -179,18 +159,18 @@ class Gathering:
         assigned = replace(instance, file=self._spool.assign(instance.file, delivery.delivery_id))
         delivery.add(assigned, now)
         self._resent.add(delivery, assigned, copies)
-        self._ledger.note_received([entry_of(assigned, delivery, self._edge)])
+        self._ledger.note_received([entry_of(assigned, delivery, self._shared.edge)])
         return delivery, assigned
 
     def _sync(self, delivery: Delivery) -> bool:
         """Make what was moved into a delivery durable; one whose folder cannot be synced is taken up anew later."""
-        folder = self._spool.delivering / delivery.delivery_id
+        folder = self._shared.folder_of(delivery.delivery_id)
         try:
             self._spool.sync_deliveries([delivery.delivery_id])
         except OSError as error:
             self._deliveries.drop(delivery.delivery_id)
             self._leftovers.add(folder)
-            self._fail(folder, error)
+            self._shared.fail(folder, error)
             return False
         return True
 
@@ -204,17 +184,17 @@ class Gathering:
         began_at = time.time()
         is_tight = self._space.is_tight
         if is_tight:
-            if self._deliveries.is_any_open or self._progress.waiting_files:
+            if self._deliveries.is_any_open or self._shared.progress.waiting_files:
                 return False  # what is stored first makes room, and its notes need what there is
             self._space.make()
         try:
             has_more = self._spool.unpack(_BATCH_IF_TIGHT if is_tight else _BATCH)
         except OSError as error:
-            self._fail(self._spool.unpacked, error)
+            self._shared.fail(self._spool.unpacked, error)
             has_more = False
         else:
             if not has_more and not self._spool.is_stuck:
                 self._unpacked_until = began_at
         if not has_more:
-            self._unpack_at = now + min(_UNPACK_SECONDS, self._settings().quiet_seconds / 4)
+            self._unpack_at = now + min(_UNPACK_SECONDS, self._shared.settings().quiet_seconds / 4)
         return has_more

@@ -16,8 +16,8 @@ from dicomflow.bucket.keys import heartbeat_key
 from dicomflow.edge.commitment.requests import count_requests
 from dicomflow.edge.deliver.delivery import ReceivedInstance
 from dicomflow.edge.settings import EdgeSettings
-from dicomflow.edge.spool.folders import Spool
-from dicomflow.edge.spool.view import look
+from dicomflow.edge.spool.setaside import SetAside
+from dicomflow.edge.spool.view import free_bytes, look
 
 __all__ = ["Heartbeats"]
 
@@ -41,12 +41,13 @@ class Heartbeats:
     def __init__(
         self,
         settings: EdgeSettings,
-        spool: Spool,
+        aside: SetAside,
         put: Callable[[str, bytes], Awaitable[None]],
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._settings = settings
-        self._spool = spool
+        self._root = settings.spool.dir
+        self._aside = aside
         self._put = put
         self._clock = clock
         self._peers: dict[tuple[str, str], SeenPeer] = {}
@@ -94,15 +95,15 @@ class Heartbeats:
 
     def _state(self) -> tuple[bool, int, bool, int]:
         """Return what is news when it changes: whether something waits, how much is quarantined, and what is wrong."""
-        view = look(self._spool.root, ages=False)
+        view = look(self._root, ages=False)
         is_waiting = bool(view.received + view.delivering)
-        return is_waiting, view.quarantined, self._is_full(), len(self._spool.aside.reasons())
+        return is_waiting, view.quarantined, self._is_full(), len(self._aside.reasons())
 
     def _is_full(self) -> bool:
-        return self._spool.free_bytes() < self._settings.spool.refuse_below_bytes
+        return free_bytes(self._root) < self._settings.spool.refuse_below_bytes
 
     def _look(self, now: datetime, peers: tuple[SeenPeer, ...]) -> Heartbeat:
-        view = look(self._spool.root)
+        view = look(self._root)
         return Heartbeat(
             edge=self._settings.name,
             version=__version__,
@@ -111,10 +112,10 @@ class Heartbeats:
             received=view.received,
             delivering=view.delivering,
             quarantined=view.quarantined,
-            free_bytes=self._spool.free_bytes(),
+            free_bytes=free_bytes(self._root),
             oldest_seconds=round(view.oldest_seconds(), 1),
             peers=peers,
             is_full=self._is_full(),
-            set_aside=len(self._spool.aside.reasons()),
-            undelivered_reports=count_requests(self._spool.root)["undelivered"],
+            set_aside=len(self._aside.reasons()),
+            undelivered_reports=count_requests(self._root)["undelivered"],
         )

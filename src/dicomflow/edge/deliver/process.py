@@ -84,7 +84,7 @@ def run_deliverer(start: DelivererStart) -> None:
     # What is made so far stays, so the collector need not walk it again and again.
     gc.freeze()
     if settings.commitment.peers:
-        report_commitments(settings, spool, deliverer.ledger.distrust)
+        report_commitments(settings, deliverer.ledger.distrust)
     asyncio.run(_run(deliverer, start))
     logging.shutdown()
     # Puts in flight are repeated under the same keys at the next start.

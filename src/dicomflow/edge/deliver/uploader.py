@@ -22,7 +22,7 @@ from dicomflow.edge.deliver.delivery import ReceivedInstance
 from dicomflow.edge.deliver.instances import has_digest
 from dicomflow.edge.ledger import LedgerEntry
 from dicomflow.edge.mount import StoreMount
-from dicomflow.edge.spool.folders import sync_directory
+from dicomflow.edge.spool.durable import sync_directory
 from dicomflow.errors import PermanentError, TransientError
 from dicomflow.regularfiles import open_descriptor, open_regular
 

@@ -24,7 +24,7 @@ from dicomflow.edge.metrics import Metrics
 from dicomflow.edge.receive.storage import REFUSALS, StoreReception
 from dicomflow.edge.receive.watermark import Watermark
 from dicomflow.edge.settings import CommitmentSettings
-from dicomflow.edge.spool.folders import Spool
+from dicomflow.edge.spool.lane import Lane
 
 __all__ = ["Receiver", "Services"]
 
@@ -39,7 +39,7 @@ _logger = logging.getLogger(__name__)
 class Receiver:
     """What the services of all associations of a process share."""
 
-    spool: Spool
+    lane: Lane
     watermark: Watermark
     draining: threading.Event
     metrics: Metrics | None = None
@@ -161,7 +161,7 @@ class Services:
         if self._is_marked:
             self._is_marked = False
             with contextlib.suppress(OSError):
-                self._receiver.spool.associations.note_end(self._association_id, how)
+                self._receiver.lane.associations.note_end(self._association_id, how)
         report, self._report = self._report, None
         if report is not None:
             report.leave(f"the association is {how}")
@@ -182,17 +182,17 @@ class Services:
         self._reception = StoreReception(event.context, event.command)
         try:
             if not self._is_marked:
-                self._receiver.spool.associations.note_open(self._association_id)
+                self._receiver.lane.associations.note_open(self._association_id)
                 self._is_marked = True
             self._reception.begin(
-                self._receiver.spool,
+                self._receiver.lane,
                 self._receiver.watermark,
                 association_id=self._association_id,
                 number=self._stored + self._refused,
                 calling_ae_title=self._calling,
                 called_ae_title=self._called,
                 is_draining=self._receiver.draining.is_set(),
-                near_bytes=self._last_bytes,
+                near_bytes=self._last_bytes or self._receiver.lane.last_bytes,
             )
         except OSError as error:
             self._reception.fail(error)
@@ -218,16 +218,16 @@ class Services:
         reception, metrics = self._reception, self._receiver.metrics
         ended_at = time.perf_counter()
         try:
-            received = reception.finish(self._peer)
+            is_stored = reception.finish(self._peer)
         except Exception as error:
             _logger.exception("store_failed association=%s", self._association_id)
             reception.fail(error)
-            received = None
+            is_stored = False
         self._reception = None
-        if received is not None:
+        if is_stored:
             self._stored += 1
             self._stored_bytes += reception.size_bytes
-            self._last_bytes = reception.size_bytes
+            self._last_bytes = self._receiver.lane.last_bytes = reception.size_bytes
             response = encode_response(reception.command, Status.SUCCESS)
             if metrics is not None:
                 seconds = time.perf_counter() - ended_at

@@ -1,6 +1,6 @@
 """The Storage service: one C-STORE from its command to its answer (PS3.4 B, PS3.7 9.1.1).
 
-Success is answered only for an instance that `Spool` has made durable. The first check that fails decides the
+Success is answered only for an instance that its lane has made durable. The first check that fails decides the
 refusal; the rest of the data set is read and thrown away. Nothing of the data set is decoded but four UIDs.
 """
 
@@ -17,7 +17,8 @@ from dicomflow.dimse.negotiation import AcceptedContext
 from dicomflow.dimse.status import Refusal, Status
 from dicomflow.edge.receive.watermark import Watermark
 from dicomflow.edge.spool.durable import is_full
-from dicomflow.edge.spool.folders import IncomingFile, ReceivedFile, Spool
+from dicomflow.edge.spool.incoming import Incoming
+from dicomflow.edge.spool.lane import Lane
 from dicomflow.errors import PeerError
 
 __all__ = ["REFUSALS", "StoreReception"]
@@ -74,11 +75,11 @@ class StoreReception:
         self._is_identified = False
         self._data_set_offset = 0
         self._unwritten_meta = b""  # goes to disk with the first bytes of the data set
-        self._file: IncomingFile | None = None
+        self._file: Incoming | None = None
 
     def begin(
         self,
-        spool: Spool,
+        lane: Lane,
         watermark: Watermark,
         *,
         association_id: str,
@@ -102,7 +103,7 @@ class StoreReception:
         )
         self._data_set_offset = len(meta)
         self._unwritten_meta = meta
-        self._file = spool.create(association_id, number, near_bytes)
+        self._file = lane.create(association_id, number, near_bytes)
 
     def take(self, fragments: Sequence[bytes | memoryview], *, is_last: bool) -> None:
         """Write the next bytes of the data set, and check them while they are its head."""
@@ -114,26 +115,26 @@ class StoreReception:
             try:
                 if self._unwritten_meta:
                     fragments, self._unwritten_meta = [self._unwritten_meta, *fragments], b""
-                self._file.write(fragments)
+                self._file = self._file.write(fragments)
             except OSError as error:
                 self.fail(error)
 
-    def finish(self, peer: str) -> ReceivedFile | None:
-        """End the data set: make the instance durable, or return None with `refusal` set."""
+    def finish(self, peer: str) -> bool:
+        """End the data set: make the instance durable, or return False with `refusal` set."""
         if self._file is None:
-            return None
+            return False
         if not self._is_identified:
             self._walk(self._file)
         if self._file is None:
-            return None
+            return False
         self.size_bytes = self._file.size_bytes
         try:
-            received = self._file.commit(peer)
+            self._file.commit(peer)
         except OSError as error:
             self.fail(error)
-            return None
+            return False
         self._file = None
-        return received
+        return True
 
     def discard(self) -> None:
         """Throw away what came: the association ended, or it is refused."""
@@ -195,7 +196,7 @@ class StoreReception:
         elif found is Outcome.UNUSUAL:
             self._head = None
 
-    def _walk(self, file: IncomingFile) -> None:
+    def _walk(self, file: Incoming) -> None:
         """Look for the identity in all that was received."""
         try:
             with file.open_written() as written:

@@ -2,10 +2,11 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 from dicomflow.edge.settings import SpoolSettings
-from dicomflow.edge.spool.folders import Spool
+from dicomflow.edge.spool.view import free_bytes
 
 __all__ = ["Watermark"]
 
@@ -18,8 +19,13 @@ _SLOWEST_BYTES_PER_SECOND: Final = 1e6
 class Watermark:
     """Measures free space at most twice a second; any thread may ask."""
 
-    def __init__(self, spool: Spool, settings: SpoolSettings, clock: Callable[[], float] = time.monotonic) -> None:
-        self._spool = spool
+    def __init__(
+        self,
+        settings: SpoolSettings,
+        clock: Callable[[], float] = time.monotonic,
+        measure: Callable[[Path], int] = free_bytes,
+    ) -> None:
+        self._measure = measure
         self._settings = settings
         self._clock = clock
         self._measured_at = float("-inf")
@@ -29,7 +35,7 @@ class Watermark:
         """Return the free space, at most half a second old."""
         now = self._clock()
         if now - self._measured_at >= _FRESH_SECONDS:
-            self._free_bytes = self._spool.free_bytes()
+            self._free_bytes = self._measure(self._settings.dir)
             self._measured_at = now
         return self._free_bytes
 

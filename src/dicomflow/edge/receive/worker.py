@@ -24,7 +24,7 @@ from dicomflow.edge.metrics import Metrics
 from dicomflow.edge.receive.services import Receiver
 from dicomflow.edge.receive.watermark import Watermark
 from dicomflow.edge.settings import EdgeSettings
-from dicomflow.edge.spool.folders import Spool
+from dicomflow.edge.spool.lane import Lane
 from dicomflow.network.admission import Admission
 from dicomflow.network.arrivals import Inbox, Listener
 from dicomflow.network.connections import Connections
@@ -66,22 +66,22 @@ def run_worker(start: WorkerStart) -> None:
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda _number, _frame: stopping.set())
     kept = start.settings.spool
-    spool = Spool(
+    lane = Lane(
         kept.dir,
+        str(start.index),
         fsync=kept.fsync,
-        lane=str(start.index),
         spare_bytes=kept.spare_bytes,
         segment_bytes=kept.segment_bytes,
     )
     dimse = start.settings.dimse
-    metrics = Metrics(spool.root)
-    witness = StoreWitness(start.settings.delivery, spool.root)
+    metrics = Metrics(kept.dir)
+    witness = StoreWitness(start.settings.delivery, kept.dir)
     receiver = Receiver(
-        spool,
-        Watermark(spool, start.settings.spool),
+        lane,
+        Watermark(kept),
         stopping,
         metrics,
-        Commitments(spool, witness) if start.settings.commitment.peers else None,
+        Commitments(kept.dir, witness, fsync=kept.fsync) if start.settings.commitment.peers else None,
         start.settings.commitment,
     )
     host = Host(

@@ -1,5 +1,6 @@
 """What makes names durable: syncs of folders, and whether a file system needs them."""
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -9,6 +10,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, cast
+
+from dicomflow.regularfiles import create_regular, free_name, write_all
 
 __all__ = [
     "can_sync_file_system",
@@ -20,6 +23,7 @@ __all__ = [
     "start_writeback",
     "sync_directory",
     "sync_file_system",
+    "write_note",
 ]
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT} if hasattr(errno, "EDQUOT") else {errno.ENOSPC})
@@ -66,6 +70,26 @@ def sync_directory(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_note(path: Path, content: bytes, *, fsync: bool = True) -> None:
+    """Durable: write a small file whole under a temporary name, sync, rename, sync the folder. Raises `OSError`."""
+    temporary = path.with_name(path.name + ".tmp")
+    with contextlib.suppress(OSError):  # none, or a folder
+        temporary.unlink()
+    temporary = free_name(temporary)
+    try:
+        with create_regular(temporary) as file:
+            write_all(file, content)
+            if fsync:
+                os.fsync(file.fileno())
+        replace_file(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    if fsync:
+        sync_directory(path.parent)
 
 
 def _find(name: str, *arguments: type) -> Callable[..., int] | None:

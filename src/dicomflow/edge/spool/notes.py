@@ -13,11 +13,22 @@ from typing import Final
 
 from dicomflow.regularfiles import open_descriptor, read_regular
 
-__all__ = ["SEGMENT", "discard_notes", "key_of", "open_end", "read_end", "read_offset", "write_end", "write_offset"]
+__all__ = [
+    "SEGMENT",
+    "SUFFIXES",
+    "discard_notes",
+    "key_of",
+    "open_end",
+    "read_end",
+    "read_offset",
+    "write_end",
+    "write_offset",
+]
 
 SEGMENT: Final = ".segment"
 _AT: Final = ".at"
 _END: Final = ".end"
+SUFFIXES: Final = (_AT, _END)
 _FLAGS: Final = os.O_WRONLY | os.O_CREAT
 # Key, offset and checksum in hex and digits, with blanks between them.
 _BYTES: Final = 46
@@ -60,7 +71,7 @@ def write_end(descriptor: int, key: bytes, end: int) -> None:
 
 def discard_notes(segment: Path) -> None:
     """Remove the notes of a segment that is no more."""
-    for suffix in (_AT, _END):
+    for suffix in SUFFIXES:
         segment.with_suffix(suffix).unlink(missing_ok=True)
 
 

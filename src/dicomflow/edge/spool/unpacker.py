@@ -13,15 +13,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from dicomflow.edge.spool import segments
 from dicomflow.edge.spool.durable import can_sync_file_system, is_full, sync_directory, sync_file_system
+from dicomflow.edge.spool.layout import Layout
 from dicomflow.edge.spool.names import SUFFIX, ReceivedFile
+from dicomflow.edge.spool.notes import read_end, read_offset, write_offset
+from dicomflow.edge.spool.records import Record, read_records
+from dicomflow.edge.spool.rotation import discard_stray_notes, give_back, is_complete, segments_of
 from dicomflow.edge.spool.setaside import SetAside
 from dicomflow.regularfiles import NotRegularError, open_descriptor, open_regular
 
-__all__ = ["UNPACKED", "Unpacker"]
+__all__ = ["Unpacker"]
 
-UNPACKED: Final = "unpacked"
 # A new file, always: after power loss a name may lead to a file that is another's by now.
 _FLAGS: Final = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_CLOEXEC", 0)
 _FILE_MODE: Final = 0o640
@@ -52,8 +54,7 @@ class Unpacker:
     """Unpacks the segments of all lanes. Process: the deliverer, one owner.
 
     Args:
-        received: the folder of the lanes.
-        delivering: the folder of the deliveries.
+        spool: where everything is.
         fsync: whether files are made durable before a segment is given back.
         quarantine: durably takes away a file whose bytes are not what was received.
         quarantine_segment: durably takes away a segment in which something is missing.
@@ -62,17 +63,16 @@ class Unpacker:
 
     def __init__(
         self,
-        received: Path,
-        delivering: Path,
+        spool: Layout,
         *,
         fsync: bool,
         quarantine: Callable[[ReceivedFile, str], None],
         quarantine_segment: Callable[[Path, str], None],
         aside: SetAside,
     ) -> None:
-        self._received = received
-        self._delivering = delivering
-        self._folder = received / UNPACKED
+        self._received = spool.received
+        self._delivering = spool.delivering
+        self._folder = spool.unpacked
         self._fsync = fsync
         self._quarantine = quarantine
         self._quarantine_segment = quarantine_segment
@@ -118,7 +118,7 @@ class Unpacker:
         """Yield the lanes with their segments; one that cannot be read is set aside."""
         for lane in self._received.iterdir():
             try:
-                found = segments.segments_of(lane)
+                found = segments_of(lane)
             except OSError as error:
                 self._aside.note(lane, error)
             else:
@@ -141,7 +141,7 @@ class Unpacker:
         if self._fsync:
             self._sync()
         for lane, _ in self._segments():
-            segments.discard_stray_notes(lane)
+            discard_stray_notes(lane)
             for damaged in lane.glob("*.damaged"):  # an earlier version left it there
                 self._quarantine_segment(damaged, _MISSING)
         return made
@@ -166,8 +166,8 @@ class Unpacker:
             for segment in found:
                 try:
                     with open_regular(segment) as file:
-                        start = segments.read_offset(segment)
-                        names |= {each.name for each in segments.read_records(file, start) if each.is_whole}
+                        start = read_offset(segment)
+                        names |= {each.name for each in read_records(file, start) if each.is_whole}
                 except OSError as error:
                     self._aside.note(segment, error)
         return names
@@ -188,21 +188,21 @@ class Unpacker:
         """Unpack one segment as far as it goes, and return how many records that were."""
         progress = self._progress.get(segment)
         if progress is None:
-            offset = segments.read_offset(segment)
+            offset = read_offset(segment)
             progress = self._progress[segment] = _Progress(offset, offset, offset)
         count = 0
         with open_regular(segment) as file:
             # Asked before it is read: what is complete then is read to its end.
-            is_complete = segments.is_complete(file)
-            settled = segments.read_end(segment)
-            for record in segments.read_records(file, progress.offset, is_complete=is_complete, settled=settled):
+            is_over = is_complete(file)
+            settled = read_end(segment)
+            for record in read_records(file, progress.offset, is_complete=is_over, settled=settled):
                 # A hole, or a record that was written over with another one's.
                 progress.is_damaged |= record.start != progress.offset or record.name in progress.names
                 if record.is_struck:
                     progress.offset = record.end
                     continue
                 is_whole = record.is_whole
-                if count >= limit or not (is_whole or is_complete or record.start < settled):
+                if count >= limit or not (is_whole or is_over or record.start < settled):
                     return count
                 progress.is_damaged |= not self._make(record, is_whole=is_whole)
                 progress.offset = record.end
@@ -210,10 +210,10 @@ class Unpacker:
                 count += 1
             # What was acknowledged behind the last record that is found is gone: cut off, or written over.
             progress.is_damaged |= progress.offset < settled
-            progress.is_at_end = is_complete
+            progress.is_at_end = is_over
         return count
 
-    def _make(self, record: segments.Record, *, is_whole: bool) -> bool:
+    def _make(self, record: Record, *, is_whole: bool) -> bool:
         """Make a record's file, unless an earlier run has; one with other bytes goes to quarantine.
 
         False when it has no name to make a file of.
@@ -263,10 +263,10 @@ class Unpacker:
                     if progress.is_damaged:
                         self._quarantine_segment(segment, _MISSING)
                     else:
-                        segments.give_back(segment)
+                        give_back(segment)
                     del self._progress[segment]
                 elif progress.offset != progress.noted and not progress.is_damaged:  # or the next run would not know
-                    segments.write_offset(segment, progress.offset)
+                    write_offset(segment, progress.offset)
                     progress.noted = progress.offset
             except FileNotFoundError:
                 del self._progress[segment]  # somebody has removed it

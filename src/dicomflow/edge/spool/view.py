@@ -5,18 +5,31 @@ What cannot be read is told, and the rest is counted: another user's folder stop
 
 import contextlib
 import os
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from dicomflow.edge.spool import segments
+from dicomflow.edge.spool.layout import Layout
 from dicomflow.edge.spool.names import SUFFIX, ReceivedFile
+from dicomflow.edge.spool.notes import read_end, read_offset
+from dicomflow.edge.spool.records import read_records
+from dicomflow.edge.spool.rotation import is_complete, segments_of
 from dicomflow.edge.spool.setaside import describe_failure
-from dicomflow.regularfiles import read_regular
+from dicomflow.regularfiles import open_regular, read_regular
 
-__all__ = ["SpoolView", "count_files", "look", "oldest_seconds", "quarantined_files", "scan"]
+__all__ = [
+    "SpoolView",
+    "count_files",
+    "count_records",
+    "free_bytes",
+    "look",
+    "oldest_seconds",
+    "quarantined_files",
+    "scan",
+]
 
 _REASON: Final = ".reason"
 _MOST_REASON_BYTES: Final = 64 << 10
@@ -44,21 +57,48 @@ class SpoolView:
 
 def look(root: Path, *, ages: bool = True) -> SpoolView:
     """Look at a spool; a folder that does not exist is empty, and without `ages` no file's time is asked for."""
-    view = SpoolView()
-    for lane in _folders(view, root / "received"):
+    view, spool = SpoolView(), Layout(root)
+    for lane in _folders(view, spool.received):
         view.received += _count(view, lane, ages=ages)
         try:
-            count, oldest = segments.count_records(lane)
+            count, oldest = count_records(lane)
         except OSError as error:
             view.unreadable[lane] = describe_failure(error)
         else:
             view.received += count
             view.oldest_at = min(view.oldest_at, oldest)
-    for delivery in _folders(view, root / "delivering"):
+    for delivery in _folders(view, spool.delivering):
         view.delivering += _count(view, delivery, ages=ages)
-    stems = {Path(name).stem for name in _names(view, root / "quarantined") if Path(name).suffix in _IN_QUARANTINE}
+    stems = {Path(name).stem for name in _names(view, spool.quarantined) if Path(name).suffix in _IN_QUARANTINE}
     view.quarantined = len(stems)
     return view
+
+
+def count_records(lane: Path) -> tuple[int, float]:
+    """Return how many records of a lane are not unpacked, and when the oldest came (seconds since the epoch).
+
+    Raises `OSError` when the lane or one of its segments cannot be read.
+    """
+    count, oldest = 0, float("inf")
+    for segment in segments_of(lane):
+        # It may be given back meanwhile.
+        with contextlib.suppress(FileNotFoundError), open_regular(segment) as file:
+            is_over = is_complete(file)
+            for record in read_records(file, read_offset(segment), is_complete=is_over, settled=read_end(segment)):
+                if not record.is_struck:
+                    count += 1
+                    oldest = min(oldest, record.received_at_ns / 1e9) if record.name else oldest
+    return count, oldest
+
+
+def free_bytes(root: Path) -> int:
+    """Return the space that is free to us on a spool's volume. Raises `OSError`."""
+    if sys.platform == "win32":
+        import shutil  # noqa: PLC0415  # the one platform without statvfs
+
+        return shutil.disk_usage(root).free
+    volume = os.statvfs(root)
+    return volume.f_bavail * volume.f_frsize
 
 
 def count_files(root: Path) -> dict[str, int]:
@@ -76,7 +116,7 @@ def quarantined_files(root: Path) -> Iterator[tuple[Path, str]]:
 
     Raises `OSError` when the folder cannot be read.
     """
-    folder = root / "quarantined"
+    folder = Layout(root).quarantined
     with contextlib.suppress(FileNotFoundError):
         paths = sorted(path for path in folder.iterdir() if path.suffix in _IN_QUARANTINE)
         stems = {path.stem for path in paths if path.suffix != _REASON}

@@ -18,7 +18,9 @@ from dicomflow.edge.deliver.deliverer import Announce, Deliverer, StoredObject
 from dicomflow.edge.deliver.uploader import Uploader
 from dicomflow.edge.ledger import LEDGER_FILE, Ledger, LedgerEntry
 from dicomflow.edge.settings import DeliverySettings, EdgeSettings, SpoolSettings
-from dicomflow.edge.spool.folders import ReceivedFile, Spool
+from dicomflow.edge.spool.folders import Spool
+from dicomflow.edge.spool.lane import Lane
+from dicomflow.edge.spool.names import ReceivedFile
 
 
 class Site:
@@ -26,6 +28,7 @@ class Site:
 
     def __init__(self, spool: Spool, objects: Path, part10: Callable[..., bytes], name: str = "site-1") -> None:
         self.spool = spool
+        self.lane = Lane(spool.root)
         self.objects = objects
         self.name = name
         self.uploader_with: Callable[[], Uploader] = lambda: Uploader(lambda: LocalStore(objects, mkdir=True), objects)
@@ -34,14 +37,13 @@ class Site:
         self._part10 = part10
         self._number = 0
 
-    def receive(self, sop: str, *, association: str = "a1", **fields: Any) -> ReceivedFile:
-        """Spool an instance as an association does."""
+    def receive(self, sop: str, *, association: str = "a1", **fields: Any) -> Any:
+        """Spool an instance as an association does; return its file, if it has one."""
         if association not in self.spool.associations.read_states():
             self.spool.associations.note_open(association)
-        file = self.spool.create(association, self._number)
+        file = self.lane.create(association, self._number)
         self._number += 1
-        file.write([self._part10(sop, **fields)])
-        return file.commit("10.0.0.1")
+        return ReceivedFile.of(file.write([self._part10(sop, **fields)]).commit("10.0.0.1"))
 
     def run(
         self, until: Callable[[], Any], reload: Callable[[], DeliverySettings] | None = None, **delivery: Any

@@ -13,6 +13,7 @@ from dicomflow.edge.deliver.uploader import Uploader
 from dicomflow.edge.progress import PROGRESS_FILE
 from dicomflow.edge.spool.folders import Spool
 from dicomflow.edge.spool.spares import Spares
+from dicomflow.edge.spool.view import count_files
 
 Site = Any  # conftest's
 
@@ -24,7 +25,7 @@ def test_spares_go_where_space_is_short(site: Site, monkeypatch: pytest.MonkeyPa
     site.spool.spares = Spares(spare.parent, 1 << 20)
     site.run((site.spool.root / PROGRESS_FILE).exists)
     assert spare.exists()
-    monkeypatch.setattr(site.spool, "free_bytes", lambda: 0)
+    monkeypatch.setattr("dicomflow.edge.spool.space.free_bytes", lambda _: 0)
     site.run(lambda: not spare.exists())
 
 
@@ -135,7 +136,7 @@ def test_damaged_file_is_quarantined_and_blocks_nobody(site: Site):
     assert ["1.2.2"] == [each.sop_instance_uid for each in manifest.instances()]
     (reason,) = site.spool.quarantined.glob("*.reason")
     assert "SHA-256 of the spooled file is" in reason.read_text()
-    assert 1 == site.spool.counts()["quarantined"]
+    assert 1 == count_files(site.spool.root)["quarantined"]
 
 
 @pytest.mark.parametrize("content", [b"", b"no DICOM at all", b"\0" * 128 + b"DICM" + b"\xff" * 50])
@@ -146,14 +147,14 @@ def test_unreadable_file_is_quarantined_and_blocks_nobody(site: Site, content: b
     site.spool.associations.note_end("a1", "released")
     site.run(site.is_empty)
     assert ["1.2.2"] == [each.sop_instance_uid for each in site.manifests()[0].instances()]
-    assert 1 == site.spool.counts()["quarantined"]
+    assert 1 == count_files(site.spool.root)["quarantined"]
 
 
 def test_delivery_whose_only_file_is_damaged_leaves_no_manifest(site: Site):
     """When nothing of a delivery can be stored there is no manifest of it, and the deliverer goes on."""
     damaged = site.receive("1.2.1")
     damaged.path.write_bytes(damaged.path.read_bytes() + b"!")
-    site.run(lambda: site.spool.counts()["quarantined"])
+    site.run(lambda: count_files(site.spool.root)["quarantined"])
     site.spool.associations.note_end("a1", "released")
     site.receive("1.9.1", association="a2", study_instance_uid="1.9")
     site.spool.associations.note_end("a2", "released")
@@ -321,7 +322,7 @@ def test_foreign_files_in_the_spool_are_left_alone(site: Site):
 
 def test_notes_of_associations_go_when_nobody_needs_them(site: Site, monkeypatch: pytest.MonkeyPatch):
     """The note of an ended association is kept until its delivery is closed, then forgotten."""
-    monkeypatch.setattr("dicomflow.edge.deliver.deliverer._FORGET_AFTER_SECONDS", -60.0)
+    monkeypatch.setattr("dicomflow.edge.deliver.closing._FORGET_AFTER_SECONDS", -60.0)
     site.receive("1.2.1")
     site.spool.associations.note_end("a1", "released")
     site.spool.associations.note_open("a2")

@@ -12,6 +12,7 @@ from fault_proxy import FaultProxy
 
 from dicomflow.edge.deliver.uploader import Uploader
 from dicomflow.edge.settings import DeliverySettings
+from dicomflow.edge.spool.view import count_files
 from dicomflow.edge.stores import build_store
 
 Site = Any  # conftest's
@@ -196,6 +197,6 @@ def test_upload_queue_is_bounded(site: Site, monkeypatch: pytest.MonkeyPatch):
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert 20 == site.spool.counts()["delivering"]
+    assert 20 == count_files(site.spool.root)["delivering"]
     assert 3 == len(in_flight)
     assert peak < 8 * size

@@ -11,16 +11,12 @@ import pytest
 
 from dicomflow.edge.spool import segments
 from dicomflow.edge.spool.folders import Spool
+from dicomflow.edge.spool.lane import Lane
+from dicomflow.edge.spool.view import count_files
 
 Site = Any  # conftest's
 CALLS = ("mkdir", "open", "write", "fsync", "rename", "replace", "link", "pwrite", "utime", "chmod")
 FAILING = 12  # calls in a row
-
-
-@pytest.fixture
-def spool(tmp_path: Path) -> Spool:
-    """Give a spool that receives small instances into segments."""
-    return Spool(tmp_path / "spool", segment_bytes=64 << 10)
 
 
 class FullVolume:
@@ -52,12 +48,13 @@ def prepared(site: Site, spool: Spool, tmp_path: Path) -> Callable[[], None]:
     def _prepare() -> None:
         for folder in (spool.root, site.objects):
             shutil.rmtree(folder, ignore_errors=True)
-        site.spool = Spool(spool.root, segment_bytes=64 << 10)
+        site.spool = Spool(spool.root)
+        site.lane = Lane(spool.root, segment_bytes=64 << 10)
         site.receive("1.2.1")
         site.receive("1.2.2", pixels=bytes(100_000))
         site.receive("1.9.1", study_instance_uid="1.9")
         site.spool.associations.note_end("a1", "released")
-        site.spool.segments = None
+        site.lane.segments = None
 
     return _prepare
 
@@ -81,7 +78,7 @@ def test_full_volume_at_each_write_of_a_delivery_holds_up_nothing_for_good(
             volume.fail_at = fail_at
             # A study may come in two deliveries: one that cannot be synced is taken up again later.
             site.run(lambda: site.is_empty() and _stored() == received)
-        assert {"received": 0, "delivering": 0, "quarantined": 0} == site.spool.counts()
+        assert {"received": 0, "delivering": 0, "quarantined": 0} == count_files(site.spool.root)
         return volume.calls
 
     steps = len(_deliver(None))

@@ -1,7 +1,6 @@
 """Deliveries of small instances that wait in segments: as complete as those of files."""
 
 import asyncio
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,14 +9,16 @@ from dicomflow.edge.deliver.deliverer import Deliverer
 from dicomflow.edge.settings import DeliverySettings, EdgeSettings, SpoolSettings
 from dicomflow.edge.spool import segments
 from dicomflow.edge.spool.folders import Spool
+from dicomflow.edge.spool.lane import Lane
 
 pytestmark = pytest.mark.skipif(not segments.is_supported, reason="segments need pwrite and fdatasync (not on Windows)")
 
 
 @pytest.fixture
-def spool(tmp_path: Path) -> Spool:
-    """Give a worker's spool that receives into segments."""
-    return Spool(tmp_path / "spool", segment_bytes=64 << 10)
+def site(site: Any) -> Any:
+    """Give a site whose worker receives into segments."""
+    site.lane = Lane(site.spool.root, segment_bytes=64 << 10)
+    return site
 
 
 def test_instances_in_segments_arrive_with_their_bytes(site: Any, spool: Spool, part10: Any):
@@ -25,7 +26,6 @@ def test_instances_in_segments_arrive_with_their_bytes(site: Any, spool: Spool, 
     sizes = [20_000, 30_000, 200_000, 25_000, 10, 40_000]
     for number, size in enumerate(sizes):
         site.receive(f"1.2.{number}", association=f"a{number % 3}", pixels=bytes([number]) * size)
-        spool.last_bytes = 0
     for association in ("a0", "a1", "a2"):
         spool.associations.note_end(association, "released")
     site.run(lambda: site.manifests() and site.is_empty())
@@ -49,17 +49,17 @@ def test_delivery_that_is_due_takes_what_waits_in_a_segment(site: Any, spool: Sp
 
     async def _go() -> None:
         site.receive("1.2.1")
-        await deliverer._gather_and_close()
+        await deliverer._closing.poll()
         spool.associations.note_end("a1", "released")
-        (delivery,) = deliverer._deliveries._open.values()
+        (delivery,) = deliverer._closing._deliveries._open.values()
         delivery.touched_at -= 2000
         site.receive("1.2.2", association="a2")
-        await deliverer._gather_and_close()
+        await deliverer._closing.poll()
         assert ["1.2.1", "1.2.2"] == sorted(delivery.instances)
         assert not delivery.is_closed
         delivery.touched_at -= 2000
         spool.associations.note_end("a2", "released")
-        await deliverer._gather_and_close()
+        await deliverer._closing.poll()
         assert delivery.is_closed
 
     asyncio.run(_go())
