@@ -241,3 +241,15 @@ def test_caller_whom_aws_does_not_know_is_told(aws: Aws):
     with pytest.raises(PermanentError, match="AWS does not know you: InvalidClientTokenId"):
         caller()
     assert INES == caller()
+
+
+def test_function_of_the_console_imports_nothing_that_only_its_drawers_need(python: Callable[[str], str]):
+    """A cold start waits for pages alone; what draws, the database's driver and AWS's clients come when asked for."""
+    code = """
+import sys
+import dicomflow.console.function
+unwanted = "alembic boto3 botocore.session dicomflow.cli dicomflow.edge imagecodecs numpy psycopg pydicom pynetdicom "
+unwanted += "rich typer uvicorn"
+print([name for name in unwanted.split() if name in sys.modules])
+"""
+    assert "[]" == python(code).strip()

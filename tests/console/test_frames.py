@@ -24,7 +24,8 @@ from pydicom.pixels import get_encoder
 from pydicom.sequence import Sequence
 from pydicom.uid import RLELossless
 
-from dicomflow.console.frames import FrameError, open_object, read_frame
+from dicomflow.console.frames import open_object, read_frame
+from dicomflow.console.picture import FrameError
 from dicomflow.console.ranged import BLOCK_BYTES, RangedFile
 from dicomflow.dicom.part10 import decode_file_meta, encode_file_meta
 

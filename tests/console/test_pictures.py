@@ -13,9 +13,9 @@ from framed import COLUMNS, GREY, ROOT, ROWS, encode, image
 from obstore.store import MemoryStore
 from pydicom.encaps import encapsulate
 
-from dicomflow.console.described import FrameError
 from dicomflow.console.drawing import MAX_KEPT_BYTES, _Kept
 from dicomflow.console.frames import Frame
+from dicomflow.console.picture import FrameError
 from dicomflow.console.pictures import Pictures, Window
 
 # How much the console itself may grow while a hostile object is looked at.

@@ -8,11 +8,9 @@ from pydicom import Dataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence as PydicomSequence
 
-__all__ = ["FrameError", "colors_of", "frame_bits", "number_of", "number_of_frame", "side_of"]
+from dicomflow.console.picture import FrameError
 
-
-class FrameError(Exception):
-    """A frame cannot be shown; the text says why."""
+__all__ = ["colors_of", "frame_bits", "number_of", "number_of_frame", "side_of"]
 
 
 def number_of_frame(dataset: Dataset, index: int, sequence: str, keyword: str) -> float | None:

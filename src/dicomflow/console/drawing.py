@@ -9,65 +9,19 @@ import os
 import signal
 import sys
 from collections import OrderedDict
-from dataclasses import asdict, dataclass
-from typing import IO, Any, Final
+from dataclasses import asdict
+from typing import Any, Final
 
-from dicomflow.console.frames import Frame, FrameError, open_file, read_frame
+from dicomflow.console.frames import Frame, open_file, read_frame
+from dicomflow.console.picture import Channel, FrameError, Picture, Window
 from dicomflow.console.ranged import RangedFile
 
-__all__ = ["Channel", "Picture", "Window", "draw", "serve_pictures"]
+__all__ = ["draw", "serve_pictures"]
 
 THUMBNAIL_PIXELS: Final = 128
 MAX_KEPT_BYTES: Final = 96 << 20
 _FASTEST: Final = 1
 _TAILS_PERCENT: Final = (0.5, 99.5)
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """Which values are shown from black to white (PS3.3 C.11.2); None takes what the object asks for."""
-
-    center: float | None = None
-    width: float | None = None
-    is_inverted: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """A PNG, and the window it was made with; None of it for colours."""
-
-    png: bytes
-    center: float | None
-    width: float | None
-    frames: int
-
-
-class Channel:
-    """Messages of bytes over two pipes, each behind its length: four bytes, big endian. Thread: one owner."""
-
-    def __init__(self, reader: IO[bytes], writer: IO[bytes]) -> None:
-        self._reader = reader
-        self._writer = writer
-
-    def send(self, message: bytes) -> None:
-        """Send a message; raises `OSError` when the other side is gone."""
-        self._writer.write(len(message).to_bytes(4, "big") + message)
-        self._writer.flush()
-
-    def receive(self) -> bytes:
-        """Return the next message; raises `EOFError` when the other side is gone."""
-        return self._exactly(int.from_bytes(self._exactly(4), "big"))
-
-    def close(self) -> None:
-        """Close both pipes."""
-        self._reader.close()
-        self._writer.close()
-
-    def _exactly(self, size: int) -> bytes:
-        found = self._reader.read(size)
-        if len(found) < size:
-            raise EOFError
-        return found
 
 
 def serve_pictures(channel: Channel, memory_bytes: int) -> None:

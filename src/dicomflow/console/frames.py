@@ -21,7 +21,8 @@ from pydicom.pixels.utils import pixel_array
 from pydicom.tag import BaseTag
 from pydicom.uid import UID
 
-from dicomflow.console.described import FrameError, colors_of, frame_bits, number_of, number_of_frame, side_of
+from dicomflow.console.described import colors_of, frame_bits, number_of, number_of_frame, side_of
+from dicomflow.console.picture import FrameError
 from dicomflow.console.ranged import RangedFile
 from dicomflow.dicom.codestream import is_larger
 from dicomflow.dicom.encoding import BIG_ENDIAN, EXPLICIT, IMPLICIT
@@ -36,7 +37,7 @@ from dicomflow.dicom.uids import (
 from dicomflow.dicom.walk import DataSet
 from dicomflow.errors import PeerError
 
-__all__ = ["Frame", "FrameError", "Opened", "open_file", "open_object", "read_frame"]
+__all__ = ["Frame", "Opened", "open_file", "open_object", "read_frame"]
 
 MAX_FRAME_BYTES: Final = 256 << 20
 MAX_WHOLE_BYTES: Final = 64 << 20

@@ -21,8 +21,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import ObjectStore
 
-from dicomflow.console.described import FrameError
-from dicomflow.console.drawing import Channel, Picture, Window
+from dicomflow.console.picture import Channel, FrameError, Picture, Window
 
 __all__ = ["Picture", "Pictures", "Window"]
 

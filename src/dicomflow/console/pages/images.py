@@ -18,8 +18,8 @@ from dicomflow.catalog.custody import (
     series_of_study,
     studies_of_series,
 )
-from dicomflow.console.frames import FrameError
 from dicomflow.console.page import Context, Page, plain, positive
+from dicomflow.console.picture import FrameError
 from dicomflow.console.pictures import Window
 
 __all__ = ["frame", "instance", "series", "thumbnail"]
