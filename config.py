@@ -105,6 +105,23 @@ ACCOUNT_CONFIG = {
 FIPS endpoints alone, where the region has them: us-east-1 and us-west-2 with imports on.
 """
 
+DEVICE_CONFIG = {
+    "proxy_url": "",
+    "proxy_excludes": "",
+    "only_port_443": False,
+    "logs_to_cloudwatch": False,
+    "nucleus_version": "",
+    "log_manager_version": "",
+}
+"""What the devices of all edges have in common; docs/network.md and docs/operations.md go through it.
+
+`proxy_url`, such as "http://proxy.example.org:3128", is the proxy of the Greengrass nucleus, of the edges that it runs
+and of EC2 edges, but for the hosts in `proxy_excludes`. `only_port_443` keeps the nucleus to that port.
+`logs_to_cloudwatch` True sends the edges' logs to CloudWatch, for a charge. `nucleus_version` and
+`log_manager_version` are those that a deployment brings where one of these parameters or FIPS endpoints need them;
+empty is what `dicomflow edge-install` installs, and the log manager that fits it.
+"""
+
 MONITORING_CONFIG = {
     "email": "",
     "monthly_budget_usd": 0,

@@ -193,7 +193,10 @@ def acknowledgements(settings: DeploymentSettings) -> Iterator[Acknowledgement]:
         )
         for prefix in (f"{device}/", f"{MANIFEST_PREFIX}{device}/", feedback_prefix(device)):
             yield Acknowledgement(policy, f"AwsSolutions-IAM5[Resource::{{{bucket}}}/{prefix}*]", own)
-        yield from _of_device(policy) if is_local else _of_instance(f"Edge-{edge.name}", policy)
+        if not is_local:
+            yield from _of_instance(f"Edge-{edge.name}", policy)
+        elif settings.devices.logs_to_cloudwatch:
+            yield from _of_device(policy)
 
 
 def _of_function(name: str, path: str) -> Iterator[Acknowledgement]:

@@ -7,6 +7,7 @@ from aws_cdk import aws_greengrassv2 as greengrass
 from constructs import Construct
 
 from infra.artifacts import EdgeArtifacts
+from infra.devices import public_components
 from infra.edges import ThingGroup
 from infra.edgesettings import own_settings
 from infra.greengrass import COMPONENT
@@ -37,18 +38,15 @@ class EdgeComponent(Construct):
             "edge": {"delivery": _delivery(settings, landing)},
             "edges": own_settings(settings.edges, settings.device_name("")),
         }
+        public = public_components(settings.devices, Aws.REGION, is_fips=settings.account.fips_endpoints)
         deployment = greengrass.CfnDeployment(
             self,
             "Deployment",
             deployment_name=f"{settings.name}-edges",
             target_arn=things.arn,
             components={
-                COMPONENT: greengrass.CfnDeployment.ComponentDeploymentSpecificationProperty(
-                    component_version=artifacts.version,
-                    configuration_update=greengrass.CfnDeployment.ComponentConfigurationUpdateProperty(
-                        merge=Stack.of(self).to_json_string(configuration)
-                    ),
-                ),
+                COMPONENT: self._specify(artifacts.version, configuration),
+                **{name: self._specify(version, told) for name, (version, told) in public.items()},
             },
             deployment_policies=greengrass.CfnDeployment.DeploymentPoliciesProperty(
                 # A new version that does not start is taken back on that device, by itself.
@@ -59,6 +57,16 @@ class EdgeComponent(Construct):
             ),
         )
         deployment.add_resource_dependency(component)
+
+    def _specify(
+        self, version: str, configuration: dict[str, Any]
+    ) -> greengrass.CfnDeployment.ComponentDeploymentSpecificationProperty:
+        return greengrass.CfnDeployment.ComponentDeploymentSpecificationProperty(
+            component_version=version,
+            configuration_update=greengrass.CfnDeployment.ComponentConfigurationUpdateProperty(
+                merge=Stack.of(self).to_json_string(configuration)
+            ),
+        )
 
 
 def _delivery(settings: DeploymentSettings, landing: LandingBucket) -> dict[str, object]:

@@ -106,6 +106,10 @@ def _idle_table(prices: Prices) -> list[str]:
         f"With `private_endpoints` it is {private:.2f}: one interface endpoint in one zone.",
         "With an edge on EC2 the instance, its spool and a NAT gateway come on top, whatever arrives.",
         (
+            f"With `fips_endpoints` and a VPC of the stack's own it is {idle(prices, nat=1):.2f}: a NAT gateway, since"
+            " FIPS endpoints are called by IPv4; a VPC that is there brings its own way out."
+        ),
+        (
             "`db_engine_pause` 0 keeps the catalog awake: 8 ACU, the default's `min_acu_capacity`, are"
             f" {8 * 730 * prices.work['acu_hour']:.0f} a month."
         ),
@@ -145,6 +149,27 @@ def _notes(prices: Prices) -> list[str]:
         "A study of 1,000 images and 500 MB that is read back costs 0.025 USD, at once and without a restore.",
         "Objects below 256 KB stay in Standard: their move would pay itself back after four months and more.",
         "With `retention_days` below `archive_after_days` and 90 nothing moves, since the class is billed for 90 days.",
+        "",
+        *_edge_logs(prices),
+    ]
+
+
+def _edge_logs(prices: Prices) -> list[str]:
+    size, studies, months = prices.assumed["log_bytes_a_study"], 1000, 12
+    gb = size * studies * prices.assumed["days"] / 1e9
+    write, keep = prices.work["log_gb_written"], prices.work["log_gb_kept"]
+    return [
+        "## Logs of edges",
+        "",
+        "`logs_to_cloudwatch` is off by default.",
+        f"With it CloudWatch charges {write:.2f} USD for a GB written, and {keep:.2f} for a GB kept a month.",
+        (
+            f"A study in an association of its own is {size:,.0f} bytes in an edge's log: {studies:,} studies a day are"
+            f" {gb * 1000:,.0f} MB and {gb * (write + months * keep):.2f} USD a month, with what a year has kept."
+        ),
+        "Greengrass's nucleus wraps each line, which makes it somewhat longer.",
+        "At `logLevel` DEBUG each image has a line: keep that from CloudWatch, or switch it back soon.",
+        "An edge on EC2 in a network with `private_endpoints` needs one interface endpoint more, `logs`.",
     ]
 
 

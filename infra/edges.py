@@ -96,18 +96,7 @@ class EdgeDevices(Construct):
             statements=[
                 *edge_statements(landing, device),
                 *artifacts.read_statements(),
-                iam.PolicyStatement(
-                    sid="Logs",
-                    actions=[
-                        "logs:CreateLogGroup",
-                        "logs:CreateLogStream",
-                        "logs:DescribeLogStreams",
-                        "logs:PutLogEvents",
-                    ],
-                    resources=[
-                        f"arn:{Aws.PARTITION}:logs:{Aws.REGION}:{Aws.ACCOUNT_ID}:log-group:/aws/greengrass/*",
-                    ],
-                ),
+                *([_log_statement()] if settings.devices.logs_to_cloudwatch else []),
             ],
         )
         role = iam.Role(
@@ -145,6 +134,15 @@ def add_devices(
             artifacts=artifacts,
             alarms=alarms,
         )
+
+
+def _log_statement() -> iam.PolicyStatement:
+    """Return what the log manager needs; its groups are the account's, and have a stream for each thing and day."""
+    return iam.PolicyStatement(
+        sid="Logs",
+        actions=["logs:CreateLogGroup", "logs:CreateLogStream", "logs:DescribeLogStreams", "logs:PutLogEvents"],
+        resources=[f"arn:{Aws.PARTITION}:logs:{Aws.REGION}:{Aws.ACCOUNT_ID}:log-group:/aws/greengrass/*"],
+    )
 
 
 def _thing_policy(scope: Construct, edge: EdgeDevice, device: str) -> iot.CfnPolicy:

@@ -11,14 +11,16 @@ from aws_cdk import aws_autoscaling as autoscaling
 from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
+from aws_cdk import aws_logs as logs
 from constructs import Construct
 
 from infra.artifacts import EdgeArtifacts
 from infra.edges import edge_statements
+from infra.functions import log_retention
 from infra.landing import LandingBucket
 from infra.network import Network
 from infra.settings import DeploymentSettings, EdgeDevice
-from infra.userdata import user_data_lines
+from infra.userdata import Surroundings, log_group_of, user_data_lines
 
 __all__ = ["DIMSE_PORT", "EdgeInstance"]
 
@@ -69,6 +71,8 @@ class EdgeInstance(Construct):
         )
         Tags.of(volume).add(_EDGE_TAG, self._device)
         role = self._role(landing, artifacts.arn_of(_PLATFORM), key)
+        if settings.devices.logs_to_cloudwatch:
+            self._log(settings, role, key)
         template = self._template(edge, settings, landing, volume, artifacts.url_of(_PLATFORM), role)
         self._group_of_one(template, subnet.availability_zone)
 
@@ -101,6 +105,19 @@ class EdgeInstance(Construct):
         )
         return role
 
+    def _log(self, settings: DeploymentSettings, role: iam.Role, key: kms.IKey) -> None:
+        """Make the group that the instance's CloudWatch agent writes the edge's log to."""
+        group = logs.LogGroup(
+            self,
+            "Log",
+            log_group_name=log_group_of(self._device),
+            retention=log_retention(settings),
+            encryption_key=key,
+            removal_policy=RemovalPolicy.DESTROY,
+        )
+        actions = ["logs:CreateLogStream", "logs:DescribeLogStreams", "logs:PutLogEvents"]
+        role.add_to_policy(iam.PolicyStatement(sid="Log", actions=actions, resources=[group.log_group_arn]))
+
     def _template(
         self,
         edge: EdgeDevice,
@@ -122,7 +139,7 @@ class EdgeInstance(Construct):
                 accelerate=settings.storage.transfer_acceleration,
                 port=DIMSE_PORT,
                 settings=edge.settings,
-                fips=settings.account.fips_endpoints,
+                surroundings=Surroundings(settings.devices, is_fips=settings.account.fips_endpoints),
             )
         )
         root = ec2.BlockDeviceVolume.ebs(_ROOT_GIB, encrypted=True, volume_type=ec2.EbsDeviceVolumeType.GP3)

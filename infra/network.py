@@ -178,5 +178,7 @@ class Network(Construct):
         services = {"Lambda": service.LAMBDA_}
         if with_instances:
             services |= {"Ec2": service.EC2, "Ssm": service.SSM, "SsmMessages": service.SSM_MESSAGES}
+            if settings.devices.logs_to_cloudwatch:
+                services["Logs"] = service.CLOUDWATCH_LOGS
         for name, endpoint in services.items():
             self.vpc.add_interface_endpoint(name, service=endpoint, subnets=first, security_groups=[group], open=False)

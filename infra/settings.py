@@ -14,6 +14,7 @@ from pydantic import (
     model_validator,
 )
 
+from infra.devices import DeviceConfig
 from infra.edgesettings import check_edge_settings, own_settings
 from infra.errors import ConfigError
 from infra.sample import SampleStorage, with_acceleration
@@ -47,6 +48,7 @@ _SECTIONS: Final = {
     "LAMBDA_CONFIG": "sample_functions",
     "NETWORK_CONFIG": "network",
     "ACCOUNT_CONFIG": "account",
+    "DEVICE_CONFIG": "devices",
     "MONITORING_CONFIG": "monitoring",
     "SITE_ISSUERS": "issuers",
     "SITE_CHARACTER_SETS": "character_sets",
@@ -220,6 +222,7 @@ class DeploymentSettings(Section):
     sample_functions: dict[str, Any] = Field(default_factory=dict)
     network: NetworkConfig = NetworkConfig()
     account: AccountConfig = AccountConfig()
+    devices: DeviceConfig = DeviceConfig()
     monitoring: MonitoringConfig = MonitoringConfig()
     issuers: dict[str, str] = Field(default_factory=dict)
     character_sets: dict[str, str] = Field(default_factory=dict)

@@ -16,7 +16,7 @@ import tree_sitter
 import tree_sitter_powershell
 from moto.server import ThreadedMotoServer
 
-from dicomflow.cli.edge_scripts import NUCLEUS, NUCLEUS_SHA256
+from dicomflow.cli.nucleus import NUCLEUS, NUCLEUS_SHA256
 from dicomflow.edge.settings import load_settings
 
 Run = Callable[..., tuple[int, str, str]]
@@ -58,12 +58,12 @@ def test_edge_install_without_a_region_asks_for_it(
     monkeypatch.delenv("AWS_REGION")
     monkeypatch.delenv("AWS_DEFAULT_REGION", raising=False)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(folder / "none"))
-    code, _, errors = run("edge-install", "mr", option, "--store-url", "s3://bucket")
+    code, _, errors = run("edge-install", "mr", option, "--own-credentials", "--store-url", "s3://bucket")
     assert 2 == code
     assert "give the region the stack is deployed to" in errors
     (folder / "config").write_text("[default]\nregion = ap-southeast-2\n")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(folder / "config"))
-    assert 0 == run("edge-install", "mr", option, "--store-url", "s3://bucket")[0]
+    assert 0 == run("edge-install", "mr", option, "--own-credentials", "--store-url", "s3://bucket")[0]
     assert "ap-southeast-2" in (folder / "edge-install-mr.txt").read_text()
 
 
@@ -167,10 +167,18 @@ def test_edge_install_of_a_nucleus_without_its_digest_is_refused(folder: Path, r
     assert [] == list(folder.glob("edge-install*"))
 
 
-@pytest.mark.parametrize("option", ["", "--systemd", "--uninstall"])
-def test_edge_install_is_clean_for_a_shell_checker(folder: Path, aws: None, run: Run, option: str):
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("--proxy-url", "http://proxy:3128", "--proxy-excludes", "10.0.0.0/8", "--only-port-443", "--fips"),
+        ("--systemd", "--store-url", "s3://bucket"),
+        ("--systemd", "--store-url", "s3://bucket", "--proxy-url", "http://proxy:3128"),
+        ("--uninstall",),
+    ],
+)
+def test_edge_install_is_clean_for_a_shell_checker(folder: Path, aws: None, run: Run, options: tuple[str, ...]):
     """What shellcheck knows to go wrong is not there."""
-    options = [option, *(("--store-url", "s3://bucket") if option == "--systemd" else ())] if option else []
     assert 0 == run("edge-install", "ct", *options)[0]
     program = Path(sys.executable).with_name("shellcheck")
     command = [program, "--shell=sh", "--exclude=SC3040,SC2024", "edge-install-ct.txt"]
@@ -178,17 +186,26 @@ def test_edge_install_is_clean_for_a_shell_checker(folder: Path, aws: None, run:
     assert "" == done.stdout
 
 
-@pytest.mark.parametrize("options", [("--store-url", "s3://bucket"), ("--uninstall",)])
-def test_edge_install_for_windows_is_powershell(folder: Path, run: Run, options: tuple[str, ...]):
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--windows-service", "--store-url", "s3://bucket", "--own-credentials"),
+        ("--windows-service", "--store-url", "s3://bucket", "--proxy-url", "http://proxy:3128"),
+        ("--windows",),
+        ("--windows", "--proxy-url", "http://proxy:3128", "--fips", "--only-port-443"),
+        ("--windows", "--uninstall"),
+    ],
+)
+def test_edge_install_for_windows_is_powershell(folder: Path, aws: None, run: Run, options: tuple[str, ...]):
     """A parser of PowerShell finds no mistake, and everything is in one block that the first failure ends."""
-    assert 0 == run("edge-install", "ct", "--windows-service", *options)[0]
+    assert 0 == run("edge-install", "ct", *options)[0]
     text = (folder / "edge-install-ct.txt").read_text()
     parser = tree_sitter.Parser(tree_sitter.Language(tree_sitter_powershell.language()))
     assert not parser.parse(text.encode()).root_node.has_error
     assert parser.parse(text.replace("{", "", 1).encode()).root_node.has_error  # it sees mistakes
     code = [line for line in text.splitlines() if not line.startswith("#")]
     assert ("& {", "$ErrorActionPreference = 'Stop'", "}") == (code[0], code[1], code[-1])
-    assert "spool" not in "".join(line for line in code if "Remove-Item" in line or line.startswith("foreach"))
+    assert "spool" not in "".join(line for line in code if "Remove-Item" in line or "$own" in line)
 
 
 @pytest.mark.parametrize("broken", ["apt-get", "curl", "sha256sum", "unzip", "java"])
@@ -228,7 +245,7 @@ def test_edge_uninstall_leaves_the_spool(folder: Path, run: Run, device: dict[st
     for line in calls.splitlines():
         if line.startswith(("rm ", "find ")):
             assert "spool" not in line
-            assert "/var/lib/dicomflow" not in line
+            assert "/var/lib/dicomflow" not in line or "-maxdepth 1 -name device.* -delete" in line
     assert "! -name work" in calls
 
 
@@ -288,7 +305,8 @@ def test_edge_install_without_credentials_says_so(folder: Path, run: Run, monkey
 
 def test_edge_install_systemd_writes_settings_that_the_edge_takes(folder: Path, run: Run):
     """Without Greengrass the commands are sh, set up the unit that the zip brings, and hold no secret."""
-    code, _, _ = run("edge-install", "mr", "--systemd", "--store-url", "s3://bucket", "--output", folder / "it.sh")
+    given = ("--systemd", "--own-credentials", "--store-url", "s3://bucket", "--output", folder / "it.sh")
+    code, _, _ = run("edge-install", "mr", *given)
     assert 0 == code
     text = (folder / "it.sh").read_text()
     assert 0 == subprocess.run(["sh", "-n", folder / "it.sh"], check=False).returncode
@@ -306,9 +324,8 @@ def test_edge_install_systemd_writes_settings_that_the_edge_takes(folder: Path, 
 
 def test_edge_install_windows_service_writes_settings_that_are_toml(folder: Path, run: Run):
     """The settings of the Windows service keep their backslashes."""
-    code, _, _ = run(
-        "edge-install", "mr", "--windows-service", "--store-url", "s3://bucket", "--output", folder / "it.ps1"
-    )
+    given = ("--windows-service", "--own-credentials", "--store-url", "s3://bucket", "--output", folder / "it.ps1")
+    code, _, _ = run("edge-install", "mr", *given)
     assert 0 == code
     text = (folder / "it.ps1").read_text()
     (settings,) = re.findall(r"\$settings = @'\n(.*?)'@\n", text, re.DOTALL)
@@ -317,8 +334,16 @@ def test_edge_install_windows_service_writes_settings_that_are_toml(folder: Path
 
 @pytest.mark.parametrize(
     "options",
-    [("--systemd",), ("--systemd", "--windows-service", "--store-url", "s3://b"), ("--systemd", "--store-url", "b")],
+    [
+        ("--systemd",),
+        ("--systemd", "--windows-service", "--store-url", "s3://b"),
+        ("--systemd", "--store-url", "b"),
+        ("--windows", "--own-credentials"),
+        ("--proxy-url", "http://a b"),
+        ("--proxy-url", "http://$(x)"),
+        ("--proxy-excludes", "a, b"),
+    ],
 )
 def test_edge_install_called_wrongly_exits_2(folder: Path, run: Run, options: tuple[str, ...]):
-    """Two kinds of service at once, or one without a bucket, is a wrong call."""
+    """Two kinds of service at once, one without a bucket, or a proxy that is none is a wrong call."""
     assert 2 == run("edge-install", "ct", *options)[0]

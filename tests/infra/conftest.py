@@ -174,6 +174,13 @@ def zoned(tmp_path_factory: pytest.TempPathFactory) -> Template:
             "bootstrap_qualifier": "hosp1",
             "fips_endpoints": True,
         },
+        DEVICE_CONFIG={
+            "proxy_url": "http://proxy.example.org:3128",
+            "proxy_excludes": "s3-fips.us-east-1.amazonaws.com,10.0.0.0/8",
+            "only_port_443": True,
+            "logs_to_cloudwatch": True,
+            "nucleus_version": "2.18.2",
+        },
     )
 
 

@@ -72,6 +72,28 @@ def test_idle_deployment_is_below_ten_dollars():
     assert costs.idle(prices, endpoint=1) < 15 + 1e-9
 
 
+def test_fips_endpoints_have_the_gateway_that_the_page_charges():
+    """In a VPC of the stack's own; `scripts/deploy` says the same price before anything is made."""
+    from infra.app import use_packaged_node
+
+    use_packaged_node()
+    from aws_cdk import Stack, assertions
+    from aws_cdk import aws_kms as kms
+
+    from infra.network import Network
+    from infra.settings import load_deployment
+
+    given = {"CDK_APP_NAME": "iep", "VPC_CIDR": "10.10.0.0/22", "EDGE_CONFIG": []}
+    for is_fips in (True, False):
+        stack = Stack()
+        settings = load_deployment({**given, "ACCOUNT_CONFIG": {"fips_endpoints": is_fips}})
+        Network(stack, "Network", settings=settings, key=kms.Key(stack, "Key"))
+        assertions.Template.from_stack(stack).resource_count_is("AWS::EC2::NatGateway", int(is_fips))
+    prices = costs.load_prices()
+    assert 36.5 == round(costs.idle(prices, nat=1) - costs.idle(prices), 2)
+    assert "NAT gateway, at 36.50 USD" in (ROOT / "infra" / "deploy.py").read_text(encoding="utf-8")
+
+
 def test_archive_halves_the_copy_after_a_year():
     """The lifecycle rule pays: at 200 GB a day the copy of month 12 is below half of what it was."""
     prices = costs.load_prices()

@@ -25,6 +25,9 @@ COMMANDS = sorted(
         if line.startswith("aws ")
     }
 )
+SPOKEN = sorted(
+    {call for document in DOCS.glob("*.md") for call in re.findall(r"`(aws [^`\n]+)`", document.read_text("utf-8"))}
+)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -37,6 +40,16 @@ def test_aws_commands_of_the_documents_are_its_own(command: str):
     members = {xform_name(member, "-"): member for member in shape.members}
     given = {members[argument.removeprefix("--")] for argument in arguments if argument.startswith("--")}
     assert set() == set(shape.required_members) - given
+
+
+@pytest.mark.parametrize("call", SPOKEN)
+def test_aws_commands_in_a_text_are_its_own(call: str):
+    """So are those that a text speaks of, but for what they need."""
+    _, service, called, *arguments = shlex.split(call)
+    model = botocore.session.Session().get_service_model(service)
+    (name,) = [name for name in model.operation_names if xform_name(name, "-") == called]
+    members = {xform_name(member, "-") for member in getattr(model.operation_model(name).input_shape, "members", {})}
+    assert {argument.removeprefix("--") for argument in arguments if argument.startswith("--")} <= members
 
 
 def test_hosts_of_an_edge_are_those_of_its_clients(aws_environment: pytest.MonkeyPatch):

@@ -41,6 +41,12 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"EDGE_CONFIG": [{"Name": "edge-1", "device_type": "LOCAL"}, {"Name": "edge1", "device_type": "EC2"}]},
         "Names 'edge-1' and 'edge1' differ only in case or hyphens",
     ),
+    "proxy with a user": (
+        {"DEVICE_CONFIG": {"proxy_url": "http://me:secret@proxy:3128"}},
+        "it must have nothing, or http:// and a proxy's host and port, without a user",
+    ),
+    "hosts with blanks": ({"DEVICE_CONFIG": {"proxy_excludes": "a, b"}}, "parted by commas without blanks"),
+    "version of the nucleus": ({"DEVICE_CONFIG": {"nucleus_version": "2.x"}}, "a version such as 2.16.0"),
     "switch in words": ({"AHLI_CONFIG": {"ahli_enabled": "perhaps"}}, "'perhaps'; it must be True or False"),
     "number in words": ({"STORAGE_CONFIG": {"retention_days": "a year"}}, "'a year'; it must be a whole number"),
     "section that is no table": ({"DB_CONFIG": 5}, "DB_CONFIG: 5; it must be names and values"),

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,9 +14,10 @@ from typing import Any
 import pytest
 from cryptography import x509
 
+from infra.devices import DeviceConfig
 from infra.regions import HEALTHIMAGING_REGIONS
 from infra.settings import load_deployment
-from infra.userdata import user_data_lines
+from infra.userdata import Surroundings, user_data_lines
 
 ROOT = Path(__file__).resolve().parents[2]
 CERTIFICATES = ROOT / "infra" / "certificates" / "rds.pem"
@@ -156,8 +158,14 @@ def test_certificates_are_amazons_roots_for_every_region():
         assert {f"Amazon RDS {region} Root CA {kind} G1" for kind in ("RSA2048", "RSA4096", "ECC384")} <= names
 
 
-@pytest.fixture
-def script() -> str:
+PLAIN = Surroundings(DeviceConfig())
+BEHIND_A_PROXY = Surroundings(
+    DeviceConfig(proxy_url="http://proxy:3128", proxy_excludes="10.0.0.0/8", logs_to_cloudwatch=True), is_fips=True
+)
+
+
+@pytest.fixture(params=[PLAIN, BEHIND_A_PROXY], ids=["plain", "behind a proxy"])
+def script(request: pytest.FixtureRequest) -> str:
     """Give the script with which an EC2 edge starts."""
     return "\n".join(
         user_data_lines(
@@ -170,6 +178,7 @@ def script() -> str:
             accelerate=False,
             port=11112,
             settings={"dimse": {"called_ae_titles": ["A", "B"]}, "delivery": {"quiet_seconds": 2.5}},
+            surroundings=request.param,
         )
     )
 
@@ -196,12 +205,34 @@ def test_user_data_writes_settings_that_the_edge_takes(script: str, tmp_path: Pa
     """The edge's own program reads the file that the script writes."""
     from dicomflow.edge.settings import load_settings
 
-    toml = script.split("<<'TOML'\n")[1].split("\nTOML", maxsplit=1)[0]
+    toml = script.split("edge.toml <<'TOML'\n")[1].split("\nTOML", maxsplit=1)[0]
     (tmp_path / "edge.toml").write_text(toml)
     settings = load_settings(tmp_path / "edge.toml")
     assert ("iep-edge-2", "s3://bucket", 11112) == (settings.name, settings.delivery.store_url, settings.dimse.port)
     assert Path("/var/lib/dicomflow/spool") == settings.spool.dir
     assert (("A", "B"), 2.5) == (settings.dimse.called_ae_titles, settings.delivery.quiet_seconds)
+
+
+@pytest.mark.parametrize("script", [BEHIND_A_PROXY], indirect=True)
+def test_user_data_behind_a_proxy_has_it_for_script_edge_and_agent(script: str):
+    """Metadata are asked for without it, and an agent that cannot be installed keeps no edge from starting."""
+    excludes = "localhost,127.0.0.1,169.254.169.254,10.0.0.0/8"
+    assert f"export NO_PROXY='{excludes}'" in script
+    environment = script.split("<<'ENVIRONMENT'\n")[1].split("\nENVIRONMENT", maxsplit=1)[0].splitlines()
+    assert {
+        "AWS_REGION=eu-west-1",
+        "AWS_USE_FIPS_ENDPOINT=true",
+        "HTTPS_PROXY=http://proxy:3128",
+        f"NO_PROXY={excludes}",
+    } == set(environment)
+    assert script.index("export HTTPS_PROXY") < script.index("dnf install")
+    assert script.index("log.conf") < script.index("enable --now dicomflow-edge") < script.index("cloudwatch-agent")
+    agent = json.loads(script.split("<<'JSON'\n")[1].split("\nJSON", maxsplit=1)[0])
+    (file,) = agent["logs"]["logs_collected"]["files"]["collect_list"]
+    assert ("/var/log/dicomflow-edge.log", "/dicomflow/iep-edge-2") == (file["file_path"], file["log_group_name"])
+    assert "logs-fips.eu-west-1.amazonaws.com" == agent["logs"]["endpoint_override"]
+    proxy = tomllib.loads(script.split("common-config.toml <<'TOML'\n")[1].split("\nTOML", maxsplit=1)[0])["proxy"]
+    assert {"https_proxy": "http://proxy:3128", "no_proxy": excludes} == proxy
 
 
 def test_edge_instance_finds_its_spool_and_address_again(template: Any):

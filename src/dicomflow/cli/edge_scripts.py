@@ -1,24 +1,11 @@
-"""The texts of `dicomflow edge-install`: commands for a device, for sh and for PowerShell.
+"""The texts of `dicomflow edge-install` for sh: commands for a device; those for Windows are PowerShell's.
 
 Each ends at the first command that fails, and run again it changes nothing that is as it should be.
 """
 
 from typing import Final
 
-__all__ = [
-    "GREENGRASS",
-    "NUCLEUS",
-    "NUCLEUS_SHA256",
-    "SETTINGS",
-    "SYSTEMD",
-    "UNINSTALL",
-    "WINDOWS",
-    "WINDOWS_UNINSTALL",
-]
-
-NUCLEUS: Final = "2.16.0"
-"""The newest whose digest AWS publishes: in its Yocto layer, meta-aws, recipe greengrass-bin (decision 0044)."""
-NUCLEUS_SHA256: Final = "f07742c76eca868617127b5c6c9028e41c45c2b4ec25dd0db6f3b40ef7638b4e"
+__all__ = ["CREDENTIALS", "GREENGRASS", "SETTINGS", "SYSTEMD", "SYSTEMD_CERTIFICATE", "UNINSTALL"]
 
 # In a shell of their own: the first command that fails ends them, and not the terminal that they were pasted into.
 GREENGRASS: Final = """\
@@ -55,16 +42,16 @@ else
 fi
 if [ ! -f /greengrass/v2/config/effectiveConfig.yaml ]; then
     folder=$(mktemp -d)
-    curl -fsSL https://d2s8p88vqu9w66.cloudfront.net/releases/greengrass-{nucleus}.zip -o "$folder/nucleus.zip"
+{proxy}    curl -fsSL https://d2s8p88vqu9w66.cloudfront.net/releases/greengrass-{nucleus}.zip -o "$folder/nucleus.zip"
     echo "{digest}  $folder/nucleus.zip" | sha256sum --check --quiet -
     unzip -q "$folder/nucleus.zip" -d "$folder/GreengrassInstaller"
-    export AWS_ACCESS_KEY_ID={access_key}
+{config}    export AWS_ACCESS_KEY_ID={access_key}
     export AWS_SECRET_ACCESS_KEY={secret_key}
     export AWS_SESSION_TOKEN={token}
     sudo -E java -Droot=/greengrass/v2 -Dlog.store=FILE -jar "$folder/GreengrassInstaller/lib/Greengrass.jar" \\
         --aws-region {region} --thing-name {thing} --thing-group-name {stack}-IEP-devices \\
         --thing-policy-name {thing}-GG-Thing -trn {thing}-GG-Role -tra {thing}-GG-Role-Alias \\
-        --component-default-user ggc_user:ggc_group --provision true --setup-system-service true
+        --component-default-user ggc_user:ggc_group --provision true --setup-system-service true{init}
     rm -rf "$folder"
 else
     echo 'the nucleus is installed already, and stays as it is'
@@ -86,6 +73,7 @@ done
 for spool in /greengrass/v2/work/DIMSEtoS3/spool /var/lib/dicomflow/spool; do
     ! sudo test -d "$spool" || echo "images that were not delivered may be in $spool: delete it when none is wanted"
 done
+sudo find /var/lib/dicomflow -maxdepth 1 -name 'device.*' -delete 2>/dev/null || true
 sudo rm -rf /opt/dicomflow /etc/dicomflow /etc/systemd/system/dicomflow-edge.service
 sudo find /greengrass/v2 -mindepth 1 -maxdepth 1 ! -name work -exec rm -rf {{}} + 2>/dev/null || true
 sudo systemctl daemon-reload
@@ -100,6 +88,15 @@ dir = '{spool}'
 
 [delivery]
 store_url = "{store_url}"
+{delivery}"""
+
+CREDENTIALS: Final = """
+[delivery.credentials]
+endpoint = "{endpoint}"
+role_alias = "{thing}-GG-Role-Alias"
+thing = "{thing}"
+certificate = '{certificate}'
+key = '{key}'
 """
 
 SYSTEMD: Final = """\
@@ -113,10 +110,8 @@ sudo install -d -m 750 -o dicomflow -g dicomflow /var/lib/dicomflow /var/lib/dic
 sudo install -d -m 755 /etc/dicomflow /opt/dicomflow
 sudo unzip -qo dicomflow-edge-linux-*.zip -d /opt/dicomflow
 sudo -u dicomflow sh /opt/dicomflow/python.sh install /var/lib/dicomflow
-sudo test -f /etc/dicomflow/edge.toml || sudo tee /etc/dicomflow/edge.toml >/dev/null <<'EDGE_TOML'
+{certificate}sudo test -f /etc/dicomflow/edge.toml || sudo tee /etc/dicomflow/edge.toml >/dev/null <<'EDGE_TOML'
 {settings}EDGE_TOML
-# Without a role of the machine's own, add AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY of a user with the policy
-# {thing}-GG-RoleAccess to this file, which only root can read: sudo -e /etc/dicomflow/environment.
 if ! sudo test -f /etc/dicomflow/environment; then
     sudo install -m 600 /dev/null /etc/dicomflow/environment
     echo 'AWS_REGION={region}' | sudo tee /etc/dicomflow/environment >/dev/null
@@ -127,62 +122,22 @@ sudo systemctl enable dicomflow-edge
 sudo systemctl restart dicomflow-edge
 curl -fsS --retry 20 --retry-delay 1 --retry-connrefused http://127.0.0.1:8080/readyz
 )
+ended=$?
+[ -z "${{BASH_VERSION:-}}" ] || set -o history
+[ "$ended" = 0 ]
 """
 
-WINDOWS: Final = """\
-# Run this file in PowerShell as an administrator of the machine that becomes the edge {thing}, with
-# dicomflow-edge-windows-amd64.zip beside: powershell -ExecutionPolicy Bypass -Command "Get-Content -Raw {file} | iex"
-# `python -m infra.greengrass` makes the zip; the machine needs Python 3.11 or newer, installed for all users, and no
-# internet. Run again it upgrades to the zip beside, and leaves settings and spool as they are.
-& {{
-$ErrorActionPreference = 'Stop'
-function Invoke-Program([string] $Program, [string[]] $Arguments) {{
-    & $Program @Arguments | Out-Host
-    if ($LASTEXITCODE -ne 0) {{ throw "$Program failed with code $LASTEXITCODE" }}
-}}
-$data = "$env:ProgramData\\dicomflow"
-$installed = Get-Service -Name dicomflow-edge -ErrorAction SilentlyContinue
-if ($installed) {{ Stop-Service -Name dicomflow-edge }}
-Expand-Archive -Force -Path dicomflow-edge-windows-amd64.zip -DestinationPath C:\\dicomflow
-New-Item -ItemType Directory -Force -Path "$data\\spool" | Out-Null
-Invoke-Program icacls.exe @($data, '/inheritance:r', '/grant', '*S-1-5-18:(OI)(CI)F', '*S-1-5-32-544:(OI)(CI)F')
-Invoke-Program C:\\dicomflow\\python.cmd @('install', $data)
-$settings = @'
-{settings}'@
-if (-not (Test-Path -Path "$data\\edge.toml")) {{ [IO.File]::WriteAllText("$data\\edge.toml", $settings) }}
-if (-not [Environment]::GetEnvironmentVariable('AWS_REGION', 'Machine')) {{
-    [Environment]::SetEnvironmentVariable('AWS_REGION', '{region}', 'Machine')
-}}
-$python = "$data\\environments\\$(Get-Content -Path "$data\\current")\\Scripts\\python.exe"
-Invoke-Program $python @('-m', 'pywin32_postinstall', '-silent', '-install')
-$step = if ($installed) {{ 'update' }} else {{ 'install' }}
-Invoke-Program $python @('C:\\dicomflow\\windows_service.py', '--startup', 'auto', $step)
-$restarts = 'restart/5000/restart/5000/restart/60000'
-Invoke-Program sc.exe @('failure', 'dicomflow-edge', 'reset=', '86400', 'actions=', $restarts)
-if (-not (Get-NetFirewallRule -DisplayName 'dicomflow edge' -ErrorAction SilentlyContinue)) {{
-    $rule = @{{ DisplayName = 'dicomflow edge'; Direction = 'Inbound'; Protocol = 'TCP'; LocalPort = 11112 }}
-    New-NetFirewallRule @rule -Action Allow | Out-Null
-}}
-Start-Service -Name dicomflow-edge
-}}
-"""
-
-WINDOWS_UNINSTALL: Final = """\
-# Run this file in PowerShell as an administrator of the machine that was the edge {thing}. What its spool holds stays.
-& {{
-$ErrorActionPreference = 'Stop'
-if (Get-Service -Name dicomflow-edge -ErrorAction SilentlyContinue) {{
-    Stop-Service -Name dicomflow-edge
-    sc.exe delete dicomflow-edge | Out-Host
-    if ($LASTEXITCODE -ne 0) {{ throw "the service cannot be removed: code $LASTEXITCODE" }}
-}}
-Get-NetFirewallRule -DisplayName 'dicomflow edge' -ErrorAction SilentlyContinue | Remove-NetFirewallRule
-$data = "$env:ProgramData\\dicomflow"
-foreach ($path in 'C:\\dicomflow', "$data\\environments", "$data\\current", "$data\\edge.toml", "$data\\edge.pid") {{
-    if (Test-Path -Path $path) {{ Remove-Item -Recurse -Force -Path $path }}
-}}
-if (Test-Path -Path "$data\\spool") {{
-    Write-Output "images that were not delivered may be in $data\\spool: delete it when none is wanted"
-}}
-}}
+# On standard input, so that no list of processes shows the credentials.
+SYSTEMD_CERTIFICATE: Final = """\
+if ! sudo test -f /etc/dicomflow/edge.toml; then
+    sudo -u dicomflow sh -s <<'CERTIFICATE'
+set -eu
+cd /var/lib/dicomflow
+{proxy}export AWS_REGION={region}
+export AWS_ACCESS_KEY_ID={access_key}
+export AWS_SECRET_ACCESS_KEY={secret_key}
+export AWS_SESSION_TOKEN={token}
+"environments/$(cat current)/bin/python" -m dicomflow edge-certificate {thing} --folder /var/lib/dicomflow </dev/null
+CERTIFICATE
+fi
 """
