@@ -20,6 +20,12 @@ pytestmark = pytest.mark.xdist_group("documents")  # one system for all
 DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 BLOCK = re.compile(r"^```(sh|console|sql)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`dicomflow ([a-z][^`\n]*)`")
+SPOKEN = re.compile(
+    r"`((?:sudo|aws|sh|docker|\.ci/run|scripts[/\\][a-z.]+|\.venv/bin/[^\s`]+|python[\d.]*|cdk|powershell|journalctl|systemctl"
+    r"|pre-commit|curl|pip|openssl)(?: [^`\n]+)?)`"
+)
+"""What a text calls of other programs, in a span of its own."""
+INDENTED = re.compile(r"^(?: {4}|\t)(?=[a-z./])", re.MULTILINE)
 
 # What begins like this is run by another test, or cannot be run on one machine without AWS, root or Docker.
 ELSEWHERE = {
@@ -31,16 +37,43 @@ ELSEWHERE = {
     "scripts/test": "CI itself",
     ".venv/bin/python -m infra.greengrass": "tests/walks/test_deploy.py::test_greengrass_zip_is_made_as_documented",
     ".venv/bin/dicomflow local": "it is what these tests run against",
-    ".venv/bin/dicomflow edge-install": "tests/walks/test_deploy.py::test_edge_install_writes_its_commands_without_aws",
+    ".venv/bin/dicomflow edge-install edge-1 --systemd": (
+        "tests/walks/test_edge.py::test_systemd_edge_is_installed_upgraded_and_removed"
+    ),
+    ".venv/bin/dicomflow edge-install edge-1 --windows": (
+        "needs AWS; tests/cli/test_edge_install.py::test_edge_install_for_windows_is_powershell"
+    ),
+    ".venv/bin/dicomflow edge-install edge-1 --region": (
+        "needs AWS; tests/cli/test_edge_install.py::test_edge_install_runs_to_its_end_on_a_device"
+    ),
     "git clone": "it is how the reader came to the document",
     "aws ": "needs AWS; tests/infra/test_documents.py::test_aws_commands_of_the_documents_are_its_own",
-    "docker ": "needs Docker",
+    "docker ": "needs Docker; tests/walks/test_edge.py::test_container_files_lines_make_an_edge_that_receives",
     "sudo ": "needs root, on a device",
     "export ": "a setting",
     "curl http://127.0.0.1:8080": "tests/edge/test_http.py asks the same of an edge",
 }
+# The same for what stands in a text, beside what stands in a block.
+IN_A_TEXT = {
+    "scripts/bench": "measures for minutes; docs/performance.md has what it said",
+    "scripts/check": "tests/walks begin with what it checks; CI itself",
+    "scripts/simulate": ".ci/run calls it; tests/simulation/test_simulation.py::test_run_of_a_seed_breaks_nothing",
+    "scripts\\deploy.cmd": "needs Windows",
+    ".ci/run": "CI itself",
+    ".venv/bin/python -m infra.costs": "tests/infra/test_costs.py::test_page_is_what_the_prices_say",
+    ".venv/bin/python -m dicomflow.cli.reference": "tests/cli/test_cli.py::test_reference_is_what_the_commands_say",
+    ".venv/bin/python scripts/pictures.py": "tests/test_scripts.py::test_pictures_are_drawn_from_their_texts",
+    "python -m dicomflow.edge.conformance": "tests/edge/test_conformance.py::test_statement_has_every_table_filled",
+    "python -m infra.app": "tests/infra/test_synthesis.py, which calls nothing else",
+    "python -X importtime": "measures; docs/performance.md has what it said",
+    "cdk deploy": "tests/walks/test_deploy.py::test_cdk_commands_app_is_the_one_of_the_activated_environment",
+    "pip install": "tests/walks/test_run.py::test_wheel_with_an_extra_has_its_commands",
+    "pre-commit install": "of a contributor's own clone",
+    "sh edge-install": "tests/walks/test_edge.py::test_systemd_edge_is_installed_upgraded_and_removed",
+    "journalctl": "needs systemd, on a device",
+}
 # Programs that run until they are stopped: tests/test_docs.py checks their options, and they have tests of their own.
-DAEMONS = {"local", "edge", "worker", "simulator", "console", "edge-install", "edge-remove"}
+DAEMONS = {"local", "edge", "worker", "simulator", "console", "edge-install", "edge-certificate", "edge-remove"}
 # Placeholders of inline commands: a document may write what it likes there.
 WORDS = {
     "HOST": "127.0.0.1",
@@ -75,12 +108,31 @@ COMMANDS = [
 INLINES = sorted({call for document in DOCUMENTS for call in INLINE.findall(document.read_text(encoding="utf-8"))})
 
 
-@pytest.mark.parametrize("start", ELSEWHERE)
+@pytest.mark.parametrize("start", [*ELSEWHERE, *IN_A_TEXT])
 def test_walk_that_a_command_is_left_to_is_there(start: str):
     """What is run elsewhere is run by a test that exists, and is shown by a document."""
-    for file, name in re.findall(r"(tests/[\w/]+\.py)::(\w+)", ELSEWHERE[start]):
+    reason = (ELSEWHERE | IN_A_TEXT)[start]
+    for file, name in re.findall(r"(tests/[\w/]+\.py)::(\w+)", reason):
         assert f"def {name}(" in (ROOT / file).read_text(encoding="utf-8")
-    assert any(command.startswith(start) for document in DOCUMENTS for _, command in _lines(document))
+    assert all((ROOT / file).exists() for file in re.findall(r"tests/[\w/]+\.py", reason))
+    shown = [command for document in DOCUMENTS for _, command in _lines(document)]
+    shown += [call for document in DOCUMENTS for call in SPOKEN.findall(document.read_text(encoding="utf-8"))]
+    assert any(command.startswith(start) for command in shown)
+
+
+@pytest.mark.parametrize(
+    "document",
+    # Decisions tell what was done once, and the command line's reference is made from its help.
+    [each for each in DOCUMENTS if "decisions" not in each.parts and each.name != "cli.md"],
+    ids=lambda document: str(document.relative_to(ROOT)),
+)
+def test_command_in_a_text_belongs_to_a_walk(document: Path):
+    """What a text calls beside our own commands is run somewhere, or says why not; none hides by indentation."""
+    text = document.read_text(encoding="utf-8")
+    starts = (*ELSEWHERE, *IN_A_TEXT)
+    assert [] == [call for call in SPOKEN.findall(text) if " " in call and not call.startswith(starts)]
+    outside = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    assert [] == [outside[found.start() :].splitlines()[0] for found in INDENTED.finditer(outside)]
 
 
 @pytest.mark.parametrize(("language", "command"), COMMANDS)

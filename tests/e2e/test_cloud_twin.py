@@ -8,11 +8,13 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import boto3
+import httpx
 import pytest
 from cloud_twin import (
     ACCOUNT,
@@ -29,6 +31,9 @@ from waiting import WAIT_SECONDS, free_ports, wait_for
 from dicomflow import samples
 from dicomflow.catalog.engine import create_engine_for, migrate
 from dicomflow.catalog.report import create_read_only_engine, run_read_only
+from dicomflow.cli.operator import caller, function_of
+from dicomflow.console.forward import create_forwarder
+from dicomflow.console.server import ConsoleServer
 from dicomflow.healthimaging.client import build_client, create_datastore
 from infra.bundles import HOST, build_bundle
 
@@ -197,7 +202,7 @@ def twin(tmp_path: Path, postgres_url: str) -> Iterator[Twin]:
         shutil.rmtree(tmp_path, ignore_errors=True)
 
 
-def test_study_sent_to_the_edge_becomes_image_sets(twin: Twin, tmp_path: Path):
+def test_study_sent_to_the_edge_becomes_image_sets(twin: Twin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """From DIMSE over S3, SQS and functions to the catalog and HealthImaging: all is there once, no letter is dead."""
     paths = samples.write(samples.ct_study(3, slices=3), tmp_path / "study")
     garbage = f"{DEVICE}/no-delivery/1/2/3.dcm"
@@ -219,6 +224,39 @@ def test_study_sent_to_the_edge_becomes_image_sets(twin: Twin, tmp_path: Path):
     assert [(garbage,)] == twin.query("SELECT object_key FROM stored_object WHERE problem IS NOT NULL")
     assert dict.fromkeys(QUEUES, 0) == twin.dead_letters()
     _assert_rule_takes_job_events(twin)
+    for name, value in {**ENDPOINT_VARIABLES, "AWS_ENDPOINT_URL": twin.cloud.endpoint}.items():
+        monkeypatch.setenv(name, value)
+    _assert_operator_counts(len(paths))
+    _assert_console_shows(series, {path.stem for path in paths})
+
+
+def _assert_operator_counts(instances: int) -> None:
+    """`dicomflow --stack iep query` runs in the operator's function, from its bundle alone."""
+    arguments = ["query", "--json", "SELECT count(*) AS instances FROM instance"]
+    told = function_of("iep", "operator", read_seconds=WAIT_SECONDS)({"arguments": arguments})
+    assert (0, [{"instances": instances}]) == (told["code"], json.loads(told["output"])), told["errors"]
+
+
+def _assert_console_shows(series: set[str], instances: set[str]) -> None:
+    """`dicomflow console --stack iep` has its pages and a picture of the console's function, from its bundle alone."""
+    call = function_of("iep", "console", read_seconds=WAIT_SECONDS)
+    server = ConsoleServer(create_forwarder(call, caller()), "127.0.0.1", 0)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        with httpx.Client(base_url=server.url, timeout=WAIT_SECONDS) as console:
+            for path in ("/overview", "/studies", "/imports", "/edges", "/problems", "/audit", "/static/style.css"):
+                answer = console.get(path)
+                assert 200 == answer.status_code, (path, answer.text)
+            shown = set()
+            for uid in series:
+                shown |= {each["sop_instance_uid"] for each in console.get(f"/series/{uid}.json").json()["instances"]}
+            assert instances == shown
+            picture = console.get(f"/instances/{min(instances)}/frames/1.png")
+            assert (200, b"\x89PNG") == (picture.status_code, picture.content[:4]), picture.text
+    finally:
+        server.stop()
+        thread.join()
 
 
 def _assert_rule_takes_job_events(twin: Twin) -> None:

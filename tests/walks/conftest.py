@@ -5,6 +5,7 @@ These take minutes, so that they run where DICOMFLOW_TEST_WALKS=1 says so, as `.
 
 import os
 import pwd
+import re
 import shutil
 import subprocess
 import sys
@@ -14,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from systemd_unit import STRANGER
 
 ROOT = Path(__file__).resolve().parents[2]
 IS_ON = os.environ.get("DICOMFLOW_TEST_WALKS") == "1"
 # Where this machine's packages come from is its own business, and so is its proxy.
 _KEPT = ("PIP_", "UV_", "NPM_", "npm_", "HTTP_", "HTTPS_", "NO_", "http_", "https_", "no_", "SSL_", "NODE_EXTRA_CA")
-_STRANGER = "nobody"
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
@@ -89,7 +90,7 @@ def _clone(target: Path) -> Path:
 @pytest.fixture(scope="session")
 def new_machine() -> Iterator[Callable[[str], Machine]]:
     """Give a machine of a name, with a clone and an empty home; pytest's own folders are closed to other users."""
-    user = _STRANGER if os.geteuid() == 0 else None
+    user = STRANGER if os.geteuid() == 0 else None
     with tempfile.TemporaryDirectory(prefix="Kölner Klinik ") as temporary:
         Path(temporary).chmod(0o755)
 
@@ -107,3 +108,22 @@ def new_machine() -> Iterator[Callable[[str], Machine]]:
 def deployer(new_machine: Callable[[str], Machine]) -> Machine:
     """Give the computer of the hospital's engineer who deploys."""
     return new_machine("deploy")
+
+
+@pytest.fixture(scope="session")
+def synthesised(deployer: Machine) -> subprocess.CompletedProcess[str]:
+    """Run the documented command in a fresh clone, once, with a name that has a hyphen, from another folder."""
+    config = deployer.clone / "config.py"
+    config.write_text(
+        re.sub(r'^CDK_APP_NAME = "iep"', 'CDK_APP_NAME = "iep-01"', config.read_text(), flags=re.MULTILINE)
+    )
+    return deployer.run(deployer.clone / "scripts" / "deploy", "synth", cwd=deployer.home)
+
+
+@pytest.fixture(scope="session")
+def edge_zip(synthesised: subprocess.CompletedProcess[str], deployer: Machine) -> Path:
+    """Make the zip of an edge without Greengrass, as documented, once."""
+    assert 0 == synthesised.returncode, synthesised.stderr[-3000:]
+    done = deployer.run(".venv/bin/python", "-m", "infra.greengrass", "linux-amd64")
+    assert 0 == done.returncode, done.stderr[-3000:]
+    return deployer.clone / "dist" / "dicomflow-edge-linux-amd64.zip"

@@ -1,22 +1,11 @@
 """The engineer who deploys: from a clone to an assembly that the CDK's own command line reads, without credentials."""
 
 import json
-import re
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-
-@pytest.fixture(scope="session")
-def synthesised(deployer: Any) -> Any:
-    """Run the documented command in a fresh clone, once, with a name that has a hyphen, from another folder."""
-    config = deployer.clone / "config.py"
-    config.write_text(
-        re.sub(r'^CDK_APP_NAME = "iep"', 'CDK_APP_NAME = "iep-01"', config.read_text(), flags=re.MULTILINE)
-    )
-    return deployer.run(deployer.clone / "scripts" / "deploy", "synth", cwd=deployer.home)
 
 
 def test_deploy_synth_in_a_fresh_clone_ends_with_the_stacks_name(synthesised: Any):
@@ -27,12 +16,8 @@ def test_deploy_synth_in_a_fresh_clone_ends_with_the_stacks_name(synthesised: An
 
 @pytest.mark.parametrize(
     "environment",
-    [
-        {"LC_ALL": "C", "TZ": "Asia/Kathmandu"},
-        {"LC_ALL": "de_DE.UTF-8", "TZ": "America/St_Johns"},
-        {"LC_ALL": "POSIX", "LANG": "", "TZ": ""},
-    ],
-    ids=["C", "de_DE", "POSIX"],
+    [{"LC_ALL": "C", "LANG": "", "TZ": "Asia/Kathmandu"}, {"LC_ALL": "de_DE.UTF-8", "TZ": "America/St_Johns"}],
+    ids=["C", "de_DE"],
 )
 def test_deploy_synth_in_another_locale_and_zone_makes_the_same(
     synthesised: Any, deployer: Any, environment: dict[str, str]
@@ -64,22 +49,24 @@ def test_deploy_without_credentials_says_so_in_one_line(synthesised: Any, deploy
         assert "AWS cannot be asked for the stack iep-01: Unable to locate credentials\n" == done.stderr
 
 
-def test_greengrass_zip_is_made_as_documented(synthesised: Any, deployer: Any):
+def test_greengrass_zip_is_made_as_documented(edge_zip: Path):
     """`python -m infra.greengrass linux-amd64` writes dist/dicomflow-edge-linux-amd64.zip with program and wheels."""
-    assert 0 == synthesised.returncode
-    done = deployer.run(".venv/bin/python", "-m", "infra.greengrass", "linux-amd64")
-    assert 0 == done.returncode, done.stderr[-3000:]
-    with zipfile.ZipFile(deployer.clone / "dist" / "dicomflow-edge-linux-amd64.zip") as archive:
+    with zipfile.ZipFile(edge_zip) as archive:
         names = archive.namelist()
     assert {"component.py", "python.sh", "requirements.txt", "dicomflow-edge.service"} <= set(names)
     assert any(Path(name).match("wheels/dicomflow-*.whl") for name in names)
 
 
 def test_edge_install_writes_its_commands_without_aws(synthesised: Any, deployer: Any):
-    """The commands for systemd and for Windows hold no secret and need no credentials."""
+    """For a machine with credentials of its own the commands hold no secret and need none; so with --uninstall."""
     assert 0 == synthesised.returncode
-    for option in ("--systemd", "--windows-service"):
-        where = ("--store-url", "s3://bucket", "--region", "us-east-1")
-        done = deployer.run(".venv/bin/dicomflow", "edge-install", "edge-1", option, *where)
+    where = ("--own-credentials", "--store-url", "s3://bucket", "--region", "us-east-1")
+    for options in (
+        ("--systemd", *where),
+        ("--windows-service", *where),
+        ("--uninstall",),
+        ("--windows", "--uninstall"),
+    ):
+        done = deployer.run(".venv/bin/dicomflow", "edge-install", "edge-1", *options)
         assert 0 == done.returncode, done.stderr
         assert "iep-01-edge-1" in (deployer.clone / "edge-install-edge-1.txt").read_text(encoding="utf-8")

@@ -8,14 +8,17 @@ from typing import Any
 
 import pytest
 
-COMMANDS = {
-    "": [],
-    "edge": ["edge", "send", "spool", "ledger"],
+EXTRAS = {
+    "bare": [],
+    "edge": ["edge", "send", "spool", "ledger", "edge-certificate"],
     "pipeline": ["migrate", "status", "query", "worker", "imports", "catalog"],
-    "pipeline,console": ["console"],
-    "pipeline,console,simulator": ["simulator"],
-    "edge,pipeline,console,simulator": ["local", "doctor"],
+    "console": ["console"],
+    "simulator": ["simulator"],
+    "local": ["local", "doctor"],
 }
+"""By what is installed on top of what was before, the commands that work then."""
+ENVIRONMENTS = [["bare", "edge"], ["pipeline", "console", "simulator", "local"]]
+"""Each begins anew: edge and pipeline work without each other's packages."""
 
 
 def test_demo_in_a_fresh_clone_shows_every_table(new_machine: Callable[[str], Any]):
@@ -37,21 +40,24 @@ def wheel(new_machine: Callable[[str], Any]) -> tuple[Any, Path]:
     return machine, built
 
 
-@pytest.mark.parametrize("extras", COMMANDS, ids=lambda extras: extras or "bare")
-def test_wheel_with_an_extra_has_its_commands(wheel: tuple[Any, Path], extras: str):
+@pytest.mark.parametrize("steps", ENVIRONMENTS, ids="+".join)
+def test_wheel_with_an_extra_has_its_commands(wheel: tuple[Any, Path], steps: list[str]):
     """Installed from the wheel alone, each command of an extra shows its help; the bare one lists all commands."""
     machine, built = wheel
-    environment = machine.home / f"venv {extras or 'bare'}"
-    target = f"{built}[{extras}]" if extras else str(built)
-    constraints = machine.clone / "constraints.txt"
+    environment = machine.home / f"venv {steps[0]}"
     assert 0 == machine.run("python3", "-m", "venv", environment).returncode
-    pip = [environment / "bin" / "python", "-m", "pip", "install", "--quiet", "--constraint", constraints, target]
-    done = machine.run(*pip, cwd=machine.home)
-    assert 0 == done.returncode, done.stderr[-2000:]
     program = environment / "bin" / "dicomflow"
-    for arguments in (["--help"], *([command, "--help"] for command in COMMANDS[extras])):
-        done = machine.run(program, *arguments, cwd=machine.home)
-        assert 0 == done.returncode, (arguments, done.stderr[-2000:])
+    extras: list[str] = []
+    for step in steps:
+        extras += {"bare": [], "local": ["edge"]}.get(step, [step])
+        target = f"{built}[{','.join(extras)}]" if extras else str(built)
+        constraints = machine.clone / "constraints.txt"
+        pip = [environment / "bin" / "python", "-m", "pip", "install", "--quiet", "--constraint", constraints, target]
+        done = machine.run(*pip, cwd=machine.home)
+        assert 0 == done.returncode, done.stderr[-2000:]
+        for arguments in (["--help"], *([command, "--help"] for command in EXTRAS[step])):
+            done = machine.run(program, *arguments, cwd=machine.home)
+            assert 0 == done.returncode, (arguments, done.stderr[-2000:])
 
 
 def test_interpreter_of_the_walks_is_not_the_tests_own(wheel: tuple[Any, Path]):
