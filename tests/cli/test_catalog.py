@@ -167,7 +167,6 @@ def test_delete_study_with_image_sets_removes_them_from_the_service(
         "AWS_SECRET_ACCESS_KEY": "test",
     }.items():
         monkeypatch.setenv(name, value)
-    build_client.cache_clear()  # it follows the environment of its first call
     try:
         client = build_client()
         datastore_id = create_datastore(client, "test", "test").datastore_id
@@ -210,4 +209,3 @@ def test_delete_study_with_image_sets_removes_them_from_the_service(
         assert ["delete_study", "delete_image_sets", "delete_image_sets_begun"] == [event["action"] for event in trail]
     finally:
         server.close()
-        build_client.cache_clear()

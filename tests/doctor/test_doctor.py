@@ -244,7 +244,6 @@ def worker_environment(
     assert 0 == cli.run(["migrate"])
     yield aws_environment
     server.close()
-    build_client.cache_clear()
 
 
 def test_worker_that_is_healthy_exits_0(doctor: Any, worker_environment: Any, capsys: pytest.CaptureFixture[str]):

@@ -11,7 +11,6 @@ import pytest
 
 from dicomflow.bucket.manifest import Manifest
 from dicomflow.errors import InternalError, PermanentError
-from dicomflow.healthimaging.client import build_client
 from dicomflow.pipeline import lambdas
 from dicomflow.pipeline.events import encode_object_event
 
@@ -19,14 +18,12 @@ from dicomflow.pipeline.events import encode_object_event
 @pytest.fixture(autouse=True)
 def _fresh(restore_logging: None) -> Iterator[None]:
     """Build the dependencies anew for each test, and leave the session's logging as it was."""
-    build_client.cache_clear()  # it follows the environment of the first call
     yield
     if lambdas._dependencies.cache_info().currsize:
         lambdas._dependencies().engine.dispose()
     lambdas._dependencies.cache_clear()
     lambdas._configure_logging.cache_clear()
     lambdas._queues.cache_clear()
-    build_client.cache_clear()
 
 
 def call(environment: dict[str, str], queue: str, *bodies: str) -> None:

@@ -116,6 +116,17 @@ def commitments(spool: Spool) -> Commitments:
     return Commitments(spool.root, witness_of(spool.root))
 
 
+class _Stoppable(Listener):
+    """A listener whose threads end when they are told to; the program's end with their process."""
+
+    is_stopped = False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the threads are to end."""
+        return self.is_stopped or super().is_over
+
+
 class InProcessReceiver:
     """The server's own accept loop and associations, in this process, so that tests can reach their system calls."""
 
@@ -159,9 +170,8 @@ class InProcessReceiver:
         host = Host(settings.dimse, self._receiver.serve, self.draining, admission, users, note_end)
         tls = TlsContexts(settings.dimse.tls) if settings.dimse.tls else None
         self._connections = Connections(host)
-        source = Listener(self._listener, tls, admission)
-        self._thread = threading.Thread(target=self._connections.accept_from, args=(source,), daemon=True)
-        self._thread.start()
+        self._source = _Stoppable(self._listener, tls, admission)
+        self._connections.accept_from(self._source)
 
     def stored(self) -> list[bytes]:
         """Return the files that were acknowledged, in order of arrival."""
@@ -175,10 +185,10 @@ class InProcessReceiver:
 
     def close(self) -> None:
         """End every thread."""
-        self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits in accept
-        self._listener.close()
-        self._thread.join(WAIT_SECONDS)
+        self._source.is_stopped = True
+        self._listener.shutdown(socket.SHUT_RDWR)  # wakes the threads that wait in accept
         self.drain(DRAIN_SECONDS)
+        self._listener.close()
 
 
 @pytest.fixture

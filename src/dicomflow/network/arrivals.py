@@ -94,7 +94,12 @@ class Inbox:
         self._inbox = inbox
         self._contexts: Mapping[bytes, TlsContexts | None] = {_PLAIN: None, _TLS: tls}
         self._admission = admission
-        self.is_over = False
+        self._has_ended = False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no other end is left, or this one is closed."""
+        return self._has_ended or self._inbox.fileno() < 0
 
     def take(self) -> Arrival | None:
         """Wait for a connection and count it; None when its peer has left or the inbox is closed. Raises `OSError`."""
@@ -104,7 +109,7 @@ class Inbox:
         if not descriptors and kind:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))  # the kernel closed what did not fit
         if not descriptors:
-            self.is_over = True
+            self._has_ended = True
             return None
         connection = socket.socket(fileno=descriptors[0])
         connection.set_inheritable(False)

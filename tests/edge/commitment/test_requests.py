@@ -385,12 +385,13 @@ def test_peer_that_does_not_answer_delays_no_other(
             delivery=DeliverySettings(store_url="file:///unused"),
             commitment=CommitmentSettings(level="spooled", peers=peers),
         )
-        report_commitments(settings, ledger.distrust)
+        stopping = report_commitments(settings, ledger.distrust)
         try:
             wait_for(lambda: modality.reports)
             # The silent one's first attempt ends after thirty seconds: it goes on.
             assert [0] * 4 == [request.attempts for request in commitments.open_requests("SILENT")]
         finally:
+            stopping.set()
             modality.close()
 
 

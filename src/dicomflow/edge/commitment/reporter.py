@@ -127,8 +127,10 @@ class Reporter:
         )
 
 
-def report_commitments(settings: EdgeSettings, distrust: Callable[[], None]) -> None:
+def report_commitments(settings: EdgeSettings, distrust: Callable[[], None]) -> threading.Event:
     """Start to report, for each peer on a thread of its own: one that does not answer delays itself alone.
+
+    The threads go on for ever, or until the event that is returned is set.
 
     Args:
         settings: the edge's.
@@ -137,9 +139,11 @@ def report_commitments(settings: EdgeSettings, distrust: Callable[[], None]) -> 
     root = settings.spool.dir
     commitments = Commitments(root, StoreWitness(settings.delivery, root), fsync=settings.spool.fsync)
     commitments.take_over()
+    stopping = threading.Event()
     for name in (*settings.commitment.peers, None):  # the last for those whose AE title has no address any more
-        arguments = (commitments, settings.commitment, name, distrust)
+        arguments = (commitments, settings.commitment, name, distrust, stopping)
         threading.Thread(target=_report_for, args=arguments, name="reporter", daemon=True).start()
+    return stopping
 
 
 def _report_for(
@@ -147,9 +151,11 @@ def _report_for(
     settings: CommitmentSettings,
     peer: str | None,
     distrust: Callable[[], None],
+    stopping: threading.Event,
 ) -> None:
-    """Report to one peer, or to those that are none, for ever, with a look each second. Thread: a daemon."""
-    while True:
+    """Report to one peer, or to those that are none, with a look each second. Thread: a daemon."""
+    pause = 0.0
+    while not stopping.wait(pause):
         pause = _LOOK_SECONDS
         try:
             due = [each for each in commitments.open_requests(peer) if _is_due(each, time.time())]
@@ -165,7 +171,6 @@ def _report_for(
             pause = _FIRST_PAUSE_SECONDS
         except Exception:
             _logger.exception("reporter_failed")
-        time.sleep(pause)
 
 
 def _is_due(request: CommitmentRequest, now: float) -> bool:
