@@ -1,4 +1,4 @@
-"""Templates of two deployments, each synthesised once a session by the command that an operator runs."""
+"""Templates of four deployments, each synthesised once a session by the command that an operator runs."""
 
 import json
 import os
@@ -6,15 +6,16 @@ import re
 import runpy
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import WAIT_SECONDS
 
 ROOT = Path(__file__).resolve().parents[2]
-_TEMPLATES = frozenset({"template", "small", "adopted", "zoned"})
+_TEMPLATES = frozenset({"synthesiser", "template", "small", "adopted", "zoned"})
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
@@ -77,45 +78,76 @@ class Template:
         raise AssertionError(f"no policy begins with {role}")
 
 
-def synthesise(folder: Path, **changes: Any) -> tuple[subprocess.CompletedProcess[str], Path]:
-    """Run the command on config.py with some values changed; without bundles, which take a minute."""
+def write_config(folder: Path, **changes: Any) -> Path:
+    """Write config.py with some values changed; give its path."""
     values = {name: value for name, value in runpy.run_path(str(ROOT / "config.py")).items() if name.isupper()}
     config = folder / "changed.py"
     config.write_text("".join(f"{name} = {value!r}\n" for name, value in {**values, **changes}.items()))
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "CDK_"))}
-    environment |= {"CDK_CONTEXT_JSON": json.dumps({"bundles": "skip"}), "CDK_OUTDIR": str(folder / "cdk.out")}
-    # So that the synthesis cannot lean on what this machine happens to have.
-    environment["PATH"] = "/usr/bin:/bin"
-    done = subprocess.run(
-        [sys.executable, "-m", "infra.app", "--config", str(config)],
-        cwd=ROOT,
-        env=environment,
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=800,
-    )
-    return done, folder / "cdk.out"
+    return config
 
 
-def read(folder: Path, **changes: Any) -> Template:
-    """Give the template of a deployment, which must synthesise."""
-    done, output = synthesise(folder, **changes)
-    assert 0 == done.returncode, done.stderr
-    nested = sorted(output.glob("*.nested.template.json"))
-    (path,) = set(output.glob("*.template.json")) - set(nested)
-    documents = [json.loads(each.read_text()) for each in (path, *nested)]
-    return Template([path, *nested], documents[0], documents[1:], done.stderr)
+def environment_of_synthesis() -> dict[str, str]:
+    """Give an environment that a synthesis cannot lean on; without bundles, which take a minute."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "CDK_"))}
+    return kept | {"CDK_CONTEXT_JSON": json.dumps({"bundles": "skip"}), "PATH": "/usr/bin:/bin"}
+
+
+class Synthesiser:
+    """Runs the command that an operator runs, in one process for all. One owner: the session."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.support.synthesiser"],
+            cwd=ROOT,
+            env=environment_of_synthesis(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def ask(self, config: Path, output: Path, *, is_acknowledged: bool = True) -> tuple[int, Any]:
+        """Have a deployment synthesised; give the exit code and what was said, or what breaks a rule."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        request = {"config": str(config), "output": str(output), "acknowledged": is_acknowledged}
+        self._process.stdin.write(f"{json.dumps(request)}\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        assert line, "the process of syntheses died: see its standard error"
+        code, said = json.loads(line)
+        return code, said
+
+    def read(self, folder: Path, **changes: Any) -> Template:
+        """Give the template of a deployment, which must synthesise."""
+        output = folder / "cdk.out"
+        code, said = self.ask(write_config(folder, **changes), output)
+        assert 0 == code, said
+        nested = sorted(output.glob("*.nested.template.json"))
+        (path,) = set(output.glob("*.template.json")) - set(nested)
+        documents = [json.loads(each.read_text()) for each in (path, *nested)]
+        return Template([path, *nested], documents[0], documents[1:], said)
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.communicate(timeout=WAIT_SECONDS)
 
 
 @pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Template:
+def synthesiser() -> Iterator[Synthesiser]:
+    """Give the process that synthesises."""
+    started = Synthesiser()
+    yield started
+    started.close()
+
+
+@pytest.fixture(scope="session")
+def template(synthesiser: Synthesiser, tmp_path_factory: pytest.TempPathFactory) -> Template:
     """Give config.py's own deployment, with an edge on EC2 beside the one it has."""
     edges = [
         {"Name": "edge-1", "device_type": "LOCAL", "settings": {"dimse": {"port": 104, "called_ae_titles": ["CT"]}}},
         {"Name": "edge-2", "device_type": "EC2", "settings": {"dimse": {"max_associations": 7}}},
     ]
-    return read(
+    return synthesiser.read(
         tmp_path_factory.mktemp("template"),
         EDGE_CONFIG=edges,
         SITE_ISSUERS={"edge-1": "HOSPITAL", "edge-2/CT1": "CLINIC"},
@@ -125,9 +157,9 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Template:
 
 
 @pytest.fixture(scope="session")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Template:
+def small(synthesiser: Synthesiser, tmp_path_factory: pytest.TempPathFactory) -> Template:
     """Give a deployment that differs in all that can be switched: no imports, no internet, a key of the customer's."""
-    return read(
+    return synthesiser.read(
         tmp_path_factory.mktemp("small"),
         CDK_APP_NAME="Other-1",
         AHLI_CONFIG={"ahli_enabled": False},
@@ -142,9 +174,9 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Template:
 
 
 @pytest.fixture(scope="session")
-def adopted(tmp_path_factory: pytest.TempPathFactory) -> Template:
+def adopted(synthesiser: Synthesiser, tmp_path_factory: pytest.TempPathFactory) -> Template:
     """Give a deployment without edges that takes a data store which is there."""
-    return read(
+    return synthesiser.read(
         tmp_path_factory.mktemp("adopted"),
         CDK_APP_NAME="iep-01",
         EDGE_CONFIG=[],
@@ -154,10 +186,10 @@ def adopted(tmp_path_factory: pytest.TempPathFactory) -> Template:
 
 
 @pytest.fixture(scope="session")
-def zoned(tmp_path_factory: pytest.TempPathFactory) -> Template:
+def zoned(synthesiser: Synthesiser, tmp_path_factory: pytest.TempPathFactory) -> Template:
     """Give a deployment into a network that is there, of an account with a boundary, a qualifier and FIPS endpoints."""
     subnets = [f"subnet-0123456789abcdef{number}" for number in range(4)]
-    return read(
+    return synthesiser.read(
         tmp_path_factory.mktemp("zoned"),
         EDGE_CONFIG=[{"Name": "edge-1", "device_type": "LOCAL"}, {"Name": "edge-2", "device_type": "EC2"}],
         NETWORK_CONFIG={
@@ -182,9 +214,3 @@ def zoned(tmp_path_factory: pytest.TempPathFactory) -> Template:
             "nucleus_version": "2.18.2",
         },
     )
-
-
-@pytest.fixture
-def synthesised(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run the command on a changed config.py; give what it said."""
-    return lambda **changes: synthesise(tmp_path, **changes)[0]

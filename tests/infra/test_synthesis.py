@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,24 +20,6 @@ from infra.userdata import Surroundings, user_data_lines
 
 ROOT = Path(__file__).resolve().parents[2]
 CERTIFICATES = ROOT / "infra" / "certificates" / "rds.pem"
-WITHOUT_ACKNOWLEDGEMENTS = """
-import json, runpy, sys
-from pathlib import Path
-from infra.app import use_packaged_node
-use_packaged_node()
-from aws_cdk import Validations
-from infra.settings import load_deployment
-from infra import synthesis
-settings = load_deployment(runpy.run_path(sys.argv[1]))
-output = Path(sys.argv[2])
-app, _ = synthesis.build_stack(settings, output, {"bundles": "skip"})
-synthesis.add_rules(app)
-try:
-    app.synth()
-except RuntimeError as error:
-    assert "ValidationFailed" in str(error), error
-print(json.dumps(synthesis.violations(output)))
-"""
 
 
 def test_synthesis_needs_no_docker_node_or_credentials(template: Any):
@@ -64,9 +45,11 @@ def test_synthesis_in_a_region_without_healthimaging_is_refused(tmp_path: Path):
     assert [] == list(tmp_path.iterdir())
 
 
-def test_synthesis_of_a_wrong_config_is_refused_in_one_line(synthesised: Callable[..., Any]):
+def test_synthesis_of_a_wrong_config_is_refused_in_one_line(tmp_path: Path):
     """No traceback, exit 2, and the parameter's name."""
-    done = synthesised(CDK_APP_NAME="no name")
+    (tmp_path / "changed.py").write_text((ROOT / "config.py").read_text() + 'CDK_APP_NAME = "no name"\n')
+    command = [sys.executable, "-m", "infra.app", "--config", str(tmp_path / "changed.py")]
+    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True, timeout=280)
     assert 2 == done.returncode
     assert done.stderr.startswith("config.py: CDK_APP_NAME: 'no name'; it must have")
     assert 1 == len(done.stderr.splitlines())
@@ -79,23 +62,14 @@ def acknowledged(config: dict[str, Any]) -> list[Any]:
     return list(acknowledgements(load_deployment(config)))
 
 
-@pytest.mark.xdist_group("templates")
-def test_rules_are_broken_where_it_is_acknowledged_and_nowhere_else(tmp_path: Path):
+def test_rules_are_broken_where_it_is_acknowledged_and_nowhere_else(synthesiser: Any, tmp_path: Path):
     """Without the acknowledgements cdk-nag finds exactly what they name: none covers what is not there."""
     edges = [{"Name": "edge-1", "device_type": "LOCAL"}, {"Name": "edge-2", "device_type": "EC2"}]
     config = {"CDK_APP_NAME": "iep", "VPC_CIDR": "10.10.0.0/22", "EDGE_CONFIG": edges}
     (tmp_path / "config.py").write_text("".join(f"{name} = {value!r}\n" for name, value in config.items()))
-    arguments = [str(tmp_path / "config.py"), str(tmp_path / "cdk.out")]
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_ACKNOWLEDGEMENTS, *arguments],
-        cwd=ROOT,
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert 0 == done.returncode, done.stderr
-    found = {tuple(line.split(" iep/")) for line in json.loads(done.stdout.splitlines()[-1])}
+    code, lines = synthesiser.ask(tmp_path / "config.py", tmp_path / "cdk.out", is_acknowledged=False)
+    assert 0 == code
+    found = {tuple(line.split(" iep/")) for line in lines}
     expected = {(entry.rule, entry.path) for entry in acknowledged(config)}
     assert set() == {(rule, path) for rule, path in found if not is_covered(rule, path, expected)}
     assert set() == {(rule, path) for rule, path in expected if not is_used(rule, path, found)}
