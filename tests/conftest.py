@@ -164,6 +164,14 @@ def postgres_url(_postgres_server: str) -> Iterator[str]:
     _execute(_postgres_server, f"DROP DATABASE {name} WITH (FORCE)")
 
 
+@pytest.fixture(scope="module")
+def shared_postgres_url(_postgres_server: str) -> str:
+    """Give an empty database on a real PostgreSQL, for what the tests of a file share."""
+    name = f"shared_{uuid4().hex}"
+    _create_database(_postgres_server, name)
+    return _database(_postgres_server, name)
+
+
 @pytest.fixture(params=_BACKENDS)
 def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Give the URL of a database without a schema, of each kind."""
@@ -332,15 +340,6 @@ def local_daemon_factory() -> type[LocalDaemon]:
 def local_daemon(tmp_path: Path) -> Iterator[LocalDaemon]:
     """Give a `dicomflow local` on SQLite that is ready."""
     daemon = LocalDaemon(tmp_path)
-    daemon.start()
-    yield daemon
-    daemon.close()
-
-
-@pytest.fixture
-def local_daemon_on_postgres(tmp_path: Path, postgres_url: str) -> Iterator[LocalDaemon]:
-    """Give a `dicomflow local` on PostgreSQL that is ready."""
-    daemon = LocalDaemon(tmp_path, postgres_url)
     daemon.start()
     yield daemon
     daemon.close()

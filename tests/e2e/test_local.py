@@ -20,45 +20,24 @@ from dicomflow import cli, samples
 SENDERS = 4
 INSTANCES = int(os.environ.get("DICOMFLOW_TEST_STUDY_INSTANCES", "20"))
 """Of each study, in two series: what is interrupted."""
+KILLS = int(os.environ.get("DICOMFLOW_TEST_KILLS", "2"))
 SEED_QUERIES = ("Patient", "Study", "Series", "Instance", "Ahlijob", "Ahliimageset")
 
-SHARED = pytest.mark.xdist_group("local")
-
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-
-
-@pytest.fixture(scope="session")
-def studies(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, ...]]:
-    """Give four CT studies of two series."""
-    folder = tmp_path_factory.mktemp("studies")
-    slices = INSTANCES // 2
-    return [samples.write(samples.ct_study(n, slices=slices), folder / str(n)) for n in range(1, SENDERS + 1)]
+# A start takes seconds of the processor: the tests share one `dicomflow local` of each database, and leave it running.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("local")]
 
 
-@pytest.mark.parametrize("daemon_fixture", ["local_daemon", "local_daemon_on_postgres"])
-def test_local_studies_from_4_senders_at_once_are_all_mapped(
-    daemon_fixture: str, request: pytest.FixtureRequest, send: Any, studies: list[tuple[Path, ...]]
-):
-    """Every instance of four senders at once is indexed and mapped exactly once, on SQLite and on PostgreSQL."""
-    daemon = request.getfixturevalue(daemon_fixture)
-    with ThreadPoolExecutor(SENDERS) as threads:
-        answers = list(threads.map(lambda study: send(daemon.port, study), studies))
-    statuses = {uid: status for answer in answers for uid, status in answer.items()}
-    assert {0} == set(statuses.values())
-    assert SENDERS * INSTANCES == len(statuses)
-    daemon.wait_until_mapped(statuses)
-    assert {1} == set(daemon.mapped().values())
-    rows = {name: daemon.query(f"SELECT * FROM {name}") for name in SEED_QUERIES}
-    assert {"Patient": 4, "Study": 4, "Series": 8, "Instance": len(statuses), "Ahlijob": 8, "Ahliimageset": 8} == {
-        name: len(found) for name, found in rows.items()
-    }
-    assert [(3, 8)] == daemon.query("SELECT status, count(*) FROM Ahlijob GROUP BY status")
-    assert [] == daemon.query("SELECT problem FROM stored_object WHERE problem IS NOT NULL")
+@pytest.fixture
+def studies(request: pytest.FixtureRequest, tmp_path: Path) -> list[tuple[Path, ...]]:
+    """Give four CT studies of two series that no other test has."""
+    first = int.from_bytes(request.node.nodeid.encode()) % (1 << 60)
+    seeds = range(first, first + SENDERS)
+    return [samples.write(samples.ct_study(n, slices=INSTANCES // 2), tmp_path / str(n)) for n in seeds]
 
 
 @pytest.fixture(scope="module")
 def shared_daemon(tmp_path_factory: pytest.TempPathFactory, local_daemon_factory: Any) -> Iterator[Any]:
-    """Give one `dicomflow local` for the tests that do not end it: each sends studies of its own."""
+    """Give one `dicomflow local` on SQLite."""
     daemon = local_daemon_factory(tmp_path_factory.mktemp("shared"))
     try:
         daemon.start()
@@ -67,7 +46,41 @@ def shared_daemon(tmp_path_factory: pytest.TempPathFactory, local_daemon_factory
         daemon.close()
 
 
-@SHARED
+@pytest.fixture(scope="module")
+def shared_daemon_on_postgres(
+    tmp_path_factory: pytest.TempPathFactory, local_daemon_factory: Any, shared_postgres_url: str
+) -> Iterator[Any]:
+    """Give one on PostgreSQL."""
+    daemon = local_daemon_factory(tmp_path_factory.mktemp("shared"), shared_postgres_url)
+    try:
+        daemon.start()
+        yield daemon
+    finally:
+        daemon.close()
+
+
+@pytest.fixture(params=["shared_daemon", "shared_daemon_on_postgres"], ids=["sqlite", "postgresql"])
+def daemon(request: pytest.FixtureRequest) -> Any:
+    """Give that of each kind."""
+    return request.getfixturevalue(request.param)
+
+
+def test_local_studies_from_4_senders_at_once_are_all_mapped(daemon: Any, send: Any, studies: list[tuple[Path, ...]]):
+    """Every instance of four senders at once is indexed and mapped exactly once, on SQLite and on PostgreSQL."""
+    before = _counts(daemon)
+    with ThreadPoolExecutor(SENDERS) as threads:
+        answers = list(threads.map(lambda study: send(daemon.port, study), studies))
+    statuses = {uid: status for answer in answers for uid, status in answer.items()}
+    assert {0} == set(statuses.values())
+    assert SENDERS * INSTANCES == len(statuses)
+    daemon.wait_until_mapped(statuses)
+    assert {1} == set(daemon.mapped().values())
+    expected = {"Patient": 4, "Study": 4, "Series": 8, "Instance": len(statuses), "Ahlijob": 8, "Ahliimageset": 8}
+    assert expected == dict(_counts(daemon) - before)
+    assert [(3,)] == daemon.query("SELECT DISTINCT status FROM Ahlijob")
+    assert [] == daemon.query("SELECT problem FROM stored_object WHERE problem IS NOT NULL")
+
+
 def test_local_stored_bytes_equal_sent_bytes(shared_daemon: Any, send: Any, tmp_path: Path):
     """The data set is stored as it was sent, and the catalog has the SHA-256 of the stored file."""
     sent = samples.write(samples.demo_studies(), tmp_path / "sent")
@@ -81,7 +94,6 @@ def test_local_stored_bytes_equal_sent_bytes(shared_daemon: Any, send: Any, tmp_
         assert recorded[path.stem] == hashlib.sha256(stored.read_bytes()).hexdigest()
 
 
-@SHARED
 def test_local_same_study_twice_changes_nothing_a_reader_sees(shared_daemon: Any, send: Any, tmp_path: Path):
     """A study that is sent again is acknowledged again, and the four index tables stay as they were."""
     study = samples.write(samples.ct_study(201, slices=5), tmp_path / "study")
@@ -96,7 +108,6 @@ def test_local_same_study_twice_changes_nothing_a_reader_sees(shared_daemon: Any
     assert {path.stem: 1 for path in study} == {path.stem: mapped[path.stem] for path in study}
 
 
-@SHARED
 def test_local_deleted_study_that_is_sent_again_is_back(
     shared_daemon: Any, send: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -131,7 +142,6 @@ def test_local_deleted_study_that_is_sent_again_is_back(
     resend_all()
 
 
-@SHARED
 def test_local_is_closed_to_others_and_to_a_second_one(shared_daemon: Any, send: Any, tmp_path: Path):
     """Whatever the umask nobody else reads images or catalog, no other site's page asks, a second one is refused."""
     sent = samples.write(samples.ct_study(401, series=1, slices=2), tmp_path / "sent")
@@ -165,33 +175,42 @@ def test_local_is_closed_to_others_and_to_a_second_one(shared_daemon: Any, send:
 
 
 def test_local_stopped_and_started_in_the_middle_loses_nothing(
-    local_daemon: Any, send: Any, studies: list[tuple[Path, ...]]
+    shared_daemon: Any, send: Any, studies: list[tuple[Path, ...]]
 ):
     """A stop while four senders send loses and doubles nothing that was acknowledged; the rest can be sent again."""
-    answers = _interrupt(local_daemon, send, studies, local_daemon.stop)
-    _restart_and_check(local_daemon, send, studies, answers)
+    answers = _interrupt(shared_daemon, send, studies, shared_daemon.stop)
+    shared_daemon.start()
+    _check(shared_daemon, send, studies, answers)
 
 
-@pytest.mark.parametrize("daemon_fixture", ["local_daemon", "local_daemon_on_postgres"])
 def test_local_killed_in_the_middle_keeps_every_acknowledged_instance(
-    daemon_fixture: str, request: pytest.FixtureRequest, send: Any, studies: list[tuple[Path, ...]]
+    shared_daemon_on_postgres: Any, send: Any, studies: list[tuple[Path, ...]]
 ):
     """After SIGKILL of all its processes every image answered Success is in the catalog exactly once and mapped."""
-    daemon = request.getfixturevalue(daemon_fixture)
+    daemon = shared_daemon_on_postgres
     answers = _interrupt(daemon, send, studies, daemon.kill)
-    _restart_and_check(daemon, send, studies, answers)
+    daemon.start()
+    _check(daemon, send, studies, answers)
 
 
 def test_local_killed_again_and_again_keeps_every_acknowledged_instance(
-    local_daemon: Any, send: Any, studies: list[tuple[Path, ...]]
+    shared_daemon: Any, send: Any, studies: list[tuple[Path, ...]]
 ):
-    """Three kills at different moments, the last ones while it catches up, lose and double nothing."""
+    """Kills at different moments, all but the first while it catches up, lose and double nothing.
+
+    `DICOMFLOW_TEST_KILLS` is how many.
+    """
     answers: dict[str, int | None] = {}
-    for number, study in enumerate(studies[:3]):
-        answers |= _interrupt(local_daemon, send, [study], local_daemon.kill, after=(1 + 3 * number) * INSTANCES // 10)
-        local_daemon.start()
-    local_daemon.stop()
-    _restart_and_check(local_daemon, send, studies, answers)
+    for number in range(KILLS):
+        study = studies[number % SENDERS]
+        rest = tuple(path for path in study if answers.get(path.stem) != 0)
+        if len(rest) > 1:
+            after = max(1, min(len(rest) - 1, (1 + 3 * number) * INSTANCES // 10 % INSTANCES))
+            answers |= _interrupt(shared_daemon, send, [rest], shared_daemon.kill, after=after)
+        else:
+            shared_daemon.kill()
+        shared_daemon.start()
+    _check(shared_daemon, send, studies, answers)
 
 
 def _interrupt(
@@ -202,7 +221,7 @@ def _interrupt(
     The last instances are held back until then, however long the interruption takes to come.
     """
     count = 0
-    last = sum(map(len, studies)) - SENDERS
+    last = sum(map(len, studies)) - len(studies)
     enough, is_interrupted = threading.Event(), threading.Event()
     lock = threading.Lock()
 
@@ -229,17 +248,22 @@ def _interrupt(
     return answers
 
 
-def _restart_and_check(daemon: Any, send: Any, studies: list[tuple[Path, ...]], answers: dict[str, int | None]) -> None:
-    """Start it again: what was acknowledged is mapped without being sent again; then the rest, and each once."""
-    daemon.start()
+def _check(daemon: Any, send: Any, studies: list[tuple[Path, ...]], answers: dict[str, int | None]) -> None:
+    """Hold a started one to it: what was acknowledged is mapped without being sent again; then the rest, each once."""
     daemon.wait_until_mapped(uid for uid, status in answers.items() if status == 0)
     assert {1} == set(daemon.mapped().values())
     rest = [path for study in studies for path in study if answers.get(path.stem) != 0]
     assert {0} == set(send(daemon.port, rest).values())
     everything = [path.stem for study in studies for path in study]
     daemon.wait_until_mapped(everything)
-    assert Counter(everything) == daemon.mapped()
+    mapped = daemon.mapped()
+    assert dict.fromkeys(everything, 1) == {uid: mapped[uid] for uid in everything}
     assert [] == daemon.query("SELECT problem FROM stored_object WHERE problem IS NOT NULL")
+
+
+def _counts(daemon: Any) -> Counter[str]:
+    """Count the rows of what the queries show."""
+    return Counter({name: daemon.query(f"SELECT count(*) FROM {name}")[0][0] for name in SEED_QUERIES})
 
 
 def _visible(daemon: Any, table: str) -> set[tuple[Any, ...]]:
