@@ -27,7 +27,7 @@ def build_queues(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cal
     """Build queues of either kind; a message that is not deleted is hidden for the seconds given."""
     if request.param == "local":
         catalog = tmp_path / "catalog.db"
-        shutil.copy(request.getfixturevalue("_sqlite_template"), catalog)
+        shutil.copy(request.getfixturevalue("_sqlite_template").url.database, catalog)
         engine = create_engine_for(f"sqlite:///{catalog}")
         yield lambda visibility_seconds=60: LocalQueues(engine, now, visibility_seconds)
         engine.dispose()
@@ -55,7 +55,7 @@ def test_local_message_waits_while_there_is_no_room_for_its_work(
 ) -> None:
     """It is neither received nor counted: space that comes back finds it as it was sent."""
     catalog = tmp_path / "catalog.db"
-    shutil.copy(request.getfixturevalue("_sqlite_template"), catalog)
+    shutil.copy(request.getfixturevalue("_sqlite_template").url.database, catalog)
     engine = create_engine_for(f"sqlite:///{catalog}")
     room: list[bool] = []
     queues = LocalQueues(engine, now, 0, lambda: bool(room))

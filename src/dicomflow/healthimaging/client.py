@@ -168,26 +168,33 @@ def build_client(
     import boto3  # noqa: PLC0415  # see the module
     from botocore.config import Config  # noqa: PLC0415
 
-    build = partial(
-        boto3.client,
-        "medical-imaging",
-        endpoint_url=endpoint_url,
-        region_name=region,
-        aws_access_key_id=access_key_id,
-        aws_secret_access_key=secret_access_key,
-    )
-    config = Config(
-        retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
-        connect_timeout=CONNECT_SECONDS,
-        read_timeout=READ_SECONDS,
-        max_pool_connections=CONNECTIONS,
-    )
-    client: HealthImagingClient = build(config=config)
-    if not (urlsplit(client.meta.endpoint_url).hostname or "").endswith(AWS_DOMAINS):
-        # "runtime-" in front of a custom host, which may come from the environment too, is nobody's host.
-        client = build(config=config.merge(Config(inject_host_prefix=False)))
+    def build(endpoint: str | None) -> "HealthImagingClient":
+        config = Config(
+            retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+            connect_timeout=CONNECT_SECONDS,
+            read_timeout=READ_SECONDS,
+            max_pool_connections=CONNECTIONS,
+            # "runtime-" in front of a custom host is nobody's host.
+            inject_host_prefix=endpoint is None or _is_of_aws(endpoint),
+        )
+        return boto3.client(
+            "medical-imaging",
+            endpoint_url=endpoint,
+            region_name=region,
+            aws_access_key_id=access_key_id,
+            aws_secret_access_key=secret_access_key,
+            config=config,
+        )
+
+    client = build(endpoint_url)
+    if endpoint_url is None and not _is_of_aws(client.meta.endpoint_url):  # the environment names one
+        client = build(client.meta.endpoint_url)
     client.meta.events.register("after-call", _refuse_cut_answer)
     return client
+
+
+def _is_of_aws(url: str) -> bool:
+    return (urlsplit(url).hostname or "").endswith(AWS_DOMAINS)
 
 
 def create_datastore(client: "HealthImagingClient", name: str, client_token: str) -> Datastore:
