@@ -29,7 +29,7 @@ from dicomflow.catalog.engine import create_engine_for, migrate
 from dicomflow.catalog.report import create_read_only_engine, run_read_only
 from dicomflow.edge.spool.view import count_files
 
-pytest_plugins = ["leftovers", "object_stores", "receivers"]
+pytest_plugins = ["leftovers", "object_stores", "receivers", "told"]
 
 # An example takes 200 ms, and drawing some takes a second, on a machine that stands still for so long.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])

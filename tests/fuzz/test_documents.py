@@ -25,7 +25,7 @@ from dicomflow.edge.ledger import Ledger, LedgerEntry
 from dicomflow.edge.settings import CommitmentSettings
 from dicomflow.errors import PermanentError
 
-EXAMPLES: Final = int(os.environ.get("DICOMFLOW_FUZZ_EXAMPLES", "300"))
+EXAMPLES: Final = int(os.environ.get("DICOMFLOW_FUZZ_EXAMPLES", "100"))
 SEED: Final = int(os.environ.get("DICOMFLOW_FUZZ_SEED", "1"))
 NOW: Final = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 STORE: Final = "s3://bucket"

@@ -35,7 +35,7 @@ from dicomflow.pipeline.plan import plan_delivery
 from dicomflow.pipeline.settle import MAX_RESULT_ATTEMPTS, settle_completed
 from dicomflow.pipeline.staging import input_prefix
 
-EXAMPLES: Final = int(os.environ.get("DICOMFLOW_FUZZ_EXAMPLES", "300"))
+EXAMPLES: Final = int(os.environ.get("DICOMFLOW_FUZZ_EXAMPLES", "100"))
 SEED: Final = int(os.environ.get("DICOMFLOW_FUZZ_SEED", "1"))
 NOW: Final = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 BUCKET, DATASTORE, EDGE, STUDY = "images", "store", "edge", "1.2"

@@ -35,7 +35,7 @@ from dicomflow.dimse.requestor import Requestor, RequestorState
 from dicomflow.dimse.stream import MAX_PDU_BYTES, Fragment, Pdu, PduStream, StreamError
 from dicomflow.errors import PeerError
 
-EXAMPLES = int(os.environ.get("DICOMFLOW_FUZZ_EXAMPLES", "500"))
+EXAMPLES = int(os.environ.get("DICOMFLOW_FUZZ_EXAMPLES", "100"))
 fuzzed = settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 
 CT = "1.2.840.10008.5.1.4.1.1.2"

@@ -15,7 +15,10 @@ import pytest
 from infra.bundles import FUNCTIONS, HOST, LAMBDA, Platform, build_bundle, folder_hash, handler_of
 
 ROOT = Path(__file__).resolve().parents[2]
-PLATFORMS = [HOST, LAMBDA] if os.environ.get("DICOMFLOW_TEST_BUNDLES") == "1" else [HOST]
+PLATFORMS = [pytest.param(HOST, id="host")]
+if os.environ.get("DICOMFLOW_TEST_BUNDLES") == "1":
+    # In one process, which has pip get the packages once.
+    PLATFORMS.append(pytest.param(LAMBDA, id="lambda", marks=pytest.mark.xdist_group("lambda")))
 MAX_BYTES = 240_000_000  # Lambda takes 250 MiB unpacked, with the layer of the database's certificates
 MAX_ZIP_BYTES = 50_000_000  # Lambda's limit for a zip that is uploaded in one call
 
@@ -83,7 +86,7 @@ def test_bundle_that_is_there_is_not_built_again(bundles: Path):
     assert (before.st_ino, before.st_mtime_ns) == (bundle.stat().st_ino, bundle.stat().st_mtime_ns)
 
 
-@pytest.mark.parametrize("platform", PLATFORMS, ids=lambda platform: "lambda" if platform.tags else "host")
+@pytest.mark.parametrize("platform", PLATFORMS)
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_bundle_holds_what_its_function_needs_and_no_more(name: str, platform: Platform, bundles: Path):
     """No other program, no tests, nothing compiled here, and the packages of this function alone."""
@@ -110,7 +113,7 @@ def test_bundle_holds_what_its_function_needs_and_no_more(name: str, platform: P
         assert not [path for path in libraries if "aarch64" not in path]
 
 
-@pytest.mark.parametrize("platform", PLATFORMS, ids=lambda platform: "lambda" if platform.tags else "host")
+@pytest.mark.parametrize("platform", PLATFORMS)
 def test_largest_bundle_is_small_enough_to_upload_at_once(platform: Platform, bundles: Path, tmp_path: Path):
     """The function that indexes has the most packages, and its zip is less than half of what Lambda takes."""
     bundle = build_bundle("index", bundles, platform)

@@ -29,7 +29,7 @@ def wait_for(ask: Callable[[], Any], seconds: float = WAIT_SECONDS, explain: Cal
         now = time.monotonic()
         assert now < deadline, f"not within {seconds} s: {explain()}"
         # A dear question, asked without a rest, takes the processor from what it waits for.
-        time.sleep(max(0.01, 5 * (now - asked)))
+        time.sleep(max(0.01, 10 * (now - asked)))
 
 
 def least_seconds(act: Callable[[], Any], enough_seconds: float, tries: int = 5) -> float:

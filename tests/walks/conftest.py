@@ -25,12 +25,12 @@ _KEPT = ("PIP_", "UV_", "NPM_", "npm_", "HTTP_", "HTTPS_", "NO_", "http_", "http
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the walks out unless they are asked for, and keep them in one process: they share a clone."""
+    """Leave the walks out unless they are asked for, and keep those of a file in one process: they share a clone."""
     folder = f"{Path(__file__).parent}{os.sep}"
     walks = [item for item in items if str(item.path).startswith(folder)]
     for item in walks:
         item.add_marker(pytest.mark.timeout(1200))
-        item.add_marker(pytest.mark.xdist_group("walks"))
+        item.add_marker(pytest.mark.xdist_group(f"walks of {item.path.stem}"))
     if not IS_ON and walks:
         config.hook.pytest_deselected(items=walks)
         items[:] = [item for item in items if not str(item.path).startswith(folder)]

@@ -27,6 +27,7 @@ ENVIRONMENT_PREFIX: Final = "DICOMFLOW_"
 # Variables that other programs or the command line read.
 _OTHERS: Final = (
     "DICOMFLOW_CONSOLE",
+    "DICOMFLOW_CRASH",
     "DICOMFLOW_EDGE",
     "DICOMFLOW_LOG_LEVEL",
     "DICOMFLOW_NO_SKIPS",

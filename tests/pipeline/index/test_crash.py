@@ -17,7 +17,7 @@ from dicomflow.catalog import queue
 from dicomflow.pipeline.events import encode_object_event
 from dicomflow.pipeline.index import index_objects
 
-EVENTS = int(os.environ.get("DICOMFLOW_TEST_EVENTS", "750"))
+EVENTS = int(os.environ.get("DICOMFLOW_TEST_EVENTS", "300"))
 WORKERS = 8 if EVENTS >= 10_000 else 4
 SECONDS_BETWEEN_KILLS = 0.2
 MOST_KILLS = max(5, EVENTS // 150)

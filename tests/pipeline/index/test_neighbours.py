@@ -20,7 +20,7 @@ from dicomflow.pipeline.events import StoredObjectEvent
 from dicomflow.pipeline.index import read_objects, write_objects
 
 NOW = datetime(2026, 11, 1, 12, 0, tzinfo=UTC)
-ROUNDS = int(os.environ.get("DICOMFLOW_TEST_VALUES", "20"))
+ROUNDS = int(os.environ.get("DICOMFLOW_TEST_VALUES", "8"))
 KEPT = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 
 
