@@ -58,6 +58,7 @@ _OTHER_PROGRAMS: Final = frozenset(
         "edge",
         "healthimaging/simulator",
         "local.py",
+        "local_notifier.py",
         "network",
         "py.typed",
         "samples.py",

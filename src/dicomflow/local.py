@@ -6,11 +6,10 @@ stand-in here; every stage is the one that runs there.
 
 import json
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -23,11 +22,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
-from dicomflow.bucket.keys import is_manifest
-from dicomflow.catalog import queue
 from dicomflow.catalog.buckets import remember_bucket
 from dicomflow.catalog.engine import create_engine_for, migrate
-from dicomflow.edge.deliver.deliverer import StoredObject
 from dicomflow.edge.http import register_edge
 from dicomflow.edge.settings import EdgeSettings
 from dicomflow.edge.supervisor import Supervisor
@@ -36,8 +32,8 @@ from dicomflow.healthimaging.simulator.app import create_app
 from dicomflow.healthimaging.simulator.server import Server, serve
 from dicomflow.healthimaging.simulator.settings import SimulatorSettings
 from dicomflow.local_folder import Room, claim_folder, load_edge_settings
+from dicomflow.local_notifier import BUCKET, Notifier
 from dicomflow.logs import LogSettings
-from dicomflow.pipeline.events import encode_object_event
 from dicomflow.pipeline.handlers import QUEUES, Dependencies, handlers_of
 from dicomflow.pipeline.metrics import PrometheusMetrics, register_silences
 from dicomflow.pipeline.wakeups import DRIVE_QUEUE
@@ -48,7 +44,6 @@ __all__ = ["BuildConsole", "Local", "LocalSettings", "edge_settings"]
 BuildConsole = Callable[[Engine, ObjectStore, Callable[[], None], Callable[[], str]], Starlette]
 """Makes the operators' pages from catalog, store, what wakes the pipeline, and what reads the metrics."""
 
-BUCKET: Final = "local-bucket"
 _DATASTORE_NAME: Final = "local"
 _ROLE: Final = "arn:aws:iam::123456789012:role/dicomflow-local"
 _CONCURRENT_IMPORTS: Final = 100
@@ -74,28 +69,6 @@ class LocalSettings:
     database_url: str | None = None
     issuers: Mapping[str, str] = field(default_factory=dict)
     character_sets: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Notifier:
-    """The bucket's notifications: manifests to `plan`, instances to `index`. Called in the deliverer's process."""
-
-    database_url: str
-
-    def __call__(self, stored: Sequence[StoredObject]) -> None:
-        """Durable: on return the messages are in the queues."""
-        bodies: dict[str, list[str]] = {"index": [], "plan": []}
-        for each in stored:
-            name = "plan" if is_manifest(each.key) else "index"
-            bodies[name].append(encode_object_event(BUCKET, each.key, each.bytes))
-        with _engine_of(self.database_url).begin() as connection:
-            for name, messages in bodies.items():
-                queue.send_many(connection, name, messages, datetime.now(UTC))
-
-
-@lru_cache(maxsize=1)
-def _engine_of(database_url: str) -> Engine:
-    return create_engine_for(database_url)
 
 
 def edge_settings(settings: LocalSettings) -> EdgeSettings:

@@ -9,8 +9,8 @@ from sqlalchemy import delete
 from dicomflow.bucket.keys import RESERVED_NAMES, instance_key
 from dicomflow.catalog import queue, tables
 from dicomflow.edge.deliver.deliverer import StoredObject
-from dicomflow.local import Notifier
-from dicomflow.local import _engine_of as notifier_engine
+from dicomflow.local_notifier import Notifier
+from dicomflow.local_notifier import _engine_of as notifier_engine
 from dicomflow.pipeline.events import encode_object_event
 from dicomflow.pipeline.handlers import QUEUES, handlers_of
 from dicomflow.pipeline.heartbeats import read_heartbeats

@@ -1,0 +1,44 @@
+"""The bucket's notifications on one machine: what the deliverer's process tells the pipeline.
+
+Knows events and the queue, and nothing of what else runs here: that process would import it all.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Final
+
+from sqlalchemy import Engine
+
+from dicomflow.bucket.keys import is_manifest
+from dicomflow.catalog import queue
+from dicomflow.catalog.engine import create_engine_for
+from dicomflow.edge.deliver.deliverer import StoredObject
+from dicomflow.pipeline.events import encode_object_event
+
+__all__ = ["BUCKET", "Notifier"]
+
+BUCKET: Final = "local-bucket"
+
+
+@dataclass(frozen=True, slots=True)
+class Notifier:
+    """The bucket's notifications: manifests to `plan`, instances to `index`. Called in the deliverer's process."""
+
+    database_url: str
+
+    def __call__(self, stored: Sequence[StoredObject]) -> None:
+        """Durable: on return the messages are in the queues."""
+        bodies: dict[str, list[str]] = {"index": [], "plan": []}
+        for each in stored:
+            name = "plan" if is_manifest(each.key) else "index"
+            bodies[name].append(encode_object_event(BUCKET, each.key, each.bytes))
+        with _engine_of(self.database_url).begin() as connection:
+            for name, messages in bodies.items():
+                queue.send_many(connection, name, messages, datetime.now(UTC))
+
+
+@lru_cache(maxsize=1)
+def _engine_of(database_url: str) -> Engine:
+    return create_engine_for(database_url)
