@@ -14,6 +14,12 @@ from dicomflow.cli.operator import FORWARDED, operator, split_stack
 Run = Callable[..., tuple[int, str, str]]
 
 
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set what the function sets for good in a process of its own."""
+    monkeypatch.setenv("COLUMNS", "160")
+
+
 @pytest.fixture
 def catalog(run: Run, tmp_path: Path) -> str:
     """Give the URL of a catalog without rows."""
