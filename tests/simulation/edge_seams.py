@@ -17,7 +17,6 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
-import dicomflow.edge.commitment.witness
 import dicomflow.edge.deliver.deliverer
 import dicomflow.edge.deliver.uploader
 from dicomflow.bucket.manifest import Manifest
@@ -32,7 +31,6 @@ from dicomflow.edge.spool.folders import Spool
 from dicomflow.edge.spool.lane import Lane, discard_incoming
 from dicomflow.errors import DicomflowError
 from tests.simulation.box import Box, Died
-from tests.simulation.store import OBSTORE
 
 __all__ = [
     "CommitmentRequest", "Deliverer", "DeliverySettings", "EdgeSettings", "Lane", "Manifest", "Reference", "Spool",
@@ -78,8 +76,6 @@ def edge_seams(box: Box, new_id: Callable[[], Any], poll_seconds: float, is_dead
     deliverer, uploader = dicomflow.edge.deliver.deliverer, dicomflow.edge.deliver.uploader
     replaced = [
         (asyncio, "to_thread", to_thread),
-        (uploader, "obstore", OBSTORE),
-        (dicomflow.edge.commitment.witness, "obstore", OBSTORE),
         (uploader, "random", SimpleNamespace(uniform=lambda a, b: a + (b - a) * box.draw("jitter"))),
         (deliverer, "uuid", SimpleNamespace(uuid4=new_id)),
         (deliverer, "_POLL_SECONDS", poll_seconds),

@@ -10,7 +10,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-import obstore
 import typer
 from obstore.store import ObjectStore
 from rich.console import Console
@@ -175,7 +174,7 @@ def _compare(store: ObjectStore, entries: Iterable[LedgerEntry]) -> Iterator[tup
 async def _digest(store: ObjectStore, key: str) -> str:
     """Digest an object as it comes, whatever its size."""
     digest = hashlib.sha256()
-    result = await obstore.get_async(store, key)
+    result = await store.get_async(key)
     async for chunk in result.stream():
         digest.update(chunk)
     return digest.hexdigest()

@@ -18,6 +18,7 @@ from dicomflow.dicom.encoding import (
     SHORT_FORM_VRS,
     UNDEFINED,
 )
+from dicomflow.dicom.part10 import FileMeta
 from dicomflow.dicom.uids import (
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
     EXPLICIT_VR_BIG_ENDIAN,
@@ -28,7 +29,10 @@ from dicomflow.dicom.uids import (
 from dicomflow.dicom.walk import inflate, open_data_set
 from dicomflow.errors import PeerError
 
-__all__ = ["Identity", "Outcome", "read_identity", "scan"]
+__all__ = ["HEAD_BYTES", "Identity", "Outcome", "identify", "read_identity", "scan"]
+
+HEAD_BYTES: Final = 16 << 10
+"""Of a Part 10 file: nearly always enough."""
 
 _SOP_CLASS: Final = 0x00080016
 _SOP_INSTANCE: Final = 0x00080018
@@ -124,6 +128,22 @@ def read_identity(data_set: BinaryIO, transfer_syntax_uid: str) -> Identity:
             if element.tag >= _SERIES and values.keys() >= _UIDS:
                 break
     return _identity(values)
+
+
+def identify(file: BinaryIO, head: bytes, meta: FileMeta) -> Identity:
+    """Look for the four UIDs in a Part 10 file: in its head, or in all of it. Raises as `read_identity` does.
+
+    Args:
+        file: the file, which may be sought.
+        head: its first `HEAD_BYTES`, or all of it.
+        meta: the meta information that the head begins with.
+    """
+    data_set = memoryview(head)[meta.data_set_offset :]
+    found = scan(data_set, meta.transfer_syntax_uid, complete=len(head) < HEAD_BYTES)
+    if isinstance(found, Identity):
+        return found
+    file.seek(meta.data_set_offset)
+    return read_identity(file, meta.transfer_syntax_uid)
 
 
 def _identity(values: dict[int, bytes]) -> Identity:

@@ -7,7 +7,7 @@ from typing import Final
 from dicomflow.dimse.command import decode_command
 from dicomflow.dimse.events import CommandReceived, DataSetReceived
 from dicomflow.dimse.negotiation import AcceptedContext
-from dicomflow.dimse.pdu import PduType
+from dicomflow.dimse.pdu import PDV, PduType
 from dicomflow.dimse.status import AbortReason
 from dicomflow.dimse.stream import DataSetRun, Fragment, StreamError
 
@@ -24,9 +24,8 @@ MAX_COMMAND_BYTES: Final = 16 << 10
 # A peer that announces no limit still gets PDUs of at most this size: the most that DCMTK fills.
 MAX_SENT_PDU_BYTES: Final = 131_072
 _PDV_HEADER: Final = struct.Struct(">BxIIBB")
-_PDV_OVERHEAD: Final = 6  # item length, context ID and control header count towards the PDU's length
 # A shorter PDU holds no fragment of even length (PS3.8 E.1).
-LEAST_MAX_LENGTH: Final = _PDV_OVERHEAD + 2
+LEAST_MAX_LENGTH: Final = PDV.size + 2
 _COMMAND: Final = 0x01
 _LAST: Final = 0x02
 
@@ -141,7 +140,7 @@ def message_parts(
 
 def _fragments(context_id: int, stream: bytes | memoryview, kind: int, limit: int) -> Iterator[bytes | memoryview]:
     """Yield headers and fragments of even length (PS3.8 E.1) that fit PDUs of `limit` bytes."""
-    size = max((limit - _PDV_OVERHEAD) & ~1, 2)
+    size = max((limit - PDV.size) & ~1, 2)
     for start in range(0, max(len(stream), 1), size):
         fragment = stream[start : start + size]
         control = kind | (_LAST if start + size >= len(stream) else 0)

@@ -53,6 +53,8 @@ __all__ = [
     "AE_TITLE_LENGTH",
     "HEADER",
     "MAX_CONTEXTS",
+    "PDV",
+    "PDV_COUNTED_BYTES",
     "AbortSource",
     "AssociateAccept",
     "AssociateReject",
@@ -76,6 +78,10 @@ AE_TITLE_LENGTH: Final = 16
 MAX_CONTEXTS: Final = 128  # the odd numbers of one byte (PS3.8 9.3.2.2)
 # Type, reserved, length of what follows.
 HEADER: Final = struct.Struct(">BxI")
+PDV: Final = struct.Struct(">IBB")
+"""Item length, presentation context ID and message control header (PS3.8 9.3.5.1)."""
+PDV_COUNTED_BYTES: Final = 2
+"""Of these what the item length counts: all but itself."""
 # Protocol version, reserved, called and calling AE title, reserved (PS3.8 9.3.2).
 _FIXED: Final = struct.Struct(">H2x16s16s32s")
 _ECHOED: Final = slice(4, _FIXED.size)  # offsets 10 to 73 of the PDU

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from dicomflow.dimse.pdu import HEADER, PduError, PduType
+from dicomflow.dimse.pdu import HEADER, PDV, PDV_COUNTED_BYTES, PduError, PduType
 from dicomflow.dimse.scatter import Scatter
 from dicomflow.dimse.status import AbortReason
 
@@ -22,10 +22,7 @@ _SCATTER_BYTES: Final = 256 << 10
 
 _COMMAND: Final = 0x01
 _LAST: Final = 0x02
-# Item length, presentation context ID, message control header (PS3.8 9.3.5.1).
-_PDV: Final = struct.Struct(">IBB")
 _PDU_AND_PDV: Final = struct.Struct(">BxIIBB")
-_PDV_OVERHEAD: Final = 2
 _P_DATA: Final = int(PduType.P_DATA_TF)
 
 
@@ -88,7 +85,7 @@ class PduStream:
 
         That is within a data set that comes in PDUs of one PDV each, the last of which was not the data set's last.
         """
-        fragment_bytes = self._pdu_bytes - _PDV.size
+        fragment_bytes = self._pdu_bytes - PDV.size
         if (
             not run.context_id
             or self._pdu_left
@@ -142,7 +139,7 @@ class PduStream:
                     if end - offset < _PDU_AND_PDV.size:
                         continue
                 kind, pdu_length, item_length, context_id, control = _PDU_AND_PDV.unpack_from(data, offset)
-                if kind == _P_DATA and pdu_length >= _PDV.size:
+                if kind == _P_DATA and pdu_length >= PDV.size:
                     self._begin_p_data(pdu_length)
                     offset += _PDU_AND_PDV.size
                     self._begin_pdv(item_length, context_id, control)
@@ -170,7 +167,7 @@ class PduStream:
                 or kind != _P_DATA
                 or pdv_context_id != context_id
                 or item_length != pdu_length - 4
-                or item_length <= _PDV_OVERHEAD
+                or item_length <= PDV_COUNTED_BYTES
                 or behind > end
             ):
                 break
@@ -189,7 +186,7 @@ class PduStream:
         """Act on `_partial`, which holds what was wanted: a PDV header, a PDU header or a whole PDU."""
         partial = self._partial
         if self._pdu_left:
-            item_length, context_id, control = _PDV.unpack(partial)
+            item_length, context_id, control = PDV.unpack(partial)
             self._restart(HEADER.size)
             self._begin_pdv(item_length, context_id, control)
             if not self._fragment_left:
@@ -220,21 +217,21 @@ class PduStream:
         self._wanted = wanted
 
     def _begin_p_data(self, length: int) -> None:
-        if length < _PDV.size:
+        if length < PDV.size:
             raise StreamError(f"P-DATA-TF of {length} bytes holds no PDV", AbortReason.INVALID_PARAMETER_VALUE)
         self._pdu_left = self._pdu_bytes = length
         self.longest_p_data_bytes = max(self.longest_p_data_bytes, length)
-        self._wanted = _PDV.size
+        self._wanted = PDV.size
 
     def _begin_pdv(self, item_length: int, context_id: int, control: int) -> None:
         left = self._pdu_left - 4 - item_length
-        if item_length < _PDV_OVERHEAD or left < 0 or 0 < left < _PDV.size:
+        if item_length < PDV_COUNTED_BYTES or left < 0 or 0 < left < PDV.size:
             raise StreamError(
                 f"PDV of {item_length:,} bytes does not fit the {self._pdu_left:,} left in its P-DATA-TF",
                 AbortReason.INVALID_PARAMETER_VALUE,
             )
         self._pdu_left = left
-        self._fragment_left = item_length - _PDV_OVERHEAD
-        self._wanted = _PDV.size if left else HEADER.size
+        self._fragment_left = item_length - PDV_COUNTED_BYTES
+        self._wanted = PDV.size if left else HEADER.size
         self._context_id = context_id
         self._control = control

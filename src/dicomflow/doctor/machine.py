@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-import obstore
 from obstore.store import ObjectStore
 
 from dicomflow.doctor.findings import SPACE_ADVICE, Problem, Skip, Warn
@@ -184,7 +183,7 @@ def check_store(store: ObjectStore, key: str, advice: str) -> str:
     content = secrets.token_bytes(_PROBE_BYTES)
     started = time.perf_counter()
     try:
-        obstore.put(store, key, content, use_multipart=False)
+        store.put(key, content, use_multipart=False)
     except Exception as error:
         advice = SPACE_ADVICE if is_full(error) else _LINE_ADVICE if is_unreachable(error) else advice
         raise Problem(f"put failed: {describe_refusal(error)}", advice) from error
@@ -192,14 +191,14 @@ def check_store(store: ObjectStore, key: str, advice: str) -> str:
     missing = []
     found = content
     try:
-        found = bytes(obstore.get(store, key).bytes())
+        found = bytes(store.get(key).bytes())
         text += ", got it back"
     except Exception as error:  # noqa: BLE001  # S3's own, and the network's
         missing.append(f"get failed: {describe_refusal(error)}")
     if found != content:
         raise Problem(f"{key} came back with other bytes", "the store is damaged or is not one: look at its logs")
     try:
-        obstore.delete(store, key)
+        store.delete(key)
         text += ", deleted it"
     except Exception as error:  # noqa: BLE001  # as above
         missing.append(f"delete failed: {describe_refusal(error)}")
@@ -213,8 +212,8 @@ def check_clock(store: ObjectStore, key: str) -> str:
     """Compare our clock with the store's, by the time it gives an object that is put now."""
     before = datetime.now(UTC)
     try:
-        obstore.put(store, key, b"", use_multipart=False)
-        theirs = obstore.head(store, key)["last_modified"]
+        store.put(key, b"", use_multipart=False)
+        theirs = store.head(key)["last_modified"]
     except Exception as error:
         raise Skip(f"the store's time is not known: {describe_refusal(error)}", "repair the store first") from error
     finally:
@@ -237,7 +236,7 @@ def check_clock(store: ObjectStore, key: str) -> str:
 
 def _forget(store: ObjectStore, key: str) -> None:
     try:
-        obstore.delete(store, key)
+        store.delete(key)
     except Exception:  # noqa: BLE001  # an empty object stays, which `check_store` has said
         return
 

@@ -1,20 +1,20 @@
-"""Object stores, built in one place with timeouts, retries and credentials set explicitly, and tried at start."""
+"""The store of an edge, by its settings: credentials, endpoints and certificates; and whether it can be used."""
 
 import contextlib
 import os
 import re
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-import obstore
 from obstore.exceptions import BaseError
-from obstore.store import LocalStore, ObjectStore, S3Store
+from obstore.store import ObjectStore
 
+from dicomflow.bucket import stores
 from dicomflow.bucket.fips import fips_endpoint
 from dicomflow.bucket.keys import probe_key
+from dicomflow.bucket.stores import AT_ONCE, FROM_A_SITE, Patience
 from dicomflow.edge.mount import StoreMount
 from dicomflow.edge.settings import DeliverySettings
 from dicomflow.errors import PermanentError, TransientError
@@ -23,13 +23,6 @@ from dicomflow.regularfiles import read_regular
 
 __all__ = ["build_store", "check_store", "describe_refusal", "identify_store", "is_unreachable", "local_root"]
 
-# A part of 8 MiB at 1 Mbit/s takes 68 s, and several share the line: the default of 30 s would let none through.
-_REQUEST_TIMEOUT: Final = timedelta(minutes=15)
-_CONNECT_TIMEOUT: Final = timedelta(seconds=10)
-_MAX_RETRIES: Final = 3
-_RETRY_TIMEOUT: Final = timedelta(seconds=60)
-
-_CHECK_TIMEOUT: Final = timedelta(seconds=5)
 # S3's codes that mean the settings, the bucket's policy or the keys are wrong; all others may be over later.
 _WRONG_CODES: Final = frozenset(
     {
@@ -74,15 +67,16 @@ def build_store(settings: DeliverySettings, *, is_patient: bool = True) -> Objec
         PermanentError: the settings are wrong: a URL of neither kind, or a CA certificate that cannot be read.
         TransientError: the folder cannot be opened: what it lies on may be away, and come back.
     """
-    root = local_root(settings.store_url)
-    if root is not None:
+    patience = FROM_A_SITE if is_patient else AT_ONCE
+    if not settings.store_url.startswith("s3://"):
         try:
-            return LocalStore(root, mkdir=True)
+            return stores.build_store(settings.store_url, patience)
+        except PermanentError:
+            raise
         except Exception as error:
+            root = local_root(settings.store_url)
             raise TransientError(f"cannot open the object folder {root}: {_first_line(error)}") from error
-    if not is_patient:
-        return _build_s3(settings, _CHECK_TIMEOUT, 0)
-    return _build_s3(settings, _REQUEST_TIMEOUT, _MAX_RETRIES)
+    return _build_s3(settings, patience)
 
 
 def identify_store(settings: DeliverySettings) -> str:
@@ -112,15 +106,15 @@ def check_store(settings: DeliverySettings, edge: str, mount: StoreMount | None 
         if not os.access(root, os.W_OK | os.X_OK):
             raise TransientError(f"cannot write into the object folder {root}")
         return
-    store = _build_s3(settings, _CHECK_TIMEOUT, 0)
+    store = build_store(settings, is_patient=False)
     key = probe_key(edge)
     try:
-        obstore.put(store, key, b"", use_multipart=False)
+        store.put(key, b"", use_multipart=False)
     except Exception as error:
         raise _describe(settings.store_url, error) from error
     # An edge needs no permission to delete; without it the one empty object stays.
     with contextlib.suppress(Exception):
-        obstore.delete(store, key)
+        store.delete(key)
 
 
 def describe_refusal(error: Exception) -> str:
@@ -142,10 +136,7 @@ def local_root(store_url: str) -> Path | None:
     return folder_of_url(store_url, Path)
 
 
-def _build_s3(settings: DeliverySettings, timeout: timedelta, max_retries: int) -> S3Store:
-    bucket = urlsplit(settings.store_url).netloc
-    if not settings.store_url.startswith("s3://") or not bucket:
-        raise PermanentError(f"delivery.store_url {settings.store_url!r} is neither s3://bucket nor file:///folder")
+def _build_s3(settings: DeliverySettings, patience: Patience) -> ObjectStore:
     # A third of a second, which an edge with a folder for a store need not wait for at its start.
     import botocore.session  # noqa: PLC0415  # as above
 
@@ -174,15 +165,15 @@ def _build_s3(settings: DeliverySettings, timeout: timedelta, max_retries: int) 
         config["endpoint"] = endpoint
     if settings.accelerate:
         config |= {
-            "endpoint": f"https://{bucket}.s3-accelerate.amazonaws.com",
+            "endpoint": f"https://{urlsplit(settings.store_url).netloc}.s3-accelerate.amazonaws.com",
             "virtual_hosted_style_request": True,
         }
     try:
-        return S3Store.from_url(
+        return stores.build_store(
             settings.store_url,
-            config=config,  # type: ignore[arg-type]  # a TypedDict cannot be built by parts
-            client_options=_client_options(settings, timeout),  # type: ignore[arg-type]  # as above
-            retry_config={"max_retries": max_retries, "retry_timeout": _RETRY_TIMEOUT},
+            patience,
+            config=config,
+            client_options=_client_options(settings),
             credential_provider=CredentialProvider(load),
         )
     except BaseError as error:  # nobody was asked yet
@@ -198,13 +189,8 @@ def _fips_endpoint(session: Any, settings: DeliverySettings) -> str | None:
     return None if os.environ.get("AWS_ENDPOINT_URL") else endpoint
 
 
-def _client_options(settings: DeliverySettings, timeout: timedelta) -> dict[str, object]:
-    # AWS's own endpoints are https; http is spoken only where an endpoint says so.
-    options: dict[str, object] = {
-        "timeout": timeout,
-        "connect_timeout": min(timeout, _CONNECT_TIMEOUT),
-        "allow_http": True,
-    }
+def _client_options(settings: DeliverySettings) -> dict[str, object]:
+    options: dict[str, object] = {}
     if settings.proxy_url is not None:
         options["proxy_url"] = settings.proxy_url
     if settings.proxy_excludes is not None:

@@ -11,13 +11,13 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import urlsplit
 
-from obstore.store import LocalStore, ObjectStore, S3Store
+from obstore.store import ObjectStore
 
+from dicomflow.bucket import stores
 from dicomflow.bucket.fips import fips_endpoint
+from dicomflow.bucket.stores import IN_THE_CLOUD
 from dicomflow.catalog.buckets import remember_bucket
 from dicomflow.catalog.engine import create_engine_for, require_schema
-from dicomflow.errors import PermanentError
-from dicomflow.folders import folder_of_url
 from dicomflow.healthimaging.client import build_client
 from dicomflow.pipeline.database import create_iam_engine
 from dicomflow.pipeline.dependencies import Dependencies
@@ -36,9 +36,6 @@ LOCAL_BUCKET: Final = "local-bucket"
 CONNECT_SECONDS: Final = 5
 READ_SECONDS: Final = 30
 ATTEMPTS: Final = 5
-_REQUEST_TIMEOUT: Final = timedelta(seconds=60)
-_CONNECT_TIMEOUT: Final = timedelta(seconds=CONNECT_SECONDS)
-_RETRY_TIMEOUT: Final = timedelta(seconds=120)
 
 
 def build_dependencies(settings: PipelineSettings) -> Dependencies:
@@ -78,21 +75,12 @@ def build_store(store_url: str) -> tuple[str, ObjectStore]:
     Raises:
         PermanentError: the URL is neither a bucket's nor a folder's.
     """
-    folder = folder_of_url(store_url)
-    if folder is not None:
-        return LOCAL_BUCKET, LocalStore(folder, mkdir=True)
+    if not store_url.startswith("s3://"):
+        return LOCAL_BUCKET, stores.build_store(store_url, IN_THE_CLOUD)
     bucket = urlsplit(store_url).netloc
-    if not store_url.startswith("s3://") or not bucket:
-        raise PermanentError(f"the store's URL {store_url!r} is neither s3://BUCKET nor file:///FOLDER")
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or _fips_endpoint()
     config = {"endpoint": endpoint} if endpoint else {}
-    store = S3Store.from_url(
-        f"s3://{bucket}",
-        config=config,  # type: ignore[arg-type]  # a TypedDict cannot be built by parts
-        client_options={"timeout": _REQUEST_TIMEOUT, "connect_timeout": _CONNECT_TIMEOUT, "allow_http": True},
-        retry_config={"max_retries": ATTEMPTS, "retry_timeout": _RETRY_TIMEOUT},
-    )
-    return bucket, store
+    return bucket, stores.build_store(f"s3://{bucket}", IN_THE_CLOUD, config=config)
 
 
 def _region() -> str | None:

@@ -20,13 +20,12 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from dicomflow.dicom.part10 import FileMeta, decode_file_meta
-from dicomflow.dicom.scan import Identity, read_identity, scan
+from dicomflow.dicom.scan import HEAD_BYTES, Identity, identify
 from dicomflow.dicom.uids import is_usable, strip_padding
 from dicomflow.errors import PeerError, PermanentError
 
 __all__ = ["Candidate", "Skipped", "StoredFile", "find_candidates", "read_stored_file"]
 
-_HEAD_BYTES: Final = 16 << 10
 _MAPPED_FROM_BYTES: Final = 1 << 20
 # PS3.10 8: the directory of a medium; it is no instance, and no receiver takes it.
 _MEDIA_STORAGE_DIRECTORY: Final = "1.2.840.10008.1.3.10"
@@ -128,14 +127,11 @@ def read_stored_file(path: Path, member: str | None = None) -> StoredFile:
         PermanentError: it is in an archive that cannot be read.
     """
     with path.open("rb", buffering=0) if member is None else _reading(path, member) as file:
-        head = file.read(_HEAD_BYTES)
+        head = file.read(HEAD_BYTES)
         size = os.fstat(file.fileno()).st_size if member is None else _info(path, member).file_size
         meta = decode_file_meta(head)
         try:
-            found = scan(head[meta.data_set_offset :], meta.transfer_syntax_uid, complete=size <= len(head))
-            if not isinstance(found, Identity):
-                file.seek(meta.data_set_offset)
-                found = read_identity(file, meta.transfer_syntax_uid)
+            found = identify(file, head, meta)
         except PeerError:
             found = Identity(None, None, None, None)  # the receiver is to judge it
     sop_class_uid = strip_padding(found.sop_class_uid or b"")

@@ -16,7 +16,7 @@ from dicomflow.edge.spool.folders import Spool
 from dicomflow.edge.spool.lane import Lane
 from dicomflow.edge.spool.records import MAX_RECORD_BYTES
 from dicomflow.edge.spool.rotation import segments_of
-from dicomflow.edge.spool.view import count_files, oldest_seconds
+from dicomflow.edge.spool.view import count_files, look
 
 pytestmark = pytest.mark.skipif(not segments.is_supported, reason="segments need pwrite and fdatasync (not on Windows)")
 
@@ -113,7 +113,7 @@ def test_what_is_not_unpacked_counts_as_received(lane: Lane, spool: Spool):
     put(lane, b"other", 1)
     time.sleep(0.05)
     assert 2 == count_files(lane.root)["received"]
-    assert 0.05 <= oldest_seconds(lane.root) < 60
+    assert 0.05 <= look(lane.root).oldest_seconds() < 60
     spool.unpack(1)
     assert 2 == count_files(lane.root)["received"]
 

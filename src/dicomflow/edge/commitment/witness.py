@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-import obstore
 from obstore.exceptions import InvalidPathError, PermissionDeniedError
 from obstore.store import ObjectStore
 
@@ -59,7 +58,7 @@ class StoreWitness:
         async def _ask_one(entry: LedgerEntry) -> bool:
             async with turn:
                 try:
-                    found = await obstore.head_async(store, entry.object_key)
+                    found = await store.head_async(entry.object_key)
                 except (FileNotFoundError, InvalidPathError):
                     return False
                 except PermissionDeniedError:

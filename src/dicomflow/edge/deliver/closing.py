@@ -22,14 +22,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Closing:
-    """Closes deliveries and submits their manifests. Event loop: one owner.
-
-    Args:
-        shared: what the steps share.
-        deliveries: the open ones.
-        gathering: adds to them.
-        putting: gets what is closed.
-    """
+    """Closes the open deliveries and submits their manifests. Event loop: one owner."""
 
     def __init__(self, shared: Shared, deliveries: Deliveries, gathering: Gathering, putting: Putting) -> None:
         self._shared = shared

@@ -20,14 +20,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Finishing:
-    """Finishes deliveries whose instances are stored. Event loop: one owner.
-
-    Args:
-        shared: what the steps share.
-        uploader: puts the manifest.
-        resent: forgets what is gone from the spool.
-        in_flight: how much is sent at once.
-    """
+    """Finishes deliveries whose instances are stored. Event loop: one owner."""
 
     def __init__(self, shared: Shared, uploader: Uploader, resent: Resent, in_flight: InFlight) -> None:
         self._shared = shared

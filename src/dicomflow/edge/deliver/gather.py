@@ -30,15 +30,7 @@ _GATHER_SECONDS: Final = 2.0
 
 
 class Gathering:
-    """Moves received files into their deliveries. Event loop: one owner.
-
-    Args:
-        shared: what the steps share.
-        resent: knows what is there already.
-        deliveries: the open ones, which get what is gathered.
-        heartbeats: hear of what arrived.
-        submit: takes an instance that is to be put.
-    """
+    """Moves received files into their deliveries, and submits them to be put. Event loop: one owner."""
 
     def __init__(
         self,

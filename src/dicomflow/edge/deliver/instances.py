@@ -14,7 +14,7 @@ from typing import BinaryIO, Final
 
 from dicomflow.bucket.manifest import Manifest
 from dicomflow.dicom.part10 import decode_file_meta, encode_file_meta
-from dicomflow.dicom.scan import Identity, read_identity, scan
+from dicomflow.dicom.scan import HEAD_BYTES, identify
 from dicomflow.dicom.uids import is_usable, strip_padding
 from dicomflow.edge.deliver.delivery import Delivery, ReceivedInstance
 from dicomflow.edge.ledger import LedgerEntry
@@ -37,7 +37,6 @@ __all__ = [
     "read_manifest",
 ]
 
-_HEAD_BYTES: Final = 16 << 10
 _CHUNK_BYTES: Final = 1 << 20
 
 _logger = logging.getLogger(__name__)
@@ -94,12 +93,9 @@ def quarantine_unreadable(file: ReceivedFile, error: OSError, quarantine: Callab
 def read_instance(file: ReceivedFile) -> ReceivedInstance:
     """Read a received file's meta information and identity; raises `PeerError` when it is no such file."""
     with open_regular(file.path) as opened:
-        head = opened.read(_HEAD_BYTES)
+        head = opened.read(HEAD_BYTES)
         meta = decode_file_meta(head)
-        found = scan(memoryview(head)[meta.data_set_offset :], meta.transfer_syntax_uid, complete=False)
-        if not isinstance(found, Identity):
-            opened.seek(meta.data_set_offset)
-            found = read_identity(opened, meta.transfer_syntax_uid)
+        found = identify(opened, head, meta)
         stat = os.fstat(opened.fileno())
     uids = (meta.sop_instance_uid, _uid(found.study_instance_uid), _uid(found.series_instance_uid))
     if not all(map(is_usable, uids)):
@@ -140,7 +136,7 @@ def has_same_data_set(instance: ReceivedInstance, known: LedgerEntry) -> bool:
     except ValueError:  # the ledger's text is damaged
         return False
     with open_regular(instance.file.path) as opened:
-        opened.seek(decode_file_meta(opened.read(_HEAD_BYTES)).data_set_offset)
+        opened.seek(decode_file_meta(opened.read(HEAD_BYTES)).data_set_offset)
         return _digest(meta, opened) == known.sha256
 
 

@@ -21,15 +21,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Putting:
-    """Puts what is submitted. Event loop: one owner.
-
-    Args:
-        shared: what the steps share.
-        uploader: puts one object.
-        resent: knows what the store has.
-        in_flight: how much is sent at once.
-        finishing: ends a delivery whose instances are stored.
-    """
+    """Puts what is submitted. Event loop: one owner."""
 
     def __init__(
         self, shared: Shared, uploader: Uploader, resent: Resent, in_flight: InFlight, finishing: Finishing

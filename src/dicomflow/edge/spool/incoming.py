@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final, Self, TypeAlias
 
-from dicomflow.edge.spool.digest import Digest
 from dicomflow.edge.spool.durable import replace_file, start_writeback
 from dicomflow.edge.spool.names import SUFFIX, stem_of
 from dicomflow.edge.spool.records import MAX_RECORD_BYTES
@@ -116,7 +115,7 @@ class IncomingFile:
         self._path = f"{folder}/{association_id}_{number:08}_{os.getpid()}.part"
         self._fsync = fsync
         self._rename_durably = rename_durably
-        self._digest = Digest()
+        self._sha256 = hashlib.sha256()
         self._unstarted_bytes = 0  # written since the disk was last asked to begin
         taken = spares.take(near_bytes, self._path)
         # How long a spare was: what it held is there until it is written over or cut off.
@@ -134,7 +133,8 @@ class IncomingFile:
 
     def write(self, buffers: Sequence[bytes | memoryview]) -> Self:
         """Append buffers in one gathered write; they may be reused on return. Raises `OSError`."""
-        self._digest.update(buffers)
+        for buffer in buffers:
+            self._sha256.update(buffer)
         before = self.size_bytes
         for start in range(0, len(buffers), _MAX_BUFFERS):
             self._write_all(buffers[start : start + _MAX_BUFFERS])
@@ -151,7 +151,7 @@ class IncomingFile:
         Durable: on return its bytes and its name are on disk. A failed fsync is not retried, since the kernel may have
         dropped the pages. Raises `OSError`, and then the instance is gone.
         """
-        sha256 = self._digest.hexdigest()
+        sha256 = self._sha256.hexdigest()
         target = f"{self._folder}/{stem_of(self._association_id, self._number, peer, sha256)}{SUFFIX}"
         try:
             self._end()
@@ -165,7 +165,6 @@ class IncomingFile:
 
     def discard(self) -> None:
         """Throw the instance away: nothing of it was acknowledged."""
-        self._digest.drop()
         self._close()
         self.path.unlink(missing_ok=True)
 

@@ -1,7 +1,8 @@
 """Spares: files of delivered instances, kept to be written over by new ones.
 
 A file that is there has its blocks on the disk and its pages in memory, so a new instance of about its size costs the
-file system neither. The folder `spares/` holds them; nothing in it is an instance, whatever its bytes are.
+file system neither: 513 to 569 of 525 KB a second instead of 234 to 376 (decision 0013). The folder `spares/` holds
+them; nothing in it is an instance, whatever its bytes are.
 """
 
 import contextlib

@@ -26,7 +26,6 @@ __all__ = [
     "count_records",
     "free_bytes",
     "look",
-    "oldest_seconds",
     "quarantined_files",
     "scan",
 ]
@@ -104,11 +103,6 @@ def free_bytes(root: Path) -> int:
 def count_files(root: Path) -> dict[str, int]:
     """Return how many instances lie in each folder of a spool; a folder that does not exist counts as empty."""
     return look(root, ages=False).counts()
-
-
-def oldest_seconds(root: Path) -> float:
-    """Return the age of the oldest instance that is not stored yet; 0 when there is none."""
-    return look(root).oldest_seconds()
 
 
 def quarantined_files(root: Path) -> Iterator[tuple[Path, str]]:
