@@ -13,7 +13,6 @@ MOST_LINES: Final = 400
 MOST_LINES_OF_A_FUNCTION: Final = 50
 
 LONG_FILES: Final = {
-    "src/dicomflow/catalog/jobs.py": "the states of jobs and series, whose changes are read together",
     "src/dicomflow/catalog/tables.py": "one table after the other",
     "src/dicomflow/edge/supervisor.py": "start, care and stop of the processes, which share their locks",
     "src/dicomflow/healthimaging/client.py": "one call of the service after the other",

@@ -10,7 +10,7 @@ from sqlalchemy import Engine, select
 
 from dicomflow.bucket.keys import instance_key, manifest_key
 from dicomflow.bucket.manifest import Instance, Manifest, Series, Study
-from dicomflow.catalog import imports, jobs, outcomes
+from dicomflow.catalog import imports, jobs, outcomes, pace
 from dicomflow.catalog.deliveries import record_delivery
 from dicomflow.catalog.jobs import Job, JobTarget
 from dicomflow.catalog.outcomes import Outcome, StoredImageSet
@@ -50,7 +50,7 @@ def plan(engine: Engine, delivery: str, *series_uids: str) -> None:
 def claim(engine: Engine, now: datetime = NOW, *, is_long: bool = False) -> Job | None:
     """Claim the next job, as a driver does."""
     with engine.begin() as connection:
-        jobs.lock_claims(connection)
+        pace.lock_claims(connection)
         found = imports.next_ready_series(
             connection, now, max_files=10, max_bytes=1000, together_before=now if is_long else NOW - timedelta(days=1)
         )

@@ -22,7 +22,7 @@ from obstore.store import MemoryStore
 from spoiling import spoil_bytes, spoil_document
 from sqlalchemy import Engine, delete, event, func, insert, select, update
 
-from dicomflow.bucket.keys import instance_key, manifest_key
+from dicomflow.bucket.keys import instance_key, key_of_uri, manifest_key
 from dicomflow.bucket.manifest import Association, Instance, Manifest, Series, Study
 from dicomflow.catalog import jobs, tables
 from dicomflow.healthimaging.client import ImportJob
@@ -33,7 +33,6 @@ from dicomflow.pipeline.events import encode_object_event
 from dicomflow.pipeline.handlers import handlers_of
 from dicomflow.pipeline.plan import plan_delivery
 from dicomflow.pipeline.settle import MAX_RESULT_ATTEMPTS, settle_completed
-from dicomflow.pipeline.staging import input_prefix
 
 EXAMPLES: Final = int(os.environ.get("DICOMFLOW_FUZZ_EXAMPLES", "100"))
 SEED: Final = int(os.environ.get("DICOMFLOW_FUZZ_SEED", "1"))
@@ -260,7 +259,7 @@ def _check_outcomes(world: _Jobs, where: str) -> None:
     assert [(row.series_import_id, row.object_count) for row in world._kept[tables.series_import]] == [
         (row.series_import_id, row.object_count) for row in series
     ], where
-    inputs = {row.import_job_id: input_prefix(world.deps, row) for row in _rows(engine, tables.import_job)}
+    inputs = {row.import_job_id: key_of_uri(row.input_s3_uri) for row in _rows(engine, tables.import_job)}
     for row in _rows(engine, tables.import_outcome):
         assert row.object_key.startswith(inputs[row.import_job_id]), where
     (last,) = (row for row in series if row.series_instance_uid == f"1.2.{BATCH - 1}.1")

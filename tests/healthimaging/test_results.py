@@ -60,8 +60,8 @@ def test_result_parser_accepts_unknown_and_missing_keys() -> None:
     files = {item.object_key: item for item in results.files()}
     assert results.manifest is not None
     assert (4, None, (ImageSetResult("i", 7, None),)) == (
-        results.manifest.scanned,
-        results.manifest.imported,
+        results.manifest.counters.scanned,
+        results.manifest.counters.imported,
         results.manifest.image_sets,
     )
     assert {"a": "imported", "b": "imported", "c": "failed", "d": "warned"} == {

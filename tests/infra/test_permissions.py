@@ -26,9 +26,10 @@ MODULES = {
     "index": ("pipeline/index.py",),
     "plan": ("pipeline/plan.py",),
     "collect": (
-        "pipeline/collect.py",
+        "pipeline/follow.py",
         "pipeline/settle.py",
-        "pipeline/feedback.py",
+        "pipeline/staging.py",
+        "pipeline/tell.py",
         "healthimaging/results.py",
         "healthimaging/primary.py",
     ),
@@ -43,7 +44,7 @@ MODULES["drive"] = (
     *MODULES["collect"],
     "pipeline/drive.py",
     "pipeline/claim.py",
-    "pipeline/staging.py",
+    "pipeline/call.py",
     "pipeline/versions.py",
 )
 """The modules whose calls of the store and of HealthImaging a function makes."""

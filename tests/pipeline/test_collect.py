@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dicomflow.healthimaging.simulator import FileFault
-from dicomflow.pipeline import collect as collect_module
+from dicomflow.pipeline import follow as follow_module
 from dicomflow.pipeline import settle as settle_module
 
 
@@ -158,7 +158,7 @@ def test_series_in_two_deliveries_is_one_image_set_with_a_new_version(deployment
     """What arrives later is imported by itself, and raises the version of the series' image set."""
     run(deployment, s1=1)
     deployment.collect()
-    deployment.offset[0] += collect_module.LOOK_AGAIN
+    deployment.offset[0] += follow_module.LOOK_AGAIN
     deployment.plan(deployment.deliver({"1.2.1": 2}, delivery="d2"))
     deployment.drive()
     deployment.finish()

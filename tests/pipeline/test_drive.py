@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from dicomflow.catalog.jobs import Job
 from dicomflow.healthimaging.limits import MAX_BYTES
 from dicomflow.pipeline import claim as claim_module
 
@@ -62,9 +61,7 @@ def test_crash_between_claim_and_call_is_made_good(deployment: Any) -> None:
     """A job that was claimed and never started is started after its time, once."""
     deployment.plan(deployment.deliver({"1.2.1": 1}, delivery="d1"))
     prepared = claim_module.Prepared()
-    rows: Any = claim_module.claim_next(deployment.deps, prepared)
-    claim_module.prepare(deployment.deps, rows, prepared)
-    assert isinstance(claim_module.claim_next(deployment.deps, prepared), Job)
+    assert claim_module.claim_next(deployment.deps, prepared) is not None
     assert 0 == deployment.drive().started
     deployment.advance(claim_module.CLAIM_SECONDS)
     assert 1 == deployment.drive().started

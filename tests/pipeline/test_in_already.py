@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, event
 
-from dicomflow.catalog import jobs, tables
+from dicomflow.catalog import pace, tables
 from dicomflow.healthimaging.client import delete_image_set
 from dicomflow.healthimaging.simulator import FileFault
 from dicomflow.pipeline import claim as claim_module
@@ -169,7 +169,7 @@ def test_unchanged_series_are_completed_each_by_itself(deployment: Any, monkeypa
         current: list[int] = []
         locked: list[int] = []
         complete = claim_module.imports.complete_series
-        lock = jobs.lock_claims
+        lock = pace.lock_claims
 
         def count(*arguments: Any, known: Any = complete, into: Any = current) -> bool:
             into.append(1)
@@ -186,7 +186,7 @@ def test_unchanged_series_are_completed_each_by_itself(deployment: Any, monkeypa
 
         with monkeypatch.context() as patch:
             patch.setattr(claim_module.imports, "complete_series", count)
-            patch.setattr(jobs, "lock_claims", count_lock)
+            patch.setattr(pace, "lock_claims", count_lock)
             deployment.drive()
         event.remove(deployment.deps.engine, "commit", commit)
         deployment.finish()

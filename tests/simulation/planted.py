@@ -14,7 +14,7 @@ from sqlalchemy.exc import DataError
 import dicomflow.catalog.jobs
 import dicomflow.catalog.merging
 import dicomflow.edge.deliver.resent
-import dicomflow.pipeline.collect
+import dicomflow.pipeline.follow
 import dicomflow.pipeline.index
 import dicomflow.pipeline.settle
 from dicomflow.catalog import engine
@@ -93,8 +93,8 @@ def job_ends_drive() -> _Replaced:
         raise error
 
     return [
-        (dicomflow.pipeline.collect, "settle_completed", settle),
-        (dicomflow.pipeline.collect, "keep_trouble", raise_it),
+        (dicomflow.pipeline.follow, "settle_completed", settle),
+        (dicomflow.pipeline.follow, "keep_trouble", raise_it),
     ]
 
 

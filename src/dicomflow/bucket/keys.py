@@ -27,6 +27,7 @@ __all__ = [
     "is_manifest",
     "is_received",
     "is_staging",
+    "key_of_uri",
     "manifest_key",
     "probe_key",
     "sop_of_key",
@@ -70,6 +71,11 @@ def instance_key(
 ) -> str:
     """Return the object key of an instance; the UIDs must have passed `dicom.uids.is_usable`."""
     return _join((edge, delivery, study_instance_uid, series_instance_uid, f"{sop_instance_uid}.dcm"))
+
+
+def key_of_uri(s3_uri: str) -> str:
+    """Return what stands behind the bucket of an S3 URI."""
+    return s3_uri.removeprefix("s3://").partition("/")[2]
 
 
 def sop_of_key(key: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Statements of import jobs: who claims, starts and follows them, and when somebody looks again.
+"""Statements of import jobs: who claims, starts and follows them, and when somebody looks again; `pace` says how fast.
 
 A change of state names the old one, so that of two callers at once one changes the row and the other gets None.
 Transactions are the caller's. This module must not know HealthImaging or queues.
@@ -7,15 +7,15 @@ Transactions are the caller's. This module must not know HealthImaging or queues
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, case, delete, func, literal, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, case, func, literal, or_, select, update
 
-from dicomflow.bucket.keys import IMPORT_OUTPUT_PREFIX, staging_prefix
-from dicomflow.catalog.imports import CLOCK_TOLERANCE, LONGEST_PUT_OFF, has_come, move_series
+from dicomflow.bucket.keys import IMPORT_OUTPUT_PREFIX, key_of_uri, staging_prefix
+from dicomflow.catalog.imports import has_come, move_series
 from dicomflow.catalog.states import UNFINISHED, JobState, SeriesState
-from dicomflow.catalog.tables import import_job, series_import, start_pause, wake_up
+from dicomflow.catalog.tables import import_job, series_import
 from dicomflow.catalog.types import UtcDateTime
 from dicomflow.catalog.upsert import dialect_insert
 
@@ -23,27 +23,18 @@ __all__ = [
     "Job",
     "JobTarget",
     "claim_job",
-    "clear_pause",
-    "count_unfinished_jobs",
     "find_job",
     "finish_job",
-    "lock_claims",
     "next_job_due",
-    "pause_starts",
-    "paused_until",
     "postpone_job",
-    "recent_calls",
     "record_running",
     "record_submitted",
     "renew_claim",
     "retake_claimed_job",
-    "schedule_wake_up",
-    "scheduled_wake_up",
     "take_due_job",
 ]
 
 _UNDER_WAY: Final = (JobState.SUBMITTED, JobState.IN_PROGRESS)
-_CLAIM_LOCK: Final = 0x64_66_69_6D_70  # "dfimp": any constant serves, if no other program on the server uses it
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +62,11 @@ class Job:
     is_staged: bool
     due_at: datetime | None
 
+    @property
+    def input_prefix(self) -> str:
+        """The key prefix of the job's input, which ends in a slash."""
+        return key_of_uri(self.input_s3_uri)
+
 
 _JOB_COLUMNS: Final[tuple[ColumnElement[Any], ...]] = (
     import_job.c.import_job_id,
@@ -86,37 +82,6 @@ _JOB_COLUMNS: Final[tuple[ColumnElement[Any], ...]] = (
     import_job.c.is_staged,
     import_job.c.due_at,
 )
-
-
-def lock_claims(connection: Connection) -> None:
-    """Let one driver at a time decide what to start; the limits of rate and concurrency rest on it.
-
-    On SQLite a transaction that writes is alone anyway.
-    """
-    if connection.dialect.name == "postgresql":
-        connection.execute(select(func.pg_advisory_xact_lock(_CLAIM_LOCK)))
-
-
-def recent_calls(connection: Connection, datastore_id: str, limit: int, now: datetime) -> list[datetime]:
-    """Return the times of the last calls to start a job, newest first; no times of a clock that was wrong."""
-    statement = (
-        select(import_job.c.called_at)
-        .where(import_job.c.datastore_id == datastore_id, import_job.c.called_at <= now + CLOCK_TOLERANCE)
-        .order_by(import_job.c.called_at.desc())
-        .limit(limit)
-    )
-    return list(connection.execute(statement).scalars())
-
-
-def count_unfinished_jobs(connection: Connection, datastore_id: str) -> int:
-    """Count the jobs that hold a slot of the service's concurrency.
-
-    One that has ended there and is to be settled yet holds none, nor does one whose start has failed and waits.
-    """
-    holds_slot = and_(import_job.c.state.in_(UNFINISHED), import_job.c.ended_at.is_(None))
-    is_waiting = and_(import_job.c.state == JobState.CLAIMED, import_job.c.attempts > 0)
-    statement = select(func.count()).where(import_job.c.datastore_id == datastore_id, holds_slot, ~is_waiting)
-    return connection.execute(statement).scalar_one()
 
 
 def claim_job(
@@ -346,58 +311,6 @@ def next_job_due(connection: Connection, states: Sequence[JobState], now: dateti
     statement = select(func.min(due, type_=UtcDateTime())).where(import_job.c.state.in_(states))
     due_at: datetime | None = connection.execute(statement).scalar_one()
     return due_at
-
-
-def paused_until(connection: Connection, datastore_id: str, now: datetime) -> datetime | None:
-    """Return until when no job is started; None without a pause, or with one longer than any."""
-    statement = select(start_pause.c.until_at).where(
-        start_pause.c.datastore_id == datastore_id, start_pause.c.until_at <= now + LONGEST_PUT_OFF + CLOCK_TOLERANCE
-    )
-    return connection.execute(statement).scalar_one_or_none()
-
-
-def pause_starts(
-    connection: Connection, datastore_id: str, now: datetime, first: timedelta, longest: timedelta
-) -> datetime:
-    """Let no job be started for a while, twice as long as the time before; return until when.
-
-    Call it under `lock_claims`: of several refusals at once each would double the pause.
-    """
-    statement = select(start_pause).where(start_pause.c.datastore_id == datastore_id)
-    known = connection.execute(statement).first()
-    if known is not None and now < known.until_at <= now + longest:
-        until: datetime = known.until_at
-        return until
-    attempts = known.attempts if known is not None else 0
-    until = now + min(first * 2 ** min(attempts, 30), longest)
-    new = dialect_insert(connection, start_pause).values(
-        datastore_id=datastore_id, until_at=until, attempts=attempts + 1
-    )
-    connection.execute(
-        new.on_conflict_do_update(
-            index_elements=["datastore_id"],
-            set_={"until_at": new.excluded.until_at, "attempts": new.excluded.attempts},
-        )
-    )
-    return until
-
-
-def clear_pause(connection: Connection, datastore_id: str) -> None:
-    """Forget the pause: a start was accepted."""
-    connection.execute(delete(start_pause).where(start_pause.c.datastore_id == datastore_id))
-
-
-def scheduled_wake_up(connection: Connection, queue: str) -> datetime | None:
-    """Return when the delayed message that is under way to a queue arrives."""
-    return connection.execute(select(wake_up.c.due_at).where(wake_up.c.queue == queue)).scalar_one_or_none()
-
-
-def schedule_wake_up(connection: Connection, queue: str, due_at: datetime | None) -> None:
-    """Remember the delayed message that was sent, or with None that it has arrived."""
-    statement = dialect_insert(connection, wake_up).values(queue=queue, due_at=due_at)
-    connection.execute(
-        statement.on_conflict_do_update(index_elements=["queue"], set_={"due_at": statement.excluded.due_at})
-    )
 
 
 def _client_token(target: JobTarget, input_prefix: str, rows: Sequence[Row[Any]]) -> str:

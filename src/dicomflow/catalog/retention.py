@@ -10,7 +10,7 @@ from typing import Final
 
 from sqlalchemy import Connection, and_, exists, or_, select
 
-from dicomflow.catalog.jobs import schedule_wake_up, scheduled_wake_up
+from dicomflow.catalog.pace import schedule_wake_up, scheduled_wake_up
 from dicomflow.catalog.states import HELD, SeriesState
 from dicomflow.catalog.tables import import_outcome, series_import, stored_object
 

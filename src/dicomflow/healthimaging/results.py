@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from obstore.exceptions import BaseError
 from obstore.store import ObjectStore
@@ -21,12 +21,17 @@ __all__ = [
     "ID_LENGTH",
     "MANIFEST_NAME",
     "REASON_LENGTH",
+    "UNSTORABLE",
+    "AllResults",
+    "Counters",
     "FileResult",
     "ImageSetResult",
     "JobResults",
     "Manifest",
     "UnreadableManifestError",
     "clean_text",
+    "job_of_prefix",
+    "read_all_results",
     "read_results",
     "results_prefix",
 ]
@@ -37,10 +42,20 @@ MAX_LINE_BYTES: Final = 1 << 20
 REASON_LENGTH: Final = 2000
 ID_LENGTH: Final = 256
 MAX_KEY_BYTES: Final = 1024
+_JOB_FOLDER: Final = "-DicomImport-"
 _LARGEST: Final = 2**63 - 1
-_UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
+UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 # 45328 to 45330 and 47513: frames cannot be retrieved; 45312 and 45344: one blob in its stored syntax.
 UNREADABLE_FRAMES: Final = frozenset({45312, 45328, 45329, 45330, 45344, 47513})
+
+
+class Counters(NamedTuple):
+    """How many files a job has scanned and imported, and how many failed by the customer's and by the server's error."""
+
+    scanned: int | None = None
+    imported: int | None = None
+    customer_errors: int | None = None
+    server_errors: int | None = None
 
 
 class UnreadableManifestError(TransientError):
@@ -60,10 +75,7 @@ class ImageSetResult:
 class Manifest:
     """The counters and image sets of a job; None is what the manifest does not say."""
 
-    scanned: int | None = None
-    imported: int | None = None
-    customer_errors: int | None = None
-    server_errors: int | None = None
+    counters: Counters = Counters()
     image_sets: tuple[ImageSetResult, ...] = ()
     input_s3_uri: str | None = None
 
@@ -123,6 +135,15 @@ class JobResults:
                 yield result
 
 
+@dataclass(frozen=True, slots=True)
+class AllResults:
+    """A job's results by input file; `missing` is what complete ones would have and these lack."""
+
+    manifest: Manifest
+    files: dict[str, FileResult]
+    missing: str | None
+
+
 def results_prefix(output_s3_uri: str, bucket: str, datastore_id: str, job_id: str) -> str:
     """Return the key prefix of a job's results, from its output URI with or without the job's own folder.
 
@@ -133,10 +154,16 @@ def results_prefix(output_s3_uri: str, bucket: str, datastore_id: str, job_id: s
     if not output_s3_uri.startswith(start):
         raise PermanentError(f"the job's output {clean_text(output_s3_uri, ID_LENGTH)!r} is not in bucket {bucket}")
     prefix = output_s3_uri.removeprefix(start).strip("/")
-    folder = f"{datastore_id}-DicomImport-{job_id}"
+    folder = f"{datastore_id}{_JOB_FOLDER}{job_id}"
     if prefix.rpartition("/")[2] == folder:
         return f"{prefix}/"
     return f"{prefix}/{folder}/" if prefix else f"{folder}/"
+
+
+def job_of_prefix(prefix: str) -> tuple[str, str] | None:
+    """Return data store and id of the job whose results lie under a prefix; None when it is no job's folder."""
+    datastore_id, separator, job_id = prefix.rstrip("/").rpartition("/")[2].partition(_JOB_FOLDER)
+    return (datastore_id, job_id) if separator else None
 
 
 def read_results(store: ObjectStore, prefix: str) -> JobResults:
@@ -165,14 +192,41 @@ def read_results(store: ObjectStore, prefix: str) -> JobResults:
     return JobResults(store, prefix, _manifest(summary))
 
 
+def read_all_results(store: ObjectStore, prefix: str, input_prefix: str) -> AllResults:
+    """Read the results of all files under a job's input, with or without its manifest.
+
+    Raises:
+        TransientError: the store did not answer.
+        PermanentError: the prefix is no path that a store can hold.
+    """
+    try:
+        results, missing = read_results(store, prefix), None
+    except UnreadableManifestError as error:
+        results, missing = JobResults(store, prefix, None), str(error)
+    files = results.by_key(input_prefix)
+    return AllResults(results.manifest or Manifest(), files, missing or _missing(results, files))
+
+
+def _missing(results: JobResults, files: Mapping[str, FileResult]) -> str | None:
+    if results.manifest is None:
+        return "the job's manifest is not there"
+    scanned = results.manifest.counters.scanned
+    if scanned is not None and len(files) < scanned:
+        unread = f", and {results.lines_unread} lines of the output are none" if results.lines_unread else ""
+        return f"{len(files)} of {scanned} files have a result{unread}"
+    return None
+
+
 def _manifest(summary: Mapping[str, Any]) -> Manifest:
     listed = summary.get("imageSetsSummary")
     input_s3_uri = summary.get("inputS3Uri")
     return Manifest(
-        scanned=_integer(summary.get("numberOfScannedFiles")),
-        imported=_integer(summary.get("numberOfImportedFiles")),
-        customer_errors=_integer(summary.get("numberOfFilesWithCustomerError")),
-        server_errors=_integer(summary.get("numberOfFilesWithServerError")),
+        counters=Counters(
+            _integer(summary.get("numberOfScannedFiles")),
+            _integer(summary.get("numberOfImportedFiles")),
+            _integer(summary.get("numberOfFilesWithCustomerError")),
+            _integer(summary.get("numberOfFilesWithServerError")),
+        ),
         image_sets=tuple(found for item in (listed if isinstance(listed, list) else ()) if (found := _image_set(item))),
         input_s3_uri=input_s3_uri if _is_storable(input_s3_uri) else None,
     )
@@ -255,7 +309,7 @@ def _image_set(item: object) -> ImageSetResult | None:
 
 def clean_text(text: str, length: int) -> str:
     """Return text as both databases hold it, cut to a length."""
-    return _UNSTORABLE.sub("\ufffd", text[:length])
+    return UNSTORABLE.sub("\ufffd", text[:length])
 
 
 def _is_key(value: object) -> bool:
@@ -263,7 +317,7 @@ def _is_key(value: object) -> bool:
 
 
 def _is_storable(value: object) -> bool:
-    return isinstance(value, str) and bool(value) and _UNSTORABLE.search(value) is None
+    return isinstance(value, str) and bool(value) and UNSTORABLE.search(value) is None
 
 
 def _integer(value: object) -> int | None:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Row
 
-from dicomflow.catalog import imports, jobs, outcomes
+from dicomflow.catalog import imports, jobs, outcomes, pace
 from dicomflow.catalog.imports import LONGEST_PUT_OFF
 from dicomflow.catalog.jobs import Job
 from dicomflow.errors import DicomflowError, InternalError, PermanentError
@@ -30,17 +30,15 @@ __all__ = [
     "FIRST_BACKOFF",
     "MAX_START_ATTEMPTS",
     "Prepared",
-    "Series",
     "backoff",
     "claim_next",
-    "next_call_at",
-    "prepare",
     "reason_of",
 ]
 
 logger = logging.getLogger(__name__)
 
-START_BURST: Final = 2
+MAX_STEPS: Final = 400
+"""Of a run, with the series that need no job: it is to end long before its time is over."""
 LONGEST_WAIT: Final = timedelta(seconds=10)
 """The queue is long when its last series, each having a job of its own, would wait longer than this."""
 CLAIM_SECONDS: Final = 75  # longer than one call can take
@@ -56,65 +54,28 @@ class Prepared:
 
     series: set[int] = field(default_factory=set)
     image_sets: set[str] = field(default_factory=set)
+    steps: int = 0
 
 
-def claim_next(deps: Dependencies, prepared: Prepared) -> Job | Series | None:
+def claim_next(deps: Dependencies, prepared: Prepared) -> Job | None:
     """Take the next job to start, if rate and concurrency allow one: first those claimed before, then new ones.
 
-    Returns:
-        The job; or the series it would have, which are to be prepared first, or which no job takes; or None when
-        nothing can be started now.
+    The series of a new one are prepared before: what is in as a whole is completed, and needs no job.
     """
-    rows: Series = ()
-    try:
-        with after_commit(deps.metrics) as counts, deps.engine.begin() as connection:
-            now = deps.clock()
-            due_at = now + timedelta(seconds=CLAIM_SECONDS)
-            jobs.lock_claims(connection)
-            if next_call_at(deps, connection, now) > now:
+    while prepared.steps < MAX_STEPS:
+        found = _claim_next(deps, prepared)
+        if found is None:
+            return None
+        if not isinstance(found, Job):
+            try:
+                _prepare(deps, found, prepared)
+            except ThrottledError as error:
+                logger.warning("import_starts_stopped", extra={"error": str(error)})
                 return None
-            has_slot = jobs.count_unfinished_jobs(connection, deps.datastore_id) < deps.concurrent_imports
-            job = jobs.retake_claimed_job(connection, now, due_at, has_slot=has_slot)
-            if job is not None or not has_slot:
-                return job
-            prefix, rows = _next_series(deps, connection, now)
-            if not rows or not prepared.series.issuperset(row.series_import_id for row in rows):
-                return rows or None
-            return _claim(deps, connection, counts, prefix, rows, now, due_at) or rows
-    except Exception as error:
-        if not rows:
-            raise
-        _put_off(deps, rows[:1], error)
-        return rows
-
-
-def prepare(deps: Dependencies, rows: Series, prepared: Prepared) -> None:
-    """See what of some series is in; one that is in as a whole is completed, the others are ready for a job.
-
-    Raises:
-        ThrottledError: the service has enough to do; nothing is recorded.
-    """
-    for row in rows:
-        if row.series_import_id in prepared.series:
-            continue
-        try:
-            _prepare(deps, row, prepared)
-        except ThrottledError:
-            raise
-        except Exception as error:  # noqa: BLE001  # it belongs to this series
-            _put_off(deps, [row], error)
-        else:
-            prepared.series.add(row.series_import_id)
-
-
-def next_call_at(deps: Dependencies, connection: Connection, now: datetime) -> datetime:
-    """Return when the next call is within the rate, and not in a pause.
-
-    The rate: at most a burst of calls in the time a burst takes to refill.
-    """
-    calls = jobs.recent_calls(connection, deps.datastore_id, START_BURST, now)
-    next_at = now if len(calls) < START_BURST else calls[-1] + timedelta(seconds=START_BURST / deps.start_rate)
-    return max(next_at, jobs.paused_until(connection, deps.datastore_id, now) or next_at)
+        prepared.steps += 1
+        if isinstance(found, Job):
+            return found
+    return None
 
 
 def backoff(attempts: int) -> timedelta:
@@ -128,6 +89,31 @@ def reason_of(error: Exception) -> str:
     return str(error) if isinstance(error, DicomflowError) else f"it could not be started: {type(error).__name__}"
 
 
+def _claim_next(deps: Dependencies, prepared: Prepared) -> Job | Series | None:
+    """Return the next job; or the series it would have, if these are to be prepared first or no job takes them."""
+    rows: Series = ()
+    try:
+        with after_commit(deps.metrics) as counts, deps.engine.begin() as connection:
+            now = deps.clock()
+            due_at = now + timedelta(seconds=CLAIM_SECONDS)
+            pace.lock_claims(connection)
+            if pace.next_call_at(connection, deps.datastore_id, deps.start_rate, now) > now:
+                return None
+            has_slot = pace.count_unfinished_jobs(connection, deps.datastore_id) < deps.concurrent_imports
+            job = jobs.retake_claimed_job(connection, now, due_at, has_slot=has_slot)
+            if job is not None or not has_slot:
+                return job
+            prefix, rows = _next_series(deps, connection, now)
+            if not rows or not prepared.series.issuperset(row.series_import_id for row in rows):
+                return rows or None
+            return _claim(deps, connection, counts, prefix, rows, now, due_at) or rows
+    except Exception as error:
+        if not rows:
+            raise
+        _put_off(deps, rows[0], error)
+        return rows
+
+
 def _next_series(deps: Dependencies, connection: Connection, now: datetime) -> tuple[str, Series]:
     most = int(LONGEST_WAIT.total_seconds() * deps.start_rate) + 1
     ahead = timedelta(seconds=imports.count_ready_series(connection, now, most) / deps.start_rate)
@@ -138,7 +124,26 @@ def _next_series(deps: Dependencies, connection: Connection, now: datetime) -> t
     return found or ("", ())
 
 
-def _prepare(deps: Dependencies, row: Row[Any], prepared: Prepared) -> None:
+def _prepare(deps: Dependencies, rows: Series, prepared: Prepared) -> None:
+    """See what of some series is in; one that is in as a whole is completed, the others are ready for a job.
+
+    Raises:
+        ThrottledError: the service has enough to do; nothing is recorded.
+    """
+    for row in rows:
+        if row.series_import_id in prepared.series:
+            continue
+        try:
+            _prepare_one(deps, row, prepared)
+        except ThrottledError:
+            raise
+        except Exception as error:  # noqa: BLE001  # it belongs to this series
+            _put_off(deps, row, error)
+        else:
+            prepared.series.add(row.series_import_id)
+
+
+def _prepare_one(deps: Dependencies, row: Row[Any], prepared: Prepared) -> None:
     with deps.engine.begin() as connection:
         left = outcomes.objects_left(connection, row, deps.datastore_id)
     compare_versions(deps.engine, deps.store, {each.sop_instance_uid for each in left if each.sop_instance_uid})
@@ -211,25 +216,17 @@ def _claim(
     return job
 
 
-def _put_off(deps: Dependencies, rows: Series, error: Exception) -> None:
-    """Let series wait that cannot be claimed; those that never will fail with the reason."""
+def _put_off(deps: Dependencies, row: Row[Any], error: Exception) -> None:
+    """Let a series wait that cannot be claimed; one that never will fails with the reason."""
+    told = {"series_import_id": row.series_import_id, "series_instance_uid": row.series_instance_uid}
     if not isinstance(error, DicomflowError):
-        logger.error("series_not_claimed", extra={"series_import_id": rows[0].series_import_id}, exc_info=error)
+        logger.error("series_not_claimed", extra=told, exc_info=error)
     message, now = reason_of(error), deps.clock()
     with after_commit(deps.metrics) as counts, deps.engine.begin() as connection:
-        for row in rows:
-            if isinstance(error, PermanentError) or row.attempts + 1 >= MAX_START_ATTEMPTS:
-                imports.refuse_series(connection, row.series_import_id, message, now)
-                counts[Name.IMPORTS_FAILED] += 1
-            else:
-                not_before = now + backoff(row.attempts)
-                imports.put_off_series(connection, [row.series_import_id], not_before, message, now)
-    logger.warning(
-        "series_put_off",
-        extra={
-            "series_import_id": rows[0].series_import_id,
-            "series_instance_uid": rows[0].series_instance_uid,
-            "attempts": rows[0].attempts + 1,
-            "error": message,
-        },
-    )
+        if isinstance(error, PermanentError) or row.attempts + 1 >= MAX_START_ATTEMPTS:
+            imports.refuse_series(connection, row.series_import_id, message, now)
+            counts[Name.IMPORTS_FAILED] += 1
+        else:
+            not_before = now + backoff(row.attempts)
+            imports.put_off_series(connection, [row.series_import_id], not_before, message, now)
+    logger.warning("series_put_off", extra={**told, "attempts": row.attempts + 1, "error": message})

@@ -16,10 +16,10 @@ from dicomflow.bucket.keys import is_manifest
 from dicomflow.catalog.deliveries import record_problem
 from dicomflow.catalog.imports import count_backlog
 from dicomflow.errors import InternalError, PermanentError
-from dicomflow.pipeline.collect import collect_event
 from dicomflow.pipeline.dependencies import Dependencies
 from dicomflow.pipeline.drive import drive
 from dicomflow.pipeline.events import StoredObjectEvent, decode_object_events
+from dicomflow.pipeline.follow import collect_event
 from dicomflow.pipeline.index import index_objects
 from dicomflow.pipeline.metrics import Name
 from dicomflow.pipeline.plan import plan_delivery

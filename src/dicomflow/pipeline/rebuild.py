@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from obstore.exceptions import BaseError
 from obstore.store import ObjectStore
@@ -22,22 +22,30 @@ from dicomflow.bucket.keys import (
     is_manifest,
     is_received,
     is_staging,
+    key_of_uri,
     sop_of_key,
 )
 from dicomflow.bucket.listing import ListedObject, list_objects
 from dicomflow.bucket.manifest import Manifest
-from dicomflow.catalog import outcomes, restoring
+from dicomflow.catalog import restoring
 from dicomflow.catalog.deliveries import clear_problem, clear_problems, record_problem
 from dicomflow.catalog.engine import begin_read, is_of_a_value
-from dicomflow.catalog.outcomes import Outcome, StoredImageSet
 from dicomflow.catalog.restoring import PastJob
 from dicomflow.catalog.states import SeriesState
 from dicomflow.catalog.versions import instances_with_versions
 from dicomflow.errors import PermanentError, TransientError
-from dicomflow.healthimaging.results import MANIFEST_NAME, FileResult, JobResults, UnreadableManifestError, read_results
+from dicomflow.healthimaging.results import (
+    MANIFEST_NAME,
+    FileResult,
+    JobResults,
+    UnreadableManifestError,
+    job_of_prefix,
+    read_results,
+)
 from dicomflow.pipeline.events import StoredObjectEvent
 from dicomflow.pipeline.index import IndexResult, index_objects
 from dicomflow.pipeline.plan import plan_delivery
+from dicomflow.pipeline.settle import ObjectResult, image_sets_of, record_results
 from dicomflow.pipeline.versions import compare_versions
 
 __all__ = ["Rebuilt", "rebuild_catalog"]
@@ -45,7 +53,6 @@ __all__ = ["Rebuilt", "rebuild_catalog"]
 logger = logging.getLogger(__name__)
 
 BATCH: Final = 500
-JOB_FOLDER: Final = "-DicomImport-"
 ODD_NAME: Final = "name:"  # before the name of what no key can name, in the place of an object key
 
 
@@ -103,7 +110,8 @@ def rebuild_catalog(
             several = instances_with_versions(connection)
         compare_versions(engine, store, several)
         for prefix, ended_at in _job_folders(store):
-            datastore_ids.add(_datastore_of(prefix))
+            if (folder := job_of_prefix(prefix)) is not None:
+                datastore_ids.add(folder[0])
             restore = partial(_restore, engine, store, bucket, prefix, ended_at, clock, done)
             _restore_apart(engine, prefix + MANIFEST_NAME, restore, done)
             tell(done)
@@ -194,10 +202,6 @@ def _job_folders(store: ObjectStore) -> list[tuple[str, datetime]]:
     return [(prefix, ended_at) for ended_at, prefix in sorted(found)]
 
 
-def _datastore_of(prefix: str) -> str:
-    return prefix.rstrip("/").rpartition("/")[2].partition(JOB_FOLDER)[0]
-
-
 def _restore_apart(engine: Engine, key: str, restore: Callable[[], None], done: Rebuilt) -> None:
     """Bring back one job; what its output cannot be used for is listed under the key of its manifest."""
     try:
@@ -235,8 +239,8 @@ def _restore(
     done: Rebuilt,
 ) -> None:
     """Bring back one job from its output: its outcomes, its image sets, and the state of its series."""
-    datastore_id, separator, job_id = prefix.rstrip("/").rpartition("/")[2].partition(JOB_FOLDER)
-    if not separator:
+    folder = job_of_prefix(prefix)
+    if folder is None:
         raise PermanentError("the job manifest lies in no folder of a job")
     results = read_results(store, prefix)
     manifest = results.manifest
@@ -244,10 +248,9 @@ def _restore(
         return
     if manifest.input_s3_uri is None:
         raise PermanentError("the job manifest does not name the job's input")
-    counters = (manifest.scanned, manifest.imported, manifest.customer_errors, manifest.server_errors)
-    is_staged = is_staging(manifest.input_s3_uri.removeprefix(f"s3://{bucket}/"))
+    is_staged = is_staging(key_of_uri(manifest.input_s3_uri))  # the bucket may have had another name then
     uri = f"s3://{bucket}/{prefix}"
-    job = PastJob(datastore_id, job_id, manifest.input_s3_uri, uri, ended_at, counters, is_staged)
+    job = PastJob(*folder, manifest.input_s3_uri, uri, ended_at, manifest.counters, is_staged)
     with engine.begin() as connection:
         import_job_id = restoring.record_past_job(connection, job, clock())
         is_new = import_job_id is not None
@@ -261,55 +264,20 @@ def _restore(
             done.passed_over += 1
             return
         uids = {uid for key in keys if (uid := sop_of_key(key)) is not None}
-        restoring.adopt_before(connection, keys, uids, datastore_id, clock())
+        restoring.adopt_before(connection, keys, uids, job.datastore_id, clock())
         there = rows.keys() | (restoring.known_objects(connection, keys) if is_new else ())
-        told = [_outcome(key, each, rows) for key, each in found if key in there]
-        outcomes.record_outcomes(connection, import_job_id, told)
-        image_sets = _image_sets(results, found, rows)
-        outcomes.record_image_sets(connection, datastore_id, image_sets, clock())
+        told = [ObjectResult(key, each, rows.get(key)) for key, each in found if key in there]
+        record_results(connection, import_job_id, job.datastore_id, told, image_sets_of(manifest, told), clock())
         series = {row.series_import_id: row for row in rows.values()}
-        restoring.settle_restored(connection, series.values(), import_job_id, datastore_id, clock())
+        restoring.settle_restored(connection, series.values(), import_job_id, job.datastore_id, clock())
     done.jobs += 1
 
 
 def _objects_of(connection: Connection, results: JobResults, job: PastJob) -> list[tuple[str, FileResult]]:
     """Return each result with the key of its object, of which a staged file was a copy."""
-    files = list(results.by_key(_key_of(job.input_s3_uri)).values())
+    files = list(results.by_key(key_of_uri(job.input_s3_uri)).values())
     if not job.is_staged:
         return [(each.object_key, each) for each in files]
     uids = {uid: each for each in files if (uid := sop_of_key(each.object_key)) is not None}
     newest = restoring.newest_objects(connection, uids.keys(), job.ended_at)
     return [(newest[uid], each) for uid, each in uids.items() if uid in newest]
-
-
-def _key_of(s3_uri: str) -> str:
-    """Return what stands behind the bucket, which may have had another name then."""
-    return s3_uri.removeprefix("s3://").partition("/")[2]
-
-
-def _outcome(key: str, result: FileResult, rows: Mapping[str, Any]) -> Outcome:
-    row = rows.get(key)
-    return Outcome(
-        object_key=key,
-        series_import_id=row.series_import_id if row is not None else None,
-        sop_instance_uid=sop_of_key(key),
-        outcome=result.outcome,
-        image_set_id=result.image_set.image_set_id if result.image_set else None,
-        reason=result.reason,
-    )
-
-
-def _image_sets(
-    results: JobResults, found: Sequence[tuple[str, FileResult]], rows: Mapping[str, Any]
-) -> set[StoredImageSet]:
-    listed = {item.image_set_id: item for item in (results.manifest.image_sets if results.manifest else ())}
-    sets = set()
-    for key, result in found:
-        if result.image_set is None or key not in rows:
-            continue
-        told = listed.get(result.image_set.image_set_id, result.image_set)
-        is_primary = told.is_primary if told.is_primary is not None else result.image_set.is_primary
-        version = told.version or result.image_set.version
-        of_series = rows[key].study_instance_uid, rows[key].series_instance_uid
-        sets.add(StoredImageSet(*of_series, told.image_set_id, version, is_primary))
-    return sets

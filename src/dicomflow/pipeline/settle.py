@@ -6,9 +6,10 @@ ended it.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from functools import partial
+from functools import cache, partial
 from typing import Any, Final, TypeVar
 from urllib.parse import unquote
 
@@ -16,34 +17,35 @@ from sqlalchemy import Connection, Row
 
 from dicomflow.bucket.keys import sop_of_key
 from dicomflow.catalog import imports, jobs, outcomes
-from dicomflow.catalog.deliveries import next_report_due
 from dicomflow.catalog.imports import LONGEST_PUT_OFF
 from dicomflow.catalog.jobs import Job
-from dicomflow.catalog.outcomes import Outcome, StoredImageSet
+from dicomflow.catalog.outcomes import Outcome, StoredImageSet, record_image_sets, record_outcomes
 from dicomflow.catalog.states import UNFINISHED, InstanceState, JobState, SeriesState
 from dicomflow.errors import DicomflowError, PermanentError, TransientError
 from dicomflow.healthimaging import client as healthimaging
 from dicomflow.healthimaging.client import ImageSet, ImportJob
 from dicomflow.healthimaging.primary import conflicts_of_study
 from dicomflow.healthimaging.results import (
+    AllResults,
     FileResult,
-    JobResults,
-    UnreadableManifestError,
-    read_results,
+    Manifest,
+    read_all_results,
     results_prefix,
 )
 from dicomflow.pipeline.dependencies import Dependencies
-from dicomflow.pipeline.feedback import send_feedback
 from dicomflow.pipeline.metrics import Counts, Name, after_commit
-from dicomflow.pipeline.staging import clear_staging, input_prefix
-from dicomflow.pipeline.wakeups import wake_driver
+from dicomflow.pipeline.staging import clear_staging
 
 __all__ = [
     "MAX_RESULT_ATTEMPTS",
     "MAX_SERIES_ATTEMPTS",
     "RESULTS_AGAIN",
+    "ObjectResult",
+    "end_without_results",
     "give_up",
+    "image_sets_of",
     "keep_trouble",
+    "record_results",
     "settle_completed",
     "settle_failed",
 ]
@@ -59,6 +61,15 @@ REQUEUE_AFTER: Final = timedelta(seconds=30)
 NOT_RETRIED: Final = ("FILE_COUNTS_LI", "TOTAL_SIZE_LI")  # the same files would fail again
 
 
+@dataclass(frozen=True, slots=True)
+class ObjectResult:
+    """A file's result with the key of its object, and the series it is of, where that is known."""
+
+    key: str
+    result: FileResult
+    series: Row[Any] | None
+
+
 def settle_completed(deps: Dependencies, job: Job, told: ImportJob) -> None:
     """Read a completed job's results; while they are not all there, come back for them a number of times."""
     try:
@@ -69,31 +80,15 @@ def settle_completed(deps: Dependencies, job: Job, told: ImportJob) -> None:
         keep_trouble(deps, job, told, error)
 
 
-def _settle_completed(deps: Dependencies, job: Job, told: ImportJob) -> None:
-    is_patient = job.attempts < MAX_RESULT_ATTEMPTS and job.state in UNFINISHED
-    prefix = results_prefix(told.output_s3_uri or job.output_s3_uri, deps.bucket, deps.datastore_id, told.job_id)
-    reason = None
-    try:
-        results = read_results(deps.store, prefix)
-    except UnreadableManifestError as error:
-        results, reason = JobResults(deps.store, prefix, None), str(error)
-    files = results.by_key(input_prefix(deps, job))
-    reason = reason or _missing(results, files)
-    if reason is not None and is_patient:
-        _postpone(deps, job, told, reason)
-        return
-    _record(deps, job, told, results, files, reason, is_patient=is_patient)
-
-
 def settle_failed(deps: Dependencies, job: Job, message: str, told: ImportJob | None) -> None:
     """End a job that failed; its series are queued again a number of times, then wait for an operator."""
-    _end_without_results(deps, job, JobState.FAILED, message, told, is_final=message.startswith(NOT_RETRIED))
+    end_without_results(deps, job, JobState.FAILED, message, told, is_final=message.startswith(NOT_RETRIED))
 
 
 def give_up(deps: Dependencies, job: Job, told: ImportJob) -> None:
     """Stop waiting for a job that hangs; its series go on as after a failure. It may still end, and then counts."""
     message = f"the job was {told.status} for more than {deps.job_limit}, and was given up"
-    _end_without_results(deps, job, JobState.GIVEN_UP, message, told, is_final=False)
+    end_without_results(deps, job, JobState.GIVEN_UP, message, told, is_final=False)
 
 
 def keep_trouble(deps: Dependencies, job: Job, told: ImportJob | None, error: Exception) -> None:
@@ -114,31 +109,81 @@ def keep_trouble(deps: Dependencies, job: Job, told: ImportJob | None, error: Ex
     is_old = job.submitted_at is not None and now - job.submitted_at > deps.job_limit
     is_vain = not isinstance(error, TransientError) and job.attempts >= MAX_RESULT_ATTEMPTS
     if told is None and is_old:
-        _end_without_results(deps, job, JobState.GIVEN_UP, message, None, is_final=False)
+        end_without_results(deps, job, JobState.GIVEN_UP, message, is_final=False)
     elif told is not None and (is_old or is_vain):
-        _end_without_results(deps, job, JobState.FAILED, message, told, is_final=True)
+        end_without_results(deps, job, JobState.FAILED, message, told, is_final=True)
     else:
         _postpone(deps, job, told, message)
 
 
-def _end_without_results(
-    deps: Dependencies, job: Job, state: JobState, message: str, told: ImportJob | None, *, is_final: bool
+def end_without_results(
+    deps: Dependencies, job: Job, state: JobState, message: str, told: ImportJob | None = None, *, is_final: bool
 ) -> None:
+    """End a job that brought nothing; its series are queued again a number of times, unless this is final."""
     now = deps.clock()
+    job_id, ended_at = (told.job_id, told.ended_at) if told else (None, None)
     with after_commit(deps.metrics) as counts, deps.engine.begin() as connection:
-        if not jobs.finish_job(
-            connection,
-            job,
-            state,
-            now=now,
-            job_id=told.job_id if told else None,
-            ended_at=told.ended_at if told else None,
-            message=message,
-        ):
+        if not jobs.finish_job(connection, job, state, now=now, job_id=job_id, ended_at=ended_at, message=message):
             return
         for row in imports.series_of_job(connection, job.import_job_id):
             _retry_or_end(connection, counts, row, job, SeriesState.FAILED, message, now, is_final=is_final)
-    _after_end(deps, job, told, state, [])
+    _after_end(deps, job, job_id, state, message)
+
+
+def image_sets_of(manifest: Manifest, found: Iterable[ObjectResult]) -> list[StoredImageSet]:
+    """Return the image sets of each series, as the manifest tells of them or else a result."""
+    listed = {item.image_set_id: item for item in manifest.image_sets}
+    known: dict[tuple[int, str], StoredImageSet] = {}
+    for each in found:
+        own = each.result.image_set
+        if own is None or each.series is None:
+            continue
+        told = listed.get(own.image_set_id, own)
+        of_series = each.series.study_instance_uid, each.series.series_instance_uid
+        known.setdefault(
+            (each.series.series_import_id, own.image_set_id),
+            StoredImageSet(
+                *of_series,
+                own.image_set_id,
+                told.version or own.version,
+                told.is_primary if told.is_primary is not None else own.is_primary,
+            ),
+        )
+    return list(known.values())
+
+
+def record_results(
+    connection: Connection,
+    import_job_id: int,
+    datastore_id: str,
+    found: Iterable[ObjectResult],
+    image_sets: Iterable[StoredImageSet],
+    now: datetime,
+) -> None:
+    """Record what a job brought; a repeat changes nothing."""
+    outcomes = (
+        Outcome(
+            object_key=each.key,
+            series_import_id=each.series.series_import_id if each.series is not None else None,
+            sop_instance_uid=sop_of_key(each.key),
+            outcome=each.result.outcome,
+            image_set_id=each.result.image_set.image_set_id if each.result.image_set else None,
+            reason=each.result.reason,
+        )
+        for each in found
+    )
+    record_outcomes(connection, import_job_id, outcomes)
+    record_image_sets(connection, datastore_id, image_sets, now)
+
+
+def _settle_completed(deps: Dependencies, job: Job, told: ImportJob) -> None:
+    is_patient = job.attempts < MAX_RESULT_ATTEMPTS and job.state in UNFINISHED
+    prefix = results_prefix(told.output_s3_uri or job.output_s3_uri, deps.bucket, job.datastore_id, told.job_id)
+    results = read_all_results(deps.store, prefix, job.input_prefix)
+    if results.missing is not None and is_patient:
+        _postpone(deps, job, told, results.missing)
+        return
+    _record(deps, job, told, results, is_patient=is_patient)
 
 
 def _retry_or_end(
@@ -175,40 +220,14 @@ def _postpone(deps: Dependencies, job: Job, told: ImportJob | None, reason: str)
         "import_job_not_followed",
         extra={"import_job_id": job.import_job_id, "attempts": job.attempts + 1, "error": reason},
     )
-    wake_driver(deps, due_at, "results")
 
 
-def _missing(results: JobResults, files: Mapping[str, FileResult]) -> str | None:
-    """Return what a complete result would have and this one lacks."""
-    if results.manifest is None:
-        return "the job's manifest is not there"
-    scanned = results.manifest.scanned
-    if scanned is not None and len(files) < scanned:
-        unread = f", and {results.lines_unread} lines of the output are none" if results.lines_unread else ""
-        return f"{len(files)} of {scanned} files have a result{unread}"
-    return None
-
-
-def _record(
-    deps: Dependencies,
-    job: Job,
-    told: ImportJob,
-    results: JobResults,
-    files: Mapping[str, FileResult],
-    reason: str | None,
-    *,
-    is_patient: bool,
-) -> None:
+def _record(deps: Dependencies, job: Job, told: ImportJob, results: AllResults, *, is_patient: bool) -> None:
     """Write everything a job brought in one transaction, if nobody has yet."""
-    manifest = results.manifest
-    counters = (
-        (manifest.scanned, manifest.imported, manifest.customer_errors, manifest.server_errors)
-        if manifest
-        else (None, None, None, None)
-    )
-    by_folder = _series_by_folder(deps, job, files)
-    image_sets = _image_sets(deps, results, files, by_folder, is_patient=is_patient)
-    has_server_errors = manifest is not None and bool(manifest.server_errors)
+    manifest, reason = results.manifest, results.missing
+    by_folder = _series_by_folder(deps, job, results.files)
+    found = [_object_result(result, by_folder) for result in results.files.values()]
+    image_sets = _asked_for_rest(deps, job, image_sets_of(manifest, found), is_patient=is_patient)
     now = deps.clock()
     with after_commit(deps.metrics) as counts, deps.engine.begin() as connection:
         if not jobs.finish_job(
@@ -219,17 +238,15 @@ def _record(
             job_id=told.job_id,
             ended_at=told.ended_at,
             message=reason,
-            counters=counters,
+            counters=manifest.counters,
         ):
             return
-        found = [_outcome(result, by_folder) for result in files.values()]
-        outcomes.record_outcomes(connection, job.import_job_id, found)
-        outcomes.record_image_sets(connection, deps.datastore_id, image_sets, now)
+        record_results(connection, job.import_job_id, job.datastore_id, found, image_sets, now)
         for row in by_folder.values():
-            _settle_series(
-                connection, counts, row, job, found, deps.datastore_id, reason, now, is_final=not has_server_errors
-            )
-    _after_end(deps, job, told, JobState.COMPLETED, image_sets)
+            failed = (each for each in found if each.series is row and each.result.outcome is InstanceState.FAILED)
+            because = next((each.result.reason for each in failed if each.result.reason), reason)
+            _settle_series(connection, counts, row, job, because, now, is_final=not manifest.counters.server_errors)
+    _after_end(deps, job, told.job_id, JobState.COMPLETED, reason, image_sets)
 
 
 def _series_by_folder(deps: Dependencies, job: Job, files: Mapping[str, FileResult]) -> dict[str, Row[Any]]:
@@ -240,7 +257,7 @@ def _series_by_folder(deps: Dependencies, job: Job, files: Mapping[str, FileResu
     with deps.engine.begin() as connection:
         rows = imports.series_of_job(connection, job.import_job_id)
         if job.is_staged:
-            return {input_prefix(deps, job): row for row in rows}
+            return {job.input_prefix: rows[-1]} if rows else {}
         by_folder = {row.input_prefix: row for row in rows}
         lost = {_folder(key) for key in files} - by_folder.keys()
         delivery_ids = {unquote(parts[1]) for folder in lost if len(parts := folder.split("/")) > 2}
@@ -254,90 +271,60 @@ def _settle_series(
     counts: Counts,
     row: Row[Any],
     job: Job,
-    found: Sequence[Outcome],
-    datastore_id: str,
-    reason: str | None,
+    because: str | None,
     now: datetime,
     *,
     is_final: bool,
 ) -> None:
     """Decide a series: completed only when every instance is in, by this job or an earlier one."""
-    imported = outcomes.count_in(connection, row, datastore_id)
+    imported = outcomes.count_in(connection, row, job.datastore_id)
     if imported >= row.object_count:
         if imports.finish_series(
             connection, row.series_import_id, job.import_job_id, SeriesState.COMPLETED, None, now
         ) or imports.complete_series(connection, row.series_import_id, None, now):
             counts[Name.IMPORTS_COMPLETED] += 1
         return
-    failed = (
-        item for item in found if item.series_import_id == row.series_import_id and item.outcome is InstanceState.FAILED
-    )
-    because = next((item.reason for item in failed if item.reason), reason)
     message = f"{imported} of {row.object_count} instances imported; first reason: {because or 'none was given'}"
     state = SeriesState.PARTIAL if imported else SeriesState.FAILED
     _retry_or_end(connection, counts, row, job, state, message, now, is_final=is_final)
 
 
-def _outcome(result: FileResult, by_folder: Mapping[str, Row[Any]]) -> Outcome:
+def _object_result(result: FileResult, by_folder: Mapping[str, Row[Any]]) -> ObjectResult:
     """Return a file's result under the key of the object, of which a staged file is a copy."""
     row = by_folder.get(_folder(result.object_key))
     name = result.object_key.rpartition("/")[2]
-    return Outcome(
-        object_key=row.input_prefix + name if row else result.object_key,
-        series_import_id=row.series_import_id if row else None,
-        sop_instance_uid=sop_of_key(name),
-        outcome=result.outcome,
-        image_set_id=result.image_set.image_set_id if result.image_set else None,
-        reason=result.reason,
-    )
+    return ObjectResult(row.input_prefix + name if row is not None else result.object_key, result, row)
 
 
-def _image_sets(
-    deps: Dependencies,
-    results: JobResults,
-    files: Mapping[str, FileResult],
-    by_folder: Mapping[str, Row[Any]],
-    *,
-    is_patient: bool,
+def _asked_for_rest(
+    deps: Dependencies, job: Job, image_sets: Sequence[StoredImageSet], *, is_patient: bool
 ) -> list[StoredImageSet]:
-    """Return the image sets of each series; what the results do not say of them is asked of the service.
+    """Return image sets with what the results do not say of them, which is asked of the service.
 
     What it does not tell stays unknown, once there is no patience left: the outcomes are worth more.
     """
-    listed = {item.image_set_id: item for item in (results.manifest.image_sets if results.manifest else ())}
-    known: dict[str, tuple[int | None, bool | None]] = {}
-    conflicts: dict[str, dict[str, tuple[str, ...]]] = {}  # by study
-    found = set()
-    for key, result in files.items():
-        row = by_folder.get(_folder(key))
-        if result.image_set is None or row is None:
-            continue
-        image_set_id = result.image_set.image_set_id
-        if image_set_id not in known:
-            in_manifest = listed.get(image_set_id, result.image_set)
-            version = in_manifest.version or result.image_set.version
-            primary = in_manifest.is_primary if in_manifest.is_primary is not None else result.image_set.is_primary
-            if version is None or primary is None:
-                asked = _asked(partial(_get_image_set, deps, image_set_id), is_patient=is_patient)
-                version = version or (asked.version if asked else None)
-                primary = asked.is_primary if primary is None and asked else primary
-            known[image_set_id] = (version, primary)
-        version, primary = known[image_set_id]
-        differs_in = None
-        if primary is False:
-            study = row.study_instance_uid
-            if study not in conflicts:
-                search = partial(conflicts_of_study, deps.client, deps.datastore_id, study)
-                conflicts[study] = _asked(search, is_patient=is_patient) or {}
-            differs_in = conflicts[study].get(image_set_id)
-        found.add(
-            StoredImageSet(row.study_instance_uid, row.series_instance_uid, image_set_id, version, primary, differs_in)
+
+    @cache
+    def ask(image_set_id: str) -> ImageSet | None:
+        return _asked(
+            lambda: healthimaging.get_image_set(deps.client, job.datastore_id, image_set_id), is_patient=is_patient
         )
-    return list(found)
 
+    @cache
+    def conflicts_of(study_instance_uid: str) -> Mapping[str, tuple[str, ...]]:
+        search = partial(conflicts_of_study, deps.client, job.datastore_id, study_instance_uid)
+        return _asked(search, is_patient=is_patient) or {}
 
-def _get_image_set(deps: Dependencies, image_set_id: str) -> ImageSet:
-    return healthimaging.get_image_set(deps.client, deps.datastore_id, image_set_id)
+    told = []
+    for item in image_sets:
+        version, is_primary, differs_in = item.version, item.is_primary, None
+        if (version is None or is_primary is None) and (answer := ask(item.image_set_id)):
+            version = version or answer.version
+            is_primary = answer.is_primary if is_primary is None else is_primary
+        if is_primary is False:
+            differs_in = conflicts_of(item.study_instance_uid).get(item.image_set_id)
+        told.append(replace(item, version=version, is_primary=is_primary, differs_in=differs_in))
+    return told
 
 
 def _asked(ask: Callable[[], T], *, is_patient: bool) -> T | None:
@@ -358,13 +345,16 @@ def _asked(ask: Callable[[], T], *, is_patient: bool) -> T | None:
 
 
 def _after_end(
-    deps: Dependencies, job: Job, told: ImportJob | None, state: JobState, image_sets: Sequence[StoredImageSet]
+    deps: Dependencies,
+    job: Job,
+    job_id: str | None,
+    state: JobState,
+    reason: str | None,
+    image_sets: Sequence[StoredImageSet] = (),
 ) -> None:
-    """Do what may be lost without harm: the log, the copies; and wake the driver for what is free or due now."""
-    logger.info(
-        "import_job_ended",
-        extra={"import_job_id": job.import_job_id, "job_id": told.job_id if told else job.job_id, "state": state},
-    )
+    """Do what may be lost without harm: the log, and the copies."""
+    ended = {"import_job_id": job.import_job_id, "job_id": job_id or job.job_id, "state": state}
+    logger.info("import_job_ended", extra=ended if reason is None else {**ended, "error": reason})
     for item in image_sets:
         if item.is_primary is False:
             logger.warning(
@@ -375,17 +365,8 @@ def _after_end(
                     "differs_in": ",".join(item.differs_in or ()),
                 },
             )
-    if state != JobState.GIVEN_UP:  # a job that hangs may still read them
+    if job.is_staged and state is not JobState.GIVEN_UP:  # a job that hangs may still read them
         clear_staging(deps, job)
-    send_feedback(deps)
-    now = deps.clock()
-    with deps.engine.begin() as connection:
-        is_ready = imports.count_ready_series(connection, now, 1) > 0
-        later = [imports.next_series_due(connection, now), next_report_due(connection, now)]
-    if is_ready:
-        wake_driver(deps, now, "slot")
-    elif due_at := min(filter(None, later), default=None):
-        wake_driver(deps, due_at, "later")
 
 
 def _folder(key: str) -> str:

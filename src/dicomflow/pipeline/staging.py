@@ -17,7 +17,7 @@ from dicomflow.catalog.jobs import Job
 from dicomflow.errors import TransientError
 from dicomflow.pipeline.dependencies import Dependencies
 
-__all__ = ["MAX_COPY_BYTES", "clear_staging", "input_prefix", "stage_objects"]
+__all__ = ["MAX_COPY_BYTES", "clear_staging", "stage_objects"]
 
 logger = logging.getLogger(__name__)
 
@@ -27,11 +27,6 @@ COPIES_AT_ONCE: Final = 16
 _PAGE: Final = 2 * COPIES_AT_ONCE
 RENEW_SECONDS: Final = 20.0
 """How often a claim is renewed while copies are made: a copy of gigabytes takes minutes."""
-
-
-def input_prefix(deps: Dependencies, job: Job) -> str:
-    """Return the key prefix of a job's input, which ends in a slash."""
-    return job.input_s3_uri.removeprefix(f"s3://{deps.bucket}/")
 
 
 def stage_objects(deps: Dependencies, job: Job, renew: Callable[[], None], *, is_last_attempt: bool) -> None:
@@ -47,7 +42,7 @@ def stage_objects(deps: Dependencies, job: Job, renew: Callable[[], None], *, is
     Raises:
         TransientError: the store did not make a copy.
     """
-    prefix = input_prefix(deps, job)
+    prefix = job.input_prefix
     with deps.engine.begin() as connection:
         rows = imports.series_of_job(connection, job.import_job_id)
         keys = [left.object_key for row in rows for left in outcomes.objects_left(connection, row, job.datastore_id)]
@@ -78,10 +73,7 @@ def stage_objects(deps: Dependencies, job: Job, renew: Callable[[], None], *, is
 
 def clear_staging(deps: Dependencies, job: Job) -> None:
     """Remove a job's copies; what cannot be removed now is left to the bucket's lifecycle rule."""
-    if not job.is_staged:
-        return
     try:
-        prefix = input_prefix(deps, job)
-        deps.store.delete([each.key for each in list_objects(deps.store, prefix)])
+        deps.store.delete([each.key for each in list_objects(deps.store, job.input_prefix)])
     except Exception as error:  # noqa: BLE001  # nothing rests on it
         logger.warning("staging_left", extra={"import_job_id": job.import_job_id, "error": type(error).__name__})

@@ -8,7 +8,7 @@ import math
 from datetime import datetime, timedelta
 from typing import Final
 
-from dicomflow.catalog.jobs import schedule_wake_up, scheduled_wake_up
+from dicomflow.catalog.pace import schedule_wake_up, scheduled_wake_up
 from dicomflow.pipeline.dependencies import Dependencies
 
 __all__ = ["DRIVE_QUEUE", "acknowledge", "wake_driver"]

@@ -1,25 +1,27 @@
-"""Telling edges what became of their deliveries, once every series of one is settled, and again after a retry.
+"""Telling who waits: edges what became of their deliveries, and the driver when it is needed next.
 
-A delivery whose feedback cannot be put waits by itself, longer each time, and delays no other. One that still fails
-after many attempts is listed with the problems, under the key of its feedback, and is left until it changes again.
+An edge is told once every series of a delivery is settled, and again after a retry. A delivery whose feedback cannot
+be put waits by itself, longer each time, and delays no other. One that still fails after many attempts is listed with
+the problems, under the key of its feedback, and is left until it changes again.
 """
 
 import logging
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from obstore.exceptions import BaseError
-from sqlalchemy import Row
+from sqlalchemy import Connection, Row
 
 from dicomflow.bucket.feedback import FailedObject, Feedback
 from dicomflow.bucket.keys import feedback_key
-from dicomflow.catalog import deliveries, outcomes
+from dicomflow.catalog import deliveries, imports, jobs, outcomes, pace
 from dicomflow.catalog.imports import LONGEST_PUT_OFF
-from dicomflow.catalog.states import HELD
+from dicomflow.catalog.states import HELD, JobState
 from dicomflow.errors import DicomflowError, TransientError
 from dicomflow.pipeline.dependencies import Dependencies
+from dicomflow.pipeline.wakeups import wake_driver
 
-__all__ = ["FEEDBACK_AGAIN", "send_feedback"]
+__all__ = ["tell"]
 
 logger = logging.getLogger(__name__)
 
@@ -28,31 +30,73 @@ FEEDBACK_AGAIN: Final = timedelta(seconds=5)
 MAX_ATTEMPTS: Final = 20
 MAX_FAILURES: Final = 3
 """In one run: a store that is away fails each put after a long time."""
+IDLE_PAUSE: Final = timedelta(seconds=1)
 
 
-def send_feedback(deps: Dependencies) -> int:
-    """Put the feedback on every delivery that has been settled since the last time; return how many.
+def tell(deps: Dependencies, reason: str, *, has_more: bool = False, is_idle: bool = False) -> datetime | None:
+    """Send feedback and the driver's wake-up; return when there is something to do again, or None.
+
+    Args:
+        deps: the deployment.
+        reason: what the wake-up says.
+        has_more: there is something to do at once.
+        is_idle: whatever kept this run from its work keeps the next one too, for a while.
+    """
+    _send_feedback(deps)
+    now = deps.clock()
+    due_at = now if has_more else _next_due(deps, now)
+    if due_at is not None:
+        if is_idle:
+            due_at = max(due_at, now + IDLE_PAUSE)
+        wake_driver(deps, due_at, reason)
+    return due_at
+
+
+def _next_due(deps: Dependencies, now: datetime) -> datetime | None:
+    """Return when there is something to do again; None when nothing is queued or unfinished."""
+    with deps.engine.begin() as connection:
+        times = [jobs.next_job_due(connection, (JobState.SUBMITTED, JobState.IN_PROGRESS), now)]
+        if deps.import_enabled:
+            times.append(imports.next_series_due(connection, now))
+            times.append(_next_start_at(deps, connection, now))
+        if (report_due := deliveries.next_report_due(connection, now)) is not None:
+            times.append(max(report_due, now + FEEDBACK_AGAIN))
+    return min((time for time in times if time is not None), default=None)
+
+
+def _next_start_at(deps: Dependencies, connection: Connection, now: datetime) -> datetime | None:
+    """Return when the next job can be started; None when nothing is ready or every slot is taken."""
+    call_at = pace.next_call_at(connection, deps.datastore_id, deps.start_rate, now)
+    has_slot = pace.count_unfinished_jobs(connection, deps.datastore_id) < deps.concurrent_imports
+    if has_slot and imports.count_ready_series(connection, now, 1) > 0:
+        return call_at
+    put_off = jobs.next_job_due(connection, (JobState.CLAIMED,), now)
+    return None if put_off is None else max(put_off, call_at)
+
+
+def _send_feedback(deps: Dependencies) -> None:
+    """Put the feedback on every delivery that has been settled since the last time.
 
     A crash after the put repeats it. A series settled meanwhile leaves its delivery to be told of again.
     """
-    sent = failures = 0
+    failures = 0
     now = deps.clock()
     while True:
         with deps.engine.begin() as connection:
             found = deliveries.deliveries_to_report(connection, BATCH, now)
         for delivery in found:
             try:
-                sent += _send(deps, delivery)
+                _send(deps, delivery)
             except Exception as error:  # noqa: BLE001  # it belongs to this delivery
                 _put_off(deps, delivery, error)
                 failures += 1
                 if failures == MAX_FAILURES:
-                    return sent
+                    return
         if len(found) < BATCH:
-            return sent
+            return
 
 
-def _send(deps: Dependencies, delivery: Row[Any]) -> bool:
+def _send(deps: Dependencies, delivery: Row[Any]) -> None:
     """Put the feedback on one delivery unless a series of it is still open; its end will bring it up again."""
     with deps.engine.begin() as connection:
         is_settled = deliveries.count_open_series(connection, delivery.delivery_id) == 0
@@ -81,7 +125,6 @@ def _send(deps: Dependencies, delivery: Row[Any]) -> bool:
     with deps.engine.begin() as connection:
         deliveries.record_report(connection, delivery.delivery_id, delivery.series_changes)
         deliveries.clear_problem(connection, key)
-    return is_settled
 
 
 def _put_off(deps: Dependencies, delivery: Row[Any], error: Exception) -> None:

@@ -6,7 +6,6 @@ job is kept with it, and is nobody else's.
 
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -16,17 +15,19 @@ from dicomflow.catalog.states import UNFINISHED, JobState
 from dicomflow.errors import PermanentError
 from dicomflow.healthimaging import client as healthimaging
 from dicomflow.healthimaging.client import ImportJob, JobNotFoundError, JobStatus
-from dicomflow.healthimaging.results import ID_LENGTH, clean_text
+from dicomflow.healthimaging.results import ID_LENGTH, UNSTORABLE, clean_text
 from dicomflow.pipeline.dependencies import Dependencies
 from dicomflow.pipeline.settle import give_up, keep_trouble, settle_completed, settle_failed
+from dicomflow.pipeline.tell import tell
 
-__all__ = ["LOOK_AGAIN", "collect_event", "follow_job"]
+__all__ = ["LOOK_AGAIN", "MAX_LOOKS", "collect_event", "follow_jobs"]
 
 logger = logging.getLogger(__name__)
 
 EVENT_SOURCE: Final = "aws.medical-imaging"
 JOB_EVENT: Final = "Import Job "
 LOOK_AGAIN: Final = timedelta(seconds=60)
+MAX_LOOKS: Final = 50
 STATES: Final[dict[str, JobState]] = {
     JobStatus.SUBMITTED: JobState.SUBMITTED,
     JobStatus.IN_PROGRESS: JobState.IN_PROGRESS,
@@ -61,35 +62,45 @@ def collect_event(deps: Dependencies, document: Mapping[str, Any]) -> None:
     if job is None:
         logger.info("job_event_of_others", extra={"job_id": told.job_id})
         return
-    deps = replace(deps, datastore_id=job.datastore_id)  # it may be of a store that was here before
-    if job.state == JobState.GIVEN_UP:
-        if told.status == JobStatus.COMPLETED:  # later than we had patience for, and good all the same
-            settle_completed(deps, job, told)
-        return
-    if job.state not in UNFINISHED:
+    # One that was given up may end later than we had patience for, and that is good all the same.
+    if job.state not in UNFINISHED and (job.state, told.status) != (JobState.GIVEN_UP, JobStatus.COMPLETED):
         return
     if told.status == JobStatus.FAILED:  # the event does not say why
-        told = healthimaging.get_import_job(deps.client, deps.datastore_id, told.job_id)
+        told = healthimaging.get_import_job(deps.client, job.datastore_id, told.job_id)
     _apply(deps, job, told)
+    if told.status not in STATES:
+        tell(deps, "ended")
 
 
-def follow_job(deps: Dependencies, job: Job) -> None:
-    """Ask the service about a job under way, and act on the answer; one that hangs is given up.
+def follow_jobs(deps: Dependencies) -> int:
+    """Ask the service about the jobs that nobody has heard of for a while, up to a number; return how many.
 
     Raises:
-        sqlalchemy.exc.SQLAlchemyError: not even the trouble with the job could be recorded.
+        sqlalchemy.exc.SQLAlchemyError: not even the trouble with a job could be recorded.
     """
+    for looked_at in range(MAX_LOOKS):
+        now = deps.clock()
+        with deps.engine.begin() as connection:
+            job = jobs.take_due_job(connection, now, now + LOOK_AGAIN)
+        if job is None:
+            return looked_at
+        _follow(deps, job)
+    return MAX_LOOKS
+
+
+def _follow(deps: Dependencies, job: Job) -> None:
+    """Ask about one job, and act on the answer; what goes wrong is kept with it."""
     try:
-        _follow_job(deps, job)
+        _ask(deps, job)
     except Exception as error:  # noqa: BLE001  # it belongs to this job; what ends its settling is caught there
         keep_trouble(deps, job, None, error)
 
 
-def _follow_job(deps: Dependencies, job: Job) -> None:
+def _ask(deps: Dependencies, job: Job) -> None:
+    """Act on what the service says of a job; one that hangs is given up."""
     assert job.job_id is not None  # a job under way has the service's id
-    deps = replace(deps, datastore_id=job.datastore_id)  # it may be of a store that was here before
     try:
-        told = healthimaging.get_import_job(deps.client, deps.datastore_id, job.job_id)
+        told = healthimaging.get_import_job(deps.client, job.datastore_id, job.job_id)
     except JobNotFoundError:
         settle_failed(deps, job, "the service does not know the job any more", None)
         return
@@ -124,7 +135,7 @@ def _text(value: object) -> str:
     """
     if not isinstance(value, str):
         raise TypeError
-    if clean_text(value, len(value)) != value:
+    if UNSTORABLE.search(value):
         raise ValueError
     return value
 
