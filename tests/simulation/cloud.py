@@ -165,16 +165,25 @@ class Cloud:
         """Stand in the places of the machine's clock, threads, store functions and ids."""
         root, ids = logging.getLogger(), self.box
         new_id = lambda: uuid.UUID(int=int(ids.draw("id") * (1 << 56)), version=4)  # noqa: E731
-        client = self._dependencies.client
         root.addHandler(self.listener)
         try:
-            with (
-                seams.cloud_seams(OBSTORE, new_id),
-                seams.command_seams(self.engine, (BUCKET, self.store), client, self.box.clock, self.box.pause),
-            ):
+            with seams.cloud_seams(OBSTORE, new_id):
                 yield
         finally:
             root.removeHandler(self.listener)
+
+    def deletion(self) -> Any:
+        """Return what deletes studies, as an operator's command has it."""
+        return seams.Deletion(
+            self.engine,
+            lambda: (BUCKET, self.store),
+            lambda: self._dependencies.client,
+            "operator",
+            {},
+            {},
+            clock=self.box.clock,
+            wait=self.box.pause,
+        )
 
     def close(self) -> None:
         """Let go of files."""

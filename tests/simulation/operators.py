@@ -7,7 +7,7 @@ from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
 
-from tests.simulation.seams import DicomflowError, PermanentError, deletion, imports, rebuild_catalog
+from tests.simulation.seams import DicomflowError, PermanentError, find_study, imports, rebuild_catalog
 from tests.simulation.site import BUCKET
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ class Operators:
         self._box.note(f"operator deletes {uid} objects={objects} image_sets={image_sets}")
 
         def run() -> None:
-            deletion.delete_study_(uid, yes=True, objects=objects, image_sets=image_sets)
+            found = find_study(self._cloud.engine, uid)
+            self._cloud.deletion().delete(found, objects=objects, image_sets=image_sets)
             self._box.counts["study_deleted"] += 1
             if not objects:  # the documents: they come back when their events are sent again
                 keys = [key for key, sent in books.sent.items() if sent.study["uid"] == uid]

@@ -9,8 +9,7 @@ import logging
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager, nullcontext
-from functools import partial
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Self
@@ -18,7 +17,6 @@ from unittest.mock import patch
 
 import dicomflow.bucket.listing
 import dicomflow.catalog.deliveries
-import dicomflow.cli.deletion
 import dicomflow.healthimaging.simulator.runner
 import dicomflow.pipeline.index
 import dicomflow.pipeline.staging
@@ -28,7 +26,6 @@ from dicomflow.bucket.manifest import Association, Instance, Manifest, Series, S
 from dicomflow.catalog import engine as catalog_engine
 from dicomflow.catalog import imports, tables
 from dicomflow.catalog.engine import begin_read, create_engine_for, migrate
-from dicomflow.cli import deletion
 from dicomflow.errors import DicomflowError, PermanentError
 from dicomflow.healthimaging.client import build_client
 from dicomflow.healthimaging.simulator import app, state
@@ -38,17 +35,18 @@ from dicomflow.healthimaging.simulator.runner import Runner
 from dicomflow.healthimaging.simulator.settings import SERVICE_RATES, SimulatorSettings
 from dicomflow.healthimaging.simulator.state import open_state
 from dicomflow.healthimaging.simulator.world import World
+from dicomflow.pipeline.deletion import Deletion, find_study
 from dicomflow.pipeline.dependencies import Dependencies
 from dicomflow.pipeline.events import StoredObjectEvent, encode_object_event
 from dicomflow.pipeline.handlers import handlers_of
 from dicomflow.pipeline.rebuild import rebuild_catalog
 
 __all__ = [
-    "BEGIN_SQLITE", "READ_ONLY", "SERVICE_RATES", "Association", "Dependencies", "DicomflowError", "HealthImaging",
-    "Instance", "Manifest", "PermanentError", "Series", "StoredObjectEvent", "Study", "begin_read", "build_client",
-    "cloud_seams", "command_seams", "create_engine_for", "deletion", "encode_object_event", "handlers_of",
-    "imports", "instance_key", "is_manifest", "is_received", "manifest_key", "migrate", "open_state",
-    "rebuild_catalog", "state", "tables",
+    "BEGIN_SQLITE", "READ_ONLY", "SERVICE_RATES", "Association", "Deletion", "Dependencies", "DicomflowError",
+    "HealthImaging", "Instance", "Manifest", "PermanentError", "Series", "StoredObjectEvent", "Study", "begin_read",
+    "build_client", "cloud_seams", "create_engine_for", "encode_object_event", "find_study", "handlers_of", "imports",
+    "instance_key", "is_manifest", "is_received", "manifest_key", "migrate", "open_state", "rebuild_catalog", "state",
+    "tables",
 ]  # fmt: skip
 
 BEGIN_SQLITE = catalog_engine._begin_sqlite
@@ -114,7 +112,6 @@ def cloud_seams(store_functions: object, new_id: Callable[[], uuid.UUID]) -> Ite
     replaced = (
         (pipeline.index, "obstore", store_functions),
         (dicomflow.bucket.listing, "obstore", store_functions),
-        (dicomflow.cli.deletion, "obstore", store_functions),
         (pipeline.index, "asyncio", inline_asyncio),
         (pipeline.versions, "ThreadPoolExecutor", Inline),
         (pipeline.staging, "ThreadPoolExecutor", Inline),
@@ -127,24 +124,4 @@ def cloud_seams(store_functions: object, new_id: Callable[[], uuid.UUID]) -> Ite
         for where, name, what in replaced:
             stack.enter_context(patch.object(where, name, what))
         logging.getLogger("botocore").setLevel(logging.CRITICAL)
-        yield
-
-
-@contextmanager
-def command_seams(
-    engine: Any, store: tuple[str, Any], client: Any, clock: Callable[[], Any], wait: Callable[[float], None]
-) -> Iterator[None]:
-    """Have `delete-study` run in the box, on its catalog, bucket and service."""
-    replaced = {
-        "writing": lambda _data, _url: nullcontext(engine),
-        "store_of": lambda _data, _url: store,
-        "build_client": lambda: client,
-        "now": clock,
-        "actor": lambda: "operator",
-        "delete_image_sets": partial(deletion.delete_image_sets, wait=wait),
-        "typer": SimpleNamespace(echo=lambda _text: None, Exit=SystemExit),
-    }
-    with ExitStack() as stack:
-        for name, what in replaced.items():
-            stack.enter_context(patch.object(deletion, name, what))
         yield
