@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from dicomflow.healthimaging.simulator.server import serve
+from dicomflow.serving import serve
 
 Ask = Callable[[str, dict[str, str]], int]
 

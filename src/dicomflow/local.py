@@ -29,7 +29,6 @@ from dicomflow.edge.settings import EdgeSettings
 from dicomflow.edge.supervisor import Supervisor
 from dicomflow.healthimaging.client import build_client, create_datastore
 from dicomflow.healthimaging.simulator.app import create_app
-from dicomflow.healthimaging.simulator.server import Server, serve
 from dicomflow.healthimaging.simulator.settings import SimulatorSettings
 from dicomflow.local_folder import Room, claim_folder, load_edge_settings
 from dicomflow.local_notifier import BUCKET, Notifier
@@ -38,6 +37,7 @@ from dicomflow.pipeline.handlers import QUEUES, Dependencies, handlers_of
 from dicomflow.pipeline.metrics import PrometheusMetrics, register_silences
 from dicomflow.pipeline.wakeups import DRIVE_QUEUE
 from dicomflow.pipeline.worker import LocalQueues, run
+from dicomflow.serving import WebServer, serve
 
 __all__ = ["BuildConsole", "Local", "LocalSettings", "edge_settings"]
 
@@ -103,7 +103,7 @@ class Local:
         self._console = build_console and build_console(self._engine, self._store, self._wake, self._read_metrics)
         self._stopping = threading.Event()
         self._is_ready = False
-        self._server: Server | None = None
+        self._server: WebServer | None = None
         self._worker: threading.Thread | None = None
 
     @property

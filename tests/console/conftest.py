@@ -2,7 +2,6 @@
 
 import os
 import re
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -23,7 +22,7 @@ from obstore.store import LocalStore
 from dicomflow.catalog.engine import create_engine_for, migrate
 from dicomflow.console.access import Access
 from dicomflow.console.app import build_context, create_console
-from dicomflow.console.server import ConsoleServer
+from dicomflow.serving import WebServer
 
 SCREENSHOTS = os.environ.get("DICOMFLOW_TEST_SCREENSHOTS")
 FORM_TOKEN = re.compile(r'name="csrf" value="([^"]+)"')
@@ -70,17 +69,15 @@ class Client(httpx.Client):
         context = build_context(hospital.engine, hospital.store, lambda: self.woken.append(True), metrics, **options)
         if prepare is not None:
             prepare(context)
-        self._server = ConsoleServer(create_console(context, access), "127.0.0.1", 0)
-        self._thread = threading.Thread(target=self._server.run)
-        self._thread.start()
-        self.url = self._server.url
+        self._server = WebServer(create_console(context, access), "127.0.0.1", 0)
+        self._server.start()
+        self.url = f"{self._server.url}/"
         super().__init__(base_url=self.url, timeout=120)
 
     def close(self) -> None:
         """End the console too."""
         super().close()
-        self._server.stop()
-        self._thread.join()
+        self._server.close()
 
 
 @pytest.fixture

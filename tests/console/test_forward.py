@@ -17,8 +17,8 @@ from sqlalchemy import text
 from dicomflow.cli.operator import caller, function_of
 from dicomflow.console import forwarded, function
 from dicomflow.console.forward import create_forwarder
-from dicomflow.console.server import ConsoleServer
 from dicomflow.errors import PermanentError
+from dicomflow.serving import WebServer
 
 INES = "assumed-role/Operators/ines"
 ANSWER_BYTES = 6 * 1024 * 1024  # AWS Lambda Developer Guide, "Lambda quotas": invocation payload
@@ -109,13 +109,11 @@ def aws(ours: Hospital, monkeypatch: pytest.MonkeyPatch, restore_logging: None) 
 def there(aws: Aws) -> Iterator[httpx.Client]:
     """Give a client of the forwarder on this machine."""
     call = function_of("hospital", "console", read_seconds=60)
-    server = ConsoleServer(create_forwarder(call, caller()), "127.0.0.1", 0)
-    thread = threading.Thread(target=server.run)
-    thread.start()
+    server = WebServer(create_forwarder(call, caller()), "127.0.0.1", 0)
+    server.start()
     with httpx.Client(base_url=server.url, timeout=120) as client:
         yield client
-    server.stop()
-    thread.join()
+    server.close()
 
 
 def test_pages_of_a_stack_are_those_of_the_console(

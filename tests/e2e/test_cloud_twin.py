@@ -33,8 +33,8 @@ from dicomflow.catalog.engine import create_engine_for, migrate
 from dicomflow.catalog.report import create_read_only_engine, run_read_only
 from dicomflow.cli.operator import caller, function_of
 from dicomflow.console.forward import create_forwarder
-from dicomflow.console.server import ConsoleServer
 from dicomflow.healthimaging.client import build_client, create_datastore
+from dicomflow.serving import WebServer
 from infra.bundles import HOST, build_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -240,7 +240,7 @@ def _assert_operator_counts(instances: int) -> None:
 def _assert_console_shows(series: set[str], instances: set[str]) -> None:
     """`dicomflow console --stack iep` has its pages and a picture of the console's function, from its bundle alone."""
     call = function_of("iep", "console", read_seconds=WAIT_SECONDS)
-    server = ConsoleServer(create_forwarder(call, caller()), "127.0.0.1", 0)
+    server = WebServer(create_forwarder(call, caller()), "127.0.0.1", 0)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

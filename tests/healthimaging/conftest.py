@@ -15,7 +15,8 @@ from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from dicomflow.healthimaging.simulator import Server, SimulatorSettings, create_app, serve
+from dicomflow.healthimaging.simulator import SimulatorSettings, create_app, serve
+from dicomflow.serving import WebServer
 
 BUCKET = "images"
 ROLE_ARN = "arn:aws:iam::123456789012:role/import"
@@ -62,7 +63,7 @@ def encode(**attributes: Any) -> bytes:
 class Simulation:
     """A running simulator with a client, one data store and the means to move time."""
 
-    server: Server
+    server: WebServer
     app: Any
     client: Any
     store: LocalStore
@@ -134,7 +135,7 @@ def settings(tmp_path: Path) -> SimulatorSettings:
 @pytest.fixture
 def simulate(tmp_path: Path, settings: SimulatorSettings) -> Iterator[Callable[..., Simulation]]:
     """Start simulators with changed settings; time stands still but for `advance`."""
-    running: list[Server] = []
+    running: list[WebServer] = []
     (tmp_path / "objects").mkdir()
     store = LocalStore(tmp_path / "objects")
 

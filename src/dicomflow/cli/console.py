@@ -23,11 +23,11 @@ from dicomflow.console.app import build_context, create_console
 from dicomflow.console.counters import read_url
 from dicomflow.console.forward import create_forwarder
 from dicomflow.console.forwarded import HOSTS
-from dicomflow.console.server import ConsoleServer
 from dicomflow.errors import PermanentError
 from dicomflow.passcodes import PasscodeFile
 from dicomflow.pipeline.connect import build_queues
 from dicomflow.pipeline.wakeups import DRIVE_QUEUE
+from dicomflow.serving import WebServer
 from dicomflow.sites import LOOPBACK_HOSTS
 
 __all__ = ["console"]
@@ -98,7 +98,7 @@ def console(
         if bind not in HOSTS or any((data, users_file, trusted_proxy, host, certificate, key, edge_metrics)):
             raise typer.BadParameter("its pages are for this machine alone: give --port alone", param_hint="--stack")
         call = function_of(stack, "console", read_seconds=_FUNCTION_SECONDS, attempts=_ATTEMPTS)
-        _serve(ConsoleServer(create_forwarder(call, caller()), bind, port))
+        _serve(WebServer(create_forwarder(call, caller()), bind, port))
         return
     access = _access(bind, users_file, trusted_proxy or [], user_header, host or [], certificate, key, plain_http)
     sources = dict(_metrics_source(each) for each in edge_metrics or [])
@@ -106,14 +106,14 @@ def console(
         require_schema(engine)
         _, store = store_of(data, store_url, may_create=True)
         context = build_context(engine, store, _wake(engine, drive_queue_url), sources)
-        _serve(ConsoleServer(create_console(context, access), bind, port, certificate=certificate, key=key))
+        _serve(WebServer(create_console(context, access), bind, port, certificate=certificate, key=key))
 
 
-def _serve(server: ConsoleServer) -> None:
+def _serve(server: WebServer) -> None:
     """Serve until a signal."""
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda _number, _frame: server.stop())
-    typer.echo(f"ready: {server.url} {json.dumps({'port': server.port, 'pid': os.getpid()})}")
+    typer.echo(f"ready: {server.url}/ {json.dumps({'port': server.port, 'pid': os.getpid()})}")
     server.run()
 
 

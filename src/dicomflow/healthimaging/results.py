@@ -50,12 +50,15 @@ UNREADABLE_FRAMES: Final = frozenset({45312, 45328, 45329, 45330, 45344, 47513})
 
 
 class Counters(NamedTuple):
-    """How many files a job has scanned and imported, and how many failed by the customer's and by the server's error."""
+    """How many files a job has scanned and imported, and how many failed by whose error."""
 
     scanned: int | None = None
     imported: int | None = None
     customer_errors: int | None = None
     server_errors: int | None = None
+
+
+_NOT_COUNTED: Final = Counters()
 
 
 class UnreadableManifestError(TransientError):
@@ -75,7 +78,7 @@ class ImageSetResult:
 class Manifest:
     """The counters and image sets of a job; None is what the manifest does not say."""
 
-    counters: Counters = Counters()
+    counters: Counters = _NOT_COUNTED
     image_sets: tuple[ImageSetResult, ...] = ()
     input_s3_uri: str | None = None
 

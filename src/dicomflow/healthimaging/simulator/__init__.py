@@ -5,13 +5,13 @@
 
 from dicomflow.healthimaging.simulator.app import Stores, create_app
 from dicomflow.healthimaging.simulator.faults import Faults, FileFault
-from dicomflow.healthimaging.simulator.server import Server, serve
 from dicomflow.healthimaging.simulator.settings import (
     SERVICE_CONCURRENT_JOBS,
     SERVICE_RATES,
     Rate,
     SimulatorSettings,
 )
+from dicomflow.serving import serve
 
 __all__ = [
     "SERVICE_CONCURRENT_JOBS",
@@ -19,7 +19,6 @@ __all__ = [
     "Faults",
     "FileFault",
     "Rate",
-    "Server",
     "SimulatorSettings",
     "Stores",
     "create_app",
