@@ -4,12 +4,10 @@ A JSON object in UTF-8, put under `feedback/{edge}/{delivery}.json` when every s
 again when a retry has changed something: the last one holds. An edge needs nothing but reading its own prefix.
 """
 
-import json
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
-from dicomflow.errors import PermanentError
+from dicomflow.bucket.documents import Format, Moment, Text
 
 __all__ = ["FEEDBACK_VERSION", "FailedObject", "Feedback"]
 
@@ -20,60 +18,32 @@ FEEDBACK_VERSION: Final = 1
 class FailedObject:
     """An object that was not imported, by its key, and why."""
 
-    key: str
-    reason: str
+    key: Text
+    reason: Text
 
 
 @dataclass(frozen=True, slots=True)
 class Feedback:
     """What became of a delivery's objects, by their keys; every object is in one of the two lists."""
 
-    edge: str
-    delivery: str
-    settled_at: datetime
-    imported: tuple[str, ...]
+    edge: Text
+    delivery: Text
+    settled_at: Moment
+    imported: tuple[Text, ...]
     failed: tuple[FailedObject, ...]
 
     def to_json(self) -> bytes:
         """Encode as UTF-8 JSON with stable key order."""
-        document = {
-            "version": FEEDBACK_VERSION,
-            "edge": self.edge,
-            "delivery": self.delivery,
-            "settled_at": self.settled_at.isoformat(),
-            "imported": list(self.imported),
-            "failed": [{"key": item.key, "reason": item.reason} for item in self.failed],
-        }
-        return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+        return _FORMAT.encode(self)
 
     @classmethod
     def from_json(cls, encoded: bytes) -> "Feedback":
         """Decode feedback; unknown members are ignored.
 
         Raises:
-            PermanentError: the bytes are no feedback of this version, or a member is missing or of
-                another type, or no text that UTF-8 can hold.
+            PermanentError: the bytes are no feedback of this version, or a member is missing or of another type.
         """
-        try:
-            document: dict[str, Any] = json.loads(encoded)
-            if document["version"] != FEEDBACK_VERSION:
-                raise ValueError(f"version is {document['version']!r}")  # noqa: TRY301  # wrapped like all others
-            settled_at = datetime.fromisoformat(_text(document["settled_at"]))
-            if settled_at.tzinfo is None:
-                raise ValueError("settled_at has no time zone")  # noqa: TRY301  # wrapped like all others
-            return cls(
-                edge=_text(document["edge"]),
-                delivery=_text(document["delivery"]),
-                settled_at=settled_at,
-                imported=tuple(_text(key) for key in document["imported"]),
-                failed=tuple(FailedObject(_text(item["key"]), _text(item["reason"])) for item in document["failed"]),
-            )
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise PermanentError(f"not feedback of version {FEEDBACK_VERSION}: {error!r}") from error
+        return _FORMAT.decode(encoded)
 
 
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{type(value).__name__} in the place of text")
-    value.encode()  # JSON can hold half of a pair of surrogates, which nothing else takes
-    return value
+_FORMAT: Final = Format(Feedback, "feedback of version", FEEDBACK_VERSION)

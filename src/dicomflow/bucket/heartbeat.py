@@ -4,12 +4,11 @@ A JSON object in UTF-8, put under `status/{edge}.json` every minute and when som
 An edge needs nothing but writing that one key.
 """
 
-import json
-from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
-from typing import Any, Final
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
 
-from dicomflow.errors import PermanentError
+from dicomflow.bucket.documents import Format, Moment, Text
 
 __all__ = ["SILENT_AFTER", "STATUS_VERSION", "Heartbeat", "SeenPeer"]
 
@@ -22,10 +21,10 @@ SILENT_AFTER: Final = timedelta(minutes=3)
 class SeenPeer:
     """A requestor that stored something: its AE title and address, how much since the edge's start, and when last."""
 
-    ae_title: str
-    address: str
+    ae_title: Text
+    address: Text
     instances: int
-    seen_at: datetime
+    seen_at: Moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +37,10 @@ class Heartbeat:
     of an earlier version tells none of them.
     """
 
-    edge: str
-    version: str
-    at: datetime
-    ae_title: str
+    edge: Text
+    version: Text
+    at: Moment
+    ae_title: Text
     received: int
     delivering: int
     quarantined: int
@@ -54,9 +53,7 @@ class Heartbeat:
 
     def to_json(self) -> bytes:
         """Encode as UTF-8 JSON with stable key order; `version` is the edge's, `format` this module's."""
-        document = asdict(self) | {"format": STATUS_VERSION, "at": self.at.isoformat()}
-        document["peers"] = [asdict(peer) | {"seen_at": peer.seen_at.isoformat()} for peer in self.peers]
-        return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+        return _FORMAT.encode(self)
 
     @classmethod
     def from_json(cls, encoded: bytes) -> "Heartbeat":
@@ -65,45 +62,7 @@ class Heartbeat:
         Raises:
             PermanentError: the bytes are no heartbeat of this format, or a member is missing or of another type.
         """
-        try:
-            document: dict[str, Any] = json.loads(encoded)
-            if document["format"] != STATUS_VERSION:
-                raise ValueError(f"format is {document['format']!r}")  # noqa: TRY301  # wrapped like all others
-            return cls(
-                edge=_text(document["edge"]),
-                version=_text(document["version"]),
-                at=_time(document["at"]),
-                ae_title=_text(document["ae_title"]),
-                received=int(document["received"]),
-                delivering=int(document["delivering"]),
-                quarantined=int(document["quarantined"]),
-                free_bytes=int(document["free_bytes"]),
-                oldest_seconds=float(document["oldest_seconds"]),
-                peers=tuple(
-                    SeenPeer(
-                        _text(peer["ae_title"]),
-                        _text(peer["address"]),
-                        int(peer["instances"]),
-                        _time(peer["seen_at"]),
-                    )
-                    for peer in document["peers"]
-                ),
-                is_full=bool(document.get("is_full", False)),
-                set_aside=int(document.get("set_aside", 0)),
-                undelivered_reports=int(document.get("undelivered_reports", 0)),
-            )
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise PermanentError(f"not a heartbeat of format {STATUS_VERSION}: {error!r}") from error
+        return _FORMAT.decode(encoded)
 
 
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{type(value).__name__} in the place of text")
-    return value
-
-
-def _time(value: object) -> datetime:
-    moment = datetime.fromisoformat(_text(value))
-    if moment.tzinfo is None:
-        raise ValueError("a time without a time zone")
-    return moment
+_FORMAT: Final = Format(Heartbeat, "a heartbeat of format", STATUS_VERSION, member="format")

@@ -4,13 +4,11 @@ A manifest is a JSON object in UTF-8, put under `manifests/{edge}/{delivery}.jso
 delivery. Instances lie under `{edge}/{delivery}/{study}/{series}/{sop}.dcm`. Times are UTC in ISO 8601.
 """
 
-import json
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
-from dicomflow.errors import PermanentError
+from dicomflow.bucket.documents import Format, Moment, Text, WholeNumber
 
 __all__ = [
     "MANIFEST_VERSION",
@@ -28,32 +26,32 @@ MANIFEST_VERSION: Final = 1
 class Association:
     """One association that contributed to a delivery, and how it ended: released, aborted, lost or open."""
 
-    association_id: str
-    calling_ae_title: str
-    called_ae_title: str
-    peer: str
-    ended: str
+    association_id: Text
+    calling_ae_title: Text
+    called_ae_title: Text
+    peer: Text
+    ended: Text
 
 
 @dataclass(frozen=True, slots=True)
 class Instance:
     """One stored object: `bytes` and lower-case hex `sha256` are of the whole Part 10 file."""
 
-    sop_instance_uid: str
-    sop_class_uid: str
-    transfer_syntax_uid: str
-    key: str
-    bytes: int
-    sha256: str
-    received_at: str
-    association_id: str
+    sop_instance_uid: Text
+    sop_class_uid: Text
+    transfer_syntax_uid: Text
+    key: Text
+    bytes: WholeNumber
+    sha256: Text
+    received_at: Text
+    association_id: Text
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
     """The instances of one series in this delivery."""
 
-    series_instance_uid: str
+    series_instance_uid: Text
     instances: tuple[Instance, ...]
 
 
@@ -61,7 +59,7 @@ class Series:
 class Study:
     """The series of one study in this delivery."""
 
-    study_instance_uid: str
+    study_instance_uid: Text
     series: tuple[Series, ...]
 
 
@@ -69,10 +67,10 @@ class Study:
 class Manifest:
     """What one edge received of one study in one go."""
 
-    edge: str
-    delivery: str
-    opened_at: datetime
-    closed_at: datetime
+    edge: Text
+    delivery: Text
+    opened_at: Moment
+    closed_at: Moment
     associations: tuple[Association, ...]
     studies: tuple[Study, ...]
 
@@ -99,8 +97,7 @@ class Manifest:
 
     def to_json(self) -> bytes:
         """Encode as UTF-8 JSON with stable key order."""
-        document = {"version": MANIFEST_VERSION, **_members(self)}
-        return json.dumps(document, sort_keys=True, separators=(",", ":"), default=_members).encode()
+        return _FORMAT.encode(self)
 
     @classmethod
     def from_json(cls, encoded: bytes) -> "Manifest":
@@ -109,63 +106,7 @@ class Manifest:
         Raises:
             PermanentError: the bytes are no manifest of this version, or a member is missing or of another type.
         """
-        try:
-            document: dict[str, Any] = json.loads(encoded)
-            if document["version"] != MANIFEST_VERSION:
-                raise ValueError(f"version is {document['version']!r}")  # noqa: TRY301  # wrapped like all others
-            return cls(
-                edge=_text(document, "edge"),
-                delivery=_text(document, "delivery"),
-                opened_at=_moment(document, "opened_at"),
-                closed_at=_moment(document, "closed_at"),
-                associations=tuple(Association(**_known(Association, item)) for item in document["associations"]),
-                studies=tuple(_study(item) for item in document["studies"]),
-            )
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise PermanentError(f"not a manifest of version {MANIFEST_VERSION}: {error!r:.200}") from error
+        return _FORMAT.decode(encoded)
 
 
-def _members(value: Any) -> Any:
-    """Return what JSON makes of a part of a manifest; `dataclasses.asdict` copies it all, at ten times the cost."""
-    if isinstance(value, datetime):
-        return value.isoformat()
-    return {name: getattr(value, name) for name in value.__slots__}
-
-
-def _study(item: dict[str, Any]) -> Study:
-    return Study(_text(item, "study_instance_uid"), tuple(_series(series) for series in item["series"]))
-
-
-def _series(item: dict[str, Any]) -> Series:
-    instances = tuple(Instance(**_known(Instance, instance)) for instance in item["instances"])
-    return Series(_text(item, "series_instance_uid"), instances)
-
-
-def _known(kind: type[Association] | type[Instance], item: dict[str, Any]) -> dict[str, Any]:
-    return {name: _typed(item, name, annotation) for name, annotation in kind.__annotations__.items()}
-
-
-def _text(item: dict[str, Any], name: str) -> str:
-    value: str = _typed(item, name, str)
-    return value
-
-
-def _moment(item: dict[str, Any], name: str) -> datetime:
-    moment = datetime.fromisoformat(_text(item, name))
-    if moment.tzinfo is None:
-        raise ValueError(f"{name} has no time zone")
-    return moment
-
-
-def _typed(item: dict[str, Any], name: str, kind: type) -> Any:
-    """Return a member of exactly this type: JSON's true is no number here, and text is what UTF-8 and keys can hold."""
-    value = item[name]
-    if type(value) is not kind:
-        raise TypeError(f"{name} is {type(value).__name__}, not {kind.__name__}")
-    if isinstance(value, str) and not value.isprintable() and not _is_storable(value):
-        raise ValueError(f"{name} holds a character that cannot be stored")
-    return value
-
-
-def _is_storable(text: str) -> bool:
-    return "\0" not in text and not any("\ud800" <= each <= "\udfff" for each in text)
+_FORMAT: Final = Format(Manifest, "a manifest of version", MANIFEST_VERSION)
