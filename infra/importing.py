@@ -164,7 +164,7 @@ class Imports(Construct):
 
     @staticmethod
     def wake_up_queue(scope: Construct, foundation: Foundation) -> WorkQueue:
-        """Make the driver's queue, which the planner sends to as well."""
+        """Make the driver's queue, which the other functions send to as well."""
         return WorkQueue(scope, "drive", settings=foundation.settings, timeout=_DRIVE_TIMEOUT)
 
     def _function(self, name: str, timeout: Duration) -> PipelineFunction:
@@ -175,7 +175,7 @@ class Imports(Construct):
         landing.grant_read(function, f"{IMPORT_OUTPUT_PREFIX}*")
         landing.grant_write(function, f"{FEEDBACK_PREFIX}*")
         function.grant("Unstage", ["s3:DeleteObject"], landing.arn_of(f"{STAGING_PREFIX}*"))
-        self._relay.grant_use(function, _SERVICE_NAME)
+        self._relay.grant_use(function, _SERVICE_NAME, "events")
         return function
 
     def _let_relay_call(self) -> None:

@@ -100,6 +100,8 @@ class Monitoring(Construct):
             self._alarms.add(self, f"{name}-errors", errors, 0, "Calls of the function failed", periods=3)
             throttles = function.function.metric_throttles(period=FIVE_MINUTES)
             self._alarms.add(self, f"{name}-throttles", throttles, 0, "The account's concurrency is used up", periods=3)
+        not_sent = self._alarms.metric("EventsNotSent")
+        self._alarms.add(self, "events-not-sent", not_sent, 0, "The event bus does not take what is told", periods=3)
         if self._settings.imports.ahli_enabled:
             self._alarms.add(
                 self, "imports-failed", self._alarms.metric("ImportsFailed"), 0, "Series wait for an operator"

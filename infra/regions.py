@@ -10,7 +10,7 @@ HEALTHIMAGING_REGIONS: Final = ("ap-southeast-2", "eu-west-1", "eu-west-2", "us-
 """Regions of AWS HealthImaging, November 2026; AWS IoT Greengrass and Aurora Serverless v2 are in all of them."""
 _HEALTHIMAGING_FIPS: Final = frozenset({"us-east-1", "us-west-2"})
 """AWS General Reference, "AWS HealthImaging endpoints and quotas"; botocore's list of endpoints does not have it."""
-_CALLED: Final = ("lambda", "s3", "secretsmanager", "sqs")
+_CALLED: Final = ("events", "lambda", "s3", "secretsmanager", "sqs")
 """What functions and edges call beside HealthImaging, by botocore's names."""
 
 
@@ -39,8 +39,8 @@ def deployable_regions(*, with_imports: bool, with_fips: bool) -> tuple[tuple[st
     off = "ahli_enabled in AHLI_CONFIG or " if with_imports else ""
     names = "HealthImaging, " if with_imports else ""
     return found, (
-        f"{names}Lambda, S3, Secrets Manager and SQS have FIPS endpoints in {', '.join(found)} only: deploy there,"
-        f" or set {off}fips_endpoints in ACCOUNT_CONFIG to False"
+        f"{names}EventBridge, Lambda, S3, Secrets Manager and SQS have FIPS endpoints in {', '.join(found)} only:"
+        f" deploy there, or set {off}fips_endpoints in ACCOUNT_CONFIG to False"
     )
 
 

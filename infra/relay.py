@@ -1,8 +1,8 @@
-"""The function outside the VPC that calls HealthImaging for those inside; and SQS, where they may not reach out."""
+"""The function outside the VPC that calls services for those inside: HealthImaging, EventBridge, and SQS if need be."""
 
 from typing import Final
 
-from aws_cdk import Duration
+from aws_cdk import Arn, ArnComponents, Duration, Stack
 from constructs import Construct
 
 from infra.functions import PipelineFunction, WorkQueue
@@ -11,6 +11,8 @@ from infra.wiring import Foundation
 __all__ = ["Relay"]
 
 _TIMEOUT: Final = Duration.seconds(60)
+_BUS: Final = "default"
+_SOURCE: Final = "dicomflow"
 
 
 class Relay(Construct):
@@ -40,6 +42,13 @@ class Relay(Construct):
         function.function.add_environment("DICOMFLOW_RELAY__FUNCTION", self.function.function.function_name)
         services_told = ", ".join(f'"{name}"' for name in told)
         function.function.add_environment("DICOMFLOW_RELAY__SERVICES", f"[{services_told}]")
+
+    def pass_events(self, *functions: PipelineFunction) -> None:
+        """Let what functions tell reach the account's own bus, under our name alone; they ask by `grant_use`."""
+        bus = Arn.format(ArnComponents(service="events", resource="event-bus", resource_name=_BUS), Stack.of(self))
+        self.function.grant("Tell", ["events:PutEvents"], [bus], StringEquals={"events:source": _SOURCE})
+        for function in functions:
+            function.function.add_environment("DICOMFLOW_EVENTS__BUS", _BUS)
 
     def serve(self, queues: list[WorkQueue], wake_ups: WorkQueue | None) -> None:
         """Let what calls through this one put off its messages and wake the driver, where it cannot do so itself."""

@@ -65,10 +65,14 @@ class DicomflowStack(Stack):
             imports = Imports(self, "Imports", foundation=foundation, store=store, wake_ups=wake_ups, relay=relay)
             grant_wake_ups(planning.function, wake_ups)
             queues |= {"drive": wake_ups, "collect": imports.events}
+            grant_wake_ups(indexing.function, wake_ups)
             functions |= {"drive": imports.drive, "collect": imports.collect}
+            relay.pass_events(indexing.function, planning.function, imports.drive, imports.collect)
             CfnOutput(self, "DatastoreId", value=store.datastore_id)
+        else:
+            relay.pass_events(indexing.function, planning.function)
         for function in (indexing.function, planning.function):
-            relay.grant_use(function)
+            relay.grant_use(function, "events")
         relay.serve(list(queues.values()), queues.get("drive"))
         Operator(self, "Operator", foundation=foundation, relay=relay, wake_ups=queues.get("drive"))
         functions |= {"relay": relay.function, "secrets": catalog.secrets_function}

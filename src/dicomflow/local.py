@@ -35,6 +35,7 @@ from dicomflow.local_notifier import BUCKET, Notifier
 from dicomflow.logs import LogSettings
 from dicomflow.pipeline.handlers import QUEUES, Dependencies, handlers_of
 from dicomflow.pipeline.metrics import PrometheusMetrics, register_silences
+from dicomflow.pipeline.outbox import Outbox, SendingThread, Webhook
 from dicomflow.pipeline.wakeups import DRIVE_QUEUE
 from dicomflow.pipeline.worker import LocalQueues, run
 from dicomflow.serving import WebServer, serve
@@ -57,8 +58,8 @@ _VISIBILITY_SECONDS: Final = 30.0  # how long what was at work when the power we
 class LocalSettings:
     """What the command `local` is given; ports may be 0 for any free one.
 
-    `issuers` and `character_sets` are the pipeline's settings. What is None is as the folder's `edge.toml` has it, or
-    as an edge has it by itself.
+    `issuers` and `character_sets` are the pipeline's settings. Events are posted to the URL `webhook`. What is
+    None is as the folder's `edge.toml` has it, or as an edge has it by itself.
     """
 
     data: Path
@@ -69,6 +70,7 @@ class LocalSettings:
     database_url: str | None = None
     issuers: Mapping[str, str] = field(default_factory=dict)
     character_sets: Mapping[str, str] = field(default_factory=dict)
+    webhook: str | None = None
 
 
 def edge_settings(settings: LocalSettings) -> EdgeSettings:
@@ -80,13 +82,16 @@ class Local:
     """The whole system; `start`, then `stop`. Data under `settings.data` outlives it.
 
     Raises:
-        PermanentError: on creation, when another one works in the folder, or it is another user's; from `start` too,
+        PermanentError: on creation, when another one works in the folder, it is another user's, or the webhook is none
+            of HTTP; from `start` too,
             when a port cannot be had.
     """
 
     def __init__(self, settings: LocalSettings, build_console: BuildConsole | None = None) -> None:
         data = settings.data.absolute()
         edge = edge_settings(settings)
+        self._webhook = Webhook(settings.webhook) if settings.webhook else None
+        self._sender: SendingThread | None = None
         self._lock = claim_folder(data)
         self._http_port = settings.http_port
         self._issuers = settings.issuers
@@ -141,6 +146,7 @@ class Local:
             character_sets=self._character_sets,
             clock=_now,
             metrics=metrics,
+            wake_sender=self._start_sender(metrics),
         )
         self._worker = threading.Thread(
             target=run, args=(QUEUES, handlers_of(dependencies), self._queues, self._stopping), name="pipeline"
@@ -157,6 +163,8 @@ class Local:
         self._supervisor.stop()
         if self._worker is not None:
             self._worker.join()
+        if self._sender is not None:
+            self._sender.stop()
         if self._server is not None:
             self._server.close()
         self._engine.dispose()
@@ -183,6 +191,14 @@ class Local:
         if self._console is not None:
             routes.append(Mount("/", self._console))
         return Starlette(routes=routes, lifespan=lifespan)
+
+    def _start_sender(self, metrics: PrometheusMetrics) -> Callable[[], None] | None:
+        """Start what posts events, and return what wakes it; without a webhook there is nothing to post to."""
+        if self._webhook is None:
+            return None
+        self._sender = SendingThread(Outbox(self._engine, self._webhook, _now, metrics), _now)
+        self._sender.start()
+        return self._sender.wake
 
     def _read_metrics(self) -> str:
         return generate_latest(self._registry).decode()

@@ -132,10 +132,10 @@ def test_function_may_do_what_its_code_calls_and_nothing_more(template: Any, nam
     if name in {"relay", "secrets"}:
         expected = {each for each in ALWAYS if each.startswith("logs:")}
     if name == "relay":
-        expected |= service_actions(MODULES["drive"]) | {"iam:PassRole"}
+        expected |= service_actions(MODULES["drive"]) | {"iam:PassRole", "events:PutEvents"}
     if name in {"index", "plan", "drive", "collect"}:
         expected |= RECEIVES | {"rds-db:connect"}
-    if name in {"plan", "drive", "collect", "operator", "console"}:
+    if name in {"index", "plan", "drive", "collect", "operator", "console"}:
         expected |= {"sqs:SendMessage"}
     if name == "operator":  # whose commands are many; what they may do is named here
         expected |= {"rds-db:connect", "s3:DeleteObject", "s3:GetObject"}
@@ -145,7 +145,7 @@ def test_function_may_do_what_its_code_calls_and_nothing_more(template: Any, nam
         expected |= {"kms:Decrypt", "s3:ListBucket"}  # without the right to list, what is missing looks forbidden
     if name in {"drive", "collect"}:
         expected |= {"kms:GenerateDataKey", "s3:DeleteObject"}
-    if name in {"drive", "collect", "migrate"}:
+    if name in {"index", "plan", "drive", "collect", "migrate"}:
         expected |= {"lambda:InvokeFunction"}
     if name == "secrets":
         expected |= {"secretsmanager:GetSecretValue", "kms:Decrypt"}
@@ -241,6 +241,15 @@ def test_driver_passes_one_role_to_one_service(template: Any):
     statement = granted(template, "relay")["PassRole"]
     assert "HealthImagingDataAccess" in json.dumps(statement["Resource"])
     assert {"StringEquals": {"iam:PassedToService": "medical-imaging.amazonaws.com"}} == statement["Condition"]
+
+
+def test_events_reach_the_accounts_bus_under_our_name_alone(template: Any):
+    """The relay puts events of no other source, onto one bus."""
+    from dicomflow.pipeline.outbox import SOURCE
+
+    statement = granted(template, "relay")["Tell"]
+    assert "event-bus/default" in json.dumps(statement["Resource"])
+    assert {"StringEquals": {"events:source": SOURCE}} == statement["Condition"]
 
 
 def test_healthimaging_reads_what_was_received_and_writes_results(template: Any):

@@ -312,7 +312,7 @@ def test_region_without_fips_endpoints_names_those_that_have_them():
     for region, with_imports in (("eu-west-1", True), ("eu-west-1", False)):
         with pytest.raises(ConfigError, match=f"region {region}: .*FIPS endpoints in us-east-1, us-") as raised:
             check_region(region, with_imports=with_imports, with_fips=True)
-        assert with_imports == ("HealthImaging, Lambda" in str(raised.value))
+        assert with_imports == ("HealthImaging, EventBridge, Lambda" in str(raised.value))
 
 
 def test_zones_of_another_region_than_the_deployments_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

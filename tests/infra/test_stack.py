@@ -150,7 +150,8 @@ def test_function_environment_is_one_that_the_program_takes(template: Any, name:
     assert {"iep-edge-1": "GBK"} == settings.character_sets
     assert settings.imports.enabled
     assert 20 == settings.imports.concurrent
-    assert (name == "index") == (settings.queues.drive is None)
+    assert settings.queues.drive
+    assert ("default", True) == (settings.events.bus, "events" in settings.relay.services)
     assert name in settings.queues.urls()  # its own, to let failed messages come sooner
     assert "/opt/rds.pem" == told["PGSSLROOTCERT"]
 
@@ -345,7 +346,7 @@ def test_private_network_has_endpoints_in_the_place_of_the_internet(small: Any):
     assert 1 == len(interface["SubnetIds"])
     for name in ("index", "plan"):
         told = small.one("AWS::Lambda::Function", FunctionName=f"Other-1-{name}")["Environment"]["Variables"]
-        assert '["sqs"]' == told["DICOMFLOW_RELAY__SERVICES"]
+        assert '["events", "sqs"]' == told["DICOMFLOW_RELAY__SERVICES"]
         assert "AWS_ENDPOINT_URL_LAMBDA" not in told
     relay = small.statements("RelayRole")
     assert "sqs:ChangeMessageVisibility" == relay["PutOff"]["Action"]
@@ -365,7 +366,7 @@ def test_network_without_edges_on_ec2_costs_nothing(adopted: Any):
 
 @pytest.mark.parametrize("name", ["index", "plan", "drive", "collect", "migrate"])
 def test_function_in_the_vpc_reaches_lambda_and_sqs_by_ipv6(template: Any, name: str):
-    """And HealthImaging, which has none, through the relay; no other service is asked under a name with IPv6."""
+    """What has no IPv6 by the relay, HealthImaging and EventBridge; no other service is asked under a name with it."""
     properties = function(template, name)
     assert properties["VpcConfig"]["Ipv6AllowedForDualStack"]
     told = properties["Environment"]["Variables"]
@@ -373,7 +374,8 @@ def test_function_in_the_vpc_reaches_lambda_and_sqs_by_ipv6(template: Any, name:
         assert f"https://{service.lower()}." in json.dumps(told[f"AWS_ENDPOINT_URL_{service}"])
         assert ".api.aws" in json.dumps(told[f"AWS_ENDPOINT_URL_{service}"])
     assert "AWS_USE_DUALSTACK_ENDPOINT" not in told
-    services = {"drive": '["medical-imaging"]', "collect": '["medical-imaging"]'}
+    services = dict.fromkeys(("drive", "collect"), '["events", "medical-imaging"]')
+    services |= dict.fromkeys(("index", "plan"), '["events"]')
     assert services.get(name) == told.get("DICOMFLOW_RELAY__SERVICES")
     assert (name == "migrate") == ("DICOMFLOW_MIGRATION__RELAY" in told)
 
@@ -385,7 +387,8 @@ def test_function_outside_the_vpc_can_be_asked_by_its_callers_alone(template: An
     assert "VpcConfig" not in properties
     assert "dicomflow.pipeline.lambdas.relay" == properties["Handler"]
     assert not {"DICOMFLOW_DATABASE_URL", "DICOMFLOW_STORE_URL"} & properties["Environment"]["Variables"].keys()
-    callers = {"ImportsDriveRole", "ImportsCollectRole"} if name == "relay" else {"IEPAuroraMigrateRole"}
+    tellers = {"ImportsDriveRole", "ImportsCollectRole", "IndexingIndexRole", "PlanningPlanRole"}
+    callers = tellers if name == "relay" else {"IEPAuroraMigrateRole"}
     asking = "RelayFunction" if name == "relay" else "IEPAuroraSecretsFunction"
     roles = ("ImportsDriveRole", "ImportsCollectRole", "IEPAuroraMigrateRole", "IndexingIndexRole", "PlanningPlanRole")
     found = {role for role in roles if asking in json.dumps(template.statements(role))}

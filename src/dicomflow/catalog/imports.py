@@ -12,6 +12,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Connection, Row, TextClause, exists, func, or_, select, text, update
 from sqlalchemy.sql.dml import Update
 
+from dicomflow.catalog.outgoing import tell_series_settled
 from dicomflow.catalog.states import RETRIED, RETRYABLE, UNSETTLED, SeriesState
 from dicomflow.catalog.tables import delivery, series_import
 
@@ -239,17 +240,21 @@ def find_series(connection: Connection, name: str) -> list[Row[Any]]:
 
 
 def _settle(connection: Connection, statement: Update, message: str | None) -> bool:
-    """End a series, and count it among the changes its edge is told."""
+    """End a series, count it among the changes its edge is told, and tell who else asked."""
     changed = connection.execute(
-        statement.values(message=message, not_before=None).returning(series_import.c.delivery_id)
+        statement.values(message=message, not_before=None).returning(
+            series_import.c.delivery_id, series_import.c.series_import_id, series_import.c.updated_at
+        )
     ).first()
     if changed is None:
         return False
-    connection.execute(
+    change = connection.execute(
         update(delivery)
         .where(delivery.c.delivery_id == changed.delivery_id)
         .values(series_changes=delivery.c.series_changes + 1)
-    )
+        .returning(delivery.c.series_changes)
+    ).scalar_one()
+    tell_series_settled(connection, changed.series_import_id, change, changed.updated_at)
     return True
 
 

@@ -44,6 +44,7 @@ __all__ = [
     "instance",
     "metadata",
     "object_bucket",
+    "outgoing_event",
     "patient",
     "patient_history",
     "patient_word",
@@ -390,6 +391,21 @@ series_image_set: Final = Table(
         name="fk_series_image_set_image_set",
     ),
     Index(None, "datastore_id", "image_set_id"),
+)
+
+# What others are told, in `detail`; an unsent one waits until `not_before`, and one that is sent stays for a while, so
+# that it is not told again. `event_id` is a function of what happened.
+outgoing_event: Final = Table(
+    "outgoing_event",
+    metadata,
+    Column("event_id", Text, primary_key=True),
+    Column("event_type", Text, nullable=False),
+    Column("happened_at", UtcDateTime, nullable=False),
+    Column("detail", JSON_VALUE, nullable=False),
+    Column("sent_at", UtcDateTime),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("not_before", UtcDateTime),
+    Index(None, "sent_at", "happened_at"),
 )
 
 # The local queue, in SQS's terms: a message that is not deleted is visible again at `visible_at`.

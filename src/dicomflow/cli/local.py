@@ -33,6 +33,10 @@ def local(
         str | None,
         typer.Option(help="The address to receive on: 127.0.0.1 for this machine alone; every address by default."),
     ] = None,
+    webhook: Annotated[
+        str | None,
+        typer.Option(help="Post events to this URL: docs/events.md.", metavar="URL", show_default=False),
+    ] = None,
 ) -> None:
     """Run everything on this machine, with a simulated import.
 
@@ -50,7 +54,7 @@ def local(
     os.umask(_PRIVATE)
     database_url = os.environ.get("DICOMFLOW_DATABASE_URL")
     settings = LocalSettings(
-        data, http_port, port, bind, quiet_seconds, database_url, load_issuers(), load_character_sets()
+        data, http_port, port, bind, quiet_seconds, database_url, load_issuers(), load_character_sets(), webhook
     )
     system = Local(settings, local_console)
     try:

@@ -21,6 +21,7 @@ from dicomflow.catalog.engine import create_engine_for, require_schema
 from dicomflow.healthimaging.client import build_client
 from dicomflow.pipeline.database import create_iam_engine
 from dicomflow.pipeline.dependencies import Dependencies
+from dicomflow.pipeline.outbox import EventBridge
 from dicomflow.pipeline.relay import RelayClient, build_lambda_client
 from dicomflow.pipeline.settings import PipelineSettings, RelaySettings
 from dicomflow.pipeline.worker import LONG_POLL_SECONDS, SqsQueues
@@ -66,7 +67,14 @@ def build_dependencies(settings: PipelineSettings) -> Dependencies:
         retention=timedelta(days=settings.retention_days) if settings.retention_days else None,
         issuers=settings.issuers,
         character_sets=settings.character_sets,
+        publisher=_publisher(settings),
     )
+
+
+def _publisher(settings: PipelineSettings) -> EventBridge | None:
+    if not settings.events.bus:
+        return None
+    return EventBridge(_Later(lambda: client_of("events", settings.relay)), settings.events.bus)
 
 
 def build_store(store_url: str) -> tuple[str, ObjectStore]:

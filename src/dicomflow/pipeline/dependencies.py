@@ -14,6 +14,8 @@ from dicomflow.pipeline.metrics import Metrics, NoMetrics
 if TYPE_CHECKING:
     from mypy_boto3_medical_imaging.client import HealthImagingClient
 
+    from dicomflow.pipeline.outbox import Publisher
+
 __all__ = ["JOB_LIMIT", "Dependencies", "Enqueue"]
 
 JOB_LIMIT: Final = timedelta(hours=6)
@@ -35,7 +37,8 @@ class Dependencies:
     ended within `job_limit` is given up. What comes from an association of one of `stat_ae_titles` is imported first.
     What was received is deleted so long after its import as `retention` says, never without one.
     `issuers` gives the issuer of Patient IDs that name none, by `EDGE/CALLING AE TITLE` or by `EDGE`, `character_sets`
-    likewise what devices mean that declare none.
+    likewise what devices mean that declare none. Events go to `publisher`, to nobody without one; where a thread of
+    its own sends them, `wake_sender` wakes it.
     """
 
     engine: Engine
@@ -55,6 +58,8 @@ class Dependencies:
     character_sets: Mapping[str, str] = field(default_factory=dict)
     retention: timedelta | None = None
     metrics: Metrics = field(default_factory=NoMetrics)
+    publisher: "Publisher | None" = None
+    wake_sender: Callable[[], None] | None = None
 
     @property
     def target(self) -> JobTarget:

@@ -10,7 +10,8 @@ from datetime import datetime
 
 from dicomflow.pipeline.call import Started, start_jobs
 from dicomflow.pipeline.dependencies import Dependencies
-from dicomflow.pipeline.follow import MAX_LOOKS, follow_jobs
+from dicomflow.pipeline.follow import LOOK_AGAIN, MAX_LOOKS, follow_jobs
+from dicomflow.pipeline.outbox import send_events
 from dicomflow.pipeline.retention import expire_objects
 from dicomflow.pipeline.tell import tell
 from dicomflow.pipeline.wakeups import acknowledge
@@ -40,7 +41,7 @@ def drive(deps: Dependencies, body: str = "{}") -> DriveResult:
     has_more_to_expire = deps.retention is not None and _expire(deps)
     has_more = looked_at == MAX_LOOKS or started.is_cut_short or has_more_to_expire
     is_idle = looked_at == started.steps == 0
-    due_at = tell(deps, "sweep", has_more=has_more, is_idle=is_idle)
+    due_at = tell(deps, "sweep", has_more=has_more, is_idle=is_idle, events_due=_send_events(deps))
     return DriveResult(started.jobs, looked_at, due_at)
 
 
@@ -51,3 +52,12 @@ def _expire(deps: Dependencies) -> bool:
     except Exception:  # the boundary between two kinds of work
         logger.exception("objects_not_expired")
         return False
+
+
+def _send_events(deps: Dependencies) -> datetime | None:
+    """Send what others asked for; whoever does not take it holds no import up."""
+    try:
+        return send_events(deps)
+    except Exception:  # the boundary between two kinds of work
+        logger.exception("events_not_sent")
+        return deps.clock() + LOOK_AGAIN

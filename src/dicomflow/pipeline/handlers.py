@@ -22,6 +22,7 @@ from dicomflow.pipeline.events import StoredObjectEvent, decode_object_events
 from dicomflow.pipeline.follow import collect_event
 from dicomflow.pipeline.index import index_objects
 from dicomflow.pipeline.metrics import Name
+from dicomflow.pipeline.outbox import send_events
 from dicomflow.pipeline.plan import plan_delivery
 from dicomflow.pipeline.wakeups import wake_driver
 
@@ -40,11 +41,25 @@ RecordHandler = Callable[[Dependencies, SQSRecord], None]
 def handlers_of(deps: Dependencies) -> dict[str, Handler]:
     """Return each queue's handler: from Lambda's SQS event to its partial batch response."""
     return {
-        "index": lambda event: handle_index(deps, event),
-        "plan": lambda event: _handle_each(deps, event, _plan_record),
-        "drive": lambda event: _handle_each(deps, event, _drive_record),
-        "collect": lambda event: _handle_each(deps, event, _collect_record),
+        "index": lambda event: _then_send(deps, handle_index(deps, event)),
+        "plan": lambda event: _then_send(deps, _handle_each(deps, event, _plan_record)),
+        "drive": lambda event: _handle_each(deps, event, _drive_record),  # the driver sends by itself
+        "collect": lambda event: _then_send(deps, _handle_each(deps, event, _collect_record)),
     }
+
+
+def _then_send(deps: Dependencies, response: dict[str, Any]) -> dict[str, Any]:
+    """Send what the batch has told, before its messages go: who dies here gets them again, and sends it then.
+
+    What is not taken is no message's failure: it waits in the outbox, and the driver comes back for it.
+    """
+    try:
+        due_at = send_events(deps)
+        if due_at is not None and deps.import_enabled:  # without imports there is no driver
+            wake_driver(deps, due_at, "events")
+    except Exception:  # the boundary between two kinds of work
+        logger.exception("events_not_sent")
+    return response
 
 
 def handle_index(deps: Dependencies, event: SqsEvent) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import io
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -30,6 +30,7 @@ from dicomflow.catalog.index import (
     upsert_problems,
 )
 from dicomflow.catalog.objects import without_long_identity
+from dicomflow.catalog.outgoing import tell_studies_receiving
 from dicomflow.dicom.attributes import Level
 from dicomflow.dicom.header import Header, SiteCharacterSet, read_header, read_header_from
 from dicomflow.errors import DicomflowError, PeerError, PermanentError, TransientError
@@ -66,6 +67,7 @@ def index_objects(
     issuers: Mapping[str, str] | None = None,
     character_sets: Mapping[str, str] | None = None,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    is_news: bool = True,
 ) -> IndexResult:
     """Index the objects of a batch of events; repeats within the batch and of earlier ones change nothing.
 
@@ -80,6 +82,7 @@ def index_objects(
             by default.
         character_sets: what devices mean that declare no Specific Character Set, by the same names.
         clock: tells the time of indexing.
+        is_news: others are told of a study of which images arrive.
 
     Raises:
         sqlalchemy.exc.SQLAlchemyError: the database failed; what is written stays, and a repeat writes the rest.
@@ -88,7 +91,7 @@ def index_objects(
     outcomes = asyncio.run(read_objects(store, keys, issuers or {}, character_sets))
     indexed = [outcome for outcome in outcomes.values() if isinstance(outcome, IndexedObject)]
     problems = [outcome for outcome in outcomes.values() if isinstance(outcome, ObjectProblem)]
-    refused = write_objects(engine, indexed, clock())
+    refused = write_objects(engine, indexed, clock(), is_news=is_news)
     problems += refused
     _write_problems(engine, problems)
     failed = {
@@ -124,13 +127,20 @@ async def read_objects(
     return outcomes
 
 
-def write_objects(engine: Engine, indexed: Sequence[IndexedObject], now: datetime) -> list[ObjectProblem]:
-    """Write a batch in one transaction; return the objects that the catalog cannot hold, each found by halves."""
+def write_objects(
+    engine: Engine, indexed: Sequence[IndexedObject], now: datetime, *, is_news: bool = False
+) -> list[ObjectProblem]:
+    """Write a batch in one transaction; return the objects that the catalog cannot hold, each found by halves.
+
+    With `is_news` others are told of each study of a delivery.
+    """
     if not indexed:
         return []
     try:
         with engine.begin() as connection:
             upsert_objects(connection, indexed, now)
+            if is_news:
+                tell_studies_receiving(connection, _studies(indexed), now)
     except Exception as error:
         if not is_of_a_value(error):
             raise
@@ -138,8 +148,16 @@ def write_objects(engine: Engine, indexed: Sequence[IndexedObject], now: datetim
             logger.exception("object_not_written", extra={"key": indexed[0].location.object_key})
             return [_refusal(indexed[0], error)]
         middle = len(indexed) // 2
-        return write_objects(engine, indexed[:middle], now) + write_objects(engine, indexed[middle:], now)
+        halves = (indexed[:middle], indexed[middle:])
+        return [each for half in halves for each in write_objects(engine, half, now, is_news=is_news)]
     return []
+
+
+def _studies(indexed: Sequence[IndexedObject]) -> Iterator[tuple[str, str, str]]:
+    """Yield edge, delivery and study of the objects of deliveries."""
+    for each in indexed:
+        if each.location.delivery_id:
+            yield each.location.edge, each.location.delivery_id, each.values["StudyInstanceUID"]
 
 
 async def _read_one(

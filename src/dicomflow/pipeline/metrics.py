@@ -50,6 +50,8 @@ class Name(Enum):
     IMPORTS_STARTED = ("ImportsStarted", "dicomflow_imports_started", "Series that a job was started for.")
     IMPORTS_COMPLETED = ("ImportsCompleted", "dicomflow_imports_completed", "Series that ended with everything in.")
     IMPORTS_FAILED = ("ImportsFailed", "dicomflow_imports_failed", "Series that ended partial or failed.")
+    EVENTS_SENT = ("EventsSent", "dicomflow_events_sent", "Events that were taken by whoever asked for them.")
+    EVENTS_NOT_SENT = ("EventsNotSent", "dicomflow_events_not_sent", "Attempts to send an event that was not taken.")
     IMPORT_BACKLOG = ("ImportBacklog", "dicomflow_import_backlog", "Series queued or in progress.")
     EDGE_SILENT_SECONDS = ("EdgeSilentSeconds", "dicomflow_edge_silent_seconds", "Since the edge's last heartbeat.")
 
@@ -75,6 +77,8 @@ COUNTERS: Final = (
     Name.IMPORTS_STARTED,
     Name.IMPORTS_COMPLETED,
     Name.IMPORTS_FAILED,
+    Name.EVENTS_SENT,
+    Name.EVENTS_NOT_SENT,
 )
 
 

@@ -16,6 +16,7 @@ from dicomflow.bucket.keys import MANIFEST_PREFIX, manifest_key
 from dicomflow.bucket.manifest import Manifest
 from dicomflow.catalog.deliveries import clear_problem, record_delivery
 from dicomflow.catalog.engine import is_of_a_value
+from dicomflow.catalog.outgoing import tell_delivery_stored
 from dicomflow.catalog.states import SeriesState
 from dicomflow.dicom.uids import is_usable
 from dicomflow.errors import DicomflowError, PermanentError
@@ -38,6 +39,7 @@ def plan_delivery(
     now: datetime,
     stat_ae_titles: Collection[str] = (),
     only: Callable[[Manifest], Manifest] = lambda manifest: manifest,
+    is_news: bool = True,
 ) -> int:
     """Record the delivery of a manifest and queue its series; return how many are new.
 
@@ -49,6 +51,7 @@ def plan_delivery(
         now: the time.
         stat_ae_titles: what one of these calling AE titles has sent goes before the rest.
         only: leaves out of the manifest what is not to be recorded.
+        is_news: others are told of the delivery.
 
     Raises:
         PermanentError: there is no such object, it is no manifest, or the catalog cannot hold what it says.
@@ -67,6 +70,8 @@ def plan_delivery(
         with engine.begin() as connection:
             clear_problem(connection, key)
             new = record_delivery(connection, manifest, key, state, now, priority)
+            if is_news:
+                tell_delivery_stored(connection, manifest, now)
     except DicomflowError:
         raise
     except Exception as error:

@@ -95,7 +95,9 @@ def rebuild_catalog(
         TransientError: the store did not answer; what is done stays done, and another call goes on from there.
     """
     done = Rebuilt()
-    index = partial(index_objects, engine, store, issuers=issuers, character_sets=character_sets, clock=clock)
+    index = partial(
+        index_objects, engine, store, issuers=issuers, character_sets=character_sets, clock=clock, is_news=False
+    )
     datastore_ids: set[str] = set()
     odd: dict[str, str] = {}
     try:
@@ -171,7 +173,13 @@ def _plan(
             continue
         try:
             plan_delivery(
-                engine, store, key, import_enabled=False, now=clock(), only=partial(_in_store, engine, key, done)
+                engine,
+                store,
+                key,
+                import_enabled=False,
+                now=clock(),
+                only=partial(_in_store, engine, key, done),
+                is_news=False,
             )
         except PermanentError as error:
             logger.warning("manifest_refused", extra={"key": key, "error": str(error)})

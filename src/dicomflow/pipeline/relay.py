@@ -19,6 +19,7 @@ __all__ = ["OPERATIONS", "RelayClient", "answer_call", "build_lambda_client"]
 logger = logging.getLogger(__name__)
 
 OPERATIONS: Final = {
+    "events": ("put_events",),
     "medical-imaging": ("get_dicom_import_job", "get_image_set", "search_image_sets", "start_dicom_import_job"),
     "secretsmanager": ("get_secret_value",),
     "sqs": ("change_message_visibility_batch", "send_message"),

@@ -14,6 +14,7 @@ from dicomflow.dicom.charsets import is_known_term
 from dicomflow.errors import PermanentError
 
 __all__ = [
+    "EventSettings",
     "ImportSettings",
     "PipelineSettings",
     "QueueSettings",
@@ -75,11 +76,20 @@ class ImportSettings(_Section):
     stat_ae_titles: frozenset[str] = frozenset()
 
 
+RelayedService = Literal["events", "medical-imaging", "sqs"]
+
+
 class RelaySettings(_Section):
     """The function through which services are reached that cannot be called directly, and which services those are."""
 
     function: str = ""
-    services: frozenset[Literal["medical-imaging", "sqs"]] = frozenset()
+    services: frozenset[RelayedService] = frozenset()
+
+
+class EventSettings(_Section):
+    """The bus of EventBridge that others listen to, by its name or ARN; without one nobody is told."""
+
+    bus: str = Field("", pattern=r"^[A-Za-z0-9._/:-]{0,256}$")
 
 
 class PipelineSettings(BaseSettings):
@@ -95,6 +105,7 @@ class PipelineSettings(BaseSettings):
     queues: QueueSettings = QueueSettings()
     imports: ImportSettings = ImportSettings()
     relay: RelaySettings = RelaySettings()
+    events: EventSettings = EventSettings()
     retention_days: int = Field(0, ge=0)
     issuers: dict[str, str] = Field(
         default_factory=dict,
@@ -133,7 +144,7 @@ def load_relay() -> RelaySettings:
     services = os.environ.get(f"{ENVIRONMENT_PREFIX}RELAY__SERVICES") or "[]"
     return RelaySettings(
         function=os.environ.get(f"{ENVIRONMENT_PREFIX}RELAY__FUNCTION", ""),
-        services=TypeAdapter(frozenset[Literal["medical-imaging", "sqs"]]).validate_json(services),
+        services=TypeAdapter(frozenset[RelayedService]).validate_json(services),
     )
 
 
@@ -170,7 +181,12 @@ def _is_known(variable: str) -> bool:
     if variable.startswith(_OTHERS):
         return True
     section, _, name = variable.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
-    sections: dict[str, type[_Section]] = {"queues": QueueSettings, "imports": ImportSettings, "relay": RelaySettings}
+    sections: dict[str, type[_Section]] = {
+        "queues": QueueSettings,
+        "imports": ImportSettings,
+        "relay": RelaySettings,
+        "events": EventSettings,
+    }
     if section in sections:
         return not name or name in sections[section].model_fields
     return not name and section in PipelineSettings.model_fields

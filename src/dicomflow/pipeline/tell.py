@@ -33,7 +33,14 @@ MAX_FAILURES: Final = 3
 IDLE_PAUSE: Final = timedelta(seconds=1)
 
 
-def tell(deps: Dependencies, reason: str, *, has_more: bool = False, is_idle: bool = False) -> datetime | None:
+def tell(
+    deps: Dependencies,
+    reason: str,
+    *,
+    has_more: bool = False,
+    is_idle: bool = False,
+    events_due: datetime | None = None,
+) -> datetime | None:
     """Send feedback and the driver's wake-up; return when there is something to do again, or None.
 
     Args:
@@ -41,10 +48,13 @@ def tell(deps: Dependencies, reason: str, *, has_more: bool = False, is_idle: bo
         reason: what the wake-up says.
         has_more: there is something to do at once.
         is_idle: whatever kept this run from its work keeps the next one too, for a while.
+        events_due: when there are events to send.
     """
     _send_feedback(deps)
     now = deps.clock()
     due_at = now if has_more else _next_due(deps, now)
+    if events_due is not None:
+        due_at = events_due if due_at is None else min(due_at, events_due)
     if due_at is not None:
         if is_idle:
             due_at = max(due_at, now + IDLE_PAUSE)
