@@ -13,9 +13,9 @@ __all__ = ["samples"]
 def samples(
     folder: Annotated[Path, typer.Argument(help="Where to; it is made if need be.", metavar="DIR", show_default=False)],
 ) -> None:
-    """Write a few invented studies as DICOM files, to try things with.
+    """Write a few invented studies, to try things with.
 
-    They are those of the demonstration, the same each time: 18 images in 3 studies of 2 people who do not exist.
+    They are DICOM files, the demonstration's, the same each time: 18 images in 3 studies of 2 people who never were.
 
     For example: dicomflow samples dcmdata
     """
