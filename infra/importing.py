@@ -183,6 +183,8 @@ class Imports(Construct):
         store, relay = self._store.any_arn, self._relay.function
         relay.grant("Follow", ["medical-imaging:GetDICOMImportJob", "medical-imaging:SearchImageSets"], [store])
         relay.grant("ImageSets", ["medical-imaging:GetImageSet"], [f"{store}/imageset/*"])
+        changes = ["medical-imaging:CopyImageSet", "medical-imaging:UpdateImageSetMetadata"]
+        relay.grant("Repair", changes, [store, f"{store}/imageset/*"])
         relay.grant("Start", ["medical-imaging:StartDICOMImportJob"], [store])
         relay.grant(
             "PassRole",

@@ -106,6 +106,8 @@ class Monitoring(Construct):
             self._alarms.add(
                 self, "imports-failed", self._alarms.metric("ImportsFailed"), 0, "Series wait for an operator"
             )
+            hidden = self._alarms.metric("ImportsHidden")
+            self._alarms.add(self, "imports-hidden", hidden, 0, "Series are imported that no viewer shows")
             self._alarms.add(
                 self, "import-backlog", self._backlog(), _BACKLOG, "More series wait than an hour can start"
             )

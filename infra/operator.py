@@ -37,7 +37,8 @@ class Operator(Construct):
         self.console = foundation.pipeline_function(self, "console", timeout=_PAGE_TIMEOUT, memory_mib=2048)
         foundation.catalog.grant_use(self.console)
         landing.grant_read(self.console, received, f"{STATUS_PREFIX}*")
+        relay.grant_use(self.function, *(["medical-imaging"] if foundation.settings.imports.ahli_enabled else []))
+        relay.grant_use(self.console)
         for function in (self.function, self.console):
-            relay.grant_use(function)
             if wake_ups is not None:
                 grant_wake_ups(function, wake_ups)

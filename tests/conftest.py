@@ -225,13 +225,20 @@ def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
 class LocalDaemon:
     """`dicomflow local` as a process of its own, with data that survives its restarts. One owner: the test."""
 
-    def __init__(self, folder: Path, database_url: str | None = None, global_options: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        database_url: str | None = None,
+        global_options: Sequence[str] = (),
+        options: Sequence[str] = (),
+    ) -> None:
         self.data = folder / "data"
         self.log = folder / "local.log"
         self.port = self.http_port = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._database_url = database_url
         self._global_options = global_options
+        self._options = options
         url = database_url or f"sqlite:///{self.data / 'catalog.db'}"
         self._engine = create_read_only_engine(url)
 
@@ -252,7 +259,7 @@ class LocalDaemon:
             "--port",
             "0",
         ]
-        command += ["--http-port", http_port, "--quiet-seconds", quiet_seconds]
+        command += ["--http-port", http_port, "--quiet-seconds", quiet_seconds, *self._options]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [str(part) for part in command],

@@ -190,8 +190,8 @@ def _replace_status(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
 @pytest.mark.parametrize(
     ("words", "wanted"),
     [
-        ("dicomflow s", {"send", "spool", "status", "simulator"}),
-        ("dicomflow imports ", {"list", "show", "retry"}),
+        ("dicomflow s", {"samples", "send", "spool", "status", "simulator"}),
+        ("dicomflow imports ", {"list", "show", "retry", "repair"}),
         ("dicomflow send --assoc", {"--associations"}),
     ],
 )

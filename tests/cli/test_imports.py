@@ -1,20 +1,25 @@
 """`dicomflow imports`: what an operator sees of the import queue, and can do about it."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from obstore.store import LocalStore
 from sqlalchemy import Engine, select, update
 
+from dicomflow import samples
 from dicomflow.bucket.keys import instance_key, manifest_key
 from dicomflow.bucket.manifest import Instance, Manifest, Series, Study
 from dicomflow.catalog import queue
 from dicomflow.catalog.deliveries import record_delivery, record_problem
 from dicomflow.catalog.engine import create_engine_for
+from dicomflow.catalog.outcomes import StoredImageSet, record_image_sets
 from dicomflow.catalog.states import SeriesState
 from dicomflow.catalog.tables import series_import
+from dicomflow.healthimaging.client import build_client
+from dicomflow.healthimaging.simulator import SimulatorSettings, create_app, serve
 
 Run = Callable[..., tuple[int, str, str]]
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -122,3 +127,69 @@ def test_retry_of_what_has_not_failed_fails(run: Run, data: Path, engine: Engine
 def test_retry_called_wrongly_exits_2(run: Run, data: Path, arguments: list[str]):
     """Nothing, both, or a state that cannot be retried is a wrong call."""
     assert 2 == run("imports", "retry", *arguments, "--data", data)[0]
+
+
+@pytest.fixture
+def hidden(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Give the id of an image set that a service hides, for another Patient ID, and that the catalog knows."""
+    (image,) = samples.ct_study(7, series=1, slices=1)
+    samples.write(iter([image]), tmp_path / "images" / "1")
+    image.PatientID = "ANOTHER"
+    image.SeriesInstanceUID = image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = "1.2.2"
+    samples.write(iter([image]), tmp_path / "images" / "2")
+    app = create_app(
+        SimulatorSettings(state_path=tmp_path / "service.db", submit_seconds=0, run_seconds=0),
+        {"images": LocalStore(tmp_path / "images")},
+    )
+    server = serve(app)
+    client = build_client(server.url, "us-east-1", "x", "y")
+    datastore_id = client.create_datastore(datastoreName="test", clientToken="t")["datastoreId"]
+    app.state.runner.run_due()
+    for number in ("1", "2"):
+        client.start_dicom_import_job(
+            datastoreId=datastore_id,
+            jobName=number,
+            clientToken=number,
+            dataAccessRoleArn="arn:aws:iam::123456789012:role/import",
+            inputS3Uri=f"s3://images/{number}/",
+            outputS3Uri="s3://images/out/",
+        )
+        app.state.runner.run_due()
+        app.state.runner.run_due()
+    found = client.search_image_sets(datastoreId=datastore_id)["imageSetsMetadataSummaries"]
+    (image_set_id,) = [item["imageSetId"] for item in found if not item["isPrimary"]]
+    with engine.begin() as connection:
+        known = StoredImageSet(str(image.StudyInstanceUID), "1.2.2", image_set_id, 1, is_primary=False)
+        record_image_sets(connection, datastore_id, [known], NOW)
+    variables = {"AWS_ENDPOINT_URL_MEDICAL_IMAGING": server.url, "AWS_DEFAULT_REGION": "us-east-1"}
+    for name, value in (variables | {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y"}).items():
+        monkeypatch.setenv(name, value)
+    build_client.cache_clear()
+    yield image_set_id
+    build_client.cache_clear()
+    server.close()
+
+
+def test_repair_says_what_it_would_do(run: Run, data: Path, hidden: str):
+    """A dry run names image sets and elements, and no value; as JSON too."""
+    arguments = ("imports", "repair", hidden, "--keep", "primary", "--dry-run", "--data", data)
+    code, output, errors = run(*arguments)
+    assert (0, "") == (code, errors)
+    elements = ["PatientID", "PatientName", "PatientBirthDate", "PatientSex"]
+    assert [f"would update image set {hidden}: {', '.join(elements)}", f"would promote image set {hidden}"] == (
+        output.splitlines()
+    )
+    told = json.loads(run(*arguments, "--json")[1])
+    assert ({"image_set": hidden, "keep": "primary", "dry_run": True}, elements) == (
+        {name: told[name] for name in ("image_set", "keep", "dry_run")},
+        told["steps"][0]["elements"],
+    )
+    assert "ANOTHER" not in output + json.dumps(told)
+
+
+def test_repair_of_an_unknown_image_set_fails(run: Run, data: Path, monkeypatch: pytest.MonkeyPatch):
+    """The line says where the known ones are listed; without --keep nobody decides."""
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    code, _, errors = run("imports", "repair", "0" * 32, "--keep", "this", "--data", data)
+    assert (1, True) == (code, "see `dicomflow catalog conflicts`" in errors)
+    assert 2 == run("imports", "repair", "0" * 32, "--data", data)[0]

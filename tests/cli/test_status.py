@@ -19,8 +19,9 @@ EMPTY = {
     "studies": 0,
     "patients": 0,
     "image_sets": 0,
+    "hidden_image_sets": 0,
     "unreadable": 0,
-    "imports": {"queued": 0, "in_progress": 0, "completed": 0, "failed": 0},
+    "imports": {"queued": 0, "in_progress": 0, "completed": 0, "hidden": 0, "failed": 0},
     "spool": {"received": 0, "delivering": 0, "quarantined": 0},
 }
 
@@ -54,7 +55,7 @@ def test_status_counts_the_files_of_the_spool(run: Run, data: Path):
 
 
 def test_status_counts_rows_by_import_status(run: Run, empty_database_url: str, monkeypatch: pytest.MonkeyPatch):
-    """Imports are counted by the number that Ahlijob shows, objects with a problem as unreadable, on both databases."""
+    """Each import is counted once, hidden ones apart, objects with a problem as unreadable, on both databases."""
     engine = create_engine_for(empty_database_url)
     migrate(engine)
     now = datetime.now(UTC)
@@ -65,7 +66,7 @@ def test_status_counts_rows_by_import_status(run: Run, empty_database_url: str, 
             )
         )
         for number, (state, status) in enumerate(
-            [("queued", 1), ("in_progress", 2), ("completed", 3), ("completed", 3), ("partial", 4), ("failed", 4)]
+            [("queued", 1), ("in_progress", 2), ("completed", 3), ("hidden", 3), ("partial", 4), ("failed", 4)]
         ):
             connection.execute(
                 insert(tables.series_import).values(
@@ -89,7 +90,7 @@ def test_status_counts_rows_by_import_status(run: Run, empty_database_url: str, 
     code, output, _ = run("status", "--json")
     assert 0 == code
     counts = json.loads(output)
-    assert {"queued": 1, "in_progress": 1, "completed": 2, "failed": 2} == counts["imports"]
+    assert {"queued": 1, "in_progress": 1, "completed": 1, "hidden": 1, "failed": 2} == counts["imports"]
     assert (1, 1) == (counts["image_sets"], counts["unreadable"])
     assert "spool" not in counts
 

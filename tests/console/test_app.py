@@ -10,12 +10,13 @@ from typing import Any
 import httpx
 import pytest
 from hospital import REASON, Hospital
-from sqlalchemy import event, func, select
+from sqlalchemy import event, func, select, update
 
 from dicomflow.catalog.audit import list_audit_events
 from dicomflow.catalog.engine import begin_read
 from dicomflow.catalog.imports import find_series
-from dicomflow.catalog.tables import series, study
+from dicomflow.catalog.states import SeriesState
+from dicomflow.catalog.tables import series, series_import, study
 
 PAGES = (
     "/overview",
@@ -81,6 +82,27 @@ def test_overview_names_what_needs_attention_first(client: httpx.Client):
     assert sorted(levels) == levels
     assert {"to_deliver": 56, "to_index": 0} == {name: page["backlog"][name] for name in ("to_deliver", "to_index")}
     assert page["counts"]["instances"] + 1 == page["flow"]["indexed"]["sum"]  # one of them came twice
+
+
+def test_overview_begins_with_what_no_viewer_sees(
+    new_hospital: Callable[..., Hospital], client_of: Callable[..., httpx.Client]
+):
+    """A series that is imported and hidden comes before all else, and its study says so."""
+    hospital = new_hospital()
+    with hospital.engine.begin() as connection:
+        connection.execute(
+            update(series_import)
+            .where(series_import.c.series_instance_uid == hospital.chest_series)
+            .values(state=SeriesState.HIDDEN)
+        )
+    client = client_of(hospital)
+    first = client.get("/overview.json").json()["concerns"][0]
+    assert ("bad", "/imports?state=hidden") == (first["level"], first["href"])
+    assert "1 series imported that no viewer shows" == first["title"]
+    (listed,) = client.get("/imports.json", params={"state": "hidden"}).json()["imports"]
+    assert (hospital.chest_series, False) == (listed["series_instance_uid"], listed["can_retry"])
+    (study,) = client.get("/studies.json", params={"status": "hidden"}).json()["studies"]
+    assert {"completed": 2, "hidden": 1} == study["imports"]
 
 
 def test_studies_are_found_by_name_and_shown(client: httpx.Client):

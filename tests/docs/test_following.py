@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+from waiting import wait_for
+
 
 def test_logs_of_edge_and_pipeline_join_for_one_instance(site: Any):
     """Association, delivery and job ids lead from line to line, each a member of its JSON."""
@@ -43,3 +45,18 @@ def test_logs_hold_no_patient_data(site: Any):
     values = {value for row in site.daemon.query("SELECT patient_name, patient_id FROM patient") for value in row}
     assert values
     assert [] == [value for value in values if value and value in text]
+
+
+def test_events_of_a_delivery_are_posted(site: Any):
+    """From its first image to its last series, each under an id of its own, and none names a patient."""
+    (delivery, study) = site.daemon.query("SELECT delivery_id, study_instance_uid FROM series_import ORDER BY 1")[0]
+
+    def posted() -> list[dict[str, Any]]:
+        return [event for event in site.events if event["detail"]["delivery"] == delivery]
+
+    wait_for(lambda: len(posted()) >= 4)
+    kinds = [event["detail-type"] for event in posted()]
+    assert ["Delivery Stored", "Series Imported", "Series Imported", "Study Receiving"] == sorted(kinds)
+    assert 4 == len({event["id"] for event in posted()})
+    assert study == posted()[0]["detail"].get("study_instance_uid", study)
+    assert "Demo" not in json.dumps(site.events)

@@ -48,6 +48,8 @@ MODULES["drive"] = (
     "pipeline/versions.py",
 )
 """The modules whose calls of the store and of HealthImaging a function makes."""
+RELAYED = (*MODULES["drive"], "pipeline/repair.py")
+"""Those whose calls of HealthImaging the relay makes."""
 STORE_CALLS = {
     "get": {"s3:GetObject"},
     "get_async": {"s3:GetObject"},
@@ -132,7 +134,7 @@ def test_function_may_do_what_its_code_calls_and_nothing_more(template: Any, nam
     if name in {"relay", "secrets"}:
         expected = {each for each in ALWAYS if each.startswith("logs:")}
     if name == "relay":
-        expected |= service_actions(MODULES["drive"]) | {"iam:PassRole", "events:PutEvents"}
+        expected |= service_actions(RELAYED) | {"iam:PassRole", "events:PutEvents"}
     if name in {"index", "plan", "drive", "collect"}:
         expected |= RECEIVES | {"rds-db:connect"}
     if name in {"index", "plan", "drive", "collect", "operator", "console"}:
@@ -145,7 +147,7 @@ def test_function_may_do_what_its_code_calls_and_nothing_more(template: Any, nam
         expected |= {"kms:Decrypt", "s3:ListBucket"}  # without the right to list, what is missing looks forbidden
     if name in {"drive", "collect"}:
         expected |= {"kms:GenerateDataKey", "s3:DeleteObject"}
-    if name in {"index", "plan", "drive", "collect", "migrate"}:
+    if name in {"index", "plan", "drive", "collect", "migrate", "operator"}:
         expected |= {"lambda:InvokeFunction"}
     if name == "secrets":
         expected |= {"secretsmanager:GetSecretValue", "kms:Decrypt"}
@@ -199,7 +201,7 @@ def test_relay_passes_on_what_the_driver_calls():
     model = botocore.session.get_session().get_service_model("medical-imaging")
     operations = {botocore.xform_name(name): name for name in model.operation_names}
     passed = {f"medical-imaging:{operations[name]}" for name in OPERATIONS["medical-imaging"]}
-    assert service_actions(MODULES["drive"]) == passed
+    assert service_actions(RELAYED) == passed
 
 
 def test_actions_are_those_that_the_services_know(template: Any):

@@ -9,9 +9,11 @@ from typing import Final
 
 from dicomflow.bucket.documents import Format, Moment, Text
 
-__all__ = ["FEEDBACK_VERSION", "FailedObject", "Feedback"]
+__all__ = ["FEEDBACK_VERSION", "NOT_VISIBLE", "FailedObject", "Feedback"]
 
 FEEDBACK_VERSION: Final = 1
+NOT_VISIBLE: Final = "not visible"
+"""How the reason begins of an object that is imported, but in an image set that HealthImaging shows nobody."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from dicomflow.catalog.tables import delivery, queue_message, series_import, sta
 __all__ = ["Activity", "Backlog", "activity_since", "count_states", "read_backlog"]
 
 _MINUTE: Final = "minute"
-_DONE: Final = (SeriesState.COMPLETED, SeriesState.PARTIAL)
+_DONE: Final = (SeriesState.COMPLETED, SeriesState.HIDDEN, SeriesState.PARTIAL)
 
 
 @dataclass(frozen=True, slots=True)

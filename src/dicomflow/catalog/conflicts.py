@@ -10,6 +10,7 @@ from typing import Final
 
 from sqlalchemy import Connection, Table, func, or_, select, text
 
+from dicomflow.catalog.hidden import list_hidden
 from dicomflow.catalog.tables import (
     instance,
     patient,
@@ -28,6 +29,7 @@ KINDS: Final = {
     "series_of_studies": "one Series Instance UID under several studies",
     "demographics": "one patient with different names, birth dates or sexes",
     "unidentified": "a study without a Patient ID",
+    "hidden": "an image set that is not primary, which no viewer sees",
 }
 
 
@@ -78,6 +80,7 @@ def list_conflicts(connection: Connection, *, limit: int = 1000) -> list[Conflic
         *_of_several(connection, "series_of_studies", series_study, limit),
         *_demographics(connection, limit),
         *_unidentified(connection, limit),
+        *_hidden(connection, limit),
     ]
 
 
@@ -144,3 +147,15 @@ def _unidentified(connection: Connection, limit: int) -> list[Conflict]:
         select(uid, patient.c.patient_key).where(text("unidentified_study_uid <> ''")).order_by(uid).limit(limit)
     )
     return [Conflict("unidentified", study, (f"patient {key}",)) for study, key in connection.execute(statement)]
+
+
+def _hidden(connection: Connection, limit: int) -> list[Conflict]:
+    """List image sets by the series that they hide, with the elements in which they differ, not with their values."""
+    return [
+        Conflict("hidden", row.series_instance_uid, (f"image set {row.image_set_id}", *_differs(row.differs_in)))
+        for row in list_hidden(connection, limit)
+    ]
+
+
+def _differs(elements: list[str] | None) -> tuple[str, ...]:
+    return (f"differs in {', '.join(elements)}",) if elements else ()

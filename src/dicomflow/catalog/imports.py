@@ -19,6 +19,7 @@ from dicomflow.catalog.tables import delivery, series_import
 __all__ = [
     "CLOCK_TOLERANCE",
     "LONGEST_PUT_OFF",
+    "UNCHANGED",
     "complete_series",
     "count_backlog",
     "count_ready_series",
@@ -37,11 +38,13 @@ __all__ = [
     "series_at",
     "series_of_job",
     "series_state",
+    "show_series",
 ]
 
 LONGEST_PUT_OFF: Final = timedelta(seconds=300)
 """Nothing of the imports is put off for longer: see `has_come`."""
 CLOCK_TOLERANCE: Final = timedelta(seconds=60)
+UNCHANGED: Final = "unchanged: every instance was in already"
 
 
 def series_state(state: SeriesState, now: datetime) -> dict[str, Any]:
@@ -132,17 +135,25 @@ def finish_series(
     message: str | None,
     now: datetime,
 ) -> bool:
-    """End a series of a job: in_progress → completed | partial | failed."""
+    """End a series of a job: in_progress → completed | hidden | partial | failed."""
     statement = move_series([SeriesState.IN_PROGRESS], state, now).where(
         series_import.c.series_import_id == series_import_id, series_import.c.import_job_id == import_job_id
     )
     return _settle(connection, statement, message)
 
 
-def complete_series(connection: Connection, series_import_id: int, message: str | None, now: datetime) -> bool:
-    """End a series that is in without a job of its own: queued | failed | partial → completed."""
-    statement = move_series([SeriesState.QUEUED, *RETRIED], SeriesState.COMPLETED, now)
+def complete_series(
+    connection: Connection, series_import_id: int, state: SeriesState, message: str | None, now: datetime
+) -> bool:
+    """End a series that is in without a job of its own: queued | failed | partial → completed | hidden."""
+    statement = move_series([SeriesState.QUEUED, *RETRIED], state, now)
     return _settle(connection, statement.where(series_import.c.series_import_id == series_import_id), message)
+
+
+def show_series(connection: Connection, series_import_id: int, now: datetime) -> bool:
+    """End a series of which nothing is hidden any more: hidden → completed."""
+    statement = move_series([SeriesState.HIDDEN], SeriesState.COMPLETED, now)
+    return _settle(connection, statement.where(series_import.c.series_import_id == series_import_id), None)
 
 
 def refuse_series(connection: Connection, series_import_id: int, message: str, now: datetime) -> bool:

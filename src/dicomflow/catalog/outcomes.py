@@ -200,7 +200,10 @@ def forget_image_set(connection: Connection, row: Row[Any], datastore_id: str, i
 
 
 def outcomes_of_series(connection: Connection, row: Row[Any]) -> list[Row[Any]]:
-    """Return each object of a series with its last outcome: key, sop_instance_uid, outcome, image_set_id, reason."""
+    """Return each object of a series with its last outcome: key, sop_instance_uid, outcome, image set and reason.
+
+    `is_primary` is that of the image set, None where that is not known.
+    """
     return _last_outcomes(connection, *_of_series(row))
 
 
@@ -258,7 +261,7 @@ def record_image_sets(
 
 
 def _last_outcomes(connection: Connection, *of_objects: Any) -> list[Row[Any]]:
-    """Return each object once, with what its last job said; an object that is in stays in."""
+    """Return each object once, with what its last job said; what is in stays in, and what is seen stays seen."""
     statement = (
         select(
             stored_object.c.object_key,
@@ -267,6 +270,7 @@ def _last_outcomes(connection: Connection, *of_objects: Any) -> list[Row[Any]]:
             import_outcome.c.outcome,
             import_outcome.c.image_set_id,
             import_outcome.c.reason,
+            image_set.c.is_primary,
             series_import.c.message,
         )
         .select_from(stored_object)
@@ -279,6 +283,14 @@ def _last_outcomes(connection: Connection, *of_objects: Any) -> list[Row[Any]]:
             ),
         )
         .outerjoin(import_outcome, import_outcome.c.object_key == stored_object.c.object_key)
+        .outerjoin(import_job, _is_job_of(import_outcome))
+        .outerjoin(
+            image_set,
+            and_(
+                image_set.c.datastore_id == import_job.c.datastore_id,
+                image_set.c.image_set_id == import_outcome.c.image_set_id,
+            ),
+        )
         .where(*of_objects)
         .order_by(stored_object.c.object_key, import_outcome.c.import_job_id)
     )
@@ -286,9 +298,16 @@ def _last_outcomes(connection: Connection, *of_objects: Any) -> list[Row[Any]]:
     rows: Result[Any] = connection.execute(statement)
     for row in rows:
         known = last.get(row.object_key)
-        if known is None or known.outcome not in HELD:
+        if known is None or _rank(row) > _rank(known) or _rank(row) == _rank(known) == 0:
             last[row.object_key] = row
     return list(last.values())
+
+
+def _rank(row: Row[Any]) -> int:
+    """Order what jobs said of an object: not in, in an image set that is hidden, in one that can be seen."""
+    if row.outcome not in HELD:
+        return 0
+    return 1 if row.is_primary is False else 2
 
 
 def _of_series(row: Row[Any]) -> tuple[Any, ...]:

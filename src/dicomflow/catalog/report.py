@@ -13,7 +13,8 @@ from sqlalchemy.pool import NullPool
 
 from dicomflow.catalog import seed
 from dicomflow.catalog.engine import begin_read, database_url, make_engine, require_schema
-from dicomflow.catalog.states import STATUSES
+from dicomflow.catalog.hidden import count_hidden
+from dicomflow.catalog.states import SHOWN
 from dicomflow.catalog.tables import (
     image_set,
     import_outcome,
@@ -104,8 +105,9 @@ def count_everything(engine: Engine) -> dict[str, Any]:
     """Count what is indexed and imported.
 
     Returns:
-        instances, series, studies, patients, image_sets, unreadable (objects that could not be indexed), and
-        imports, by the status that Ahlijob shows: queued, in_progress, completed, failed.
+        instances, series, studies, patients, image_sets, hidden_image_sets, unreadable (objects that could not be
+        indexed), and imports, where each series is counted once: queued, in_progress, completed, hidden (in, and no
+        viewer sees it), failed.
 
     Raises:
         PermanentError: the catalog has no schema, or one older than this program's.
@@ -126,6 +128,7 @@ def count_everything(engine: Engine) -> dict[str, Any]:
                 stored_object.c.problem.is_not(None), stored_object.c.indexed_at.is_(None)
             )
             counts["unreadable"] = connection.execute(problems).scalar_one()
+            counts["hidden_image_sets"] = count_hidden(connection)
             counts["imports"] = _count_imports(connection)
     except OperationalError as error:
         raise TransientError(f"the catalog does not answer: {_first_line(error.orig)}") from error
@@ -176,9 +179,9 @@ def _count(connection: Connection, table: Table) -> int:
 
 
 def _count_imports(connection: Connection) -> dict[str, int]:
-    statement = select(series_import.c.status, func.count()).group_by(series_import.c.status)
-    by_status = {row.status: row[1] for row in connection.execute(statement)}
-    return {name: by_status.get(status, 0) for status, name in STATUSES.items()}
+    statement = select(series_import.c.state, func.count()).group_by(series_import.c.state)
+    by_state = {row.state: row[1] for row in connection.execute(statement)}
+    return {str(name): sum(by_state.get(state, 0) for state in states) for name, states in SHOWN.items()}
 
 
 def _first_line(error: BaseException | None) -> str:

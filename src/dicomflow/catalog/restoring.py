@@ -12,7 +12,8 @@ from typing import Any, Final
 from sqlalchemy import Connection, Row, exists, func, or_, select
 
 from dicomflow.catalog import outcomes
-from dicomflow.catalog.imports import move_series
+from dicomflow.catalog.hidden import why_hidden
+from dicomflow.catalog.imports import UNCHANGED, move_series
 from dicomflow.catalog.states import RETRYABLE, JobState, SeriesState
 from dicomflow.catalog.tables import delivery, import_job, import_outcome, series_import, stored_object
 from dicomflow.catalog.upsert import dialect_insert
@@ -30,7 +31,6 @@ __all__ = [
     "settle_restored",
 ]
 
-UNCHANGED: Final = "unchanged: every instance was in already"
 _NEVER_QUEUED: Final = series_import.c.state == SeriesState.DISABLED
 _OF_SERIES: Final = (
     stored_object.c.delivery_id == series_import.c.delivery_id,
@@ -121,13 +121,16 @@ def series_of_objects(connection: Connection, keys: Collection[str]) -> dict[str
 def settle_restored(
     connection: Connection, rows: Iterable[Row[Any]], import_job_id: int, datastore_id: str, now: datetime
 ) -> None:
-    """Settle series of a past job by what is in: disabled | partial | failed → completed | partial | failed."""
+    """Settle series of a past job by what is in: disabled | partial | failed → any end."""
     for row in rows:
         outcomes.adopt_outcomes(connection, row, datastore_id)
         imported = outcomes.count_in(connection, row, datastore_id)
-        is_whole = imported >= row.object_count
-        state = SeriesState.COMPLETED if is_whole else SeriesState.PARTIAL if imported else SeriesState.FAILED
-        message = None if is_whole else f"{imported} of {row.object_count} instances imported"
+        if imported >= row.object_count:
+            message = why_hidden(connection, row, datastore_id)
+            state = SeriesState.COMPLETED if message is None else SeriesState.HIDDEN
+        else:
+            state = SeriesState.PARTIAL if imported else SeriesState.FAILED
+            message = f"{imported} of {row.object_count} instances imported"
         connection.execute(
             move_series(RETRYABLE, state, now)
             .where(series_import.c.series_import_id == row.series_import_id)
@@ -188,8 +191,9 @@ def adopt_unsettled(connection: Connection, datastore_ids: Collection[str], now:
 def _adopt(connection: Connection, row: Row[Any], datastore_id: str, now: datetime) -> None:
     outcomes.adopt_outcomes(connection, row, datastore_id)
     if outcomes.count_in(connection, row, datastore_id) >= row.object_count:
+        why = why_hidden(connection, row, datastore_id)
         connection.execute(
-            move_series([SeriesState.DISABLED], SeriesState.COMPLETED, now)
+            move_series([SeriesState.DISABLED], SeriesState.COMPLETED if why is None else SeriesState.HIDDEN, now)
             .where(series_import.c.series_import_id == row.series_import_id)
-            .values(message=UNCHANGED)
+            .values(message=why or UNCHANGED)
         )

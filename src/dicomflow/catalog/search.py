@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, func, literal, select, tuple_
 
-from dicomflow.catalog.states import STATUSES, SeriesState
+from dicomflow.catalog.states import SHOWN, SeriesState, shown_as
 from dicomflow.catalog.tables import instance, patient, patient_word, series, series_import, study
 from dicomflow.dicom.names import fold_words
 
@@ -146,7 +146,10 @@ def _of_study(wanted: StudyFilter) -> list[ColumnElement[bool]]:
         of_modality = select(series.c.study_key).where(series.c.modality == wanted.modality)
         conditions.append(study.c.study_key.in_(of_modality))
     if wanted.status is not None:
-        in_state = select(series_import.c.study_instance_uid).where(series_import.c.status == wanted.status.status)
+        in_state = select(series_import.c.study_instance_uid).where(
+            series_import.c.status == wanted.status.status,  # as the index has it
+            series_import.c.state.in_(SHOWN[wanted.status]),
+        )
         conditions.append(study.c.study_instance_uid.in_(in_state))
     return conditions
 
@@ -176,11 +179,12 @@ def _instances_of(connection: Connection, study_keys: Sequence[int]) -> dict[int
 
 def _imports_of(connection: Connection, study_uids: Sequence[str]) -> dict[str, dict[str, int]]:
     statement = (
-        select(series_import.c.study_instance_uid, series_import.c.status, func.count())
+        select(series_import.c.study_instance_uid, series_import.c.state, func.count())
         .where(series_import.c.study_instance_uid.in_(study_uids))
-        .group_by(series_import.c.study_instance_uid, series_import.c.status)
+        .group_by(series_import.c.study_instance_uid, series_import.c.state)
     )
     found: dict[str, dict[str, int]] = {}
-    for uid, status, count in connection.execute(statement):
-        found.setdefault(uid, {})[STATUSES.get(status, "not_queued")] = count
+    for uid, state, count in connection.execute(statement):
+        of_study, name = found.setdefault(uid, {}), shown_as(state)
+        of_study[name] = of_study.get(name, 0) + count
     return found

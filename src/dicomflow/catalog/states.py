@@ -11,12 +11,13 @@ __all__ = [
     "HELD",
     "RETRIED",
     "RETRYABLE",
-    "STATUSES",
+    "SHOWN",
     "UNFINISHED",
     "UNSETTLED",
     "InstanceState",
     "JobState",
     "SeriesState",
+    "shown_as",
 ]
 
 
@@ -28,13 +29,15 @@ class SeriesState(StrEnum):
     COMPLETED = "completed"
     PARTIAL = "partial"
     """Some instances are in."""
+    HIDDEN = "hidden"
+    """All are in, and some in image sets that are not primary, which no viewer sees."""
     FAILED = "failed"
     DISABLED = "disabled"
     """Never queued."""
 
     @property
     def status(self) -> int:
-        """The seed's number; it has none for `disabled`, and a partial series has failed there."""
+        """The seed's number: a partial series has failed there, a hidden one is completed, and `disabled` has none."""
         return _NUMBERS[self]
 
 
@@ -43,16 +46,25 @@ _NUMBERS: Final = {
     SeriesState.QUEUED: 1,
     SeriesState.IN_PROGRESS: 2,
     SeriesState.COMPLETED: 3,
+    SeriesState.HIDDEN: 3,
     SeriesState.PARTIAL: 4,
     SeriesState.FAILED: 4,
 }
-STATUSES: Final = {
-    1: SeriesState.QUEUED,
-    2: SeriesState.IN_PROGRESS,
-    3: SeriesState.COMPLETED,
-    4: SeriesState.FAILED,
+SHOWN: Final = {
+    SeriesState.QUEUED: (SeriesState.QUEUED,),
+    SeriesState.IN_PROGRESS: (SeriesState.IN_PROGRESS,),
+    SeriesState.COMPLETED: (SeriesState.COMPLETED,),
+    SeriesState.HIDDEN: (SeriesState.HIDDEN,),
+    SeriesState.FAILED: (SeriesState.FAILED, SeriesState.PARTIAL),
 }
-"""What the seed's numbers mean."""
+"""What is counted and looked for by one name."""
+
+
+def shown_as(state: str) -> str:
+    """Return the name by which a state is counted; one that was never queued has none of `SHOWN`."""
+    return next((str(name) for name, states in SHOWN.items() if state in states), "not_queued")
+
+
 UNSETTLED: Final = (SeriesState.QUEUED, SeriesState.IN_PROGRESS)
 RETRIED: Final = (SeriesState.FAILED, SeriesState.PARTIAL)
 """What an operator's retry takes by default."""

@@ -308,7 +308,7 @@ start_pause: Final = Table(
 )
 
 # One row per series of a delivery: the import queue. `status` is the seed's number (1 queued, 2 in progress,
-# 3 completed, 4 failed), `state` the whole truth; `input_prefix` is a key prefix that ends in "/".
+# 3 completed, hidden ones too, 4 failed), `state` the whole truth; `input_prefix` is a key prefix that ends in "/".
 # The greatest `priority` is started first. `nonce` tells a row from one of the same series that was removed; it is NULL
 # in rows of before there was one.
 series_import: Final = Table(
@@ -376,6 +376,7 @@ image_set: Final = Table(
     Column("is_primary", Boolean),
     Column("updated_at", UtcDateTime, nullable=False),
     Column("differs_in", JSON_VALUE),
+    _partial_index("ix_image_set_hidden", "image_set_id", "NOT is_primary"),
 )
 
 series_image_set: Final = Table(

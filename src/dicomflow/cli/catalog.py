@@ -17,7 +17,7 @@ from dicomflow.catalog.audit import list_audit_events
 from dicomflow.catalog.conflicts import KINDS, list_conflicts, list_problems
 from dicomflow.catalog.engine import begin_read, require_schema
 from dicomflow.catalog.search import StudyFilter, search_studies
-from dicomflow.catalog.states import STATUSES, SeriesState
+from dicomflow.catalog.states import SHOWN, SeriesState
 from dicomflow.cli.database import DatabaseUrl, DataFolder, reading
 from dicomflow.cli.deletion import delete_study_
 from dicomflow.cli.rebuild import rebuild
@@ -25,7 +25,7 @@ from dicomflow.cli.tables import as_json, print_table
 
 __all__ = ["catalog"]
 
-_STATUSES: Final = ", ".join(STATUSES.values())
+_STATUSES: Final = ", ".join(SHOWN)
 _WIDE: Final = 100_000  # a pipe or a file has no width
 
 catalog = typer.Typer(
@@ -81,7 +81,7 @@ def studies(
     json: Json = False,
 ) -> None:
     """List studies, the latest first, by what is given: all of it must fit."""
-    if status is not None and status not in STATUSES.values():
+    if status is not None and status not in set(SHOWN):
         raise typer.BadParameter(f"{status!r} is not one of {_STATUSES}", param_hint="--status")
     wanted = StudyFilter(
         patient_name=name,

@@ -2,8 +2,10 @@
 
 import json as json_
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
@@ -16,17 +18,19 @@ from dicomflow.catalog import outcomes, queue
 from dicomflow.catalog.engine import begin_read, require_schema
 from dicomflow.catalog.states import RETRIED, RETRYABLE, SeriesState
 from dicomflow.cli.database import DatabaseUrl, DataFolder, reading, writing
+from dicomflow.cli.stores import actor
 from dicomflow.cli.tables import as_json, print_table
 from dicomflow.errors import PermanentError
-from dicomflow.pipeline.connect import build_queues
+from dicomflow.pipeline.connect import build_queues, client_of
 from dicomflow.pipeline.forecast import forecast_series
+from dicomflow.pipeline.repair import Keep, Repair
 from dicomflow.pipeline.settings import load_relay
 from dicomflow.pipeline.wakeups import DRIVE_QUEUE
 
 __all__ = ["imports"]
 
 imports = typer.Typer(
-    help="List imports and what came of them; try failed ones again.",
+    help="List imports and what came of them; retry, repair.",
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -48,6 +52,14 @@ COLUMNS: Final = (
     "forecast",
 )
 OUTCOME_COLUMNS: Final = ("object_key", "outcome", "image_set_id", "reason")
+DriveQueueUrl = Annotated[
+    str | None,
+    typer.Option(
+        envvar="DICOMFLOW_QUEUES__DRIVE",
+        help="The SQS queue that wakes the pipeline; without one it is the catalog's own queue.",
+        show_default=False,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _STATES: Final = ", ".join(SeriesState)
 States = Annotated[
@@ -110,14 +122,7 @@ def retry(
     *,
     everything: Annotated[bool, typer.Option("--all", help="Every import in the states asked for.")] = False,
     state: States = None,
-    drive_queue_url: Annotated[
-        str | None,
-        typer.Option(
-            envvar="DICOMFLOW_QUEUES__DRIVE",
-            help="The SQS queue that wakes the pipeline; without one it is the catalog's own queue.",
-            show_default=False,
-        ),
-    ] = None,
+    drive_queue_url: DriveQueueUrl = None,
     json: Json = False,
 ) -> None:
     """Queue failed and partial series again.
@@ -142,6 +147,49 @@ def retry(
     if numbers and len(queued) < len(set(numbers)):
         left = ", ".join(map(str, sorted(set(numbers) - set(queued))))
         raise PermanentError(f"not {' or '.join(states)}: {left}; see `dicomflow imports show`")
+
+
+@imports.command("repair")
+def repair(
+    image_set: Annotated[
+        str, typer.Argument(help="The hidden image set; `dicomflow catalog conflicts` lists them.", metavar="IMAGE_SET")
+    ],
+    data: DataFolder = None,
+    database_url: DatabaseUrl = None,
+    *,
+    keep: Annotated[
+        Keep, typer.Option(help="Whose values stay: those of the primary image sets, or those of this one.")
+    ],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
+    drive_queue_url: DriveQueueUrl = None,
+    json: Json = False,
+) -> None:
+    """Make a hidden image set visible: give one side the other's values, then promote it to primary.
+
+    HealthImaging shows primary image sets alone, and keeps one that conflicts with those of its study as not primary.
+    It allows a change in four seconds, and locks what it changes; after an interruption, call it again. Elements are
+    named and no value is; the audit trail has who did it. HealthImaging is where AWS's own environment variables say,
+    as AWS_ENDPOINT_URL_MEDICAL_IMAGING for a simulator.
+
+    For example: dicomflow imports repair 0a1b2c3d4e5f60718293a4b5c6d7e8f9 --keep primary --dry-run
+    """
+    opening = reading if dry_run else writing
+    with opening(data, database_url) as engine:
+        require_schema(engine)
+        client = client_of("medical-imaging", load_relay())
+        work = Repair(client, engine, image_set, keep, actor(), lambda: datetime.now(UTC), time.sleep)
+        found = work.foresee() if dry_run else work.run()
+        if not dry_run:
+            _wake(engine, drive_queue_url, datetime.now(UTC))
+    if json:
+        typer.echo(json_.dumps({"image_set": image_set, "keep": keep, "dry_run": dry_run, **asdict(found)}))
+        return
+    for step in found.steps:
+        scope = " and its study's others" if step.of_study else ""
+        elements = f": {', '.join(step.elements)}" if step.elements else ""
+        typer.echo(f"{'would ' if dry_run else ''}{step.action} image set {step.image_set_id}{scope}{elements}")
+    if not dry_run:
+        typer.echo(f"visible in image set {found.primary_image_set_id}; {found.series_completed} series completed")
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from dicomflow.errors import DicomflowError, PermanentError, TransientError
 __all__ = ["ledger"]
 
 ledger = typer.Typer(
-    help="Show an instance's chain of custody, check it, forget it.",
+    help="Show an instance's chain of custody; check, forget it.",
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,

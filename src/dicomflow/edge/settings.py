@@ -162,12 +162,14 @@ class CommitmentPeer(Section):
 class CommitmentSettings(Section):
     """What storage commitment promises: that the object is spooled, stored or imported.
 
+    An object that is imported and that no viewer sees is at the level `imported` with `accept_hidden` alone.
     `peers` gives the address of each AE title that may ask. A request waits `limit_seconds` for its objects to reach
     the level, and `settle_seconds` for objects that may have been received a moment ago; a report is tried again for
     `report_days`.
     """
 
     level: Literal["spooled", "stored", "imported"] = "stored"
+    accept_hidden: bool = False
     peers: dict[AeTitle, CommitmentPeer] = Field({})
     limit_seconds: float = Field(86_400.0, gt=0)
     settle_seconds: float = Field(10.0, ge=0)

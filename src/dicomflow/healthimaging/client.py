@@ -41,8 +41,10 @@ __all__ = [
     "get_import_job",
     "list_datastores",
     "list_import_jobs",
+    "promote_image_set",
     "search_image_sets",
     "start_import_job",
+    "update_image_set",
 ]
 
 # 402 is a quota that running jobs fill, 409 a resource that is busy: both pass. The rest of 4xx does not.
@@ -335,6 +337,63 @@ def delete_image_set(client: "HealthImagingClient", datastore_id: str, image_set
             return False
         raise
     return True
+
+
+def update_image_set(
+    client: "HealthImagingClient",
+    datastore_id: str,
+    image_set_id: str,
+    version: int,
+    updates: Mapping[str, str],
+    *,
+    is_forced: bool,
+    of_study: bool,
+) -> None:
+    """Change the metadata of the latest version of an image set, which is LOCKED until that is done.
+
+    Args:
+        client: boto3's, or what stands for it.
+        datastore_id: its data store.
+        image_set_id: the image set.
+        version: its latest version.
+        updates: JSON by `updatableAttributes` and `removableAttributes`.
+        is_forced: attributes that identify may change.
+        of_study: all image sets of the study get the values of patient and study.
+
+    Raises:
+        TransientError: too many calls, or it is locked by another change.
+        PermanentError: the service refuses.
+    """
+    arguments: dict[str, Any] = {"force": True} if is_forced else {}
+    if of_study:
+        arguments["includeStudyImageSets"] = True
+    _call(
+        lambda: client.update_image_set_metadata(
+            datastoreId=datastore_id,
+            imageSetId=image_set_id,
+            latestVersionId=str(version),
+            updateImageSetMetadataUpdates={"DICOMUpdates": dict(updates)},  # type: ignore[typeddict-item]  # by parts
+            **arguments,
+        )
+    )
+
+
+def promote_image_set(client: "HealthImagingClient", datastore_id: str, image_set_id: str, version: int) -> str:
+    """Copy the latest version of an image set to the primary ones; return the id of the one that holds it.
+
+    Raises:
+        TransientError: too many calls, or it is locked by another change, or it conflicts still.
+        PermanentError: the service refuses.
+    """
+    answer = _call(
+        lambda: client.copy_image_set(
+            datastoreId=datastore_id,
+            sourceImageSetId=image_set_id,
+            copyImageSetInformation={"sourceImageSet": {"latestVersionId": str(version)}},
+            promoteToPrimary=True,
+        )
+    )
+    return _text(answer["destinationImageSetProperties"]["imageSetId"])
 
 
 def search_image_sets(

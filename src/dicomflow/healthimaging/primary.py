@@ -3,7 +3,7 @@
 HealthImaging Developer Guide, "Understanding image sets": five elements of the study and two of the series decide.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
@@ -12,7 +12,7 @@ from dicomflow.healthimaging.client import ImageSetSummary, search_image_sets
 if TYPE_CHECKING:
     from mypy_boto3_medical_imaging.client import HealthImagingClient
 
-__all__ = ["conflicts_of_study"]
+__all__ = ["SERIES_ELEMENTS", "SERIES_UID", "STUDY_ELEMENTS", "conflicts_of_study", "differing_elements"]
 
 # The UIDs are equal within a study and a series: what can differ is the rest, under the names of a search.
 STUDY_ELEMENTS: Final[Mapping[str, str]] = MappingProxyType(
@@ -42,14 +42,23 @@ def conflicts_of_study(
     return {item.image_set_id: _conflicts(item, primary) for item in found if item.is_primary is False}
 
 
-def _conflicts(item: ImageSetSummary, primary: list[ImageSetSummary]) -> tuple[str, ...]:
+def differing_elements(
+    item: ImageSetSummary, primary: Sequence[ImageSetSummary]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the keywords of study and of series in which an image set differs from the primary ones of its study."""
     of_series = [other for other in primary if other.tags.get(SERIES_UID) == item.tags.get(SERIES_UID)]
-    differing = [keyword for keyword, tag in STUDY_ELEMENTS.items() if _differs(item, primary, tag)]
-    differing += [keyword for keyword, tag in SERIES_ELEMENTS.items() if _differs(item, of_series, tag)]
-    return tuple(differing)
+    return (
+        tuple(keyword for keyword, tag in STUDY_ELEMENTS.items() if _differs(item, primary, tag)),
+        tuple(keyword for keyword, tag in SERIES_ELEMENTS.items() if _differs(item, of_series, tag)),
+    )
 
 
-def _differs(item: ImageSetSummary, others: list[ImageSetSummary], tag: str) -> bool:
+def _conflicts(item: ImageSetSummary, primary: Sequence[ImageSetSummary]) -> tuple[str, ...]:
+    study, series = differing_elements(item, primary)
+    return study + series
+
+
+def _differs(item: ImageSetSummary, others: Sequence[ImageSetSummary], tag: str) -> bool:
     return any(_text(other.tags.get(tag)) != _text(item.tags.get(tag)) for other in others)
 
 

@@ -14,8 +14,10 @@ from typing import Any, Final
 from sqlalchemy import Connection, Row
 
 from dicomflow.catalog import imports, jobs, outcomes, pace
-from dicomflow.catalog.imports import LONGEST_PUT_OFF
+from dicomflow.catalog.hidden import why_hidden
+from dicomflow.catalog.imports import LONGEST_PUT_OFF, UNCHANGED
 from dicomflow.catalog.jobs import Job
+from dicomflow.catalog.states import SeriesState
 from dicomflow.errors import DicomflowError, InternalError, PermanentError
 from dicomflow.healthimaging import client as healthimaging
 from dicomflow.healthimaging.client import ImageSetNotFoundError, ThrottledError
@@ -154,7 +156,7 @@ def _prepare_one(deps: Dependencies, row: Row[Any], prepared: Prepared) -> None:
             unconfirmed = [each for each in relied_on if each not in prepared.image_sets]
             if not unconfirmed:
                 if outcomes.count_in(connection, row, deps.datastore_id) >= row.object_count:
-                    _complete(connection, counts, row, deps.clock())
+                    _complete(deps, connection, counts, row)
                 return
         for image_set_id in unconfirmed:
             _confirm(deps, row, image_set_id)
@@ -178,9 +180,11 @@ def _confirm(deps: Dependencies, row: Row[Any], image_set_id: str) -> None:
         )
 
 
-def _complete(connection: Connection, counts: Counts, row: Row[Any], now: datetime) -> None:
-    if imports.complete_series(connection, row.series_import_id, "unchanged: every instance was in already", now):
-        counts[Name.IMPORTS_COMPLETED] += 1
+def _complete(deps: Dependencies, connection: Connection, counts: Counts, row: Row[Any]) -> None:
+    why = why_hidden(connection, row, deps.datastore_id)
+    state, message = (SeriesState.COMPLETED, UNCHANGED) if why is None else (SeriesState.HIDDEN, why)
+    if imports.complete_series(connection, row.series_import_id, state, message, deps.clock()):
+        counts[Name.IMPORTS_COMPLETED if why is None else Name.IMPORTS_HIDDEN] += 1
 
 
 def _claim(

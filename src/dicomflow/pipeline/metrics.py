@@ -49,6 +49,7 @@ class Name(Enum):
     OBJECTS_UNREADABLE = ("ObjectsUnreadable", "dicomflow_objects_unreadable", "Objects stored with a problem.")
     IMPORTS_STARTED = ("ImportsStarted", "dicomflow_imports_started", "Series that a job was started for.")
     IMPORTS_COMPLETED = ("ImportsCompleted", "dicomflow_imports_completed", "Series that ended with everything in.")
+    IMPORTS_HIDDEN = ("ImportsHidden", "dicomflow_imports_hidden", "Series that are in, and that no viewer sees.")
     IMPORTS_FAILED = ("ImportsFailed", "dicomflow_imports_failed", "Series that ended partial or failed.")
     EVENTS_SENT = ("EventsSent", "dicomflow_events_sent", "Events that were taken by whoever asked for them.")
     EVENTS_NOT_SENT = ("EventsNotSent", "dicomflow_events_not_sent", "Attempts to send an event that was not taken.")
@@ -76,6 +77,7 @@ COUNTERS: Final = (
     Name.OBJECTS_UNREADABLE,
     Name.IMPORTS_STARTED,
     Name.IMPORTS_COMPLETED,
+    Name.IMPORTS_HIDDEN,
     Name.IMPORTS_FAILED,
     Name.EVENTS_SENT,
     Name.EVENTS_NOT_SENT,

@@ -20,7 +20,10 @@ logger = logging.getLogger(__name__)
 
 OPERATIONS: Final = {
     "events": ("put_events",),
-    "medical-imaging": ("get_dicom_import_job", "get_image_set", "search_image_sets", "start_dicom_import_job"),
+    "medical-imaging": (
+        *("get_dicom_import_job", "get_image_set", "search_image_sets", "start_dicom_import_job"),
+        *("copy_image_set", "update_image_set_metadata"),
+    ),
     "secretsmanager": ("get_secret_value",),
     "sqs": ("change_message_visibility_batch", "send_message"),
 }

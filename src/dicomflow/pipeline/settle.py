@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Row
 
 from dicomflow.bucket.keys import sop_of_key
 from dicomflow.catalog import imports, jobs, outcomes
+from dicomflow.catalog.hidden import why_hidden
 from dicomflow.catalog.imports import LONGEST_PUT_OFF
 from dicomflow.catalog.jobs import Job
 from dicomflow.catalog.outcomes import Outcome, StoredImageSet, record_image_sets, record_outcomes
@@ -276,13 +277,15 @@ def _settle_series(
     *,
     is_final: bool,
 ) -> None:
-    """Decide a series: completed only when every instance is in, by this job or an earlier one."""
+    """Decide a series: completed only when every instance is in, by this job or an earlier one, and can be seen."""
     imported = outcomes.count_in(connection, row, job.datastore_id)
     if imported >= row.object_count:
+        why = why_hidden(connection, row, job.datastore_id)
+        state = SeriesState.COMPLETED if why is None else SeriesState.HIDDEN
         if imports.finish_series(
-            connection, row.series_import_id, job.import_job_id, SeriesState.COMPLETED, None, now
-        ) or imports.complete_series(connection, row.series_import_id, None, now):
-            counts[Name.IMPORTS_COMPLETED] += 1
+            connection, row.series_import_id, job.import_job_id, state, why, now
+        ) or imports.complete_series(connection, row.series_import_id, state, why, now):
+            counts[Name.IMPORTS_COMPLETED if why is None else Name.IMPORTS_HIDDEN] += 1
         return
     message = f"{imported} of {row.object_count} instances imported; first reason: {because or 'none was given'}"
     state = SeriesState.PARTIAL if imported else SeriesState.FAILED

@@ -12,7 +12,7 @@ from typing import Any, Final
 from obstore.exceptions import BaseError
 from sqlalchemy import Connection, Row
 
-from dicomflow.bucket.feedback import FailedObject, Feedback
+from dicomflow.bucket.feedback import NOT_VISIBLE, FailedObject, Feedback
 from dicomflow.bucket.keys import feedback_key
 from dicomflow.catalog import deliveries, imports, jobs, outcomes, pace
 from dicomflow.catalog.imports import LONGEST_PUT_OFF
@@ -155,8 +155,11 @@ def _put_off(deps: Dependencies, delivery: Row[Any], error: Exception) -> None:
 
 
 def _is_in(row: Row[Any]) -> bool:
-    return row.outcome in HELD
+    """Tell what is imported and can be seen: a viewer does not find the rest."""
+    return row.outcome in HELD and row.is_primary is not False
 
 
 def _reason(row: Row[Any]) -> str:
+    if row.outcome in HELD:
+        return f"{NOT_VISIBLE}: image set {row.image_set_id} is not primary"
     return row.reason or row.message or "the job had no result for it"

@@ -17,6 +17,7 @@ from obstore.exceptions import PermissionDeniedError
 from pydicom.filereader import read_dataset
 from waiting import WAIT_SECONDS, wait_for
 
+from dicomflow.bucket.feedback import NOT_VISIBLE
 from dicomflow.dicom.uids import (
     EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,
@@ -164,6 +165,26 @@ def test_transaction_uid_in_use_is_reported_for_every_item(commitments: Commitme
     duplicate = next(each for each in commitments.open_requests() if each.is_duplicate)
     report = make_report(duplicate, ledger, CommitmentSettings(level="spooled"), NOW, commitments.witness, math.inf)
     assert Report("1.2.9", (), ((Reference(CT, "1.2.5"), 0x0131),)) == report
+
+
+@pytest.mark.parametrize("accept_hidden", [False, True])
+def test_instance_that_no_viewer_sees_is_committed_where_the_site_says_so(
+    commitments: Commitments, ledger: Ledger, receive: Any, store: Any, *, accept_hidden: bool
+):
+    """0110 at once, since somebody has to decide; after a repair it is committed. Another failure is waited for."""
+    settings = CommitmentSettings(level="imported", accept_hidden=accept_hidden)
+    receive("1.2.1"), receive("1.2.2"), store("1.2.1"), store("1.2.2")
+    ledger.record_imported(["key/1.2.2.dcm"], datetime.now(UTC))
+    ledger.record_not_imported([("key/1.2.1.dcm", "ValidationException: simulated")])
+    assert make_report(REQUEST, ledger, settings, NOW + 60, commitments.witness, math.inf) is None
+    ledger.record_not_imported([("key/1.2.1.dcm", f"{NOT_VISIBLE}: image set 0 is not primary")])
+    report = make_report(REQUEST, ledger, settings, NOW + 60, commitments.witness, math.inf)
+    failed = () if accept_hidden else ((Reference(CT, "1.2.1"), 0x0110),)
+    assert report is not None
+    assert failed == report.failed
+    ledger.record_imported(["key/1.2.1.dcm"], datetime.now(UTC))
+    repaired = make_report(REQUEST, ledger, settings, NOW + 60, commitments.witness, math.inf)
+    assert Report("1.2.9", REQUEST.references, ()) == repaired
 
 
 @pytest.mark.parametrize("level", ["spooled", "stored", "imported"])

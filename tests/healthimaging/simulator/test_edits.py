@@ -129,6 +129,55 @@ def test_non_primary_set_is_repaired_by_update_and_copy(simulation: Any) -> None
     )
 
 
+def state(simulation: Any, image_set_id: str) -> tuple[str, str]:
+    """Return an image set's state and workflow status."""
+    found = simulation.client.get_image_set(datastoreId=simulation.datastore_id, imageSetId=image_set_id)
+    return found["imageSetState"], found["imageSetWorkflowStatus"]
+
+
+def test_update_of_a_study_changes_its_image_sets(simulate: Callable[..., Any]) -> None:
+    """Patient and study of all get the values, not their series; the others are locked for consistency meanwhile."""
+    simulation = simulate(update_seconds=60)
+    first = import_one(simulation)
+    second = import_one(simulation, "two/", SeriesInstanceUID="1.2.3.2", SOPInstanceUID="1.2.3.2.1")
+    of_series = {"1.2.3.1": {"DICOM": {"SeriesNumber": 9}}}
+    change = {"Patient": {"DICOM": {"PatientID": "P9"}}, "Study": {"Series": of_series}}
+    edit(simulation, first, "1", "updatableAttributes", change, includeStudyImageSets=True)
+    assert [("LOCKED", "UPDATING"), ("LOCKED", "UPDATING_FOR_STUDY_CONSISTENCY")] == [
+        state(simulation, each) for each in (first, second)
+    ]
+    simulation.advance(60)
+    assert {("ACTIVE", "UPDATED")} == {state(simulation, each) for each in (first, second)}
+    found = {item["imageSetId"]: (item["version"], item["DICOMTags"]) for item in simulation.image_sets()}
+    assert {(2, "P9")} == {(version, tags["DICOMPatientId"]) for version, tags in found.values()}
+    assert (9, 1) == tuple(found[each][1]["DICOMSeriesNumber"] for each in (first, second))
+
+
+def test_promotion_of_what_conflicts_is_refused(simulation: Any) -> None:
+    """A series whose study has another Patient ID does not become primary as it is."""
+    import_one(simulation)
+    other = import_one(simulation, "two/", SeriesInstanceUID="1.2.3.2", SOPInstanceUID="1.2.3.2.1", PatientID="P2")
+    with pytest.raises(simulation.client.exceptions.ConflictException):
+        simulation.client.copy_image_set(
+            datastoreId=simulation.datastore_id,
+            sourceImageSetId=other,
+            copyImageSetInformation={"sourceImageSet": {"latestVersionId": "1"}},
+            promoteToPrimary=True,
+        )
+
+
+def test_image_set_that_a_job_adds_to_is_importing_then_imported(simulate: Callable[..., Any]) -> None:
+    """Where changes take time, it is locked until it is done."""
+    simulation = simulate(update_seconds=60)
+    image_set_id = import_one(simulation)
+    assert ("ACTIVE", "CREATED") == state(simulation, image_set_id)
+    simulation.put("two/a.dcm", SOPInstanceUID="1.2.3.1.2")
+    simulation.run("two/")
+    assert ("LOCKED", "IMPORTING") == state(simulation, image_set_id)
+    simulation.advance(60)
+    assert ("ACTIVE", "IMPORTED") == state(simulation, image_set_id)
+
+
 def test_copy_of_chosen_instances_makes_a_new_image_set(simulation: Any) -> None:
     """Without a destination the named instances make an image set of their own, which is not primary."""
     simulation.put("in/b.dcm", SOPInstanceUID="1.2.3.1.2")
@@ -150,7 +199,7 @@ def test_copy_of_chosen_instances_makes_a_new_image_set(simulation: Any) -> None
 def test_member_that_is_not_simulated_is_refused(simulation: Any) -> None:
     """What would be taken and forgotten is said to be missing instead."""
     image_set_id = import_one(simulation)
-    with pytest.raises(ClientError, match="includeStudyImageSets is not simulated"):
+    with pytest.raises(ClientError, match="includeStudyImageSets is for DICOMUpdates"):
         simulation.client.update_image_set_metadata(
             datastoreId=simulation.datastore_id,
             imageSetId=image_set_id,

@@ -73,7 +73,12 @@ def find_concerns(
     edges: list[Edge], backlog: Backlog, states: Mapping[str, int], counted: Counted, now: datetime
 ) -> list[Concern]:
     """Return what needs attention, the worst first."""
-    found = [*_of_edges(edges), *_of_imports(backlog, states, now), *_of_objects(backlog, counted)]
+    found = [
+        *_of_hidden(states),
+        *_of_edges(edges),
+        *_of_imports(backlog, states, now),
+        *_of_objects(backlog, counted),
+    ]
     return sorted(found, key=lambda concern: concern.level != "bad")
 
 
@@ -110,6 +115,14 @@ def _of_edge(edge: Edge) -> Iterator[tuple[str, str, str]]:
     if told.oldest_seconds > _OLD_SECONDS:
         minutes = round(told.oldest_seconds / 60)
         yield "warn", f"has had instances for {minutes:,} minutes", "Its line to the store is slow or down."
+
+
+def _of_hidden(states: Mapping[str, int]) -> Iterator[Concern]:
+    """Yield what is thought to be done, and is not: somebody looks for these images and finds none."""
+    if hidden := states.get(SeriesState.HIDDEN, 0):
+        title = f"{hidden:,} series imported that no viewer shows"
+        advice = "The image sets are not primary: dicomflow imports repair makes one visible."
+        yield Concern("bad", title, advice, f"/imports?state={SeriesState.HIDDEN}")
 
 
 def _of_imports(backlog: Backlog, states: Mapping[str, int], now: datetime) -> list[Concern]:

@@ -21,7 +21,7 @@ from dicomflow.catalog.custody import (
     series_of_study,
 )
 from dicomflow.catalog.search import StudyFilter, search_studies
-from dicomflow.catalog.states import STATUSES, SeriesState
+from dicomflow.catalog.states import SHOWN, SeriesState
 from dicomflow.console.page import Context, Page, decode_key, encode_key, plain
 
 __all__ = ["studies", "study"]
@@ -115,8 +115,8 @@ def _filter(asked: dict[str, str]) -> tuple[StudyFilter, dict[str, str]]:
             except ValueError:
                 mistakes[name] = "is no date: write it as 2026-01-31"
     if asked["status"]:
-        if asked["status"] in STATUSES.values():
+        if asked["status"] in set(SHOWN):
             values["status"] = SeriesState(asked["status"])
         else:
-            mistakes["status"] = f"is none of {', '.join(STATUSES.values())}"
+            mistakes["status"] = f"is none of {', '.join(SHOWN)}"
     return StudyFilter(**values), mistakes

@@ -17,6 +17,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
 
+from dicomflow.bucket.feedback import NOT_VISIBLE
 from dicomflow.dicom.uids import IMPLICIT_VR_LITTLE_ENDIAN, STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE, is_usable
 from dicomflow.dimse.command import Command, CommandField
 from dicomflow.dimse.status import Status
@@ -251,7 +252,7 @@ def make_report(
     reasons: dict[Reference, int | None] = {}
     stored: dict[Reference, list[LedgerEntry]] = {}
     for reference in request.references:
-        reason = _DUPLICATE_TRANSACTION if request.is_duplicate else _judge(reference, ledger, settings.level, stored)
+        reason = _DUPLICATE_TRANSACTION if request.is_duplicate else _judge(reference, ledger, settings, stored)
         if reason == Status.NO_SUCH_SOP_INSTANCE and not is_settled:
             # It may have been received before the request, or a moment ago, and not be in the ledger yet.
             reason = int(Status.RESOURCE_LIMITATION)
@@ -293,7 +294,9 @@ def encode_report(report: Report, transfer_syntax_uid: str) -> bytes:
     return bytes(encoded.getvalue())
 
 
-def _judge(reference: Reference, ledger: Ledger, level: str, stored: dict[Reference, list[LedgerEntry]]) -> int | None:
+def _judge(
+    reference: Reference, ledger: Ledger, settings: CommitmentSettings, stored: dict[Reference, list[LedgerEntry]]
+) -> int | None:
     """Return None for an instance that is at the level by the ledger, or why it is not (yet).
 
     What the spool may not have any more is put into `stored`: the store is to confirm it.
@@ -307,8 +310,12 @@ def _judge(reference: Reference, ledger: Ledger, level: str, stored: dict[Refere
         return int(Status.CLASS_INSTANCE_CONFLICT)
     if entry.problem is not None:
         return int(Status.PROCESSING_FAILURE)
-    reached = {"spooled": True, "stored": entry.stored_at is not None, "imported": entry.imported_at is not None}
-    if not reached[level]:
+    is_hidden = entry.imported_at is None and (entry.import_problem or "").startswith(NOT_VISIBLE)
+    if settings.level == "imported" and is_hidden and not settings.accept_hidden:
+        return int(Status.PROCESSING_FAILURE)  # somebody has to decide: waiting does not help
+    is_imported = entry.imported_at is not None or is_hidden
+    reached = {"spooled": True, "stored": entry.stored_at is not None, "imported": is_imported}
+    if not reached[settings.level]:
         return int(Status.RESOURCE_LIMITATION)
     if entry.stored_at is not None:
         # The same bytes may be in several objects, the last one noted in another store or, after the clock was set

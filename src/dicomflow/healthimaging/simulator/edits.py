@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Row, insert, select, update
 from dicomflow.healthimaging.simulator.datastores import require_datastore
 from dicomflow.healthimaging.simulator.documents import Elements, search_tags
 from dicomflow.healthimaging.simulator.errors import ServiceError
+from dicomflow.healthimaging.simulator.grouping import STUDY_ELEMENT_COUNT
 from dicomflow.healthimaging.simulator.imagesets import (
     find_image_set,
     find_version,
@@ -26,6 +27,7 @@ __all__ = ["copy_image_set", "update_image_set_metadata"]
 
 FORCED: Final = frozenset({"StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "StudyID"})
 NOT_LATEST: Final = "Requested version(s) of ImageSet(s) is not the latest."
+FOR_CONSISTENCY: Final = "UPDATING_FOR_STUDY_CONSISTENCY"
 LEVELS: Final = ("patient", "study", "series")
 
 Document = dict[str, Any]
@@ -34,10 +36,10 @@ Change = Callable[[Mapping[str, Any], Mapping[str, Any]], Document]
 
 def update_image_set_metadata(world: World, connection: Connection, params: Mapping[str, Any]) -> dict[str, Any]:
     """UpdateImageSetMetadata: attributes set and removed, or an earlier version again."""
-    if params.get("includeStudyImageSets"):
-        raise ServiceError("ValidationException", "includeStudyImageSets is not simulated")
     row = _latest(connection, params["datastoreId"], params["imageSetId"], params["latestVersionId"])
     updates = params["updateImageSetMetadataUpdates"]
+    if params.get("includeStudyImageSets"):
+        _update_others(world, connection, row, params)
     if "revertToVersionId" in updates:
         source = find_version(connection, row, updates["revertToVersionId"])
         documents = {level: getattr(source, level) for level in LEVELS}
@@ -49,6 +51,28 @@ def update_image_set_metadata(world: World, connection: Connection, params: Mapp
     _hold(connection, row.image_set_id, version, held, changed)
     lock_image_set(world, connection, find_image_set(connection, row.datastore_id, row.image_set_id), "UPDATING")
     return {"datastoreId": row.datastore_id, **_properties(world, connection, row.datastore_id, row.image_set_id)}
+
+
+def _update_others(world: World, connection: Connection, row: Row[Any], params: Mapping[str, Any]) -> None:
+    """Give the other image sets of a study the values of its patient and study, as `includeStudyImageSets` asks."""
+    updates = params["updateImageSetMetadataUpdates"].get("DICOMUpdates")
+    if updates is None:
+        raise ServiceError("ValidationException", "includeStudyImageSets is for DICOMUpdates")
+    others = connection.execute(
+        select(image_set)
+        .where(image_set.c.datastore_id == row.datastore_id, image_set.c.state != "DELETED")
+        .where(image_set.c.study_instance_uid == row.study_instance_uid, image_set.c.image_set_id != row.image_set_id)
+    ).all()
+    for other in others:
+        require_unlocked(other)
+        documents = _documents(find_version(connection, other, None))
+        for member, change in (("removableAttributes", _removed), ("updatableAttributes", _updated)):
+            wanted = _decoded(updates[member]) if member in updates else {}
+            for level, part in (("patient", wanted.get("Patient", {})), ("study", wanted.get("Study", {}))):
+                documents[level] = change(documents[level], part.get("DICOM", {}))
+        _new_version(world, connection, other, documents, FOR_CONSISTENCY, is_forced=bool(params.get("force")))
+        newest = find_image_set(connection, other.datastore_id, other.image_set_id)
+        lock_image_set(world, connection, newest, FOR_CONSISTENCY)
 
 
 def copy_image_set(world: World, connection: Connection, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,6 +91,8 @@ def copy_image_set(world: World, connection: Connection, params: Mapping[str, An
         else None
     )
     if target is None:
+        if is_promoted and not params.get("force"):
+            _require_no_conflict(connection, source)
         target = _create_copy(world, connection, source, is_primary=is_promoted)
         version = 1
     else:
@@ -264,6 +290,18 @@ def _primary_of(connection: Connection, source: Row[Any]) -> Row[Any] | None:
         .where(image_set.c.study_instance_uid == source.study_instance_uid, image_set.c.state != "DELETED")
         .where(image_set.c.series_instance_uid == source.series_instance_uid)
     ).first()
+
+
+def _require_no_conflict(connection: Connection, source: Row[Any]) -> None:
+    """Refuse to promote what would conflict with the study's primary image sets."""
+    known = connection.execute(
+        select(image_set.c.elements)
+        .where(image_set.c.datastore_id == source.datastore_id, image_set.c.is_primary)
+        .where(image_set.c.study_instance_uid == source.study_instance_uid, image_set.c.state != "DELETED")
+        .limit(1)
+    ).first()
+    if known is not None and known.elements[:STUDY_ELEMENT_COUNT] != source.elements[:STUDY_ELEMENT_COUNT]:
+        raise ServiceError("ConflictException", "The metadata of the source and of the primary image sets differ")
 
 
 def _create_copy(world: World, connection: Connection, source: Row[Any], *, is_primary: bool) -> Row[Any]:

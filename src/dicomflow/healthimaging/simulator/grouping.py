@@ -91,7 +91,7 @@ def store_group(
         connection.execute(
             update(image_set)
             .where(image_set.c.image_set_id == image_set_id, image_set.c.version == group.known.version)
-            .values(version=version, updated_at=now, workflow_status="IMPORTED")
+            .values(version=version, updated_at=now, **_after_import(world, now))
         )
         levels = _kept_levels(connection, image_set_id, group.known.version, levels)
     connection.execute(
@@ -109,8 +109,16 @@ def store_group(
         )
     )
     _store_instances(connection, image_set_id, version, bucket, newest)
-    _emit(world, connection, datastore_id, image_set_id, version, group)
+    if group.known is None or not world.settings.update_seconds:
+        _emit(world, connection, datastore_id, image_set_id, version, group)
     return image_set_id, version
+
+
+def _after_import(world: World, now: float) -> dict[str, Any]:
+    """Return how an image set stands that a job has added to: LOCKED and IMPORTING, while changes take time."""
+    if not world.settings.update_seconds:
+        return {"workflow_status": "IMPORTED"}
+    return {"state": "LOCKED", "workflow_status": "IMPORTING", "due_at": now + world.settings.update_seconds}
 
 
 def _split(group: Group) -> list[Group]:

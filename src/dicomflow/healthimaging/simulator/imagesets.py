@@ -29,6 +29,8 @@ __all__ = [
 
 SETTLED = {
     "UPDATING": "UPDATED",
+    "UPDATING_FOR_STUDY_CONSISTENCY": "UPDATED",
+    "IMPORTING": "IMPORTED",
     "COPYING": "COPIED",
     "DELETING": "DELETED",
 }  # workflow status of a LOCKED image set, and what it becomes
@@ -206,7 +208,9 @@ def emit_image_set(world: World, connection: Connection, row: Row[Any]) -> None:
         "imageSetWorkflowStatus": row.workflow_status,
     }
     words = row.workflow_status.replace("_", " ").title()
-    world.emit(connection, f"Image Set {words}", world.image_set_arn(row.datastore_id, row.image_set_id), detail)
+    # The service has no event for the end of an import into an image set that is there.
+    name = world.settings.bump_event if row.workflow_status == "IMPORTED" else f"Image Set {words}"
+    world.emit(connection, name, world.image_set_arn(row.datastore_id, row.image_set_id), detail)
 
 
 def _properties(row: Row[Any], version: Row[Any]) -> dict[str, Any]:
