@@ -36,6 +36,15 @@ def in_another_process(folder: Path, program: str) -> int:
     return int(subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE).stdout)
 
 
+def test_association_is_open_while_the_clock_is_before_the_epoch(
+    log: AssociationLog, reader: AssociationLog, monkeypatch: pytest.MonkeyPatch
+):
+    """A line has no time before 1970, and is read all the same: its delivery waits for the end."""
+    monkeypatch.setattr(time, "time", lambda: -86_400.0)
+    log.note_open("a1")
+    assert {"a1": "open"} == reader.read_states()
+
+
 def test_associations_are_open_until_they_end(log: AssociationLog, reader: AssociationLog):
     """A log tells how each stands, and tells nothing of one that stored nothing."""
     for name in ("a1", "a2", "a3"):

@@ -49,6 +49,16 @@ def test_small_instance_is_in_a_segment_until_it_is_unpacked(lane: Lane, spool: 
     )
 
 
+def test_clock_before_the_epoch_loses_no_small_instance(lane: Lane, spool: Spool, monkeypatch: pytest.MonkeyPatch):
+    """A record has no time before 1970: it is kept as of the epoch, and unpacked like any other."""
+    with monkeypatch.context() as patched:
+        patched.setattr(time, "time_ns", lambda: -86_400 * 10**9)
+        digest = put(lane, b"small", 7)
+    assert not spool.unpack(100)
+    (file,) = spool.scan_received()
+    assert (b"small", digest, 0.0) == (file.path.read_bytes(), file.sha256, file.path.stat().st_mtime)
+
+
 @pytest.mark.parametrize("size", [0, 1, 3900, 4096, 5000, MAX_RECORD_BYTES - 1, MAX_RECORD_BYTES])
 def test_any_small_size_comes_back_as_it_was(lane: Lane, spool: Spool, size: int):
     """Shorter than a page, longer, and to the last byte that fits."""

@@ -191,7 +191,8 @@ def _logs_of_processes(folder: Path, process_id: int | None = None) -> Iterator[
 
 def _line(association_id: str, how: str) -> bytes:
     # A line that a full volume cuts short has no dot, and ends with the line break in front of the next one.
-    return f"\n{association_id} {how} {time.time():.0f} .\n".encode("ascii")
+    # A clock that was never set may be before the epoch, and a line's times are not.
+    return f"\n{association_id} {how} {max(0.0, time.time()):.0f} .\n".encode("ascii")
 
 
 def _write(descriptor: int, lines: bytes) -> None:

@@ -59,8 +59,12 @@ class Record:
 
 
 def encode_head(key: bytes, name: bytes, length: int, *, is_struck: bool = False) -> bytes:
-    """Return the header of a record with this name and length of its content, as of now."""
-    fields = _HEADER.pack(_STRUCK if is_struck else _MAGIC, key, time.time_ns(), length, len(name), 0)[:-_CRC_BYTES]
+    """Return the header of a record with this name and length of its content, as of now.
+
+    The field has no time before the epoch, which a clock that was never set may show: that is the epoch here.
+    """
+    received_at_ns = max(0, time.time_ns())
+    fields = _HEADER.pack(_STRUCK if is_struck else _MAGIC, key, received_at_ns, length, len(name), 0)[:-_CRC_BYTES]
     return fields + zlib.crc32(fields + name).to_bytes(_CRC_BYTES, "big")
 
 

@@ -107,7 +107,7 @@ class Spares:
         self._kept += 1
         try:
             # Names sort by age; clocks that stand still for milliseconds give two files one time.
-            path.rename(self._folder / f"{time.time_ns():020}-{self._kept:08}_{size_bytes}{_SUFFIX}")
+            path.rename(self._folder / f"{max(0, time.time_ns()):020}-{self._kept:08}_{size_bytes}{_SUFFIX}")
         except OSError:
             return False
         return True
