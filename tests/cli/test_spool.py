@@ -36,6 +36,31 @@ def test_list_shows_each_instance_with_its_reason(run: Run, tmp_path: Path, spoo
     assert "reason 1" in output
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("rescued.dcm", "rescued.dcm"),
+        ("b\udcffd.dcm", "b\\xffd.dcm"),
+        ("a\n\x1b[31m", "a\\n\\x1b[31m"),
+        ("\u00e9", "\u00e9"),
+    ],
+    ids=["text", "bytes", "controls", "accent"],
+)
+def test_list_tells_of_a_file_that_nobody_takes(run: Run, tmp_path: Path, name: str, shown: str):
+    """With what to do, whether an edge runs or not; any name is valid JSON and does nothing to a terminal."""
+    made = Spool(tmp_path / "spool", fsync=False)
+    (made.unpacked / name).write_bytes(b"somebody's")
+    code, output, _ = run("spool", "list", "--data", tmp_path, "--json")
+    (row,) = json.loads(output.encode("utf-8"))
+    assert (0, f"received/unpacked/{shown}") == (code, row["file"])
+    assert row["reason"].startswith("set aside: its name is none of the edge's")
+    assert "dicomflow send" in row["reason"]
+    code, output, _ = run("spool", "list", "--data", tmp_path)
+    assert 0 == code
+    assert "none of the edge's" in output
+    assert "\x1b" not in output
+
+
 def test_list_of_a_spool_without_problems_is_empty(run: Run, tmp_path: Path):
     """Nothing quarantined is no failure."""
     Spool(tmp_path / "spool", fsync=False)

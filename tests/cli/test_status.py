@@ -12,6 +12,7 @@ from sqlalchemy import insert
 from dicomflow.catalog import tables
 from dicomflow.catalog.engine import create_engine_for, migrate
 from dicomflow.edge.progress import PROGRESS_FILE, Progress
+from dicomflow.edge.spool.names import stem_of
 
 EMPTY = {
     "instances": 0,
@@ -37,14 +38,16 @@ def test_status_of_empty_catalog_is_all_zero(run: Run, data: Path):
 
 def test_status_counts_the_files_of_the_spool(run: Run, data: Path):
     """Files that are received, being delivered and quarantined are counted; others are not."""
+    names = [stem_of("a1", number, "10.0.0.1", "0" * 64) for number in range(5)]
     for name in (
-        "received/0/a.dcm",
-        "received/1/b.dcm",
+        f"received/0/{names[0]}.dcm",
+        f"received/1/{names[1]}.dcm",
         "received/0/a.json",
+        "received/0/rescued.dcm",
         "received/0/x.part",
-        "delivering/d1/c.dcm",
-        "delivering/d2/d.dcm",
-        "delivering/d2/e.dcm",
+        f"delivering/d1/{names[2]}.dcm",
+        f"delivering/d2/{names[3]}.dcm",
+        f"delivering/d2/{names[4]}.dcm",
         "quarantined/f.dcm",
     ):
         path = data / "spool" / name

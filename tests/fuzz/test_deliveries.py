@@ -25,6 +25,8 @@ from dicomflow.bucket.manifest import Association, Instance, Manifest, Series, S
 from dicomflow.dicom.part10 import encode_file_meta
 from dicomflow.dicom.uids import EXPLICIT_VR_LITTLE_ENDIAN
 from dicomflow.edge.deliver.leftovers import Leftovers
+from dicomflow.edge.deliver.missing import Missing
+from dicomflow.edge.ledger import LEDGER_FILE, Ledger
 from dicomflow.edge.spool.folders import Spool
 from dicomflow.edge.spool.names import MANIFEST_FILE, stem_of
 
@@ -126,16 +128,17 @@ def _spoil(spool: Spool, chance: random.Random) -> None:
 
 def _take_up(spool: Spool, fails: Callable[[Path, Exception], None]) -> dict[str, set[str]]:
     """Take up all that can be, as a deliverer's start does, and remove it as stored; return the digests by delivery."""
-    leftovers = Leftovers("site-1", spool, fails)
-    spool.discard_stored()
-    leftovers.look()
-    stored: dict[str, set[str]] = {}
-    for left in leftovers.take():
-        if not left.is_closed:
-            spool.write_note(spool.delivering / left.delivery_id / MANIFEST_FILE, b"{}")
-        stored[left.delivery_id] = {each.file.sha256 for each in left.instances}
-        with contextlib.suppress(OSError):  # noted, and tried again
-            spool.remove_delivery(left.delivery_id, {each.file.path.name for each in left.instances})
+    with contextlib.closing(Ledger(spool.root / LEDGER_FILE)) as ledger:
+        leftovers = Leftovers("site-1", spool, Missing("site-1", spool, ledger), fails)
+        spool.discard_stored()
+        leftovers.look()
+        stored: dict[str, set[str]] = {}
+        for left in leftovers.take():
+            if not left.is_closed:
+                spool.write_note(spool.delivering / left.delivery_id / MANIFEST_FILE, b"{}")
+            stored[left.delivery_id] = {each.file.sha256 for each in left.instances if each not in left.missing}
+            with contextlib.suppress(OSError):  # noted, and tried again
+                spool.remove_delivery(left.delivery_id, {each.file.path.name for each in left.instances})
     return stored
 
 

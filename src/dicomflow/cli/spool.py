@@ -1,6 +1,7 @@
 """`dicomflow spool`: what cannot be delivered, and its way back."""
 
 import json as json_
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -12,6 +13,7 @@ from dicomflow.cli.spools import Config, Data, find_spool, open_spool
 from dicomflow.cli.tables import as_json, print_table
 from dicomflow.edge.progress import read_progress
 from dicomflow.edge.spool.names import ReceivedFile
+from dicomflow.edge.spool.setaside import NotOursError, describe_failure
 from dicomflow.edge.spool.view import look, quarantined_files
 from dicomflow.errors import PermanentError
 
@@ -39,7 +41,9 @@ def list_quarantined(config: Config = None, data: Data = None, *, json: Json = F
     For example: dicomflow spool list --config /etc/dicomflow/edge.toml
     """
     root = find_spool(config, data)
-    rows = [(reason, *_origin(path), path.name) for path, reason in _read(lambda: list(quarantined_files(root)))]
+    rows = [
+        (reason, *_origin(path), _text_of(path.name)) for path, reason in _read(lambda: list(quarantined_files(root)))
+    ]
     rows += [(f"set aside: {reason}", "", "", path) for path, reason in _set_aside(root)]
     # The name is the longest: on a narrow terminal it is what is cut.
     columns = ("reason", "peer", "association", "file")
@@ -82,5 +86,13 @@ def _set_aside(root: Path) -> Iterator[tuple[str, str]]:
     """Yield what the deliverer has set aside, and what cannot be read from here."""
     told = (read_progress(root) or {}).get("set_aside_reasons")
     reasons = {Path(path): str(reason) for path, reason in told.items()} if isinstance(told, dict) else {}
-    for path, reason in sorted((look(root, ages=False).unreadable | reasons).items()):
-        yield str(path.relative_to(root) if path.is_relative_to(root) else path), reason
+    view = look(root, ages=False)
+    reasons |= dict.fromkeys(view.foreign, describe_failure(NotOursError())) | view.unreadable
+    for path, reason in sorted(reasons.items()):
+        yield _text_of(str(path.relative_to(root) if path.is_relative_to(root) else path)), reason
+
+
+def _text_of(name: str) -> str:
+    """Return a file's name as text that any terminal and any reader of JSON takes: odd bytes and controls escaped."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)

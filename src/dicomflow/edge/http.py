@@ -94,8 +94,11 @@ class EdgeHttp:
 
     def _remarks(self) -> Iterator[str]:
         """Yield what does not keep the edge from receiving, and has to be seen to."""
-        if (read_progress(self._supervisor.spool.root) or {}).get("store") == "failing":
+        progress = read_progress(self._supervisor.spool.root) or {}
+        if progress.get("store") == "failing":
             yield "the store fails: what is received stays in the spool"
+        if progress.get("set_aside"):
+            yield f"set aside: {progress['set_aside']}; `dicomflow spool list` has the reasons"
         for name, count in self._supervisor.flawed_settings.items():
             if count:
                 yield f"{name} is not in force as it is: see the log"

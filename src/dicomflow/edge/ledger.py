@@ -160,6 +160,15 @@ class Ledger:
 
         return self._run(_ask)
 
+    def waiting_deliveries(self) -> list[str]:
+        """Return the deliveries of which something waits to be stored, as far as the ledger knows; it is read whole."""
+        statement = "SELECT DISTINCT delivery_id FROM instance WHERE stored_at IS NULL AND problem IS NULL"
+
+        def _ask(connection: sqlite3.Connection) -> list[str]:
+            return [text_of(row[0]) for row in connection.execute(statement)]
+
+        return self._run(_ask)
+
     def find(self, sop_instance_uid: str) -> list[LedgerEntry]:
         """Return the entries of an instance, one for each content and each delivery of it, oldest first."""
         written = self._select("WHERE sop_instance_uid = ? ORDER BY received_at", (sop_instance_uid,))

@@ -46,6 +46,8 @@ class Delivery:
     bytes: int = 0
     unstored: int = 0
     is_closed: bool = False
+    # False where only the ledger knows of it: its manifest may have been put by the run that removed the folder.
+    has_folder: bool = True
     # Whether something of it was sent again: who was told of it may have forgotten since.
     is_resent: bool = False
     # Of what came for it and was in the store already: the objects of each manifest that names it, with their sizes,

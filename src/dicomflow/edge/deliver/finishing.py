@@ -41,7 +41,7 @@ class Finishing:
 
     async def finish(self, delivery: Delivery, tries: int) -> None:
         """Store a delivery's manifest, tell what was sent again, and remove its folder. Raises as the store does."""
-        if delivery.instances:
+        if delivery.instances and (delivery.has_folder or not await self._has_manifest(delivery)):
             await self._put_manifest(delivery, tries)
         for key, sizes in delivery.elsewhere.items():
             await self._tell_all(key, sizes)
@@ -49,6 +49,7 @@ class Finishing:
             delivery.is_resent = False
             edge = self._shared.edge
             await self._tell_all(manifest_key(edge, delivery.delivery_id), delivery.sizes(edge))
+        self._shared.ledger.write()
         # What is sent again from here on finds no copy in the spool, and the store is asked.
         self._resent.remove(delivery)
         names = {each.file.path.name for each in delivery.instances.values()}
@@ -70,8 +71,14 @@ class Finishing:
             await self._uploader.put_manifest(key, content, sizes, self._in_flight.limit_seconds(tries))
         await self._shared.tell(StoredObject(key, len(content)))
         self._resent.finish(delivery)
-        self._shared.ledger.write()
         _logger.info("delivery_stored delivery=%s instances=%d", delivery.delivery_id, len(sizes))
+
+    async def _has_manifest(self, delivery: Delivery) -> bool:
+        """Tell whether a manifest was put, which names all that was stored of its delivery. Raises as the store does.
+
+        What the ledger has of one may be less by now, and must not take its place.
+        """
+        return await self._uploader.fetch(manifest_key(self._shared.edge, delivery.delivery_id)) is not None
 
     async def _tell_all(self, manifest: str, sizes: Mapping[str, int]) -> None:
         await self._shared.tell(*itertools.starmap(StoredObject, sizes.items()), StoredObject(manifest, 0))

@@ -15,6 +15,7 @@ from dicomflow.edge.deliver.delivery import Deliveries, Delivery, ReceivedInstan
 from dicomflow.edge.deliver.heartbeat import Heartbeats
 from dicomflow.edge.deliver.instances import entry_of, quarantine_unreadable, read_instances
 from dicomflow.edge.deliver.leftovers import Leftover, Leftovers
+from dicomflow.edge.deliver.missing import Missing
 from dicomflow.edge.deliver.resent import Resent
 from dicomflow.edge.deliver.shared import Shared
 from dicomflow.edge.spool.durable import is_full
@@ -50,7 +51,8 @@ class Gathering:
         self._deliveries = deliveries
         self._heartbeats = heartbeats
         self._submit = submit
-        self._leftovers = Leftovers(shared.edge, shared.spool, shared.fail)
+        missing = Missing(shared.edge, shared.spool, shared.ledger)
+        self._leftovers = Leftovers(shared.edge, shared.spool, missing, shared.fail)
         self._unpack_at = float("-inf")
         self._unpacked_until = 0.0
 
@@ -81,7 +83,7 @@ class Gathering:
             if time.monotonic() >= until:
                 return False
             await asyncio.sleep(0)  # the puts get their turn between batches
-        if self._ledger.is_written and not self._spool.aside.reasons():
+        if self._ledger.is_written and not self._spool.aside.has_instances:
             self.gathered_until = self._unpacked_until
         return True
 
@@ -119,6 +121,7 @@ class Gathering:
     def _take_up(self, left: Leftover, now: float) -> None:
         if left.is_closed:
             delivery = Delivery(left.delivery_id, left.instances[0].study_instance_uid, now, now, is_closed=True)
+            delivery.has_folder = left.has_folder
             for instance in left.instances:
                 delivery.add(instance, now)
         else:
@@ -128,6 +131,8 @@ class Gathering:
         self._ledger.write()
         # What the ledger says is stored is looked up, not believed.
         self._resent.take_up(delivery)
+        for instance in left.missing:
+            self._resent.seek(delivery, instance)
         for instance in left.instances:
             self._submit(delivery, instance)
 

@@ -20,23 +20,29 @@ from dicomflow.edge.deliver.delivery import Delivery, ReceivedInstance
 from dicomflow.edge.ledger import LedgerEntry
 from dicomflow.edge.settings import DeliverySettings
 from dicomflow.edge.spool.names import MANIFEST_FILE, ReceivedFile
-from dicomflow.edge.spool.setaside import SetAside
+from dicomflow.edge.spool.setaside import SetAside, describe_failure
 from dicomflow.errors import PeerError, PermanentError
 from dicomflow.regularfiles import NotRegularError, free_name, open_regular, read_regular
 
 __all__ = [
+    "FILE_IS_GONE",
     "MANIFEST_FILE",
     "entry_of",
+    "fault_of",
     "has_digest",
     "has_same_data_set",
+    "is_of_file",
     "quarantine_unreadable",
     "rank_of",
     "read_all",
     "read_instance",
     "read_instances",
     "read_manifest",
+    "unreadable",
 ]
 
+FILE_IS_GONE: Final = "the spooled file is gone"
+_OF_THE_PROCESS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.EAGAIN})
 _CHUNK_BYTES: Final = 1 << 20
 
 _logger = logging.getLogger(__name__)
@@ -80,14 +86,28 @@ def read_all(
 
 def quarantine_unreadable(file: ReceivedFile, error: OSError, quarantine: Callable[[ReceivedFile, str], None]) -> None:
     """Quarantine a file with a bad page, or what is no file, for the others to go on; raises any other `error`."""
-    if isinstance(error, NotRegularError | IsADirectoryError):
-        reason = str(error.strerror)
-    elif error.errno == errno.EIO:
-        reason = "the disk does not give its bytes"
-    else:
+    reason = fault_of(error)
+    if reason is None:
         raise error
     _logger.error("file_not_read file=%s", file.path.name)
     quarantine(file, reason)
+
+
+def fault_of(error: OSError) -> str | None:
+    """Return what is wrong with a file that will not be read however often that is tried; None where it may pass."""
+    if isinstance(error, NotRegularError | IsADirectoryError):
+        return str(error.strerror)
+    return "the disk does not give its bytes" if error.errno == errno.EIO else None
+
+
+def is_of_file(error: OSError) -> bool:
+    """Tell whether one file is to blame, and not what the process has too little of."""
+    return error.errno not in _OF_THE_PROCESS
+
+
+def unreadable(error: OSError) -> str:
+    """Return what the ledger says of an instance that is left out of its delivery since it cannot be read."""
+    return f"its file cannot be read, and is tried again: {describe_failure(error)}"
 
 
 def read_instance(file: ReceivedFile) -> ReceivedInstance:

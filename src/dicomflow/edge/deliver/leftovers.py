@@ -1,6 +1,10 @@
-"""Deliveries of an earlier run, found in their folders: each is taken up whole, or left until it can be read."""
+"""Deliveries of an earlier run, found in their folders: each is taken up, or left until it can be read.
+
+What was received for one is in its folder, or it is `missing`: that is taken up too, and what becomes of it is told.
+"""
 
 import contextlib
+import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -8,30 +12,36 @@ from pathlib import Path
 
 from dicomflow.bucket.manifest import Manifest
 from dicomflow.edge.deliver.delivery import ReceivedInstance
-from dicomflow.edge.deliver.instances import MANIFEST_FILE, read_all, read_manifest
+from dicomflow.edge.deliver.instances import MANIFEST_FILE, is_of_file, read_all, read_manifest, unreadable
+from dicomflow.edge.deliver.missing import Missing
 from dicomflow.edge.spool.folders import Spool
-from dicomflow.edge.spool.names import is_delivery_id
+from dicomflow.edge.spool.names import ReceivedFile, is_delivery_id
+from dicomflow.edge.spool.setaside import NotOursError
 
 __all__ = ["Leftover", "Leftovers"]
 
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
-    """A delivery with its instances, and whether its manifest has closed it."""
+    """A delivery with its instances, `missing` ones among them, and whether its manifest has closed it."""
 
     delivery_id: str
     instances: list[ReceivedInstance]
+    missing: list[ReceivedInstance]
     is_closed: bool
+    has_folder: bool = True
 
 
 class Leftovers:
     """The folders that are still to be taken up. Event loop: one owner; `fail` hears of each that cannot be yet."""
 
-    def __init__(self, edge: str, spool: Spool, fail: Callable[[Path, Exception], None]) -> None:
+    def __init__(self, edge: str, spool: Spool, missing: Missing, fail: Callable[[Path, Exception], None]) -> None:
         self._edge = edge
         self._spool = spool
+        self._missing = missing
         self._fail = fail
         self._folders: set[Path] = set()
+        self._is_ledger_asked = False  # for deliveries whose folders are gone
 
     def look(self) -> None:
         """Find all folders of deliveries. Raises `OSError`."""
@@ -43,6 +53,7 @@ class Leftovers:
 
     def take(self) -> Iterator[Leftover]:
         """Yield what can be taken up now; the caller takes each before it asks for the next."""
+        self._missing.look_again()
         for folder in sorted(self._folders):
             if self._spool.aside.holds(folder):
                 continue
@@ -57,6 +68,16 @@ class Leftovers:
             self._spool.aside.settle(folder)
             if found is not None:
                 yield found
+        if not self._is_ledger_asked:
+            with contextlib.suppress(sqlite3.DatabaseError):  # the next time
+                left = self._without_folder()
+                self._is_ledger_asked = True
+                yield from left
+
+    def _without_folder(self) -> list[Leftover]:
+        """Return the deliveries of which the ledger alone knows. Raises `sqlite3.DatabaseError`."""
+        lost = {each: self._missing.of(each, None, (), {}) for each in self._missing.without_folder()}
+        return [Leftover(each, found, found, is_closed=True, has_folder=False) for each, found in lost.items() if found]
 
     def _read(self, folder: Path) -> Leftover | None:
         # The earlier run may have ended between moving files here and syncing that.
@@ -65,16 +86,45 @@ class Leftovers:
             self._receive_again(folder)
         files = sorted(self._spool.scan_delivery(folder.name), key=lambda each: each.path.name)
         note = read_manifest(folder, self._edge)
-        whole = self._without_other_studies(list(read_all(files, self._spool.quarantine)), note)
+        unread: dict[str, str] = {}
+        read = list(self._read_files(files, unread))
+        whole = self._without_other_studies(read, note)
         # Two of one SOP Instance UID would have one key: the other is received again when this delivery is stored.
         found = {each.sop_instance_uid: each for each in whole}
+        missing = []
+        for each in self._missing.of(folder.name, note, {each.file.sha256 for each in read}, unread):
+            study = next((one.study_instance_uid for one in found.values()), each.study_instance_uid)
+            if each.sop_instance_uid in found or each.study_instance_uid != study:
+                self._missing.tell(folder.name, each)  # its key is another one's, or none of this delivery
+            else:
+                found[each.sop_instance_uid] = each
+                missing.append(each)
         instances = list(found.values())
         if not instances:
             names = [path.name for path in folder.iterdir()]
             if all(name.startswith(MANIFEST_FILE) for name in names) and (names or is_delivery_id(folder.name)):
                 self._spool.remove_delivery(folder.name)
+            elif names:
+                raise NotOursError
             return None
-        return Leftover(folder.name, instances, note is not None)
+        return Leftover(folder.name, instances, missing, note is not None)
+
+    def _read_files(self, files: list[ReceivedFile], unread: dict[str, str]) -> Iterator[ReceivedInstance]:
+        """Yield the instances; a file that cannot be read is received again: its neighbours do not wait for it.
+
+        Its digest is put into `unread`, with what the ledger is to say.
+
+        Raises `OSError` where no file is to blame.
+        """
+        for file in files:
+            try:
+                yield from read_all([file], self._spool.quarantine)
+            except OSError as error:
+                if not is_of_file(error):
+                    raise
+                self._spool.receive_again(file)
+                self._spool.aside.note(self._spool.unpacked / file.path.name, error)
+                unread[file.sha256] = unreadable(error)
 
     def _receive_again(self, folder: Path) -> None:
         """Have all of a folder received again that is called as no delivery is: not every name makes a key."""

@@ -2,17 +2,19 @@
 
 import logging
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from dicomflow.edge.deliver.bandwidth import Bandwidth, InFlight
 from dicomflow.edge.deliver.delivery import Delivery, ReceivedInstance
 from dicomflow.edge.deliver.finishing import Finishing
-from dicomflow.edge.deliver.instances import entry_of, rank_of
+from dicomflow.edge.deliver.instances import entry_of, fault_of, rank_of, unreadable
 from dicomflow.edge.deliver.queue import Put, PutQueue
 from dicomflow.edge.deliver.resent import Resent
 from dicomflow.edge.deliver.shared import Shared, StoredObject
-from dicomflow.edge.deliver.uploader import Uploader, backoff_seconds, describe
+from dicomflow.edge.deliver.uploader import UnreadableFileError, Uploader, backoff_seconds, describe
 from dicomflow.edge.spool.durable import is_full
+from dicomflow.edge.spool.names import ReceivedFile
 from dicomflow.errors import PermanentError
 
 __all__ = ["Putting"]
@@ -75,6 +77,8 @@ class Putting:
                     was_put = await self._put(put.delivery, put.instance, tries)
             except PermanentError as error:
                 self._give_up(put, str(error))
+            except UnreadableFileError as error:
+                self._leave_out(put, error.error)
             except Exception as error:  # noqa: BLE001  # whatever it was, the file is still here: try again
                 self._try_again(put, error)
             else:
@@ -97,6 +101,7 @@ class Putting:
     def _count(self, put: Put, *, was_put: bool) -> None:
         """Note that an instance waits no more."""
         if put.instance is not None:
+            self._shared.spool.aside.settle(put.instance.file.path)
             (self._progress.stored if was_put else self._progress.given_up)(put.instance.bytes)
             put.delivery.unstored -= 1
             self.submit_if_complete(put.delivery)
@@ -120,12 +125,26 @@ class Putting:
         self._resent.was_put(key)
         return True
 
-    def _give_up(self, put: Put, reason: str) -> None:
-        """Quarantine an instance that will never be stored as it is; the others of its delivery go on."""
+    def _leave_out(self, put: Put, error: OSError) -> None:
+        """Have a file that cannot be read follow in a delivery of its own, or quarantine it where it never can be."""
+        spool, fault = self._shared.spool, fault_of(error)
+        if fault is not None:
+            self._give_up(put, fault)
+            return
+
+        def _receive_again(file: ReceivedFile, _reason: str) -> None:
+            spool.receive_again(file)
+            spool.aside.settle(file.path)
+            spool.aside.note(spool.unpacked / file.path.name, error)
+
+        self._give_up(put, unreadable(error), _receive_again)
+
+    def _give_up(self, put: Put, reason: str, take_away: Callable[[ReceivedFile, str], None] | None = None) -> None:
+        """Quarantine an instance that will not be stored as it is; the others of its delivery go on."""
         delivery, instance = put.delivery, put.instance
         assert instance is not None, "a manifest is made of what is there"
         try:
-            self._shared.spool.quarantine(instance.file, reason)
+            (take_away or self._shared.spool.quarantine)(instance.file, reason)
         except OSError as error:  # it comes again
             self.queue.failed(put)
             self._shared.fail(instance.file.path, error)

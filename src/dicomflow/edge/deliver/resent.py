@@ -69,6 +69,14 @@ class Resent:
         found = self._ask(lambda: self._ledger.of_delivery(delivery.delivery_id))
         self._perhaps_stored |= {known.object_key: [known] for known in found if self._took(known)}
 
+    def seek(self, delivery: Delivery, instance: ReceivedInstance) -> None:
+        """Look for an instance whose file is gone where the store may have the same bytes from another delivery."""
+        key = delivery.key_of(instance, self._edge)
+        found = self._ask(lambda: self._ledger.find(instance.sop_instance_uid))
+        same = [known for known in found if known.sha256 == instance.file.sha256 and self._took(known)]
+        if same:
+            self._perhaps_stored[key] = sorted(same, key=lambda known: known.object_key != key)
+
     def add(self, delivery: Delivery, instance: ReceivedInstance, copies: list[LedgerEntry]) -> None:
         """Know an instance that is put into a delivery, and the copies that the ledger has of it."""
         self._present[delivery.delivery_id] = delivery

@@ -6,15 +6,18 @@ import os
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
+from dicomflow.bucket.manifest import Manifest
 from dicomflow.edge.spool.associations import AssociationLog
 from dicomflow.edge.spool.durable import give_to_owner_of, replace_file, sync_directory, write_note
 from dicomflow.edge.spool.layout import FOLDER_MODE, Layout
 from dicomflow.edge.spool.names import MANIFEST_FILE, STORED, ReceivedFile, is_stored_delivery
 from dicomflow.edge.spool.notes import discard_notes
-from dicomflow.edge.spool.setaside import SetAside
+from dicomflow.edge.spool.setaside import NotOursError, SetAside
 from dicomflow.edge.spool.spares import Spares
 from dicomflow.edge.spool.unpacker import Unpacker
-from dicomflow.edge.spool.view import quarantined_files, scan
+from dicomflow.edge.spool.view import is_foreign, quarantined_files, scan
+from dicomflow.errors import PermanentError
+from dicomflow.regularfiles import read_regular
 
 __all__ = ["Spool"]
 
@@ -64,7 +67,7 @@ class Spool(Layout):
         return self._unpacker.is_stuck
 
     def scan_received(self) -> Iterator[ReceivedFile]:
-        """Yield the files of `received/`, in no order; what is not named like one is left alone.
+        """Yield the files of `received/`, in no order; what is not named like one is left alone, and set aside.
 
         A lane that cannot be read is set aside, and so is what was unpacked and may not be on the disk.
         """
@@ -72,11 +75,20 @@ class Spool(Layout):
             if self.aside.holds(lane) or (lane == self.unpacked and not self._is_unpacked):
                 continue
             try:
-                yield from scan(lane)
+                yield from self._scan_lane(lane)
             except NotADirectoryError:
-                continue
+                self.aside.note(lane, NotOursError())
             except OSError as error:
                 self.aside.note(lane, error)
+
+    def _scan_lane(self, lane: Path) -> Iterator[ReceivedFile]:
+        with os.scandir(lane) as entries:
+            for entry in entries:
+                file = ReceivedFile.of(Path(entry.path))
+                if file is not None:
+                    yield file
+                elif is_foreign(entry.name) and not self.aside.holds(path := Path(entry.path)):
+                    self.aside.note(path, NotOursError())
 
     def scan_deliveries(self) -> Iterator[Path]:
         """Yield the folders of deliveries, in order."""
@@ -158,8 +170,11 @@ class Spool(Layout):
                 if stored is not None and file.path.name not in stored:
                     self.receive_again(file)
             folder.rename(left)
-        self._sync(self.delivering)
-        self._discard(left)
+            self._sync(self.delivering)
+            self._discard(left)
+        else:
+            self._sync(self.delivering)
+            self._discard_checked(left)
 
     def discard_stored(self) -> list[str]:
         """Remove what is left of deliveries whose removal was cut short; return those of which something stays.
@@ -169,7 +184,7 @@ class Spool(Layout):
         left = []
         for folder in filter(is_stored_delivery, self.delivering.glob(f"*{STORED}")):
             try:
-                self._discard(folder)
+                self._discard_checked(folder)
             except NotADirectoryError as error:  # a file that is called so: the delivery goes on
                 self.aside.note(folder, error)
             except OSError as error:
@@ -179,6 +194,15 @@ class Spool(Layout):
                     self.aside.note(folder.with_suffix(""), error)
                     left.append(folder.stem)
         return left
+
+    def _discard_checked(self, folder: Path) -> None:
+        """Remove what an earlier run has left of a stored delivery; what its note does not name is received again."""
+        with contextlib.suppress(FileNotFoundError):
+            named = _named(folder / MANIFEST_FILE)
+            for file in list(scan(folder)):
+                if file.sha256 not in named:
+                    self.receive_again(file)
+        self._discard(folder)
 
     def _discard(self, folder: Path) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -213,3 +237,11 @@ class Spool(Layout):
     def _sync(self, folder: Path) -> None:
         if self.fsync:
             sync_directory(folder)
+
+
+def _named(note: Path) -> set[str]:
+    """Return the digests that a delivery's note names; none where it cannot be read."""
+    try:
+        return {each.sha256 for each in Manifest.from_json(read_regular(note)).instances()}
+    except (OSError, PermanentError):
+        return set()

@@ -1,15 +1,27 @@
 """What the name of a received file tells."""
 
+import re
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-__all__ = ["MANIFEST_FILE", "STORED", "SUFFIX", "ReceivedFile", "is_delivery_id", "is_stored_delivery", "stem_of"]
+__all__ = [
+    "MANIFEST_FILE",
+    "STORED",
+    "SUFFIX",
+    "ReceivedFile",
+    "is_delivery_id",
+    "is_received_name",
+    "is_stored_delivery",
+    "stem_of",
+]
 
 SUFFIX: Final = ".dcm"
 STORED: Final = ".stored"
 """Behind the name of a delivery that is in the store, and about to be removed."""
+# ASCII: a name may be no text at all, which no ledger and no manifest takes.
+_RECEIVED: Final = re.compile(r"[\0-\x5e\x60-\x7f]*_[0-9]+_[\0-\x5e\x60-\x7f]*_[\0-\x5e\x60-\x7f]{64}\.dcm")
 MANIFEST_FILE: Final = "manifest.json"
 """The note in a delivery's folder that says what it holds, once it is closed."""
 
@@ -27,13 +39,15 @@ class ReceivedFile:
     @classmethod
     def of(cls, path: Path) -> "ReceivedFile | None":
         """Read a path; None when it is no received file's."""
-        fields = path.name.removesuffix(SUFFIX).split("_")
-        if path.suffix != SUFFIX or len(fields) != 4 or not fields[1].isdecimal() or len(fields[3]) != 64:
+        if not is_received_name(path.name):
             return None
-        if not path.name.isascii():  # and no text at all it may be, which no ledger and no manifest takes
-            return None
-        association_id, number, peer, sha256 = fields
+        association_id, number, peer, sha256 = path.name.removesuffix(SUFFIX).split("_")
         return cls(path, association_id, int(number), peer.replace("-", ":"), sha256)
+
+
+def is_received_name(name: str) -> bool:
+    """Tell whether a file is named like a received one."""
+    return _RECEIVED.fullmatch(name) is not None
 
 
 def stem_of(association_id: str, number: int, peer: str, sha256: str) -> str:

@@ -28,11 +28,13 @@ __all__ = [
     "discard_stray_notes",
     "give_back",
     "is_complete",
+    "is_lanes_own",
     "segments_of",
     "write_all_at",
 ]
 
 _FREE: Final = ".free"
+_BESIDE: Final = (_FREE, *SUFFIXES, ".part", ".damaged")
 _NAME: Final = re.compile(r"[0-9]{8}-[0-9a-f]{16}" + re.escape(SEGMENT))
 # What thousands of instances a second fill until the deliverer comes to them; a new one costs twice its bytes.
 _MAX_FREE: Final = 8
@@ -101,6 +103,13 @@ class Rotation:
             temporary.unlink(missing_ok=True)
             raise
         return descriptor
+
+
+def is_lanes_own(name: str) -> bool:
+    """Tell whether a file of a lane is named like one that is there beside received files."""
+    if name.endswith(SEGMENT):
+        return _NAME.fullmatch(name) is not None
+    return name.endswith(_BESIDE)
 
 
 def segments_of(lane: Path) -> list[Path]:

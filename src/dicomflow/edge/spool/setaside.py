@@ -4,6 +4,7 @@ One file, folder, segment or delivery never stops the others. An error that belo
 the progress, the metrics and the heartbeat find it; whoever works on the spool passes by what is held.
 """
 
+import errno
 import logging
 import time
 import traceback
@@ -14,7 +15,7 @@ from typing import Final
 
 from dicomflow.edge.spool.durable import is_full
 
-__all__ = ["SetAside", "describe_failure"]
+__all__ = ["NotOursError", "SetAside", "describe_failure"]
 
 _FIRST_PAUSE_SECONDS: Final = 1.0
 _LONGEST_PAUSE_SECONDS: Final = 60.0
@@ -26,9 +27,18 @@ _FRAMES: Final = 6
 _logger = logging.getLogger(__name__)
 
 
+class NotOursError(OSError):
+    """Something lies in the spool under a name that is none of the edge's: nothing was acknowledged by it."""
+
+    def __init__(self) -> None:
+        text = "its name is none of the edge's: move it away; an image is received by `dicomflow send`"
+        super().__init__(errno.EINVAL, text)
+
+
 @dataclass(slots=True)
 class _Held:
     reason: str
+    is_ours: bool
     pause_seconds: float
     until: float
 
@@ -50,12 +60,14 @@ class SetAside:
         reason = describe_failure(error)
         held = self._held.get(path)
         if held is None or held.reason != reason:
-            name = f"{path.parent.name}/{path.name}"
+            # A name that somebody gave may be a patient's.
+            is_ours = not isinstance(error, NotOursError)
+            name = f"{path.parent.name}/{path.name if is_ours else '...'}"
             if isinstance(error, OSError):
                 _logger.error("set_aside path=%s reason=%s", name, reason)
             else:
                 _logger.error("set_aside path=%s reason=%s at=%s", name, reason, _place_of(error))
-            held = self._held[path] = _Held(reason, _FIRST_PAUSE_SECONDS, 0.0)
+            held = self._held[path] = _Held(reason, is_ours, _FIRST_PAUSE_SECONDS, 0.0)
         if is_full(error):
             held.until = self._clock()  # it is not to blame, and room may be there at once
             return
@@ -66,6 +78,12 @@ class SetAside:
         """Hold something no more: it could be worked on."""
         if self._held and self._held.pop(path, None) is not None:
             _logger.info("set_aside_no_more path=%s", f"{path.parent.name}/{path.name}")
+
+    @property
+    def has_instances(self) -> bool:
+        """Whether something is held that may be an acknowledged instance."""
+        self.reasons()
+        return any(held.is_ours for held in self._held.copy().values())
 
     def reasons(self) -> dict[Path, str]:
         """Return what is held, with the reasons."""

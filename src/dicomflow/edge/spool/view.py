@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Final
 
 from dicomflow.edge.spool.layout import Layout
-from dicomflow.edge.spool.names import SUFFIX, ReceivedFile
+from dicomflow.edge.spool.names import SUFFIX, ReceivedFile, is_received_name
 from dicomflow.edge.spool.notes import read_end, read_offset
 from dicomflow.edge.spool.records import read_records
-from dicomflow.edge.spool.rotation import is_complete, segments_of
+from dicomflow.edge.spool.rotation import is_complete, is_lanes_own, segments_of
 from dicomflow.edge.spool.setaside import describe_failure
 from dicomflow.regularfiles import open_regular, read_regular
 
@@ -25,8 +25,10 @@ __all__ = [
     "count_files",
     "count_records",
     "free_bytes",
+    "is_foreign",
     "look",
     "quarantined_files",
+    "quarantined_reasons",
     "scan",
 ]
 
@@ -44,6 +46,7 @@ class SpoolView:
     quarantined: int = 0
     oldest_at: float = float("inf")
     unreadable: dict[Path, str] = field(default_factory=dict)
+    foreign: list[Path] = field(default_factory=list)  # in `received/`, where nobody takes it
 
     def counts(self) -> dict[str, int]:
         """Return the counts by folder."""
@@ -57,8 +60,8 @@ class SpoolView:
 def look(root: Path, *, ages: bool = True) -> SpoolView:
     """Look at a spool; a folder that does not exist is empty, and without `ages` no file's time is asked for."""
     view, spool = SpoolView(), Layout(root)
-    for lane in _folders(view, spool.received):
-        view.received += _count(view, lane, ages=ages)
+    for lane in _folders(view, spool.received, view.foreign):
+        view.received += _count(view, lane, view.foreign, ages=ages)
         try:
             count, oldest = count_records(lane)
         except OSError as error:
@@ -119,6 +122,17 @@ def quarantined_files(root: Path) -> Iterator[tuple[Path, str]]:
                 yield (path.with_suffix(SUFFIX) if path.suffix == _REASON else path), _reason_of(path)
 
 
+def quarantined_reasons(root: Path) -> dict[tuple[str, str], str]:
+    """Return why instances are in quarantine, by association and digest. Raises `OSError`."""
+    found = ((ReceivedFile.of(path), reason) for path, reason in quarantined_files(root))
+    return {(file.association_id, file.sha256): reason for file, reason in found if file is not None}
+
+
+def is_foreign(name: str) -> bool:
+    """Tell whether something in a lane is called as nothing is that the edge has there."""
+    return not (is_received_name(name) or is_lanes_own(name))
+
+
 def scan(folder: Path) -> Iterator[ReceivedFile]:
     """Yield the received files of a folder, in no order. Raises `OSError`."""
     with os.scandir(folder) as entries:
@@ -137,15 +151,19 @@ def _reason_of(path: Path) -> str:
         return f"its reason cannot be read: {error.strerror}"
 
 
-def _folders(view: SpoolView, parent: Path) -> list[Path]:
+def _folders(view: SpoolView, parent: Path, others: list[Path] | None = None) -> list[Path]:
     try:
         with os.scandir(parent) as entries:
-            return [Path(entry.path) for entry in entries if entry.is_dir()]
+            found = {Path(entry.path): entry.is_dir() for entry in entries}
     except FileNotFoundError:
         return []
     except OSError as error:
         view.unreadable[parent] = describe_failure(error)
         return []
+
+    if others is not None:
+        others += [path for path, is_folder in found.items() if not is_folder]
+    return [path for path, is_folder in found.items() if is_folder]
 
 
 def _names(view: SpoolView, folder: Path) -> list[str]:
@@ -158,13 +176,15 @@ def _names(view: SpoolView, folder: Path) -> list[str]:
         return []
 
 
-def _count(view: SpoolView, folder: Path, *, ages: bool) -> int:
-    """Count the instances of a folder, and note when the oldest came."""
+def _count(view: SpoolView, folder: Path, foreign: list[Path] | None = None, *, ages: bool) -> int:
+    """Count the instances of a folder, and note when the oldest came; in a lane also what is `foreign` there."""
     count = 0
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.name.endswith(SUFFIX):
+                if foreign is not None and is_foreign(entry.name):
+                    foreign.append(Path(entry.path))
+                if is_received_name(entry.name):
                     count += 1
                     if not ages:
                         continue

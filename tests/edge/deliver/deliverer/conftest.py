@@ -127,3 +127,18 @@ class FlakyStore:
 def flaky_store() -> type[FlakyStore]:
     """Make puts fail as a function of the key says, as long as the given monkeypatch lasts; it keeps what was put."""
     return FlakyStore
+
+
+@pytest.fixture(params=[False, True], ids=["open", "closed"])
+def left_behind(request: Any, site: Site, monkeypatch: pytest.MonkeyPatch, flaky_store: Any) -> Site:
+    """Give a site with a delivery of two instances, as a run leaves it that ends while the store is away."""
+    site.receive("1.2.1")
+    site.receive("1.2.2")
+    with monkeypatch.context() as patched:
+        flaky_store(patched, lambda _key: True)
+        if request.param:
+            site.spool.associations.note_end("a1", "released")
+            site.run(lambda: list(site.spool.delivering.glob("*/manifest.json")))
+        else:
+            site.run(lambda: len(list(site.spool.delivering.glob("*/*.dcm"))) == 2)
+    return site

@@ -11,30 +11,16 @@ import pytest
 
 from dicomflow.bucket.manifest import Manifest
 from dicomflow.edge.deliver import instances as gather
-from dicomflow.edge.deliver import resent
+from dicomflow.edge.deliver import resent, uploader
 from dicomflow.edge.progress import read_progress
 from dicomflow.edge.spool.setaside import SetAside
+from dicomflow.edge.spool.view import look
 
 Site = Any  # conftest's
 
 
 def _fail(number: int = errno.EIO) -> Any:
     raise OSError(number, os.strerror(number))
-
-
-@pytest.fixture(params=[False, True], ids=["open", "closed"])
-def left_behind(request: Any, site: Site, monkeypatch: pytest.MonkeyPatch, flaky_store: Any) -> Site:
-    """Give a site with a delivery of two instances, as a run leaves it that ends while the store is away."""
-    site.receive("1.2.1")
-    site.receive("1.2.2")
-    with monkeypatch.context() as patched:
-        flaky_store(patched, lambda _key: True)
-        if request.param:
-            site.spool.associations.note_end("a1", "released")
-            site.run(lambda: list(site.spool.delivering.glob("*/manifest.json")))
-        else:
-            site.run(lambda: len(list(site.spool.delivering.glob("*/*.dcm"))) == 2)
-    return site
 
 
 def test_file_with_a_bad_page_stops_no_other(site: Site, monkeypatch: pytest.MonkeyPatch, caplog: Any):
@@ -100,6 +86,86 @@ def test_failure_that_may_pass_leaves_nothing_out(left_behind: Site, monkeypatch
     site.run(_is_over)
     assert [1, 2] == sorted(len(list(each.instances())) for each in site.manifests())
     assert "reason=Too many open files" in caplog.text
+
+
+def _progress(site: Site) -> dict[str, Any]:
+    return read_progress(site.spool.root) or {}
+
+
+def _stored(site: Site) -> list[list[str]]:
+    return sorted(sorted(each.sop_instance_uid for each in manifest.instances()) for manifest in site.manifests())
+
+
+def test_file_of_another_user_is_left_out_at_the_start_and_follows(left_behind: Site, monkeypatch: pytest.MonkeyPatch):
+    """Its neighbours and their manifest are put; it is set aside, shown and tried until it can be read."""
+    site = left_behind
+    original = gather.read_instance
+    fails = [True]
+
+    def _read(file: Any) -> Any:
+        return _fail(errno.EACCES) if fails and file.number == 1 else original(file)
+
+    monkeypatch.setattr(gather, "read_instance", _read)
+    monkeypatch.setattr("dicomflow.edge.spool.setaside._FIRST_PAUSE_SECONDS", 0.01)
+    site.spool.associations.note_end("a1", "released")
+
+    def _is_told() -> bool:
+        return bool(site.manifests()) and _progress(site).get("set_aside") == 1
+
+    site.run(_is_told)
+    assert [["1.2.1"]] == _stored(site)
+    ((path, reason),) = _progress(site)["set_aside_reasons"].items()
+    assert ("Permission denied", site.spool.unpacked) == (reason, Path(path).parent)
+    problems = {each.sop_instance_uid: each.problem for each in site.entries()}
+    assert (None, "its file cannot be read, and is tried again: Permission denied") == tuple(problems.values())
+    fails.clear()
+    site.run(site.is_empty)
+    assert [["1.2.1"], ["1.2.2"]] == _stored(site)
+    assert [None, None] == [each.problem for each in site.entries()]
+
+
+def test_file_of_another_user_is_left_out_while_the_edge_runs_and_follows(site: Site, monkeypatch: pytest.MonkeyPatch):
+    """What can be read no more when it is put delays no manifest: it is set aside, and follows in its own delivery."""
+    original = uploader.open_regular
+    original_head = gather.open_regular
+    fails = [True]
+    site.receive("1.2.1")
+    bad = site.receive("1.2.2").path.name
+
+    def _open(path: Path, *arguments: Any, **keywords: Any) -> Any:
+        return _fail(errno.EACCES) if fails and path.name == bad else original(path, *arguments, **keywords)
+
+    def _open_again(path: Path, *arguments: Any, **keywords: Any) -> Any:
+        is_bad = fails and path.name == bad and site.manifests()
+        return _fail(errno.EACCES) if is_bad else original_head(path, *arguments, **keywords)
+
+    monkeypatch.setattr(uploader, "open_regular", _open)
+    monkeypatch.setattr(gather, "open_regular", _open_again)
+    monkeypatch.setattr("dicomflow.edge.spool.setaside._FIRST_PAUSE_SECONDS", 0.01)
+    site.spool.associations.note_end("a1", "released")
+
+    def _is_over() -> bool:
+        if fails and site.manifests() and _progress(site).get("set_aside") == 1:
+            assert [["1.2.1"]] == _stored(site)
+            fails.clear()
+        return not fails and bool(site.is_empty())
+
+    site.run(_is_over)
+    assert [["1.2.1"], ["1.2.2"]] == _stored(site)
+    assert [None, None] == [each.problem for each in site.entries()]
+
+
+def test_bad_page_behind_the_head_is_quarantined(site: Site, monkeypatch: pytest.MonkeyPatch):
+    """It is met when the file is put: the disk will not give it however often it is asked."""
+    original = uploader.open_regular
+    site.receive("1.2.1")
+    bad = site.receive("1.2.2").path.name
+    monkeypatch.setattr(uploader, "open_regular", lambda path: _fail() if path.name == bad else original(path))
+    site.spool.associations.note_end("a1", "released")
+    site.run(site.is_empty)
+    assert [["1.2.1"]] == _stored(site)
+    ((file, reason),) = site.spool.scan_quarantined()
+    assert (bad, "the disk does not give its bytes") == (file.path.name, reason)
 
 
 MANIFESTS = {
@@ -250,3 +316,53 @@ def test_file_that_is_called_as_none_of_ours_stays_when_its_delivery_is_stored(l
     assert [b"somebody's"] == [path.read_bytes() for path in site.spool.delivering.glob("*/*")]
     (manifest,) = site.manifests()
     assert ["1.2.1", "1.2.2"] == sorted(each.sop_instance_uid for each in manifest.instances())
+
+
+NAMES = ["rescued.dcm", "rescued", "b\udcffd.dcm", "a\nb", "0001.segment", "folder/"]
+
+
+@pytest.mark.parametrize("name", NAMES, ids=["dcm", "any", "bytes", "line break", "segment", "folder"])
+@pytest.mark.parametrize("place", ["received", "received/unpacked"])
+def test_file_that_is_called_as_none_of_ours_is_set_aside_where_it_was_put(
+    site: Site, name: str, place: str, monkeypatch: pytest.MonkeyPatch, caplog: Any
+):
+    """Nobody takes it, so it is told once with what to do, and does not count as waiting; images go on."""
+    if place == "received" and name == "folder/":
+        place = "received/0"  # any folder in `received/` is a lane
+    monkeypatch.setattr("dicomflow.edge.spool.setaside._FIRST_PAUSE_SECONDS", 0.01)
+    path = site.spool.root / place / name
+    if name == "folder/":
+        path.mkdir()
+    else:
+        path.write_bytes(b"somebody's")
+    site.receive("1.2.1")
+    site.spool.associations.note_end("a1", "released")
+    site.run(
+        lambda: (
+            site.manifests()
+            and site.is_empty()
+            and _progress(site).get("set_aside") == 1
+            and _progress(site)["gathered_until"]
+        )
+    )
+    assert [["1.2.1"]] == _stored(site)
+    ((told, reason),) = _progress(site)["set_aside_reasons"].items()
+    assert str(path) == told
+    assert "dicomflow send" in reason
+    assert path.exists()
+    view = look(site.spool.root)
+    assert {"received": 0, "delivering": 0, "quarantined": 0} == view.counts()
+    assert (0.0, [path]) == (view.oldest_seconds(), view.foreign)
+    lines = [each.getMessage() for each in caplog.records if "none of the edge's" in each.getMessage()]
+    assert [True] == [line.startswith(f"set_aside path={path.parent.name}/... ") for line in lines]
+
+
+@pytest.mark.parametrize("folder", ["0b0ac1a5-5b0f-4f0c-9d0c-1f0a7d1f8e11", "foreign"])
+def test_folder_of_deliveries_with_nothing_of_ours_is_set_aside(site: Site, folder: str):
+    """It holds up nothing, and is told as long as it is there."""
+    path = site.spool.delivering / folder
+    path.mkdir()
+    (path / "rescued.dcm").write_bytes(b"somebody's")
+    site.run(lambda: _progress(site).get("set_aside") == 1)
+    assert [str(path)] == list(_progress(site)["set_aside_reasons"])
+    assert 0 == look(site.spool.root).delivering
