@@ -14,6 +14,8 @@ from dicomflow.bucket.keys import (
     FEEDBACK_PREFIX,
     IMPORT_OUTPUT_PREFIX,
     MANIFEST_PREFIX,
+    OUTBOUND_PREFIX,
+    RETURNS_PREFIX,
     STAGING_PREFIX,
     STATUS_PREFIX,
     feedback_prefix,
@@ -38,6 +40,7 @@ _FUNCTIONS: Final = {
     "plan": "Planning/Plan",
     "drive": "Imports/Drive",
     "collect": "Imports/Collect",
+    "transfers": "Transfers/Transfers",
     "watch": "Monitoring/Watch",
     "migrate": "IEPAurora/Migrate",
     "relay": "Relay/Relay",
@@ -49,7 +52,7 @@ _OUTSIDE: Final = {
     "relay": "It calls HealthImaging, which has no IPv6, for functions in the VPC, and holds no data",
     "secrets": "It reads one secret for the migration in the VPC, which has no way to Secrets Manager",
 }
-_QUEUED: Final = ("index", "plan", "drive", "collect")
+_QUEUED: Final = ("index", "plan", "drive", "collect", "transfers")
 _FRAMEWORK: Final = "IEPAurora/Provider/framework-onEvent"
 _INSTALLER: Final = "IEPDevices/Installer/DefaultPolicy"
 _OWN_KEYS: Final = "An object's key is not known before it comes; this prefix holds nothing that is not the role's work"
@@ -148,6 +151,7 @@ _PREFIXES: Final = {
     "plan": (MANIFEST_PREFIX,),
     "drive": ("{stack}-", FEEDBACK_PREFIX, IMPORT_OUTPUT_PREFIX, STAGING_PREFIX),
     "collect": (FEEDBACK_PREFIX, IMPORT_OUTPUT_PREFIX, STAGING_PREFIX),
+    "transfers": ("{stack}-", OUTBOUND_PREFIX, RETURNS_PREFIX, STATUS_PREFIX),
     "watch": (STATUS_PREFIX,),
     "migrate": (),
     "relay": (),
@@ -191,7 +195,8 @@ def acknowledgements(settings: DeploymentSettings) -> Iterator[Acknowledgement]:
         policy = (
             f"{edge_group(edge.name)}/Edges/{edge.name}-access" if is_local else f"Edge-{edge.name}/Role/DefaultPolicy"
         )
-        for prefix in (f"{device}/", f"{MANIFEST_PREFIX}{device}/", feedback_prefix(device)):
+        prefixes = (f"{MANIFEST_PREFIX}{device}/", f"{OUTBOUND_PREFIX}{device}/", f"{RETURNS_PREFIX}{device}/")
+        for prefix in (f"{device}/", feedback_prefix(device), *prefixes):
             yield Acknowledgement(policy, f"AwsSolutions-IAM5[Resource::{{{bucket}}}/{prefix}*]", own)
         if not is_local:
             yield from _of_instance(f"Edge-{edge.name}", policy)

@@ -29,6 +29,7 @@ _PACKAGES: Final = {
     "plan": (*_COMMON, "obstore"),
     "drive": (*_COMMON, "obstore"),
     "collect": (*_COMMON, "obstore"),
+    "transfers": (*_COMMON, "obstore"),
     "migrate": (*_COMMON, "alembic", "obstore"),
     "watch": (*_COMMON, "obstore"),
     "relay": (*_COMMON, "obstore"),

@@ -1,7 +1,7 @@
 """The edges: what each may do, and how those on devices of the customer's are installed and kept up to date.
 
-An edge writes under its own prefixes and reads the pipeline's answers to its own deliveries; it cannot read an image,
-not even one that it wrote itself.
+An edge writes under its own prefixes and reads the pipeline's answers to its own deliveries, and the copies of what it
+is to send to its site; it cannot read any other image, not even one that it wrote itself.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_iot as iot
 from constructs import Construct
 
-from dicomflow.bucket.keys import FEEDBACK_PREFIX, MANIFEST_PREFIX, STATUS_PREFIX
+from dicomflow.bucket.keys import FEEDBACK_PREFIX, MANIFEST_PREFIX, OUTBOUND_PREFIX, RETURNS_PREFIX, STATUS_PREFIX
 from infra.alarms import Alarms
 from infra.artifacts import EdgeArtifacts
 from infra.landing import LandingBucket
@@ -23,12 +23,16 @@ __all__ = ["EdgeDevices", "ThingGroup", "add_devices", "edge_group", "edge_state
 
 def edge_statements(landing: LandingBucket, device: str) -> list[iam.PolicyStatement]:
     """Return all that an edge may do with the bucket."""
-    own = landing.arn_of(f"{device}/*", f"{MANIFEST_PREFIX}{device}/*", f"{STATUS_PREFIX}{device}.json")
+    own = landing.arn_of(
+        f"{device}/*",
+        f"{MANIFEST_PREFIX}{device}/*",
+        f"{STATUS_PREFIX}{device}.json",
+        f"{RETURNS_PREFIX}{device}/*",
+    )
+    heard = landing.arn_of(f"{FEEDBACK_PREFIX}{device}/*", f"{OUTBOUND_PREFIX}{device}/*")
     return [
         iam.PolicyStatement(sid="Deliver", actions=["s3:AbortMultipartUpload", "s3:PutObject"], resources=own),
-        iam.PolicyStatement(
-            sid="Hear", actions=["s3:GetObject"], resources=landing.arn_of(f"{FEEDBACK_PREFIX}{device}/*")
-        ),
+        iam.PolicyStatement(sid="Hear", actions=["s3:GetObject"], resources=heard),
         iam.PolicyStatement(
             sid="Key",
             actions=["kms:Decrypt", "kms:GenerateDataKey"],  # S3 asks for both when a large object comes in parts

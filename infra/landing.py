@@ -9,7 +9,14 @@ from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
-from dicomflow.bucket.keys import FEEDBACK_PREFIX, IMPORT_OUTPUT_PREFIX, MANIFEST_PREFIX, STAGING_PREFIX
+from dicomflow.bucket.keys import (
+    FEEDBACK_PREFIX,
+    IMPORT_OUTPUT_PREFIX,
+    MANIFEST_PREFIX,
+    OUTBOUND_PREFIX,
+    RETURNS_PREFIX,
+    STAGING_PREFIX,
+)
 from infra.functions import PipelineFunction
 from infra.settings import DeploymentSettings
 
@@ -18,6 +25,9 @@ __all__ = ["LandingBucket"]
 _STAGING_DAYS: Final = 7
 _IMPORTS_DAYS: Final = 90
 _FEEDBACK_DAYS: Final = 400
+_OUTBOUND_DAYS: Final = 14
+"""Twice as long as an edge tries; the copies go earlier, when it has told the end."""
+_RETURNS_DAYS: Final = 90
 _UPLOAD_DAYS: Final = 7
 _NONCURRENT_DAYS: Final = 30
 _ACCESS_LOG_DAYS: Final = 365
@@ -28,7 +38,7 @@ _KEPT_OF_NAME: Final = 8
 
 
 class LandingBucket(Construct):
-    """A private, versioned, encrypted bucket, whose new objects are told to two queues."""
+    """A private, versioned, encrypted bucket, whose new objects are told to three queues."""
 
     def __init__(self, scope: Construct, construct_id: str, *, settings: DeploymentSettings, key: kms.IKey) -> None:
         super().__init__(scope, construct_id)
@@ -111,17 +121,18 @@ class LandingBucket(Construct):
             sid, actions, [self.key.key_arn], StringEquals={"kms:ViaService": f"s3.{Aws.REGION}.amazonaws.com"}
         )
 
-    def tell(self, *, instances: sqs.Queue, manifests: sqs.Queue) -> None:
-        """Tell one queue of every instance put, and one of every manifest; of nothing else."""
+    def tell(self, *, instances: sqs.Queue, manifests: sqs.Queue, returns: sqs.Queue) -> None:
+        """Tell a queue of every instance put, one of every manifest, and one of what edges return; of nothing else."""
         bucket = self.bucket.node.default_child
         assert isinstance(bucket, s3.CfnBucket)  # CDK made it
         bucket.notification_configuration = s3.CfnBucket.NotificationConfigurationProperty(
             queue_configurations=[
                 _configuration(instances, self.received_prefix, ".dcm"),
                 _configuration(manifests, MANIFEST_PREFIX, ".json"),
+                _configuration(returns, RETURNS_PREFIX, ".json"),
             ]
         )
-        for queue in (instances, manifests):
+        for queue in (instances, manifests, returns):
             # S3 tries the queue before the bucket is there; its policy must not wait for the bucket's name.
             result = queue.add_to_resource_policy(
                 iam.PolicyStatement(
@@ -149,6 +160,8 @@ class LandingBucket(Construct):
             s3.LifecycleRule(id="staging", prefix=STAGING_PREFIX, expiration=Duration.days(_STAGING_DAYS)),
             s3.LifecycleRule(id="import-results", prefix=IMPORT_OUTPUT_PREFIX, expiration=Duration.days(_IMPORTS_DAYS)),
             s3.LifecycleRule(id="feedback", prefix=FEEDBACK_PREFIX, expiration=Duration.days(_FEEDBACK_DAYS)),
+            s3.LifecycleRule(id="outbound", prefix=OUTBOUND_PREFIX, expiration=Duration.days(_OUTBOUND_DAYS)),
+            s3.LifecycleRule(id="returns", prefix=RETURNS_PREFIX, expiration=Duration.days(_RETURNS_DAYS)),
         ]
         # What was received goes by the catalog, when it was imported: a rule here would not know.
         if self._settings.storage.archives:

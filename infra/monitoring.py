@@ -113,6 +113,13 @@ class Monitoring(Construct):
             )
         self._alarms.add(
             self,
+            "transfers-failed",
+            self._alarms.metric("TransfersFailed"),
+            0,
+            "Images that were sent back to a site did not all arrive",
+        )
+        self._alarms.add(
+            self,
             "objects-unreadable",
             self._alarms.metric("ObjectsUnreadable"),
             0,

@@ -9,6 +9,7 @@ from dicomflow.bucket.keys import IMPORT_OUTPUT_PREFIX, MANIFEST_PREFIX, STATUS_
 from infra.functions import WorkQueue
 from infra.importing import grant_wake_ups
 from infra.relay import Relay
+from infra.transfers import Transfers
 from infra.wiring import Foundation
 
 __all__ = ["Operator"]
@@ -22,7 +23,14 @@ class Operator(Construct):
     """Nothing listens and nothing idles; `dicomflow --stack NAME` and `dicomflow console --stack NAME` call them."""
 
     def __init__(
-        self, scope: Construct, construct_id: str, *, foundation: Foundation, relay: Relay, wake_ups: WorkQueue | None
+        self,
+        scope: Construct,
+        construct_id: str,
+        *,
+        foundation: Foundation,
+        relay: Relay,
+        wake_ups: WorkQueue | None,
+        transfers: Transfers,
     ) -> None:
         super().__init__(scope, construct_id)
         landing = foundation.landing
@@ -40,5 +48,6 @@ class Operator(Construct):
         relay.grant_use(self.function, *(["medical-imaging"] if foundation.settings.imports.ahli_enabled else []))
         relay.grant_use(self.console)
         for function in (self.function, self.console):
+            transfers.grant_send(function)
             if wake_ups is not None:
                 grant_wake_ups(function, wake_ups)

@@ -50,10 +50,9 @@ class Relay(Construct):
         for function in functions:
             function.function.add_environment("DICOMFLOW_EVENTS__BUS", _BUS)
 
-    def serve(self, queues: list[WorkQueue], wake_ups: WorkQueue | None) -> None:
-        """Let what calls through this one put off its messages and wake the driver, where it cannot do so itself."""
+    def serve(self, queues: list[WorkQueue], sent_to: list[WorkQueue]) -> None:
+        """Let what calls through this one put off messages and send to some queues, where it cannot do so itself."""
         if not self._is_private:
             return
         self.function.grant("PutOff", ["sqs:ChangeMessageVisibility"], [each.queue.queue_arn for each in queues])
-        if wake_ups is not None:
-            self.function.grant("Wake", ["sqs:SendMessage"], [wake_ups.queue.queue_arn])
+        self.function.grant("Wake", ["sqs:SendMessage"], [each.queue.queue_arn for each in sent_to])

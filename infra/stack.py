@@ -1,5 +1,7 @@
 """The stack: which capabilities there are and what each is given. What one does is in its own module."""
 
+from typing import Final
+
 from aws_cdk import (
     CfnOutput,
     CfnRule,
@@ -28,9 +30,12 @@ from infra.operator import Operator
 from infra.regions import deployable_regions
 from infra.relay import Relay
 from infra.settings import DeploymentSettings
+from infra.transfers import Transfers
 from infra.wiring import Foundation
 
 __all__ = ["DicomflowStack"]
+
+_IMPORTS_OFF: Final = {"DICOMFLOW_IMPORTS__ENABLED": "false"}
 
 
 class DicomflowStack(Stack):
@@ -51,15 +56,16 @@ class DicomflowStack(Stack):
         landing = LandingBucket(self, "iepbuckets", settings=settings, key=key)
         catalog = Catalog(self, "IEPAurora", settings=settings, network=network, key=key)
         foundation = Foundation(settings, key, network, landing, catalog)
-        imports_off = {"DICOMFLOW_IMPORTS__ENABLED": "false"}
         store = HealthImagingStore(self, "HealthImaging", foundation=foundation)
-        foundation = foundation.with_environment(store.environment if self._imports else imports_off)
+        foundation = foundation.with_environment(store.environment if self._imports else _IMPORTS_OFF)
         relay = Relay(self, "Relay", foundation=foundation)
         indexing = Indexing(self, "Indexing", foundation=foundation)
         planning = Planning(self, "Planning", foundation=foundation)
-        landing.tell(instances=indexing.queue.queue, manifests=planning.queue.queue)
-        queues = {"index": indexing.queue, "plan": planning.queue}
-        functions = {"index": indexing.function, "plan": planning.function, "migrate": catalog.migrate_function}
+        transfers = Transfers(self, "Transfers", foundation=foundation, relay=relay)
+        landing.tell(instances=indexing.queue.queue, manifests=planning.queue.queue, returns=transfers.queue.queue)
+        queues = {"index": indexing.queue, "plan": planning.queue, "transfers": transfers.queue}
+        functions = {"index": indexing.function, "plan": planning.function, "transfers": transfers.function}
+        functions["migrate"] = catalog.migrate_function
         if self._imports:
             wake_ups = Imports.wake_up_queue(self, foundation)
             imports = Imports(self, "Imports", foundation=foundation, store=store, wake_ups=wake_ups, relay=relay)
@@ -73,8 +79,9 @@ class DicomflowStack(Stack):
             relay.pass_events(indexing.function, planning.function)
         for function in (indexing.function, planning.function):
             relay.grant_use(function, "events")
-        relay.serve(list(queues.values()), queues.get("drive"))
-        Operator(self, "Operator", foundation=foundation, relay=relay, wake_ups=queues.get("drive"))
+        wake_up_queue = queues.get("drive")
+        relay.serve(list(queues.values()), [transfers.queue, *([wake_up_queue] if wake_up_queue else [])])
+        Operator(self, "Operator", foundation=foundation, relay=relay, wake_ups=wake_up_queue, transfers=transfers)
         functions |= {"relay": relay.function, "secrets": catalog.secrets_function}
         self.bucket, self.migrate = landing.bucket, catalog.migrate_function.function
         alarms = Alarms(self, "Alarms", settings=settings, key=key)
@@ -84,9 +91,7 @@ class DicomflowStack(Stack):
         CfnOutput(self, "Bucket", value=landing.bucket.bucket_name)
         CfnOutput(self, "DatabaseSecret", value=catalog.secret_arn)
         self._check_region()
-        for name, value in {**settings.tags.tag_list, "application": settings.name}.items():
-            # A data store is replaced when a tag of it changes.
-            Tags.of(self).add(name, value, exclude_resource_types=["AWS::HealthImaging::Datastore"])
+        self._tag()
 
     @property
     def _imports(self) -> bool:
@@ -111,6 +116,11 @@ class DicomflowStack(Stack):
                 )
                 alarms.add_silence(instance, edge.name)
                 CfnOutput(self, f"{edge.name}Address", value=instance.interface.attr_primary_private_ip_address)
+
+    def _tag(self) -> None:
+        for name, value in {**self._settings.tags.tag_list, "application": self._settings.name}.items():
+            # A data store is replaced when a tag of it changes.
+            Tags.of(self).add(name, value, exclude_resource_types=["AWS::HealthImaging::Datastore"])
 
     def _check_region(self) -> None:
         """Refuse a region without what is called, before anything is made; the synthesis may not know the region."""

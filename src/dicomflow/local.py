@@ -36,14 +36,13 @@ from dicomflow.logs import LogSettings
 from dicomflow.pipeline.handlers import QUEUES, Dependencies, handlers_of
 from dicomflow.pipeline.metrics import PrometheusMetrics, register_silences
 from dicomflow.pipeline.outbox import Outbox, SendingThread, Webhook
-from dicomflow.pipeline.wakeups import DRIVE_QUEUE
 from dicomflow.pipeline.worker import LocalQueues, run
 from dicomflow.serving import WebServer, serve
 
 __all__ = ["BuildConsole", "Local", "LocalSettings", "edge_settings"]
 
-BuildConsole = Callable[[Engine, ObjectStore, Callable[[], None], Callable[[], str]], Starlette]
-"""Makes the operators' pages from catalog, store, what wakes the pipeline, and what reads the metrics."""
+BuildConsole = Callable[[Engine, ObjectStore, Callable[[str, str], None], Callable[[], str]], Starlette]
+"""Makes the operators' pages from catalog, store, what sends to the pipeline, and what reads the metrics."""
 
 _DATASTORE_NAME: Final = "local"
 _ROLE: Final = "arn:aws:iam::123456789012:role/dicomflow-local"
@@ -105,7 +104,9 @@ class Local:
             SimulatorSettings(state_path=data / "healthimaging.db"), {BUCKET: self._store}, self._deliver_event, _now
         )
         self._registry = CollectorRegistry()
-        self._console = build_console and build_console(self._engine, self._store, self._wake, self._read_metrics)
+        self._console = build_console and build_console(
+            self._engine, self._store, self._queues.enqueue, self._read_metrics
+        )
         self._stopping = threading.Event()
         self._is_ready = False
         self._server: WebServer | None = None
@@ -202,9 +203,6 @@ class Local:
 
     def _read_metrics(self) -> str:
         return generate_latest(self._registry).decode()
-
-    def _wake(self) -> None:
-        self._queues.enqueue(DRIVE_QUEUE, json.dumps({"reason": "retry"}))
 
     def _deliver_event(self, event: Any) -> None:
         """The event bus's rule: job events go to `collect`."""

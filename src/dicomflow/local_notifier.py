@@ -1,4 +1,4 @@
-"""The bucket's notifications on one machine: what the deliverer's process tells the pipeline.
+"""The bucket's notifications on one machine: what the edge's processes tell the pipeline.
 
 Knows events and the queue, and nothing of what else runs here: that process would import it all.
 """
@@ -11,7 +11,7 @@ from typing import Final
 
 from sqlalchemy import Engine
 
-from dicomflow.bucket.keys import is_manifest
+from dicomflow.bucket.keys import is_manifest, transfer_of_returns
 from dicomflow.catalog import queue
 from dicomflow.catalog.engine import create_engine_for
 from dicomflow.edge.deliver.deliverer import StoredObject
@@ -24,15 +24,15 @@ BUCKET: Final = "local-bucket"
 
 @dataclass(frozen=True, slots=True)
 class Notifier:
-    """The bucket's notifications: manifests to `plan`, instances to `index`. Called in the deliverer's process."""
+    """The bucket's notifications, each to its queue. Called in the processes that put."""
 
     database_url: str
 
     def __call__(self, stored: Sequence[StoredObject]) -> None:
         """Durable: on return the messages are in the queues."""
-        bodies: dict[str, list[str]] = {"index": [], "plan": []}
+        bodies: dict[str, list[str]] = {"index": [], "plan": [], "transfers": []}
         for each in stored:
-            name = "plan" if is_manifest(each.key) else "index"
+            name = "plan" if is_manifest(each.key) else "transfers" if transfer_of_returns(each.key) else "index"
             bodies[name].append(encode_object_event(BUCKET, each.key, each.bytes))
         with _engine_of(self.database_url).begin() as connection:
             for name, messages in bodies.items():

@@ -61,18 +61,26 @@ def _hospital(folder: Path, **options: Any) -> Hospital:
 
 
 class Client(httpx.Client):
-    """Asks a console that runs; follows no redirection. `woken` counts wake-ups of the pipeline."""
+    """Asks a console that runs; follows no redirection. `sent` has the messages to the pipeline."""
 
     def __init__(self, hospital: Hospital, access: Access, **options: Any) -> None:
-        self.woken: list[bool] = []
+        self.sent: list[tuple[str, str]] = []
         metrics, prepare = options.pop("metrics", {}), options.pop("prepare", None)
-        context = build_context(hospital.engine, hospital.store, lambda: self.woken.append(True), metrics, **options)
+        context = build_context(hospital.engine, hospital.store, self._enqueue, metrics, **options)
         if prepare is not None:
             prepare(context)
         self._server = WebServer(create_console(context, access), "127.0.0.1", 0)
         self._server.start()
         self.url = f"{self._server.url}/"
         super().__init__(base_url=self.url, timeout=120)
+
+    def _enqueue(self, queue: str, body: str) -> None:
+        self.sent.append((queue, body))
+
+    @property
+    def woken(self) -> list[bool]:
+        """Tell how often the pipeline's driver was woken."""
+        return [True for queue, _ in self.sent if queue == "drive"]
 
     def close(self) -> None:
         """End the console too."""

@@ -28,6 +28,8 @@ PAGES = (
     "/imports",
     "/imports?state=failed&state=partial",
     "/imports/1",
+    "/studies/{chest}/send",
+    "/transfers",
     "/edges",
     "/problems",
     "/audit",

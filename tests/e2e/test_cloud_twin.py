@@ -26,6 +26,7 @@ from cloud_twin import (
     twin_template,
     zip_bundle,
 )
+from transfer_site import Pacs
 from waiting import WAIT_SECONDS, free_ports, wait_for
 
 from dicomflow import samples
@@ -39,7 +40,7 @@ from infra.bundles import HOST, build_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
 DEVICE = "iep-edge-1"
-QUEUES = ("index", "plan", "drive", "collect")
+QUEUES = ("index", "plan", "drive", "collect", "transfers")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("cloud_twin")]
 
@@ -50,6 +51,7 @@ class Twin:
     def __init__(self, folder: Path, database_url: str) -> None:
         self._folder = folder
         self._processes: list[subprocess.Popen[bytes]] = []
+        self.pacs = Pacs()
         ports = free_ports(3)
         self.cloud = MiniStack(folder, ports[0])
         self.dimse_port = ports[1]
@@ -138,6 +140,7 @@ class Twin:
             process.wait(WAIT_SECONDS)
         self.catalog.dispose()
         self.cloud.close()
+        self.pacs.close()
 
     def _upload_bundle(self, name: str) -> dict[str, str]:
         path = self._folder / f"{name}.zip"
@@ -169,6 +172,10 @@ workers = 2
 store_url = "s3://{self.bucket}"
 endpoint = "{self.cloud.endpoint}"
 quiet_seconds = 0.5
+[destinations.pacs]
+host = "127.0.0.1"
+port = {self.pacs.port}
+ae_title = "PACS"
 """)
         self._start("edge", "edge", "--config", config)
         wait_for(lambda: _answers(self.dimse_port), explain=self.explain)
@@ -222,6 +229,7 @@ def test_study_sent_to_the_edge_becomes_image_sets(twin: Twin, tmp_path: Path, m
     assert [f"status/{DEVICE}.json"] == _keys(twin, "status/")
     wait_for(lambda: bool(twin.query("SELECT 1 FROM stored_object WHERE problem IS NOT NULL")), explain=twin.explain)
     assert [(garbage,)] == twin.query("SELECT object_key FROM stored_object WHERE problem IS NOT NULL")
+    _assert_study_goes_back(twin, paths)
     assert dict.fromkeys(QUEUES, 0) == twin.dead_letters()
     _assert_rule_takes_job_events(twin)
     for name, value in {**ENDPOINT_VARIABLES, "AWS_ENDPOINT_URL": twin.cloud.endpoint}.items():
@@ -257,6 +265,20 @@ def _assert_console_shows(series: set[str], instances: set[str]) -> None:
     finally:
         server.stop()
         thread.join()
+
+
+def _assert_study_goes_back(twin: Twin, paths: tuple[Path, ...]) -> None:
+    """A message on the queue brings every image to the PACS that the edge knows, once, and nothing of it stays."""
+    sqs = twin.client("sqs")
+    ((study,),) = twin.query("SELECT study_instance_uid FROM Study")
+    message = {"transfer": "twin-1", "to": "pacs", "uid": study}
+    for _ in range(2):  # as at least once
+        sqs.send_message(
+            QueueUrl=sqs.get_queue_url(QueueName="iep-transfers")["QueueUrl"], MessageBody=json.dumps(message)
+        )
+    wait_for(lambda: [("done",)] == twin.query("SELECT state FROM transfer"), explain=twin.explain)
+    assert {path.stem: 1 for path in paths} == twin.pacs.taken
+    wait_for(lambda: [f"outbound/{DEVICE}/pending.json"] == _keys(twin, "outbound/"), explain=twin.explain)
 
 
 def _assert_rule_takes_job_events(twin: Twin) -> None:

@@ -15,6 +15,7 @@ ROLES = {
     "plan": "PlanningPlanRole",
     "drive": "ImportsDriveRole",
     "collect": "ImportsCollectRole",
+    "transfers": "TransfersRole",
     "watch": "MonitoringWatchRole",
     "migrate": "IEPAuroraMigrateRole",
     "relay": "RelayRole",
@@ -33,6 +34,7 @@ MODULES = {
         "healthimaging/results.py",
         "healthimaging/primary.py",
     ),
+    "transfers": ("pipeline/transfers.py", "pipeline/transfer_requests.py", "pipeline/heartbeats.py"),
     "watch": ("pipeline/heartbeats.py",),
     "migrate": (),
     "relay": (),
@@ -135,9 +137,9 @@ def test_function_may_do_what_its_code_calls_and_nothing_more(template: Any, nam
         expected = {each for each in ALWAYS if each.startswith("logs:")}
     if name == "relay":
         expected |= service_actions(RELAYED) | {"iam:PassRole", "events:PutEvents"}
-    if name in {"index", "plan", "drive", "collect"}:
+    if name in {"index", "plan", "drive", "collect", "transfers"}:
         expected |= RECEIVES | {"rds-db:connect"}
-    if name in {"index", "plan", "drive", "collect", "operator", "console"}:
+    if name in {"index", "plan", "drive", "collect", "transfers", "operator", "console"}:
         expected |= {"sqs:SendMessage"}
     if name == "operator":  # whose commands are many; what they may do is named here
         expected |= {"rds-db:connect", "s3:DeleteObject", "s3:GetObject"}
@@ -145,7 +147,7 @@ def test_function_may_do_what_its_code_calls_and_nothing_more(template: Any, nam
         expected |= {"rds-db:connect", "s3:GetObject"}
     if name not in {"migrate", "relay", "secrets"}:
         expected |= {"kms:Decrypt", "s3:ListBucket"}  # without the right to list, what is missing looks forbidden
-    if name in {"drive", "collect"}:
+    if name in {"drive", "collect", "transfers"}:
         expected |= {"kms:GenerateDataKey", "s3:DeleteObject"}
     if name in {"index", "plan", "drive", "collect", "migrate", "operator"}:
         expected |= {"lambda:InvokeFunction"}
@@ -162,6 +164,7 @@ def test_function_may_do_what_its_code_calls_and_nothing_more(template: Any, nam
         ("plan", {"manifests"}, set()),
         ("collect", {"imports"}, {"feedback"}),
         ("drive", {"imports", "received", "staging"}, {"feedback", "staging"}),
+        ("transfers", {"received", "returns", "status"}, {"outbound"}),
     ],
 )
 def test_function_reaches_the_prefixes_that_it_works_on_and_no_other(
@@ -266,24 +269,35 @@ def test_healthimaging_reads_what_was_received_and_writes_results(template: Any)
 
 
 @pytest.mark.parametrize(("policy", "device"), [("Edgesedge1access", "iep-edge-1"), ("Edgeedge2Role", "iep-edge-2")])
-def test_edge_writes_its_own_keys_and_reads_no_image(template: Any, policy: str, device: str):
+def test_edge_writes_its_own_keys_and_reads_only_what_goes_to_its_site(template: Any, policy: str, device: str):
     """An edge that is stolen shows nothing of what was sent, and touches no other edge's."""
     statements = template.statements(policy)
     assert {"s3:AbortMultipartUpload", "s3:PutObject"} == actions(statements["Deliver"])
-    assert [f"{device}/*", f"manifests/{device}/*", f"status/{device}.json"] == suffixes(statements["Deliver"])
+    own = [f"{device}/*", f"manifests/{device}/*", f"status/{device}.json", f"returns/{device}/*"]
+    assert own == suffixes(statements["Deliver"])
     assert {"s3:GetObject"} == actions(statements["Hear"])
-    assert [f"feedback/{device}/*"] == suffixes(statements["Hear"])
+    assert [f"feedback/{device}/*", f"outbound/{device}/*"] == suffixes(statements["Hear"])
     on_bucket = [each for each in statements.values() if "iepdicombucket" in json.dumps(each["Resource"])]
     assert [statements["Deliver"], statements["Hear"]] == on_bucket
 
 
 def test_edge_keys_are_those_that_its_program_writes():
     """The prefixes in the policies are the program's own, whatever an edge is called."""
-    from dicomflow.bucket.keys import MANIFEST_PREFIX, feedback_key, heartbeat_key
+    from dicomflow.bucket.keys import (
+        MANIFEST_PREFIX,
+        feedback_key,
+        heartbeat_key,
+        pending_key,
+        returns_key,
+        transfer_prefix,
+    )
 
     assert "manifests/" == MANIFEST_PREFIX
     assert "feedback/iep-edge-1/d.json" == feedback_key("iep-edge-1", "d")
     assert "status/iep-edge-1.json" == heartbeat_key("iep-edge-1")
+    assert "outbound/iep-edge-1/pending.json" == pending_key("iep-edge-1")
+    assert "outbound/iep-edge-1/t/" == transfer_prefix("iep-edge-1", "t")
+    assert "returns/iep-edge-1/t.json" == returns_key("iep-edge-1", "t")
 
 
 def test_installer_can_make_no_role_and_widen_none(template: Any):

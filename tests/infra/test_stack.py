@@ -8,8 +8,8 @@ import pytest
 
 from infra.guard import refused_changes
 
-FUNCTIONS = ("index", "plan", "drive", "collect", "migrate", "watch")
-QUEUES = ("index", "plan", "drive", "collect")
+FUNCTIONS = ("index", "plan", "drive", "collect", "transfers", "migrate", "watch")
+QUEUES = ("index", "plan", "drive", "collect", "transfers")
 RETAINED = {"AWS::HealthImaging::Datastore", "AWS::KMS::Key"}
 
 
@@ -42,24 +42,35 @@ def test_bucket_refuses_what_is_not_tls(template: Any):
     assert {"NumericLessThan": {"s3:TlsVersion": 1.2}} in denied
 
 
-def test_bucket_tells_of_instances_and_manifests_and_of_nothing_else(template: Any):
+def test_bucket_tells_of_what_edges_put_and_of_nothing_else(template: Any):
     """Only keys that edges write reach a queue: what the pipeline puts itself begins otherwise."""
     configuration = template.resource("iepbucketsiepdicombucket")["Properties"]["NotificationConfiguration"]
     told = {
         tuple(rule["Value"] for rule in each["Filter"]["S3Key"]["Rules"]): each["Queue"]["Fn::GetAtt"][0]
         for each in configuration["QueueConfigurations"]
     }
-    assert {("iep-", ".dcm"), ("manifests/", ".json")} == told.keys()
+    assert {("iep-", ".dcm"), ("manifests/", ".json"), ("returns/", ".json")} == told.keys()
     assert told["iep-", ".dcm"].startswith("IndexingIndexQueue")
     assert told["manifests/", ".json"].startswith("PlanningPlanQueue")
-    assert not any(prefix.startswith("iep-") for prefix in ("staging/", "feedback/", "imports/", "status/"))
+    assert told["returns/", ".json"].startswith("TransfersTransfersQueue")
+    assert not any(
+        prefix.startswith("iep-") for prefix in ("outbound/", "staging/", "feedback/", "imports/", "status/")
+    )
 
 
 def test_bucket_forgets_what_nobody_needs_any_more(template: Any):
     """Copies for jobs go after a week, aborted uploads too; received objects stay unless a retention is set."""
     rules = template.resource("iepbucketsiepdicombucket")["Properties"]["LifecycleConfiguration"]["Rules"]
     days = {rule.get("Prefix", ""): rule.get("ExpirationInDays") for rule in rules}
-    assert {"": None, "iep-": None, "staging/": 7, "imports/": 90, "feedback/": 400} == days
+    assert {
+        "": None,
+        "iep-": None,
+        "staging/": 7,
+        "imports/": 90,
+        "feedback/": 400,
+        "outbound/": 14,
+        "returns/": 90,
+    } == days
     (general,) = [rule for rule in rules if "Prefix" not in rule]
     assert {"DaysAfterInitiation": 7} == general["AbortIncompleteMultipartUpload"]
 
@@ -96,7 +107,7 @@ def test_queue_keeps_messages_through_an_outage(template: Any, name: str):
     assert 6 * function(template, name)["Timeout"] == queue["VisibilityTimeout"]
     assert queue["RedrivePolicy"]["maxReceiveCount"] * queue["VisibilityTimeout"] >= 6 * 3600
     assert 100 == queue["RedrivePolicy"]["maxReceiveCount"]
-    assert queue["VisibilityTimeout"] <= {"index": 360, "plan": 360, "drive": 3600, "collect": 1800}[name]
+    assert queue["VisibilityTimeout"] <= {"index": 360, "plan": 360, "drive": 3600}.get(name, 1800)
     assert queue["SqsManagedSseEnabled"]
     assert 14 * 86_400 == template.one("AWS::SQS::Queue", QueueName=f"iep-{name}-dead")["MessageRetentionPeriod"]
 
@@ -124,7 +135,7 @@ def test_function_runs_on_arm_in_the_vpc_with_a_role_of_its_own(template: Any, n
     assert "KmsKeyId" in log
 
 
-@pytest.mark.parametrize("name", ["index", "plan", "drive", "collect"])
+@pytest.mark.parametrize("name", QUEUES)
 def test_function_waits_for_the_migration(template: Any, name: str):
     """No function of a release runs on the schema of the one before."""
     (resource,) = [
@@ -135,7 +146,7 @@ def test_function_waits_for_the_migration(template: Any, name: str):
     assert any(each.startswith("IEPAuroraSchema") for each in resource["DependsOn"])
 
 
-@pytest.mark.parametrize("name", ["index", "plan", "drive", "collect"])
+@pytest.mark.parametrize("name", QUEUES)
 def test_function_environment_is_one_that_the_program_takes(template: Any, name: str, monkeypatch: pytest.MonkeyPatch):
     """The settings of each function are read by the program itself, which refuses names it does not know."""
     from dicomflow.pipeline.settings import load_settings
@@ -150,8 +161,9 @@ def test_function_environment_is_one_that_the_program_takes(template: Any, name:
     assert {"iep-edge-1": "GBK"} == settings.character_sets
     assert settings.imports.enabled
     assert 20 == settings.imports.concurrent
-    assert settings.queues.drive
-    assert ("default", True) == (settings.events.bus, "events" in settings.relay.services)
+    assert (name == "transfers") == (settings.queues.drive is None)
+    if name != "transfers":
+        assert ("default", True) == (settings.events.bus, "events" in settings.relay.services)
     assert name in settings.queues.urls()  # its own, to let failed messages come sooner
     assert "/opt/rds.pem" == told["PGSSLROOTCERT"]
 
@@ -258,7 +270,7 @@ def test_data_store_of_config_is_adopted(adopted: Any):
         for each in functions
         if "Environment" in each
     ]
-    assert 6 == told.count("0123456789abcdef0123456789abcdef")
+    assert 7 == told.count("0123456789abcdef0123456789abcdef")
 
 
 def test_jobs_of_an_older_data_store_may_be_followed(template: Any):
@@ -322,7 +334,7 @@ def test_deployment_without_imports_has_nothing_of_healthimaging(small: Any):
     text = json.dumps(small.document)
     assert "medical-imaging" not in text
     assert "HealthImagingRegion" not in small.document["Rules"]
-    assert {"Other-1-index", "Other-1-index-dead", "Other-1-plan", "Other-1-plan-dead"} == {
+    assert {f"Other-1-{name}{dead}" for name in ("index", "plan", "transfers") for dead in ("", "-dead")} == {
         queue["QueueName"] for queue in small.resources("AWS::SQS::Queue").values()
     }
     variables = small.one("AWS::Lambda::Function", FunctionName="Other-1-plan")["Environment"]["Variables"]
@@ -364,7 +376,7 @@ def test_network_without_edges_on_ec2_costs_nothing(adopted: Any):
     assert {"0.0.0.0/0", "::/0"} == {each.get("CidrIp") or each["CidrIpv6"] for each in group["SecurityGroupEgress"]}
 
 
-@pytest.mark.parametrize("name", ["index", "plan", "drive", "collect", "migrate"])
+@pytest.mark.parametrize("name", [*QUEUES, "migrate"])
 def test_function_in_the_vpc_reaches_lambda_and_sqs_by_ipv6(template: Any, name: str):
     """What has no IPv6 by the relay, HealthImaging and EventBridge; no other service is asked under a name with it."""
     properties = function(template, name)
@@ -441,6 +453,7 @@ def test_alarm_for_each_way_to_lose_sight_of_an_image(template: Any):
     alarms = {each["AlarmName"]: each for each in template.resources("AWS::CloudWatch::Alarm").values()}
     expected = {f"iep-{name}-dead-letters" for name in QUEUES} | {f"iep-{name}-errors" for name in FUNCTIONS}
     expected |= {"iep-imports-failed", "iep-import-backlog", "iep-objects-unreadable", "iep-catalog-capacity"}
+    expected |= {"iep-transfers-failed"}
     expected |= {"iep-edge-1-silent", "iep-edge-2-silent", "iep-index-oldest-message"}
     assert expected <= alarms.keys()
     assert all(alarm["AlarmActions"] and alarm["OKActions"] for alarm in alarms.values())

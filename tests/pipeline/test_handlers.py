@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import delete
 
-from dicomflow.bucket.keys import RESERVED_NAMES, instance_key
+from dicomflow.bucket.keys import RESERVED_NAMES, instance_key, returns_key
 from dicomflow.catalog import queue, tables
 from dicomflow.edge.deliver.deliverer import StoredObject
 from dicomflow.local_notifier import Notifier
@@ -96,7 +96,8 @@ def test_every_queue_has_producer_consumer_and_dead_letter_queue(deployment: Any
     engine = deployment.deps.engine
     key = deployment.deliver({"1.2.1": 1}, delivery="d1")
     url = engine.url.render_as_string(hide_password=False)
-    Notifier(url)([StoredObject(instance_key("edge", "d1", "1.2", "1.2.1", "1.2.1.1"), 1), StoredObject(key, 1)])
+    put = (instance_key("edge", "d1", "1.2", "1.2.1", "1.2.1.1"), key, returns_key("edge", "t1"))
+    Notifier(url)([StoredObject(each, 1) for each in put])
     notifier_engine(url).dispose()
     deployment.plan(key)
     deployment.drive()

@@ -10,7 +10,7 @@ from typing import Final
 
 from dicomflow.bucket.documents import Format, Moment, Text
 
-__all__ = ["SILENT_AFTER", "STATUS_VERSION", "Heartbeat", "SeenPeer"]
+__all__ = ["SILENT_AFTER", "STATUS_VERSION", "Heartbeat", "KnownDestination", "SeenPeer"]
 
 STATUS_VERSION: Final = 1
 SILENT_AFTER: Final = timedelta(minutes=3)
@@ -28,13 +28,21 @@ class SeenPeer:
 
 
 @dataclass(frozen=True, slots=True)
+class KnownDestination:
+    """Where an edge can send images: the name in its settings, and the AE title; not the address."""
+
+    name: Text
+    ae_title: Text
+
+
+@dataclass(frozen=True, slots=True)
 class Heartbeat:
     """How an edge is at a moment: instances in each folder of its spool, and whom it has heard of.
 
     `oldest_seconds` is the age of the oldest instance that is not stored, 0 without one. `peers` has those that were
     seen last, the latest first. `is_full` tells that it refuses images for want of space, `set_aside` how many files,
-    folders and deliveries it cannot work on, `undelivered_reports` how many of storage commitment it gave up; an edge
-    of an earlier version tells none of them.
+    folders and deliveries it cannot work on, `undelivered_reports` how many of storage commitment it gave up,
+    `destinations` where it can send images; an edge of an earlier version tells none of them.
     """
 
     edge: Text
@@ -50,6 +58,7 @@ class Heartbeat:
     is_full: bool = False
     set_aside: int = 0
     undelivered_reports: int = 0
+    destinations: tuple[KnownDestination, ...] = ()
 
     def to_json(self) -> bytes:
         """Encode as UTF-8 JSON with stable key order; `version` is the edge's, `format` this module's."""

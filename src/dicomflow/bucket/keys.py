@@ -14,8 +14,10 @@ __all__ = [
     "FEEDBACK_PREFIX",
     "IMPORT_OUTPUT_PREFIX",
     "MANIFEST_PREFIX",
+    "OUTBOUND_PREFIX",
     "OWN_PREFIXES",
     "RESERVED_NAMES",
+    "RETURNS_PREFIX",
     "STAGING_PREFIX",
     "STATUS_PREFIX",
     "check_edge_name",
@@ -27,11 +29,17 @@ __all__ = [
     "is_manifest",
     "is_received",
     "is_staging",
+    "job_key",
     "key_of_uri",
     "manifest_key",
+    "outbound_key",
+    "pending_key",
     "probe_key",
+    "returns_key",
     "sop_of_key",
     "staging_prefix",
+    "transfer_of_returns",
+    "transfer_prefix",
 ]
 
 MANIFEST_PREFIX: Final = "manifests/"
@@ -39,14 +47,24 @@ FEEDBACK_PREFIX: Final = "feedback/"
 STATUS_PREFIX: Final = "status/"
 STAGING_PREFIX: Final = "staging/"
 IMPORT_OUTPUT_PREFIX: Final = "imports/"
-OWN_PREFIXES: Final = (MANIFEST_PREFIX, FEEDBACK_PREFIX, STATUS_PREFIX, STAGING_PREFIX, IMPORT_OUTPUT_PREFIX)
-"""What edges, pipeline and service put beside the images."""
-# The last two are for what is sent back to sites.
-RESERVED_NAMES: Final = frozenset({*(prefix.rstrip("/") for prefix in OWN_PREFIXES), "outbound", "returns"})
+OUTBOUND_PREFIX: Final = "outbound/"
+RETURNS_PREFIX: Final = "returns/"
+OWN_PREFIXES: Final = (
+    MANIFEST_PREFIX,
+    FEEDBACK_PREFIX,
+    STATUS_PREFIX,
+    STAGING_PREFIX,
+    IMPORT_OUTPUT_PREFIX,
+    OUTBOUND_PREFIX,
+    RETURNS_PREFIX,
+)
+"""What edges, pipeline and service put beside the images; the last two are for what is sent back to sites."""
+RESERVED_NAMES: Final = frozenset(prefix.rstrip("/") for prefix in OWN_PREFIXES)
 
 _SEGMENTS: Final = 5
 _NAME_LENGTH: Final = 256
 _STAGING_SEGMENTS: Final = 2
+_RETURNS_SEGMENTS: Final = 3
 _STAGING_TOKEN_LENGTH: Final = 32
 # What `quote` leaves as it is, found at a fifth of its cost: a key is made several times for each instance.
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_.~-]+")
@@ -132,6 +150,39 @@ def staging_prefix(token: str) -> str:
 def is_staging(prefix: str) -> bool:
     """Tell a job's copies from a study or series of an edge that is called as their prefix is."""
     return prefix.startswith(STAGING_PREFIX) and prefix.count("/") == _STAGING_SEGMENTS
+
+
+def pending_key(edge: str) -> str:
+    """Return the key of the one object that an edge asks for: which transfers wait for it."""
+    return f"{OUTBOUND_PREFIX}{_segment(edge)}/pending.json"
+
+
+def transfer_prefix(edge: str, transfer: str) -> str:
+    """Return the prefix of the copies that an edge is to send; it ends in a slash."""
+    return f"{OUTBOUND_PREFIX}{_join((edge, transfer))}/"
+
+
+def job_key(edge: str, transfer: str) -> str:
+    """Return the key of what says what a transfer is; it is put after the copies."""
+    return f"{transfer_prefix(edge, transfer)}job.json"
+
+
+def outbound_key(edge: str, transfer: str, number: int) -> str:
+    """Return the key of a transfer's copy of an instance."""
+    return f"{transfer_prefix(edge, transfer)}{number}.dcm"
+
+
+def returns_key(edge: str, transfer: str) -> str:
+    """Return the key under which an edge says what became of a transfer."""
+    return RETURNS_PREFIX + _join((edge, f"{transfer}.json"))
+
+
+def transfer_of_returns(key: str) -> tuple[str, str] | None:
+    """Return edge and transfer that a key of `returns/` names; None for any other key."""
+    segments = key.removesuffix(".json").split("/")
+    if not key.startswith(RETURNS_PREFIX) or not key.endswith(".json") or len(segments) != _RETURNS_SEGMENTS:
+        return None
+    return unquote(segments[1]), unquote(segments[2])
 
 
 def _is_of_an_instance(key: str) -> bool:

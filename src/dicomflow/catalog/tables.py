@@ -57,6 +57,8 @@ __all__ = [
     "stored_object",
     "study",
     "study_patient",
+    "transfer",
+    "transfer_instance",
     "wake_up",
 ]
 
@@ -421,6 +423,47 @@ queue_message: Final = Table(
     Column("receipt", Text),
     Column("enqueued_at", UtcDateTime, nullable=False),
     Index(None, "queue", "visible_at"),
+)
+
+# Images that go back to a site, to a destination that the edge knows by name. `rounds` counts how often it was begun,
+# `answered_rounds` up to which of them the edge has said its last; `copied_at` is when this round's copies and job were
+# put, `returned_sequence` the last that the edge told. States are bucket/transfer.py's.
+transfer: Final = Table(
+    "transfer",
+    metadata,
+    Column("transfer_id", Text, primary_key=True),
+    Column("edge", Text, nullable=False),
+    Column("destination", Text, nullable=False),
+    Column("uid", String(UID_LENGTH), index=True),
+    Column("state", Text, nullable=False),
+    Column("reason", Text),
+    Column("rounds", Integer, nullable=False, server_default="1"),
+    Column("answered_rounds", Integer, nullable=False, server_default="0"),
+    Column("returned_sequence", BigInteger, nullable=False, server_default="0"),
+    Column("requested_by", Text, nullable=False),
+    Column("requested_at", UtcDateTime, nullable=False, index=True),
+    Column("copied_at", UtcDateTime),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Column("settled_at", UtcDateTime),
+    _partial_index("ix_transfer_waiting", "edge", "answered_rounds < rounds"),
+)
+
+# `status` is of the destination's last answer (PS3.4 B.2.3); `object_key` is what was copied.
+transfer_instance: Final = Table(
+    "transfer_instance",
+    metadata,
+    Column("transfer_id", Text, ForeignKey("transfer.transfer_id"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("sop_instance_uid", String(UID_LENGTH), nullable=False, index=True),
+    Column("sop_class_uid", String(UID_LENGTH), nullable=False),
+    Column("transfer_syntax_uid", String(UID_LENGTH), nullable=False),
+    Column("object_key", Text, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("state", Text, nullable=False),
+    Column("status", Integer),
+    Column("reason", Text),
+    Column("attempts", Integer, nullable=False, server_default="0"),
 )
 
 # Who or what did what to which UID, and when. Append-only.

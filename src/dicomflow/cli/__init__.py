@@ -63,6 +63,7 @@ COMMANDS: Final = {
     "query": Entry("Run one read-only SQL statement on the catalog.", "pipeline"),
     "worker": Entry("Run the pipeline's handlers from SQS, outside Lambda.", "pipeline"),
     "imports": Entry("List imports and what came of them; retry, repair.", "pipeline"),
+    "transfers": Entry("Send images back to a site, and see what became of them.", "pipeline"),
     "catalog": Entry("Search, check and rebuild the catalog; delete studies.", "pipeline"),
     "console": Entry("Serve the operators' pages over any catalog.", "pipeline,console"),
     "simulator": Entry("Simulate AWS HealthImaging for any SDK client.", "pipeline,console,simulator"),
@@ -139,7 +140,9 @@ def _global_options(
     ] = "INFO",
     _stack: Annotated[
         str | None,
-        typer.Option("--stack", help="Run the command in a deployed stack: status, query, imports or catalog."),
+        typer.Option(
+            "--stack", help="Run the command in a deployed stack: status, query, imports, transfers or catalog."
+        ),
     ] = None,
     json_logs: Annotated[bool, typer.Option("--json-logs", help="Log one JSON object a line.")] = False,
     _version: Annotated[

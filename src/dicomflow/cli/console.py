@@ -26,6 +26,7 @@ from dicomflow.console.forwarded import HOSTS
 from dicomflow.errors import PermanentError
 from dicomflow.passcodes import PasscodeFile
 from dicomflow.pipeline.connect import build_queues
+from dicomflow.pipeline.transfers import TRANSFER_QUEUE
 from dicomflow.pipeline.wakeups import DRIVE_QUEUE
 from dicomflow.serving import WebServer
 from dicomflow.sites import LOOPBACK_HOSTS
@@ -57,8 +58,14 @@ DriveQueueUrl = Annotated[
         show_default=False,
     ),
 ]
-
-
+TransfersQueueUrl = Annotated[
+    str | None,
+    typer.Option(
+        envvar="DICOMFLOW_QUEUES__TRANSFERS",
+        help="The SQS queue of transfers; without one it is the catalog's own queue.",
+        show_default=False,
+    ),
+]
 Stack = Annotated[
     str | None,
     typer.Option(help="A deployed stack, whose console function makes the pages; with it, --port alone."),
@@ -84,6 +91,7 @@ def console(
     plain_http: PlainHttp = False,
     edge_metrics: EdgeMetrics = None,
     drive_queue_url: DriveQueueUrl = None,
+    transfers_queue_url: TransfersQueueUrl = None,
 ) -> None:
     """Serve the operators' pages over any catalog.
 
@@ -105,7 +113,8 @@ def console(
     with writing(data, database_url) as engine:
         require_schema(engine)
         _, store = store_of(data, store_url, may_create=True)
-        context = build_context(engine, store, _wake(engine, drive_queue_url), sources)
+        enqueue = _enqueue(engine, {DRIVE_QUEUE: drive_queue_url, TRANSFER_QUEUE: transfers_queue_url})
+        context = build_context(engine, store, enqueue, sources)
         _serve(WebServer(create_console(context, access), bind, port, certificate=certificate, key=key))
 
 
@@ -178,15 +187,15 @@ def _metrics_source(text: str) -> tuple[str, Callable[[], str]]:
     return name, read_url(url)
 
 
-def _wake(engine: Engine, drive_queue_url: str | None) -> Callable[[], None]:
-    """Return what tells the pipeline that something is queued."""
-    body = json.dumps({"reason": "retry"})
-    if drive_queue_url:
-        queues = build_queues({DRIVE_QUEUE: drive_queue_url})
-        return lambda: queues.enqueue(DRIVE_QUEUE, body)
+def _enqueue(engine: Engine, urls: dict[str, str | None]) -> Callable[[str, str], None]:
+    """Return what sends a message to a queue: SQS where it has a URL, else the catalog's own."""
+    queues = build_queues({name: url for name, url in urls.items() if url})
 
-    def wake() -> None:
+    def enqueue(name: str, body: str) -> None:
+        if urls[name]:
+            queues.enqueue(name, body)
+            return
         with engine.begin() as connection:
-            queue.send(connection, DRIVE_QUEUE, body, datetime.now(UTC))
+            queue.send(connection, name, body, datetime.now(UTC))
 
-    return wake
+    return enqueue

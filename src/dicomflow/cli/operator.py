@@ -15,7 +15,7 @@ from dicomflow.errors import PermanentError, TransientError
 
 __all__ = ["FORWARDED", "caller", "function_of", "operator", "run_on_stack", "split_stack"]
 
-FORWARDED: Final = ("status", "query", "imports", "catalog")
+FORWARDED: Final = ("status", "query", "imports", "transfers", "catalog")
 """The commands on a catalog; the others are of a machine's own files."""
 _READ_SECONDS: Final = 910  # a function has fifteen minutes
 _WIDTH: Final = "160"

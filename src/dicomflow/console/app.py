@@ -28,7 +28,7 @@ from dicomflow.console.guard import Guard, Headers, wants_json
 from dicomflow.console.history import History
 from dicomflow.console.metrics import METRICS_PATH, build_registry
 from dicomflow.console.page import Context, Page, Views, positive
-from dicomflow.console.pages import images, overview, studies, work
+from dicomflow.console.pages import images, overview, studies, transfers, work
 from dicomflow.console.pictures import Pictures
 from dicomflow.console.templating import Templates
 from dicomflow.console.totals import Totals
@@ -48,7 +48,7 @@ Answer = Callable[[Context, Request], Response]
 def build_context(
     engine: Engine,
     store: ObjectStore,
-    wake: Callable[[], None],
+    enqueue: Callable[[str, str], None],
     metrics: Mapping[str, Callable[[], str]],
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Context:
@@ -57,7 +57,7 @@ def build_context(
     Args:
         engine: the catalog; who looks at patients' data is written into it.
         store: the bucket.
-        wake: tells the pipeline that something is queued.
+        enqueue: sends a message to a queue of the pipeline, by its name.
         metrics: by the edge's name, a function that reads its `/metrics`.
         clock: tells the time.
     """
@@ -67,7 +67,7 @@ def build_context(
         pictures=Pictures(store),
         history=History(engine, store, clock),
         totals=Totals(engine, clock),
-        wake=wake,
+        enqueue=enqueue,
         metrics=metrics,
         clock=clock,
         views=Views(),
@@ -111,6 +111,7 @@ def create_console(context: Context, access: Access, secret: str | None = None) 
         Route("/", lambda _request: RedirectResponse("/overview", status_code=303)),
         *shows("/overview", overview.overview),
         *shows("/studies", studies.studies),
+        *shows(f"/studies/{_UID}/send", transfers.ask),
         *shows(f"/studies/{_UID}", studies.study),
         *shows(f"/series/{_UID}", images.series),
         answers(f"/instances/{_UID}/frames/{{number}}.png", images.frame),
@@ -121,6 +122,10 @@ def create_console(context: Context, access: Access, secret: str | None = None) 
         Route("/imports/retry", _retry(context), methods=["POST"]),
         Route("/imports/{number}/retry", _retry(context), methods=["POST"]),
         *shows("/imports/{number}", work.import_),
+        Route("/transfers", _send_back(context), methods=["POST"]),
+        Route("/transfers/{name}/{action:str}", _change_transfer(context), methods=["POST"]),
+        *shows("/transfers", transfers.transfers),
+        *shows("/transfers/{name}", transfers.transfer),
         *shows("/edges", work.edges),
         *shows("/problems", work.problems),
         *shows("/audit", work.audit),
@@ -164,6 +169,22 @@ def _retry(context: Context) -> Callable[[Request], Awaitable[Response]]:
         text = request.path_params.get("number")
         number = None if text is None else positive(text, "import")
         return await run_in_threadpool(work.retry, context, request, number)
+
+    return endpoint
+
+
+def _send_back(context: Context) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(request: Request) -> Response:
+        form = await _form(request)
+        return await run_in_threadpool(transfers.send_back, context, request, form)
+
+    return endpoint
+
+
+def _change_transfer(context: Context) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(request: Request) -> Response:
+        await _form(request)
+        return await run_in_threadpool(transfers.change, context, request)
 
     return endpoint
 

@@ -6,7 +6,6 @@ theirs. A function's answer has 6 MB at most, so that a longer one is asked for 
 
 import base64
 import hashlib
-import json
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -74,11 +73,11 @@ def _context() -> Context:
     settings = load_settings()
     dependencies = build_dependencies(settings)
 
-    def wake() -> None:
-        if settings.queues.drive is not None:  # without imports nothing drives them
-            dependencies.enqueue(DRIVE_QUEUE, json.dumps({"reason": "retry"}))
+    def enqueue(queue: str, body: str) -> None:
+        if queue != DRIVE_QUEUE or settings.queues.drive is not None:  # without imports nothing drives them
+            dependencies.enqueue(queue, body)
 
-    return build_context(dependencies.engine, dependencies.store, wake, {})
+    return build_context(dependencies.engine, dependencies.store, enqueue, {})
 
 
 def _sample(context: Context) -> None:

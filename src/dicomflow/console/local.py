@@ -13,7 +13,7 @@ __all__ = ["local_console"]
 
 
 def local_console(
-    engine: Engine, store: ObjectStore, wake: Callable[[], None], read_metrics: Callable[[], str]
+    engine: Engine, store: ObjectStore, enqueue: Callable[[str, str], None], read_metrics: Callable[[], str]
 ) -> Starlette:
     """Return the pages over a local catalog and its folder of objects."""
-    return create_console(build_context(engine, store, wake, {"local": read_metrics}), Access())
+    return create_console(build_context(engine, store, enqueue, {"local": read_metrics}), Access())

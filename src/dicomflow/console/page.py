@@ -66,14 +66,14 @@ class Views:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What pages are made from; `wake` tells the pipeline that something is queued, `metrics` reads edges' counters."""
+    """What pages are made from; `enqueue` sends to a queue of the pipeline, `metrics` reads edges' counters."""
 
     engine: Engine
     store: ObjectStore
     pictures: Pictures
     history: History
     totals: Totals
-    wake: Callable[[], None]
+    enqueue: Callable[[str, str], None]
     metrics: Mapping[str, Callable[[], str]]
     clock: Callable[[], datetime]
     views: Views

@@ -25,6 +25,7 @@ _PAGES: Final = (
     ("/studies", "Studies", "search"),
     ("/associations", "Associations", "send"),
     ("/imports", "Imports", "import"),
+    ("/transfers", "Transfers", "send"),
     ("/edges", "Edges", "edge"),
     ("/problems", "Problems", "alert"),
     ("/audit", "Audit", "list"),

@@ -86,7 +86,7 @@ def _registered(kind: str, is_wanted: Callable[[str], bool]) -> list[tuple[str, 
 
 
 def _sop_classes() -> str:
-    rows = [(name, f"`{uid}`", "no", "yes") for uid, name in _registered("SOP Class", is_storage_sop_class)]
+    rows = [(name, f"`{uid}`", "yes", "yes") for uid, name in _registered("SOP Class", is_storage_sop_class)]
     return _table(("SOP class", "UID", "SCU", "SCP"), rows)
 
 
@@ -129,6 +129,7 @@ def _configuration() -> str:
         ("Calling AE titles", "`dimse.calling_ae_titles`, any"),
         ("Networks", "`dimse.networks`, any"),
         ("Storage commitment", f"`commitment.level`, {commitment.level}"),
+        ("Nodes that images are sent back to", "`destinations`, none"),
     ]
     return _table(("What", "Setting and default"), rows)
 

@@ -17,7 +17,7 @@ from dicomflow.dimse.status import Status
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
-__all__ = ["Metrics", "register_files", "wipe"]
+__all__ = ["Metrics", "TransferMetrics", "register_files", "wipe"]
 
 # prometheus_client reads this at its import, and takes a value's file from it.
 _FOLDER_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
@@ -68,11 +68,7 @@ class Metrics:
     """
 
     def __init__(self, spool: Path) -> None:
-        folder = spool / _FOLDER
-        if _allocate(folder):
-            os.environ[_FOLDER_VARIABLE] = str(folder)
-        else:
-            os.environ.pop(_FOLDER_VARIABLE, None)
+        _prepare(spool)
         from prometheus_client import CollectorRegistry, Counter, Histogram  # noqa: PLC0415  # as the class says
 
         registry = CollectorRegistry()
@@ -110,6 +106,35 @@ class Metrics:
         self._refusals.of(f"{status:04X}").inc()
 
 
+class TransferMetrics:
+    """The counters of the process that sends transfers. Threads: any; created as `Metrics` is."""
+
+    def __init__(self, spool: Path) -> None:
+        _prepare(spool)
+        from prometheus_client import CollectorRegistry, Counter  # noqa: PLC0415  # as above
+
+        registry = CollectorRegistry()
+        transfers = Counter("dicomflow_transfers", "Transfers that ended.", ["result"], registry=registry)
+        instances = Counter(
+            "dicomflow_transfer_instances",
+            "Instances by what a destination answered; one that is tried again counts each time.",
+            ["destination", "result"],
+            registry=registry,
+        )
+        self._transfers = _Children(transfers.labels)
+        self._instances = _Children(instances.labels)
+        for result in ("partial", "failed"):
+            self._transfers.of(result)  # the series to alarm on
+
+    def ended(self, result: str) -> None:
+        """Count a transfer that ended."""
+        self._transfers.of(result).inc()
+
+    def answered(self, destination: str, result: str) -> None:
+        """Count an answer."""
+        self._instances.of(destination, result).inc()
+
+
 class _Children:
     """The children of a metric by their labels, at most `_MAX_LABELS` of them; `_lock` guards the map."""
 
@@ -128,6 +153,15 @@ class _Children:
                 if made is None:
                     made = self._made[labels] = self._make(*labels)
         return made
+
+
+def _prepare(spool: Path) -> None:
+    """Have prometheus_client keep this process's values in files that others can read."""
+    folder = spool / _FOLDER
+    if _allocate(folder):
+        os.environ[_FOLDER_VARIABLE] = str(folder)
+    else:
+        os.environ.pop(_FOLDER_VARIABLE, None)
 
 
 def _allocate(folder: Path) -> bool:

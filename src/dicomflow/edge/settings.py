@@ -6,6 +6,7 @@ An environment variable is `DICOMFLOW_EDGE__` and the path to the key, joined by
 
 import logging
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
@@ -15,7 +16,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from dicomflow.bucket.keys import check_edge_name
 from dicomflow.errors import PermanentError
-from dicomflow.network.settings import AeTitle, DimseSettings, Section
+from dicomflow.network.settings import AeTitle, ClientTls, DimseSettings, Section
 from dicomflow.regularfiles import read_regular
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "CommitmentPeer",
     "CommitmentSettings",
     "DeliverySettings",
+    "Destination",
     "DeviceCredentials",
     "EdgeSettings",
     "PriorityRule",
@@ -39,7 +41,8 @@ ENVIRONMENT_PREFIX: Final = "DICOMFLOW_EDGE__"
 _LIKE_OURS: Final = "DICOMFLOW_EDGE"
 # Some records of the largest size, or most of a segment would be left empty.
 _LEAST_SEGMENT_BYTES: Final = 1 << 20
-
+_NAME: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+_DEFAULT_STORE: Final = "store"  # what `delivery.store_url` is called
 
 _logger = logging.getLogger(__name__)
 
@@ -176,6 +179,30 @@ class CommitmentSettings(Section):
     report_days: float = Field(3.0, gt=0)
 
 
+class Destination(Section):
+    """A node that images are sent to, under the name by which a transfer asks for it; no address comes from elsewhere.
+
+    `calling_ae_title` is the edge's own unless said; `tls` true trusts whom the system trusts. What it does not take is
+    tried again for `keep_days`.
+    """
+
+    kind: Literal["dimse"] = "dimse"
+    host: str = Field(min_length=1)
+    port: int = Field(ge=1, le=65535)
+    ae_title: AeTitle
+    calling_ae_title: AeTitle | None = None
+    tls: bool | ClientTls = False
+    associations: int = Field(2, ge=1, le=16)
+    timeout_seconds: float = Field(60.0, gt=0)
+    keep_days: float = Field(7.0, gt=0)
+
+
+def _checked_destination(name: str) -> str:
+    if name == _DEFAULT_STORE or _NAME.fullmatch(name) is None:
+        raise ValueError(f"a destination's name matches {_NAME.pattern} and is not {_DEFAULT_STORE!r}")
+    return name
+
+
 class EdgeSettings(BaseSettings):
     """All settings of one edge; `name` becomes part of object keys."""
 
@@ -183,13 +210,14 @@ class EdgeSettings(BaseSettings):
         frozen=True, extra="forbid", env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter="__"
     )
 
-    name: Annotated[str, AfterValidator(check_edge_name)] = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    name: Annotated[str, AfterValidator(check_edge_name)] = Field(pattern=_NAME.pattern)
     http_port: int | None = Field(8080, ge=0, le=65535)
     http_bind: str = "127.0.0.1"
     dimse: DimseSettings = DimseSettings()
     spool: SpoolSettings
     delivery: DeliverySettings
     commitment: CommitmentSettings = CommitmentSettings()
+    destinations: dict[Annotated[str, AfterValidator(_checked_destination)], Destination] = Field({})
 
     @classmethod
     def settings_customise_sources(

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, MutableSequence
 from dataclasses import replace
+from functools import partial
 from multiprocessing import connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -26,7 +27,7 @@ from filelock import FileLock, Timeout
 
 from dicomflow.edge import metrics
 from dicomflow.edge.children import SILENT_SECONDS, Child, slots_of
-from dicomflow.edge.deliver.deliverer import Announce
+from dicomflow.edge.deliver.deliverer import Announce, StoredObject
 from dicomflow.edge.deliver.process import DelivererStart, run_deliverer
 from dicomflow.edge.ledger import LEDGER_FILE
 from dicomflow.edge.mount import StoreMount
@@ -37,6 +38,7 @@ from dicomflow.edge.spool.lane import discard_incoming
 from dicomflow.edge.spool.layout import Layout
 from dicomflow.edge.spool.view import free_bytes
 from dicomflow.edge.stores import build_store, check_store, local_root
+from dicomflow.edge.transfer.process import TransfersStart, routes_of, run_transfers
 from dicomflow.errors import PermanentError, TransientError
 from dicomflow.logs import LogSettings
 from dicomflow.network.admission import clear_row, table_length
@@ -153,6 +155,7 @@ class Supervisor:
     def start(self) -> None:
         """Bind, open the spool, start the children; on return connections are accepted."""
         settings = self._settings
+        routes_of(settings)  # what is wrong with their files is told at start
         raise_limit()
         self.spool.make()
         try:
@@ -178,7 +181,7 @@ class Supervisor:
         workers = settings.spool.workers or max(_LEAST_WORKERS, os.cpu_count() or 1)
         length = table_length(workers, dimse.max_associations)
         table: MutableSequence[int] = self._context.RawArray("Q", length)
-        self._beats = self._context.RawArray("Q", slots_of(workers + 1).start)
+        self._beats = self._context.RawArray("Q", slots_of(workers + 2).start)
         self._inboxes = open_inboxes(workers)
         for index in range(workers):
             start = WorkerStart(
@@ -195,6 +198,8 @@ class Supervisor:
             )
             self._add(f"worker-{index}", lambda start=start: self._spawn_worker(start), 1)  # type: ignore[misc]
         self._add("deliverer", lambda: self._spawn_deliverer(slots_of(workers)), 2)
+        if settings.destinations:
+            self._add("transfers", lambda: self._spawn_transfers(slots_of(workers + 1)), 2)
         self._watcher = threading.Thread(target=self._watch, args=(table,), name="watcher", daemon=True)
         self._watcher.start()
         _logger.info("edge_started name=%s port=%d workers=%d", settings.name, self.dimse_port, workers)
@@ -264,7 +269,14 @@ class Supervisor:
         )
         return self._spawn(run_deliverer, start)
 
-    def _spawn(self, target: Callable[..., None], argument: WorkerStart | DelivererStart) -> SpawnProcess:
+    def _spawn_transfers(self, slots: range) -> SpawnProcess:
+        announce = None if self._announce is None else partial(_announce_one, self._announce)
+        start = TransfersStart(self._settings, self._logs, self._beats, slots, self._stop_reader, announce)
+        return self._spawn(run_transfers, start)
+
+    def _spawn(
+        self, target: Callable[..., None], argument: WorkerStart | DelivererStart | TransfersStart
+    ) -> SpawnProcess:
         process = self._context.Process(target=target, args=(argument,), daemon=False)
         process.start()
         return process
@@ -365,6 +377,10 @@ class Supervisor:
             _logger.error("child_not_started name=%s errno=%s", child.name, error.errno)  # noqa: TRY400  # no bug
             return
         self.restarts += 1
+
+
+def _announce_one(announce: Announce, key: str, size_bytes: int) -> None:
+    announce([StoredObject(key, size_bytes)])
 
 
 def bind(address: str, port: int, *, patience_seconds: float = 0.0) -> socket.socket:

@@ -7,7 +7,7 @@ from typing import Annotated, Final, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["AeTitle", "DimseSettings", "Section", "TlsSettings"]
+__all__ = ["AeTitle", "ClientTls", "DimseSettings", "Section", "TlsSettings"]
 
 # DCMTK and others take no smaller one; 0 stands for no limit (PS3.8 D.1).
 _LEAST_MAX_PDU_BYTES: Final = 4096
@@ -37,6 +37,20 @@ class TlsSettings(Section):
     certificate: Path
     key: Path
     client_ca: Path | None = None
+
+
+class ClientTls(Section):
+    """TLS as a requestor: whose certificate is trusted, by default what the system trusts, and our own, if any."""
+
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+
+    @model_validator(mode="after")
+    def _has_both(self) -> Self:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key belong together")
+        return self
 
 
 class DimseSettings(Section):

@@ -1,4 +1,6 @@
-"""TLS for the second listener: the BCP 195 profile of PS3.15 B.12, with certificates that may change while it runs.
+"""TLS for the second listener, and for a requestor: the BCP 195 profile of PS3.15 B.12.
+
+The listener's certificates may change while it runs.
 
 TLS 1.2 and 1.3 only, ECDHE with AES-GCM; the retired profiles are not offered. A client certificate is demanded
 and verified when `client_ca` is set, else none is asked for.
@@ -11,10 +13,10 @@ from pathlib import Path
 from typing import Final
 
 from dicomflow.errors import PermanentError
-from dicomflow.network.settings import TlsSettings
+from dicomflow.network.settings import ClientTls, TlsSettings
 from dicomflow.regularfiles import NotRegularError, is_special
 
-__all__ = ["CIPHERS", "TlsContexts"]
+__all__ = ["CIPHERS", "TlsContexts", "client_context"]
 
 # PS3.15 B.12 for TLS 1.2; the suites of TLS 1.3 are the library's, all of them AEAD.
 CIPHERS: Final = (
@@ -73,6 +75,30 @@ class TlsContexts:
 
     def _fingerprint(self) -> tuple[tuple[int, int, int], ...]:
         return tuple(map(_state, self._files))
+
+
+def client_context(settings: ClientTls) -> ssl.SSLContext:
+    """Return the context of a requestor, who verifies the other side's certificate and name.
+
+    Raises:
+        PermanentError: a file does not load.
+    """
+    context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(CIPHERS)
+    context.options |= ssl.OP_IGNORE_UNEXPECTED_EOF  # as below
+    try:
+        for path in filter(None, (settings.ca, settings.certificate, settings.key)):
+            if is_special(path):
+                raise NotRegularError(path)
+        if settings.ca is not None:
+            context.load_verify_locations(settings.ca)
+        if settings.certificate is not None:
+            context.load_cert_chain(settings.certificate, settings.key, password="")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
+        raise PermanentError(f"tls: ca, certificate and key do not load: {reason}") from error
+    return context
 
 
 def _state(path: Path) -> tuple[int, int, int]:

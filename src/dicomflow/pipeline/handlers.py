@@ -1,4 +1,4 @@
-"""Lambda handlers of the four queues: decode, call one function, report the messages that failed.
+"""Lambda handlers of the queues: decode, call one function, report the messages that failed.
 
 A permanent error is recorded in the catalog and its message is done; anything else fails that message alone, so that
 a dead letter is a bug and not a bad file. The same handlers run outside Lambda, in `worker`.
@@ -24,13 +24,14 @@ from dicomflow.pipeline.index import index_objects
 from dicomflow.pipeline.metrics import Name
 from dicomflow.pipeline.outbox import send_events
 from dicomflow.pipeline.plan import plan_delivery
+from dicomflow.pipeline.transfers import TRANSFER_QUEUE, handle_message
 from dicomflow.pipeline.wakeups import wake_driver
 
 __all__ = ["QUEUES", "Dependencies", "Handler", "handlers_of"]
 
 logger = logging.getLogger(__name__)
 
-QUEUES: Final = ("index", "plan", "drive", "collect")
+QUEUES: Final = ("index", "plan", "drive", "collect", TRANSFER_QUEUE)
 MESSAGE_KEY: Final = "message:"  # in the place of an object key, for a message that names none
 
 SqsEvent = Mapping[str, Any]
@@ -45,6 +46,7 @@ def handlers_of(deps: Dependencies) -> dict[str, Handler]:
         "plan": lambda event: _then_send(deps, _handle_each(deps, event, _plan_record)),
         "drive": lambda event: _handle_each(deps, event, _drive_record),  # the driver sends by itself
         "collect": lambda event: _then_send(deps, _handle_each(deps, event, _collect_record)),
+        TRANSFER_QUEUE: lambda event: _handle_each(deps, event, _transfer_record),
     }
 
 
@@ -132,6 +134,10 @@ def _collect_record(deps: Dependencies, record: SQSRecord) -> None:
         raise PermanentError("the message is no event")
     collect_event(deps, document)
     _tell_backlog(deps)
+
+
+def _transfer_record(deps: Dependencies, record: SQSRecord) -> None:
+    handle_message(deps, record.message_id, record.body)
 
 
 def _tell_backlog(deps: Dependencies) -> None:

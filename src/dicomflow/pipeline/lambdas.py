@@ -30,7 +30,7 @@ from dicomflow.pipeline.worker import SqsQueues
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
 
-__all__ = ["collect", "drive", "index", "migrate", "plan", "relay", "watch"]
+__all__ = ["collect", "drive", "index", "migrate", "plan", "relay", "transfers", "watch"]
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +55,11 @@ def drive(event: SqsEvent, context: "LambdaContext | None" = None) -> dict[str, 
 def collect(event: SqsEvent, context: "LambdaContext | None" = None) -> dict[str, Any]:
     """Act on the service's job events."""
     return _handle("collect", event, context)
+
+
+def transfers(event: SqsEvent, context: "LambdaContext | None" = None) -> dict[str, Any]:
+    """Prepare what goes back to a site, and take in what became of it."""
+    return _handle("transfers", event, context)
 
 
 def watch(_event: Any = None, context: "LambdaContext | None" = None) -> dict[str, float]:

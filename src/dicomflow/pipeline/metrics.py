@@ -53,6 +53,9 @@ class Name(Enum):
     IMPORTS_FAILED = ("ImportsFailed", "dicomflow_imports_failed", "Series that ended partial or failed.")
     EVENTS_SENT = ("EventsSent", "dicomflow_events_sent", "Events that were taken by whoever asked for them.")
     EVENTS_NOT_SENT = ("EventsNotSent", "dicomflow_events_not_sent", "Attempts to send an event that was not taken.")
+    TRANSFERS_DONE = ("TransfersDone", "dicomflow_transfers_done", "Transfers that arrived whole.")
+    TRANSFERS_FAILED = ("TransfersFailed", "dicomflow_transfers_failed", "Transfers that ended partial or failed.")
+    INSTANCES_SENT_BACK = ("InstancesSentBack", "dicomflow_instances_sent_back", "Instances that a destination has.")
     IMPORT_BACKLOG = ("ImportBacklog", "dicomflow_import_backlog", "Series queued or in progress.")
     EDGE_SILENT_SECONDS = ("EdgeSilentSeconds", "dicomflow_edge_silent_seconds", "Since the edge's last heartbeat.")
 
@@ -81,6 +84,9 @@ COUNTERS: Final = (
     Name.IMPORTS_FAILED,
     Name.EVENTS_SENT,
     Name.EVENTS_NOT_SENT,
+    Name.TRANSFERS_DONE,
+    Name.TRANSFERS_FAILED,
+    Name.INSTANCES_SENT_BACK,
 )
 
 

@@ -58,6 +58,7 @@ class QueueSettings(_Section):
     plan: str | None = None
     drive: str | None = None
     collect: str | None = None
+    transfers: str | None = None
 
     def urls(self) -> dict[str, str]:
         """Return the URL of each queue that has one."""

@@ -6,6 +6,7 @@ mapped, not read, so an object's size costs no memory.
 
 import contextlib
 import socket
+import ssl
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Self
@@ -75,6 +76,7 @@ class SendAssociation:
         timeout_seconds: float,
         max_pdu_bytes: int = MAX_SENT_PDU_BYTES,
         roles: tuple[Role, ...] = (),
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         contexts = tuple(
             ProposedContext(2 * index + 1, abstract_syntax, (transfer_syntax,))
@@ -82,6 +84,7 @@ class SendAssociation:
         )
         self._proposed = frozenset(pairs)
         self._address = (host, port)
+        self._tls = tls
         self._timeout_seconds = timeout_seconds
         self._requestor = Requestor(
             AssociateRequest(called_ae_title, calling_ae_title, contexts, max_pdu_bytes, roles=roles)
@@ -102,6 +105,8 @@ class SendAssociation:
             raise TransientError(f"cannot connect to {host} port {port}: {error.strerror or error}") from error
         self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
+            if self._tls is not None:
+                self._connection = self._encrypted(self._tls, self._connection)
             self._send()
             self._await_acceptance()
         except BaseException:
@@ -157,6 +162,10 @@ class SendAssociation:
                 self._requestor.send(context_id, encode_command(numbered), encode(transfer_syntax))
                 return self._await_response()
         raise PermanentError(f"the peer accepts no presentation context for {abstract_syntax}")
+
+    def accepts(self, pair: tuple[str, str]) -> bool:
+        """Tell whether the peer accepted a context for a SOP class in a transfer syntax."""
+        return pair in self._contexts
 
     def covers(self, pairs: Iterable[tuple[str, str]]) -> bool:
         """Tell whether all of these SOP classes and transfer syntaxes were proposed, accepted or not."""
@@ -215,6 +224,14 @@ class SendAssociation:
     def _finish(self, file: StoredFile) -> Outcome:
         status = self._await_response()
         return Outcome(file, status, "" if status == Status.SUCCESS else f"status {status:04X}H{self._comment}")
+
+    def _encrypted(self, tls: ssl.SSLContext, connection: socket.socket) -> socket.socket:
+        try:
+            return tls.wrap_socket(connection, server_hostname=self._address[0])
+        except ssl.SSLCertVerificationError as error:
+            raise TransientError(f"the peer's certificate is not trusted: {error.verify_message}") from error
+        except (OSError, ValueError) as error:  # of the first `SSLError` is one
+            raise TransientError(f"no TLS: {getattr(error, 'reason', None) or error}") from error
 
     def _await_acceptance(self) -> None:
         while True:
@@ -277,7 +294,7 @@ class SendAssociation:
 
 def _send_all(connection: socket.socket, parts: list[bytes | memoryview]) -> None:
     """Send buffers in as few calls as the socket takes."""
-    if not hasattr(connection, "sendmsg"):
+    if not hasattr(connection, "sendmsg") or isinstance(connection, ssl.SSLSocket):
         connection.sendall(b"".join(parts))
         return
     while parts:

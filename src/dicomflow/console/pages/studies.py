@@ -22,12 +22,14 @@ from dicomflow.catalog.custody import (
 )
 from dicomflow.catalog.search import StudyFilter, search_studies
 from dicomflow.catalog.states import SHOWN, SeriesState
+from dicomflow.catalog.transfers import list_transfers
 from dicomflow.console.page import Context, Page, decode_key, encode_key, plain
 
 __all__ = ["studies", "study"]
 
 PAGE_ROWS: Final = 25
 _AUDIT_ROWS: Final = 20
+_TRANSFERS: Final = 10
 _TEXTS: Final = {
     "name": "patient_name",
     "patient_id": "patient_id",
@@ -89,6 +91,7 @@ def study(context: Context, request: Request) -> Page:
                 for each in conflicts_of_study(connection, found.study_key, uid)
             ],
             "problems": problems_of_study(connection, uid),
+            "transfers": [each.document() for each in list_transfers(connection, uid=uid, limit=_TRANSFERS)],
             "audit": page_of_audit_events(connection, uid=uid, actor=None, before=None, limit=_AUDIT_ROWS)[0],
         }
     context.record_view(request, "view_study", uid)

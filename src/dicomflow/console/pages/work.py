@@ -3,6 +3,7 @@
 No patient data: UIDs, AE titles and numbers.
 """
 
+import json
 from datetime import datetime, timedelta
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -24,6 +25,7 @@ from dicomflow.console.edges import LOW_BYTES, read_edges
 from dicomflow.console.guard import wants_json
 from dicomflow.console.page import Context, Page, decode_key, encode_key, plain, positive
 from dicomflow.errors import TransientError
+from dicomflow.pipeline.wakeups import DRIVE_QUEUE
 
 __all__ = ["associations", "audit", "edges", "import_", "imports", "problems", "retry"]
 
@@ -112,7 +114,7 @@ def retry(context: Context, request: Request, number: int | None) -> Response:
             details={"imports": queued[:PAGE_ROWS], "series": len(queued)},
         )
     if queued:
-        context.wake()
+        context.enqueue(DRIVE_QUEUE, json.dumps({"reason": "retry"}))
     if wants_json(request):
         return JSONResponse({"queued": queued})
     back = "/imports" if number is None else f"/imports/{number}"

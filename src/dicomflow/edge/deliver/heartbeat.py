@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from dicomflow import __version__
-from dicomflow.bucket.heartbeat import Heartbeat, SeenPeer
+from dicomflow.bucket.heartbeat import Heartbeat, KnownDestination, SeenPeer
 from dicomflow.bucket.keys import heartbeat_key
 from dicomflow.edge.commitment.requests import count_requests
 from dicomflow.edge.deliver.delivery import ReceivedInstance
@@ -118,4 +118,7 @@ class Heartbeats:
             is_full=self._is_full(),
             set_aside=len(self._aside.reasons()),
             undelivered_reports=count_requests(self._root)["undelivered"],
+            destinations=tuple(
+                KnownDestination(name, each.ae_title) for name, each in self._settings.destinations.items()
+            ),
         )

@@ -11,6 +11,7 @@ quarantined/                   what cannot be delivered, each beside a .reason f
 ballast                        space that is given up where the volume is full, for the notes that make room
 spares/                        files of stored deliveries, to be written over: no instances any more
 associations/                  how the associations stand that stored something
+transfers/{transfer}/          images that the cloud sends back, on their way to a destination (`transfers`): copies
 ```
 
 A received file's name holds what the file cannot: `{association}_{number}_{peer}_{sha256}.dcm`. So a start needs no

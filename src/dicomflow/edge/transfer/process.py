@@ -1,0 +1,160 @@
+"""The process that transfers run in: its start, its lock on the spool, a thread for each association, and its end.
+
+There is one only where the settings have destinations. What it does is `courier`'s and `lane`'s.
+"""
+
+import logging
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, MutableSequence, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+from filelock import FileLock, Timeout
+
+from dicomflow import logs
+from dicomflow.edge.children import beat, beat_until
+from dicomflow.edge.metrics import TransferMetrics
+from dicomflow.edge.mount import StoreMount
+from dicomflow.edge.settings import Destination, EdgeSettings
+from dicomflow.edge.spool.transfers import TransferFolders
+from dicomflow.edge.stores import build_store, local_root
+from dicomflow.edge.transfer.board import Board
+from dicomflow.edge.transfer.courier import Courier
+from dicomflow.edge.transfer.lane import Lane, Route
+from dicomflow.edge.transfer.store import TransferStore
+from dicomflow.errors import PermanentError
+from dicomflow.logs import LogSettings
+from dicomflow.network.settings import ClientTls
+from dicomflow.network.tls import client_context
+
+__all__ = ["TransfersStart", "routes_of", "run_transfers"]
+
+# Receiving goes first, as with deliveries.
+_NICENESS: Final = 10
+_LOOK_SECONDS: Final = 0.2
+_POLL_SECONDS: Final = 3.0
+_STOP_SECONDS: Final = 3.5
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TransfersStart:
+    """What the process is started with; `beats` and `slots` are as the deliverer's, the end of `stop` is the stop."""
+
+    settings: EdgeSettings
+    logs: LogSettings
+    beats: MutableSequence[int] | None = None
+    slots: Sequence[int] = ()
+    stop: multiprocessing.connection.Connection | None = None
+    # Told of each object that is put, by its key and size.
+    announce: Callable[[str, int], None] | None = None
+
+
+def routes_of(settings: EdgeSettings) -> list[Route]:
+    """Return the destinations as associations need them.
+
+    Raises:
+        PermanentError: the files of one's TLS do not load.
+    """
+
+    def route(name: str, destination: Destination) -> Route:
+        tls = destination.tls
+        try:
+            context = client_context(tls if isinstance(tls, ClientTls) else ClientTls()) if tls else None
+        except PermanentError as error:
+            raise PermanentError(f"destinations.{name}: {error}") from error
+        return Route(name, destination, destination.calling_ae_title or settings.dimse.ae_title, context)
+
+    return [route(name, destination) for name, destination in settings.destinations.items()]
+
+
+def run_transfers(start: TransfersStart) -> None:
+    """Run transfers until the stop. Process: the main function of its process."""
+    logs.configure(start.logs.level, as_json=start.logs.as_json)
+    if hasattr(os, "nice"):
+        os.nice(_NICENESS)
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: stopping.set())
+    if start.beats is not None:
+        beat_until(threading.Event(), start.beats, start.slots[0])
+    lock = FileLock(start.settings.spool.dir / "transfers.lock")
+    board = Board()
+    threads: list[threading.Thread] = []
+    parent = multiprocessing.parent_process()
+    ends: list[Any] = [each for each in (parent and parent.sentinel, start.stop) if each is not None]
+    while not stopping.is_set():
+        if not threads and _is_locked(lock):  # one of an earlier run may still be ending
+            threads = list(_threads(start, board, stopping))
+            for thread in threads:
+                thread.start()
+        if start.beats is not None:
+            beat(start.beats, start.slots[1])
+        if ends and multiprocessing.connection.wait(ends, timeout=0):
+            stopping.set()
+        stopping.wait(_LOOK_SECONDS)
+    board.wake()
+    deadline = time.monotonic() + _STOP_SECONDS
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    logging.shutdown()
+    # An association that is under way breaks, as with a kill.
+    os._exit(0)
+
+
+def _is_locked(lock: FileLock) -> bool:
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return False
+    return True
+
+
+def _threads(start: TransfersStart, board: Board, stopping: threading.Event) -> Iterator[threading.Thread]:
+    """Yield the courier's thread, and one for each association that may be had at once."""
+    settings = start.settings
+    metrics = TransferMetrics(settings.spool.dir)
+    folders = TransferFolders(settings.spool.dir, fsync=settings.spool.fsync)
+    delivery = settings.delivery
+    store = TransferStore(
+        settings.name,
+        partial(build_store, delivery),
+        StoreMount(local_root(delivery.store_url), settings.spool.dir),
+        partial(build_store, delivery, is_patient=False),
+        start.announce or (lambda _key, _size: None),
+    )
+    courier = Courier(settings.name, settings.destinations, folders, board, store, count=metrics.ended)
+    yield threading.Thread(target=_follow, args=(courier, stopping), name="courier", daemon=True)
+    for route in routes_of(settings):
+        for number in range(route.destination.associations):
+            lane = Lane(
+                route,
+                board,
+                folders,
+                store,
+                refuse_below_bytes=settings.spool.refuse_below_bytes,
+                stopping=stopping,
+                count=metrics.answered,
+            )
+            yield threading.Thread(target=lane.run, name=f"lane-{route.name}-{number}", daemon=True)
+
+
+def _follow(courier: Courier, stopping: threading.Event) -> None:
+    """Step until the stop; the thread's boundary."""
+    is_begun = False
+    while not stopping.is_set():
+        try:
+            if not is_begun:
+                courier.take_up()
+                is_begun = True
+            courier.step()
+        except Exception:
+            _logger.exception("courier_failed")
+        stopping.wait(_POLL_SECONDS)
