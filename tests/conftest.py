@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
@@ -113,9 +114,9 @@ def python() -> Callable[[str], str]:
 def restore_logging() -> Iterator[None]:
     """Put the root logger back as it was, for tests of code that configures logging."""
     root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+    handlers, level, show = root.handlers[:], root.level, warnings.showwarning
     yield
-    root.handlers[:], root.level = handlers, level
+    root.handlers[:], root.level, warnings.showwarning = handlers, level, show
 
 
 @pytest.fixture(scope="session")

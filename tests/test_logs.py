@@ -2,6 +2,7 @@
 
 import json
 import logging
+import warnings
 from datetime import datetime
 
 import pytest
@@ -118,3 +119,17 @@ def test_level_hides_what_is_below_it(capsys: pytest.CaptureFixture[str]):
     logging.getLogger("pynetdicom.acse").warning("shown")
     assert "hidden" not in (errors := capsys.readouterr().err)
     assert 1 == len(errors.splitlines())
+
+
+def test_what_libraries_say_of_values_is_not_logged(capsys: pytest.CaptureFixture[str]):
+    """A warning of Python is a line without its text, and pydicom's own lines are none: both quote values."""
+    logs.configure("DEBUG")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = logs._log_warning  # pytest has put its own in the place
+        warnings.warn("Invalid value for VR UI: 'DOE^JOHN'", UserWarning, stacklevel=1)
+    logging.getLogger("pydicom").warning("Invalid value for VR UI: 'DOE^JOHN'")
+    line = capsys.readouterr().err
+    assert "DOE" not in line
+    assert "python_warning category=UserWarning at=" in line
+    assert 1 == line.count("\n")

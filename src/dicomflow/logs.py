@@ -2,7 +2,8 @@
 
 Modules log an event name and `key=value` fields; fields given with `extra=` are appended (text) or become
 members (JSON). Must not know what is logged. No patient data and no secret may be passed to a logger; an exception
-may be, of whatever text: a traceback has the texts of those alone that quote no value.
+may be, of whatever text: a traceback has the texts of those alone that quote no value. What libraries say of values is
+not logged: warnings of Python without their texts, pydicom's own lines not at all.
 """
 
 import json
@@ -10,6 +11,7 @@ import logging
 import re
 import sys
 import traceback
+import warnings
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -57,6 +59,15 @@ def configure(level: str, *, as_json: bool = False) -> None:
     logging.basicConfig(level=level, handlers=[output], force=True)
     for library in _CHATTY_LIBRARIES:
         logging.getLogger(library).setLevel(max(logging.WARNING, logging.getLogger().level))
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
+    warnings.showwarning = _log_warning
+
+
+def _log_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object, **__: object
+) -> None:
+    """Log where a warning came from; its text may quote a value."""
+    logging.getLogger(__name__).debug("python_warning category=%s at=%s:%d", category.__name__, filename, lineno)
 
 
 def traceback_of(error: BaseException) -> str:

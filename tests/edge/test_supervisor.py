@@ -4,6 +4,7 @@ import errno
 import os
 import signal
 import socket
+import stat
 import ssl
 import subprocess
 import sys
@@ -69,6 +70,25 @@ def test_stored_instance_is_delivered_with_its_manifest(
     until(lambda: listed(edge) == ["1.2.3.4"], explain=edge.tail)
     assert {"1.2.3.4": [part10()]} == stored(edge)
     until(lambda: count_files(edge.spool.root) == {"received": 0, "delivering": 0, "quarantined": 0})
+
+
+def test_what_an_edge_makes_is_closed_to_other_users(edge_with: Any, scu_with: Any, data_set: Any, until: Any):
+    """Whatever the umask it was started with, and in a folder that was open: images in spool and store, and locks."""
+    edge = edge_with()
+    edge.spool.root.chmod(0o777)
+    before = os.umask(0)
+    try:
+        edge.start()
+    finally:
+        os.umask(before)
+    scu = scu_with(edge.port)
+    scu.associate()
+    assert 0 == scu.store(data_set()).status
+    scu.release()
+    until(lambda: listed(edge) == ["1.2.3.4"], explain=edge.tail)
+    tops = (edge.spool.root, edge.objects, *edge.objects.rglob("*"))
+    assert [] == [path for path in tops if path.stat().st_mode & stat.S_IRWXO]
+    assert {0o600} == {stat.S_IMODE(path.stat().st_mode) for path in edge.spool.root.glob("*.lock")}
 
 
 def test_worker_crash_leaves_other_associations_running(edge_with: Any, scu_with: Any, data_set: Any, until: Any):

@@ -1,6 +1,7 @@
 """`dicomflow edge`: the edge daemon."""
 
 import logging
+import os
 import signal
 import threading
 from pathlib import Path
@@ -16,6 +17,7 @@ from dicomflow.logs import LogSettings
 __all__ = ["edge"]
 
 SIGNAL_SECONDS: Final = 1.0
+_NOT_FOR_OTHERS: Final = 0o027  # what it makes, a store's folder too, is for its user and its user's group
 
 
 def edge(
@@ -24,10 +26,12 @@ def edge(
     """Run the edge daemon: receive, spool, deliver.
 
     Runs until SIGTERM or Ctrl-C: then it refuses new associations, ends those that run, and leaves within five
-    seconds. Whatever was acknowledged and is not stored yet stays in the spool for the next start.
+    seconds. Whatever was acknowledged and is not stored yet stays in the spool for the next start. What it makes is for
+    its user and its user's group: nobody else reads an image in the spool or in a store's folder.
 
     For example: dicomflow edge --config /etc/dicomflow/edge.toml
     """
+    os.umask(os.umask(_NOT_FOR_OTHERS) | _NOT_FOR_OTHERS)
     settings = load_settings(config)
     stopping = threading.Event()
     # SIGBREAK is what Windows sends to a console program that is to end.

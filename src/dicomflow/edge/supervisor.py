@@ -34,6 +34,7 @@ from dicomflow.edge.mount import StoreMount
 from dicomflow.edge.receive.worker import WorkerStart, run_worker
 from dicomflow.edge.settings import EdgeSettings, SettingsFile
 from dicomflow.edge.spool.associations import AssociationLog
+from dicomflow.edge.spool.durable import close_to_others
 from dicomflow.edge.spool.lane import discard_incoming
 from dicomflow.edge.spool.layout import Layout
 from dicomflow.edge.spool.view import free_bytes
@@ -101,7 +102,7 @@ class Supervisor:
         self._listener: socket.socket | None = None
         self._tls_listener: socket.socket | None = None
         self._inboxes: list[tuple[socket.socket, socket.socket]] = []
-        self._lock = FileLock(settings.spool.dir / "supervisor.lock")
+        self._lock = FileLock(settings.spool.dir / "supervisor.lock", mode=0o600)
         self._unnoted: set[int] = set()  # processes that are gone, whose associations are to be noted as lost
         self.spool = Layout(settings.spool.dir)
         self._associations = AssociationLog(self.spool.associations_folder)
@@ -158,6 +159,7 @@ class Supervisor:
         routes_of(settings)  # what is wrong with their files is told at start
         raise_limit()
         self.spool.make()
+        close_to_others(self.spool.root)
         try:
             self._lock.acquire(timeout=0)
         except Timeout as error:

@@ -2,13 +2,14 @@
 
 import errno
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dicomflow.edge.spool import durable
-from dicomflow.edge.spool.durable import is_named_by_fsync, lacks_journal, start_writeback
+from dicomflow.edge.spool.durable import close_to_others, is_named_by_fsync, lacks_journal, start_writeback
 
 
 def test_started_writeback_leaves_bytes_as_they_are(tmp_path: Path) -> None:
@@ -100,3 +101,15 @@ def test_rename_is_written_through_where_a_folder_cannot_be_synced(tmp_path: Pat
 def test_full_volume_is_known_by_whoever_tells_of_it(error: Exception, expected: Any):
     """The system's errors by their number, obstore's by their text."""
     assert expected == durable.is_full(error)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no modes")
+def test_spool_that_is_open_to_others_is_closed(tmp_path: Path):
+    """Nobody but its owner opens its locks, so that nobody else holds them; its group may look at the rest."""
+    lock = tmp_path / "supervisor.lock"
+    lock.touch()
+    lock.chmod(0o644)
+    tmp_path.chmod(0o777)
+    (tmp_path / "away.lock").symlink_to(tmp_path / "nothing")
+    close_to_others(tmp_path)
+    assert (0o770, 0o600) == (stat.S_IMODE(tmp_path.stat().st_mode), stat.S_IMODE(lock.stat().st_mode))

@@ -64,7 +64,7 @@ def run_deliverer(start: DelivererStart) -> None:
         beat_until(threading.Event(), start.beats, start.slots[0])
     settings = start.settings
     spool = Spool(settings.spool.dir, fsync=settings.spool.fsync, spare_bytes=settings.spool.spare_bytes)
-    lock = FileLock(settings.spool.dir / "deliverer.lock")
+    lock = FileLock(settings.spool.dir / "deliverer.lock", mode=0o600)
     while True:
         try:
             # A deliverer of an earlier run may still be ending.

@@ -3,9 +3,11 @@
 import contextlib
 import ctypes
 import errno
+import logging
 import os
 import platform
 import re
+import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,7 @@ from dicomflow.regularfiles import create_regular, free_name, write_all
 
 __all__ = [
     "can_sync_file_system",
+    "close_to_others",
     "give_to_owner_of",
     "is_full",
     "is_named_by_fsync",
@@ -30,6 +33,8 @@ _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT} if hasattr(errno, "EDQUOT"
 # fsync of a renamed file writes the name with it, in one journal or log.
 _NAMED_BY_FSYNC: Final = frozenset({"ext4", "xfs", "btrfs"})
 _WITHOUT_JOURNAL: Final = frozenset({"ext2", "exfat", "msdos", "vfat"})
+
+_logger = logging.getLogger(__name__)
 
 
 def is_full(error: BaseException) -> bool:
@@ -48,6 +53,21 @@ def give_to_owner_of(folder: Path, path: Path) -> None:
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         owner = folder.stat()
         os.chown(path, owner.st_uid, owner.st_gid)
+
+
+def close_to_others(root: Path) -> None:
+    """Take a spool from users who are neither its owner nor of its group, and its locks from all but the owner.
+
+    To hold a lock one need only be able to open it: any user of the machine could stop an edge.
+    """
+    for path, kept in ((root, 0o770), *((each, 0o600) for each in root.glob("*.lock"))):
+        mode = path.lstat().st_mode
+        if os.name == "nt" or stat.S_ISLNK(mode) or not stat.S_IMODE(mode) & ~kept:
+            continue
+        try:
+            path.chmod(mode & kept)
+        except OSError as error:  # it is another user's
+            _logger.warning("spool_open_to_others path=%s mode=%o errno=%s", path, stat.S_IMODE(mode), error.errno)
 
 
 def replace_file(path: str | Path, target: str | Path) -> None:
