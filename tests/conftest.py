@@ -293,6 +293,12 @@ class LocalDaemon:
         logged = self.log.read_text(errors="replace") if self.log.exists() else ""
         assert [] == [name for name in PATIENTS if name in logged], "the log names a patient"
 
+    def forget_catalog(self) -> None:
+        """Remove the files of its catalog, which nobody here reads on."""
+        self._engine.dispose()
+        for path in self.data.glob("catalog.db*"):
+            path.unlink()
+
     def query(self, sql: str) -> list[tuple[Any, ...]]:
         """Run a statement on its catalog."""
         return run_read_only(self._engine, sql)[1]

@@ -5,6 +5,7 @@ stand-in here; every stage is the one that runs there.
 """
 
 import json
+import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -30,9 +31,11 @@ from dicomflow.edge.supervisor import Supervisor
 from dicomflow.healthimaging.client import build_client, create_datastore
 from dicomflow.healthimaging.simulator.app import create_app
 from dicomflow.healthimaging.simulator.settings import SimulatorSettings
-from dicomflow.local_folder import Room, claim_folder, load_edge_settings
+from dicomflow.local_folder import KeptFile, Room, claim_folder, load_edge_settings
 from dicomflow.local_notifier import BUCKET, Notifier
 from dicomflow.logs import LogSettings
+from dicomflow.pipeline.behind import catch_up
+from dicomflow.pipeline.events import decode_object_events
 from dicomflow.pipeline.handlers import QUEUES, Dependencies, handlers_of
 from dicomflow.pipeline.metrics import PrometheusMetrics, register_silences
 from dicomflow.pipeline.outbox import Outbox, SendingThread, Webhook
@@ -50,7 +53,11 @@ _CONCURRENT_IMPORTS: Final = 100
 _STARTS_PER_SECOND: Final = 1.0
 # Catalog and simulator write some pages for a batch of messages.
 _LEAST_FREE_BYTES: Final = 8 << 20
+_CATALOG_GONE: Final = "the catalog's file was removed or replaced: restart, and what the bucket has is taken in again"
 _VISIBILITY_SECONDS: Final = 30.0  # how long what was at work when the power went is hidden from the next start
+
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +116,7 @@ class Local:
         )
         self._stopping = threading.Event()
         self._is_ready = False
+        self._catalog: KeptFile | None = None
         self._server: WebServer | None = None
         self._worker: threading.Thread | None = None
 
@@ -126,6 +134,8 @@ class Local:
     def start(self) -> None:
         """Migrate, serve HTTP and the simulator, start the pipeline and the edge; ready on return."""
         migrate(self._engine)
+        if self._engine.url.get_backend_name() == "sqlite":
+            self._catalog = KeptFile.of(Path(self._engine.url.database or ""))
         remember_bucket(self._engine, BUCKET, None)
         metrics = PrometheusMetrics(self._registry)
         register_silences(self._registry, self._store)
@@ -149,9 +159,7 @@ class Local:
             metrics=metrics,
             wake_sender=self._start_sender(metrics),
         )
-        self._worker = threading.Thread(
-            target=run, args=(QUEUES, handlers_of(dependencies), self._queues, self._stopping), name="pipeline"
-        )
+        self._worker = threading.Thread(target=self._work, args=(dependencies,), name="pipeline")
         self._worker.start()
         self._supervisor.start()
         register_edge(self._registry, self._supervisor)
@@ -171,6 +179,24 @@ class Local:
         self._engine.dispose()
         self._lock.release()
 
+    def _work(self, dependencies: Dependencies) -> None:
+        """Take in what the catalog does not know of the bucket, since it was lost or is an older one; then work."""
+        try:
+            catch_up(
+                dependencies.engine,
+                dependencies.store,
+                dependencies.bucket,
+                on_their_way={
+                    each.key for body in self._queues.bodies("plan") for each in decode_object_events("", body)
+                },
+                issuers=dependencies.issuers,
+                character_sets=dependencies.character_sets,
+                clock=dependencies.clock,
+            )
+        except Exception:  # what comes is worked on all the same; `doctor` tells of what did not
+            _logger.exception("catalog_not_caught_up")
+        run(QUEUES, handlers_of(dependencies), self._queues, self._stopping)
+
     def _application(self) -> Starlette:
         @asynccontextmanager
         async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -183,6 +209,8 @@ class Local:
         async def healthz(_request: Request) -> JSONResponse:
             is_ready = self._is_ready and self._supervisor.is_ready
             body = {"ready": is_ready, **(self.addresses if is_ready else {})}
+            if is_ready and self._catalog is not None and not self._catalog.is_there():
+                is_ready, body = False, {"ready": False, "reason": _CATALOG_GONE}
             return JSONResponse(body, status_code=200 if is_ready else 503)
 
         def metrics(_request: Request) -> Response:

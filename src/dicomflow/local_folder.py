@@ -9,6 +9,7 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +18,7 @@ from filelock import FileLock, Timeout
 from dicomflow.edge.settings import EdgeSettings, build_settings, read_document
 from dicomflow.errors import PermanentError
 
-__all__ = ["SETTINGS_FILE", "Room", "claim_folder", "load_edge_settings", "open_to_others"]
+__all__ = ["SETTINGS_FILE", "KeptFile", "Room", "claim_folder", "load_edge_settings", "open_to_others"]
 
 _logger = logging.getLogger(__name__)
 
@@ -67,6 +68,31 @@ def open_to_others(data: Path) -> list[Path]:
         return []
     is_ours_alone = {path.name for path in data.iterdir()} <= {*_OURS, SETTINGS_FILE}
     return [path for path in (*([data] if is_ours_alone else []), *_present(data)) if path.stat().st_mode & _OTHERS]
+
+
+@dataclass(frozen=True, slots=True)
+class KeptFile:
+    """A file that is in use: whoever has it open works on, and in vain, when another one takes its name."""
+
+    path: Path
+    identity: tuple[int, int]
+
+    @classmethod
+    def of(cls, path: Path) -> "KeptFile":
+        """Remember which file has the name now. Raises `OSError`."""
+        return cls(path, _identity(path))
+
+    def is_there(self) -> bool:
+        """Tell whether the name still leads to it."""
+        try:
+            return _identity(self.path) == self.identity
+        except OSError:
+            return False
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino
 
 
 class Room:

@@ -60,12 +60,10 @@ def configure(level: str, *, as_json: bool = False) -> None:
     for library in _CHATTY_LIBRARIES:
         logging.getLogger(library).setLevel(max(logging.WARNING, logging.getLogger().level))
     logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
-    warnings.showwarning = _log_warning
+    warnings.showwarning = _log_warning  # type: ignore[assignment]  # of its arguments only these matter
 
 
-def _log_warning(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object, **__: object
-) -> None:
+def _log_warning(_: Warning | str, category: type[Warning], filename: str, lineno: int, *__: object) -> None:
     """Log where a warning came from; its text may quote a value."""
     logging.getLogger(__name__).debug("python_warning category=%s at=%s:%d", category.__name__, filename, lineno)
 

@@ -183,6 +183,20 @@ def test_local_stopped_and_started_in_the_middle_loses_nothing(
     _check(shared_daemon, send, studies, answers)
 
 
+def test_local_whose_catalog_is_lost_takes_in_what_the_bucket_has(local_daemon: Any, send: Any, tmp_path: Path):
+    """It is not ready while another file has the catalog's name; at its next start all is indexed and mapped again."""
+    study = samples.write(samples.ct_study(7, series=1, slices=3), tmp_path / "study")
+    assert {0} == set(send(local_daemon.port, study).values())
+    local_daemon.wait_until_mapped(path.stem for path in study)
+    local_daemon.forget_catalog()
+    answer = httpx.get(f"http://127.0.0.1:{local_daemon.http_port}/healthz")
+    assert (503, True) == (answer.status_code, "removed or replaced" in answer.json()["reason"])
+    local_daemon.stop()
+    local_daemon.start()
+    local_daemon.wait_until_mapped(path.stem for path in study)
+    assert [(3, 1)] == local_daemon.query("SELECT status, count(*) FROM Ahlijob GROUP BY status")
+
+
 def test_local_killed_in_the_middle_keeps_every_acknowledged_instance(
     shared_daemon_on_postgres: Any, send: Any, studies: list[tuple[Path, ...]]
 ):

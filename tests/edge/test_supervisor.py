@@ -4,8 +4,8 @@ import errno
 import os
 import signal
 import socket
-import stat
 import ssl
+import stat
 import subprocess
 import sys
 import threading

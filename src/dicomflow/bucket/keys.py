@@ -32,6 +32,7 @@ __all__ = [
     "job_key",
     "key_of_uri",
     "manifest_key",
+    "manifest_of_key",
     "outbound_key",
     "pending_key",
     "probe_key",
@@ -110,6 +111,11 @@ def is_received(key: str) -> bool:
 def manifest_key(edge: str, delivery: str) -> str:
     """Return the object key of a delivery's manifest; it lies outside every import prefix."""
     return MANIFEST_PREFIX + _join((edge, f"{delivery}.json"))
+
+
+def manifest_of_key(key: str) -> str:
+    """Return the key of the manifest of the delivery that a received object's key names, if it names one."""
+    return f"{MANIFEST_PREFIX}{'/'.join(key.split('/', 2)[:2])}.json"
 
 
 def is_manifest(key: str) -> bool:

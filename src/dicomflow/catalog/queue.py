@@ -24,6 +24,7 @@ __all__ = [
     "MAX_RECEIVES",
     "Counts",
     "Message",
+    "bodies",
     "change_visibility",
     "count",
     "delete_message",
@@ -176,6 +177,11 @@ def count(connection: Connection, queue: str, now: datetime) -> Counts:
         ).where(or_(alive, queue_message.c.queue == queue + DEAD_SUFFIX))
     ).one()
     return Counts(*map(int, row))
+
+
+def bodies(connection: Connection, queue: str) -> list[str]:
+    """Return the texts of a queue's messages, in no order."""
+    return list(connection.scalars(select(queue_message.c.body).where(queue_message.c.queue == queue)))
 
 
 def _is_visible(now: datetime, visibility_timeout_seconds: float) -> ColumnElement[bool]:

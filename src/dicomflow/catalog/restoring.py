@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Row, exists, func, or_, select
 
+from dicomflow.bucket.keys import MANIFEST_PREFIX
 from dicomflow.catalog import outcomes
 from dicomflow.catalog.hidden import why_hidden
 from dicomflow.catalog.imports import UNCHANGED, move_series
@@ -27,6 +28,8 @@ __all__ = [
     "known_objects",
     "newest_objects",
     "record_past_job",
+    "recorded_manifests",
+    "series_never_queued",
     "series_of_objects",
     "settle_restored",
 ]
@@ -63,6 +66,23 @@ def known_manifests(connection: Connection, keys: Collection[str]) -> set[str]:
     has_series = exists().where(series_import.c.delivery_id == delivery.c.delivery_id)
     statement = select(delivery.c.manifest_key).where(delivery.c.manifest_key.in_(keys), has_series)
     return set(connection.scalars(statement))
+
+
+def recorded_manifests(connection: Connection) -> set[str]:
+    """Return the keys of all manifests that the catalog knows: of deliveries, whatever is left of them, or refused."""
+    refused = select(stored_object.c.object_key).where(
+        stored_object.c.object_key.startswith(MANIFEST_PREFIX), stored_object.c.problem.is_not(None)
+    )
+    return set(connection.scalars(select(delivery.c.manifest_key).union(refused)))
+
+
+def series_never_queued(connection: Connection, manifest_keys: Collection[str]) -> list[int]:
+    """Return the series of some deliveries that were not queued."""
+    of_these = select(delivery.c.delivery_id, delivery.c.manifest_key).subquery()
+    statement = select(series_import.c.series_import_id, of_these.c.manifest_key).where(
+        _NEVER_QUEUED, series_import.c.delivery_id == of_these.c.delivery_id
+    )
+    return sorted(row.series_import_id for row in connection.execute(statement) if row.manifest_key in manifest_keys)
 
 
 def record_past_job(connection: Connection, job: PastJob, now: datetime) -> int | None:

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+from obstore.store import LocalStore
+
 from dicomflow.catalog.engine import database_url
 from dicomflow.doctor.edge import checks_of_edge
 from dicomflow.doctor.findings import Check, Warn
-from dicomflow.doctor.pipeline import check_database
+from dicomflow.doctor.pipeline import check_database, check_deliveries
 from dicomflow.local import LocalSettings, edge_settings
 from dicomflow.local_folder import open_to_others
 
@@ -43,4 +45,6 @@ def _check_catalog(settings: LocalSettings) -> str:
     parsed = database_url(url)
     if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").exists():
         return "there is none yet; `dicomflow local` makes it"
-    return check_database(url)
+    text = check_database(url)
+    objects = settings.data.absolute() / "objects"
+    return f"{text}; {check_deliveries(url, LocalStore(objects))}" if objects.exists() else text

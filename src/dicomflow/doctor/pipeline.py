@@ -1,7 +1,7 @@
 """Checks of the pipeline: its settings, its database, its bucket, its queues, and what HealthImaging lets it do."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Final
@@ -9,6 +9,7 @@ from typing import Any, Final
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from obstore.store import ObjectStore
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -18,11 +19,13 @@ from dicomflow.doctor.findings import Check, Problem, Skip, Warn
 from dicomflow.doctor.machine import check_clock, check_store, write_advice
 from dicomflow.edge.settings import DeliverySettings
 from dicomflow.edge.stores import build_store, local_root
+from dicomflow.errors import TransientError
 from dicomflow.healthimaging.client import JobStatus, build_client, get_datastore
+from dicomflow.pipeline.behind import manifests_behind
 from dicomflow.pipeline.handlers import QUEUES
 from dicomflow.pipeline.settings import ImportSettings, PipelineSettings
 
-__all__ = ["check_database", "checks_of_pipeline"]
+__all__ = ["check_database", "check_deliveries", "checks_of_pipeline"]
 
 _SECONDS: Final = 5
 # Service Quotas' name of "concurrent import jobs per data store".
@@ -34,6 +37,11 @@ _DATABASE_ADVICE: Final = (
     "look at DICOMFLOW_DATABASE_URL: host, port, name and user; a security group that lets this machine in; for Aurora"
     " the right rds-db:connect and the bundle of RDS's CAs as sslrootcert"
 )
+_BEHIND_ADVICE: Final = (
+    "was the catalog lost, or restored from a backup? `dicomflow catalog rebuild` takes in what it does not know; then"
+    " `dicomflow imports retry --all --state disabled` queues what is not in HealthImaging"
+)
+_ON_THE_WAY: Final = timedelta(hours=1)  # events of younger ones may still come
 _MAX_AHEAD_SECONDS: Final = 30.0
 
 
@@ -46,6 +54,7 @@ def checks_of_pipeline(settings: PipelineSettings) -> Iterator[Check]:
     yield Check("store", lambda: f"{settings.store_url}: {check_store(store, probe, _STORE_ADVICE)}", _STORE_ADVICE)
     if local_root(delivery.store_url) is None:
         yield Check("clock", lambda: check_clock(store, probe), "set the clock")
+    yield Check("deliveries", lambda: check_deliveries(settings.database_url.get_secret_value(), store), _BEHIND_ADVICE)
     for name in QUEUES:
         url = settings.queues.urls().get(name)
         yield Check(f"queue {name}", lambda name=name, url=url: _check_queue(name, url), "repair the queue's URL")  # type: ignore[misc]  # bound now
@@ -78,6 +87,22 @@ def check_database(url: str) -> str:
         raise Problem(f"{where} cannot be used: {lines[0]}", advice) from error
     finally:
         engine.dispose()
+
+
+def check_deliveries(url: str, store: ObjectStore) -> str:
+    """Look whether the catalog knows each delivery of the bucket: one that was restored from yesterday does not."""
+    engine = create_engine_for(url, _SECONDS)
+    try:
+        behind = manifests_behind(engine, store, datetime.now(UTC) - _ON_THE_WAY)
+    except (SQLAlchemyError, TransientError) as error:
+        raise Skip("catalog and store cannot be compared", "see their own checks") from error
+    finally:
+        engine.dispose()
+    if behind:
+        raise Problem(
+            f"the catalog does not know {len(behind)} manifests of the bucket, {behind[0]} first", _BEHIND_ADVICE
+        )
+    return "the catalog knows every manifest of the bucket"
 
 
 def _check_queue(name: str, url: str | None) -> str:

@@ -77,6 +77,7 @@ def rebuild_catalog(
     *,
     issuers: Mapping[str, str],
     character_sets: Mapping[str, str] | None = None,
+    is_wanted: Callable[[str], bool] = lambda _: True,
     tell: Callable[[Rebuilt], None] = lambda _: None,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Rebuilt:
@@ -88,6 +89,7 @@ def rebuild_catalog(
         bucket: its name.
         issuers: the issuer of Patient IDs that name none, as when the objects came.
         character_sets: what devices mean that declare none, as when the objects came.
+        is_wanted: tells of the key of a received object or a manifest whether it is taken.
         tell: is called after every batch.
         clock: tells the time of indexing.
 
@@ -101,11 +103,11 @@ def rebuild_catalog(
     datastore_ids: set[str] = set()
     odd: dict[str, str] = {}
     try:
-        for keys in _batches(list_objects(store, "", odd.__setitem__), is_received):
+        for keys in _batches(list_objects(store, "", odd.__setitem__), lambda key: is_received(key) and is_wanted(key)):
             _index(engine, index, bucket, keys, done)
             tell(done)
         _record_odd(engine, odd, done)
-        for keys in _batches(list_objects(store, MANIFEST_PREFIX), is_manifest):
+        for keys in _batches(list_objects(store, MANIFEST_PREFIX), lambda key: is_manifest(key) and is_wanted(key)):
             _plan(engine, store, keys, clock, done)
             tell(done)
         with begin_read(engine) as connection:

@@ -105,6 +105,11 @@ class LocalQueues:
             self._sent += 1
             self._arrived.notify_all()
 
+    def bodies(self, queue: str) -> list[str]:
+        """Return what waits in a queue or is worked on."""
+        with self._engine.begin() as connection:
+            return local_queue.bodies(connection, queue)
+
     def receive(self, queue: str) -> list[Record]:
         """Receive a batch; without one, wait for a message or the next poll."""
         with self._arrived:
