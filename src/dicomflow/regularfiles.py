@@ -5,6 +5,7 @@ a huge file takes the host's memory. Here each of them is an `OSError`, at once,
 """
 
 import errno
+import hashlib
 import itertools
 import os
 import stat
@@ -17,6 +18,7 @@ __all__ = [
     "NotRegularError",
     "create_regular",
     "free_name",
+    "has_digest",
     "is_special",
     "open_descriptor",
     "open_regular",
@@ -129,3 +131,12 @@ def _check(mode: int, path: str | Path) -> None:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(mode):
         raise NotRegularError(path)
+
+
+def has_digest(path: Path, sha256: str) -> bool:
+    """Tell whether a file can be read and its bytes are those of a digest."""
+    try:
+        with open_regular(path) as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest() == sha256
+    except OSError:
+        return False

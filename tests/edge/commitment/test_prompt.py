@@ -1,5 +1,6 @@
 """Reports on the association of their request: once, only while the peer waits for them, and lost in no case."""
 
+import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -47,7 +48,19 @@ def ledger(spool: Spool) -> Iterator[Ledger]:
     found = Ledger(spool.root / LEDGER_FILE, store="file:///unused")
     now = datetime.now(UTC).isoformat()
     uids = (CT, EXPLICIT_VR_LITTLE_ENDIAN, "1.2.3", "1.2.4")
-    entry = LedgerEntry("1.2.1", "0" * 64, *uids, 10, "a1", "CT1", "EDGE", "10.0.0.1", now, "d1", "key/1.2.1.dcm")
+    entry = LedgerEntry(
+        "1.2.1",
+        hashlib.sha256(bytes(10)).hexdigest(),
+        *uids,
+        10,
+        "a1",
+        "CT1",
+        "EDGE",
+        "10.0.0.1",
+        now,
+        "d1",
+        "key/1.2.1.dcm",
+    )
     found.record_received([entry])
     yield found
     found.close()

@@ -1,5 +1,6 @@
 """Storage commitment: what is kept, what is reported, and that nothing more is claimed than is true."""
 
+import hashlib
 import math
 import socket
 import time
@@ -62,7 +63,7 @@ def ledger(tmp_path: Path, spool: Spool) -> Iterator[Ledger]:
 def receive(ledger: Ledger) -> Callable[..., None]:
     """Put an instance into the ledger."""
 
-    def _receive(sop: str, *, sop_class: str = CT, sha256: str = "0" * 64) -> None:
+    def _receive(sop: str, *, sop_class: str = CT, sha256: str = hashlib.sha256(bytes(10)).hexdigest()) -> None:
         ledger.record_received(
             [
                 LedgerEntry(
@@ -242,7 +243,7 @@ def _only(level: str, ledger: Ledger, commitments: Commitments, at: float = NOW 
 
 
 @pytest.mark.parametrize("level", ["spooled", "stored", "imported"])
-@pytest.mark.parametrize("gone", ["deleted", "cut", "another bucket"])
+@pytest.mark.parametrize("gone", ["deleted", "cut", "rotten", "another bucket"])
 def test_commitment_is_not_confirmed_from_memory(
     commitments: Commitments, ledger: Ledger, receive: Any, store: Any, objects: Path, level: str, gone: str
 ):
@@ -254,6 +255,10 @@ def test_commitment_is_not_confirmed_from_memory(
         (objects / "key/1.2.1.dcm").unlink()
     elif gone == "cut":
         (objects / "key/1.2.1.dcm").write_bytes(bytes(9))
+    elif gone == "rotten":
+        content = bytearray((objects / "key/1.2.1.dcm").read_bytes())
+        content[-1] ^= 1
+        (objects / "key/1.2.1.dcm").write_bytes(content)
     else:
         commitments.witness = StoreWitness(DeliverySettings(store_url=(objects / "other").as_uri()), objects)
     assert 0x0112 == _only(level, ledger, commitments)

@@ -17,6 +17,7 @@ from dicomflow.edge.mount import StoreMount
 from dicomflow.edge.settings import DeliverySettings
 from dicomflow.edge.stores import build_store, describe_refusal, identify_store, local_root
 from dicomflow.errors import TransientError
+from dicomflow.regularfiles import has_digest
 
 __all__ = ["StoreWitness"]
 
@@ -28,13 +29,17 @@ class StoreWitness:
 
     def __init__(self, settings: DeliverySettings, spool: Path) -> None:
         self._settings = settings
-        self._mount = StoreMount(local_root(settings.store_url), spool)
+        self._local_root = local_root(settings.store_url)
+        self._mount = StoreMount(self._local_root, spool)
         self._identity = identify_store(settings)
         self._lock = threading.Lock()  # guards the store until it is built
         self._store: ObjectStore | None = None
 
     def ask(self, entries: Iterable[LedgerEntry]) -> dict[str, bool]:
-        """Tell of each object, by its key, whether the store has it, with its size.
+        """Tell of each object, by its key, whether the store has it: in a folder its bytes, in S3 so many of them.
+
+        S3 keeps bytes whole, and compares them with our checksum as they come. A disk may rot, and a sender that is
+        told yes deletes its copy.
 
         An edge that may not read is answered 403 for any object. Then the best there is to go by is that this same
         store took it, and compared its checksum.
@@ -63,7 +68,9 @@ class StoreWitness:
                     return False
                 except PermissionDeniedError:
                     return entry.store == self._identity
-                return bool(found["size"] == entry.bytes)
+                if found["size"] != entry.bytes or self._local_root is None:
+                    return bool(found["size"] == entry.bytes)
+                return await asyncio.to_thread(has_digest, self._local_root / entry.object_key, entry.sha256)
 
         answers = await asyncio.gather(*map(_ask_one, wanted.values()))
         return dict(zip(wanted, answers, strict=True))

@@ -29,7 +29,6 @@ __all__ = [
     "MANIFEST_FILE",
     "entry_of",
     "fault_of",
-    "has_digest",
     "has_same_data_set",
     "is_of_file",
     "quarantine_unreadable",
@@ -158,15 +157,6 @@ def has_same_data_set(instance: ReceivedInstance, known: LedgerEntry) -> bool:
     with open_regular(instance.file.path) as opened:
         opened.seek(decode_file_meta(opened.read(HEAD_BYTES)).data_set_offset)
         return _digest(meta, opened) == known.sha256
-
-
-def has_digest(path: Path, sha256: str) -> bool:
-    """Tell whether a file can be read and its bytes are those of a digest."""
-    try:
-        with open_regular(path) as opened:
-            return hashlib.file_digest(opened, "sha256").hexdigest() == sha256
-    except OSError:
-        return False
 
 
 def entry_of(instance: ReceivedInstance, delivery: Delivery, edge: str) -> LedgerEntry:

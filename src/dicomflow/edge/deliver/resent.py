@@ -14,10 +14,11 @@ from pathlib import PurePosixPath
 from dicomflow.bucket.keys import MANIFEST_PREFIX
 from dicomflow.bucket.manifest import Manifest
 from dicomflow.edge.deliver.delivery import Delivery, ReceivedInstance
-from dicomflow.edge.deliver.instances import entry_of, has_digest, has_same_data_set
+from dicomflow.edge.deliver.instances import entry_of, has_same_data_set
 from dicomflow.edge.ledger import Ledger, LedgerEntry
 from dicomflow.edge.spool.folders import Spool
 from dicomflow.edge.spool.names import ReceivedFile
+from dicomflow.regularfiles import has_digest
 
 __all__ = ["Resent", "is_whole"]
 

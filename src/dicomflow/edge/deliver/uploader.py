@@ -18,13 +18,13 @@ from obstore.exceptions import BaseError, PermissionDeniedError
 from obstore.store import ObjectStore
 
 from dicomflow.edge.deliver.delivery import ReceivedInstance
-from dicomflow.edge.deliver.instances import FILE_IS_GONE, has_digest, is_of_file
+from dicomflow.edge.deliver.instances import FILE_IS_GONE, is_of_file
 from dicomflow.edge.ledger import LedgerEntry
 from dicomflow.edge.mount import StoreMount
 from dicomflow.edge.spool.durable import sync_directory
 from dicomflow.edge.spool.setaside import describe_failure
 from dicomflow.errors import PermanentError, TransientError
-from dicomflow.regularfiles import open_descriptor, open_regular
+from dicomflow.regularfiles import has_digest, open_descriptor, open_regular
 
 __all__ = ["DamagedFileError", "RefusedObjectError", "UnreadableFileError", "Uploader", "backoff_seconds", "describe"]
 
