@@ -5,8 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from dicomflow.catalog.engine import create_engine_for, migrate
+from sqlalchemy import Engine
 
 SEED_QUERIES = (
     "SELECT * from Patient;",
@@ -30,12 +29,9 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def catalog(empty_database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def catalog(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Give a migrated catalog of each kind, named by the environment."""
-    engine = create_engine_for(empty_database_url)
-    migrate(engine)
-    engine.dispose()
-    monkeypatch.setenv("DICOMFLOW_DATABASE_URL", empty_database_url)
+    monkeypatch.setenv("DICOMFLOW_DATABASE_URL", engine.url.render_as_string(hide_password=False))
 
 
 @pytest.mark.parametrize("sql", SEED_QUERIES)
