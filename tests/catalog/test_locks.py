@@ -29,6 +29,9 @@ def engine(postgres_url: str) -> Any:
         language = next((name for name in LANGUAGES if name in known), None)
         if language is None:
             pytest.skip(f"PostgreSQL has none of the collations {', '.join(LANGUAGES)}")
+        views = "SELECT format('%I.%I', schemaname, viewname) FROM pg_views WHERE schemaname IN ('public', 'seed')"
+        for view in connection.scalars(text(views)).all():  # they hold the column's type
+            connection.execute(text(f"DROP VIEW IF EXISTS {view} CASCADE"))
         column = "ALTER TABLE instance ALTER COLUMN sop_instance_uid TYPE varchar(256)"
         connection.execute(text(f'{column} COLLATE "{language}"'))
     yield opened
