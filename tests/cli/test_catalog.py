@@ -65,7 +65,7 @@ def test_studies_by_each_option_narrows(run: Run, data: Path, indexed: dict[str,
 def test_studies_unknown_status_is_called_wrongly(run: Run, data: Path):
     """A status that there is not is named."""
     code, _, err = run("catalog", "studies", "--data", data, "--status", "lost")
-    assert (2, True) == (code, "'lost' is not one of queued, in_progress, completed, failed" in err)
+    assert (2, True) == (code, "'lost' is not one of queued, in_progress, completed, hidden, failed" in err)
 
 
 def test_problems_names_the_object_and_the_reason(run: Run, data: Path, indexed: dict[str, Any]):
