@@ -1,8 +1,11 @@
 """Costs: the page is what its prices say, and everything that the template makes and AWS charges for is in it."""
 
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from infra import costs
 
@@ -72,10 +75,11 @@ def test_idle_deployment_is_below_ten_dollars():
     assert costs.idle(prices, endpoint=1) < 15 + 1e-9
 
 
-def test_fips_endpoints_have_the_gateway_that_the_page_charges():
+def test_fips_endpoints_have_the_gateway_that_the_page_charges(monkeypatch: pytest.MonkeyPatch):
     """In a VPC of the stack's own; `scripts/deploy` says the same price before anything is made."""
     from infra.app import use_packaged_node
 
+    monkeypatch.setenv("PATH", os.environ["PATH"])  # put back after it was changed
     use_packaged_node()
     from aws_cdk import Stack, assertions
     from aws_cdk import aws_kms as kms
