@@ -7,6 +7,7 @@ that turns out to be damaged is begun anew with what can still be read of it.
 
 import contextlib
 import logging
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable
@@ -28,6 +29,7 @@ from dicomflow.edge.ledger_file import (
     salvage,
     text_of,
 )
+from dicomflow.edge.spool.durable import sync_directory
 
 __all__ = ["LEDGER_FILE", "DamagedLedgerError", "Ledger", "LedgerEntry"]
 
@@ -44,7 +46,7 @@ _T = TypeVar("_T")
 
 
 class Ledger:
-    """The ledger of one spool. Thread: one owner for each object, `distrust` apart.
+    """The ledger of one spool. Thread: one owner for each object, `distrust` and `sync` apart.
 
     A damaged file, whenever that shows, is put aside, and a new one begun with what can be read of it. One that cannot
     be had for the moment keeps what is noted until it can; asking it raises `sqlite3.OperationalError`.
@@ -131,6 +133,16 @@ class Ledger:
         self._received.clear()
         self._pending.clear()
 
+    def sync(self) -> None:
+        """Durable: on return what was written outlasts power loss. Any thread. Raises `OSError`."""
+        with contextlib.suppress(FileNotFoundError):  # without a log all is in the file, which SQLite has synced
+            descriptor = os.open(self._path.with_name(f"{self._path.name}-wal"), os.O_RDWR | getattr(os, "O_BINARY", 0))
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        sync_directory(self._path.parent)
+
     def record_received(self, entries: Iterable[LedgerEntry]) -> None:
         """Record instances; one that was given up in an earlier delivery follows its file to the new one."""
         self._record(_write_received, entries)
@@ -170,8 +182,11 @@ class Ledger:
         return self._run(_ask)
 
     def find(self, sop_instance_uid: str) -> list[LedgerEntry]:
-        """Return the entries of an instance, one for each content and each delivery of it, oldest first."""
-        written = self._select("WHERE sop_instance_uid = ? ORDER BY received_at", (sop_instance_uid,))
+        """Return the entries of an instance, one for each content and each delivery of it, in the order of gathering.
+
+        Not of their times: the clock may have been set back between two of them.
+        """
+        written = self._select("WHERE sop_instance_uid = ? ORDER BY rowid", (sop_instance_uid,))
         known = {(entry.sha256, entry.delivery_id) for entry in written}
         noted = [entry for entry in self._received.values() if entry.sop_instance_uid == sop_instance_uid]
         return written + [entry for entry in noted if (entry.sha256, entry.delivery_id) not in known]

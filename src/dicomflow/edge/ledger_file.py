@@ -83,7 +83,7 @@ _SCHEMA: Final = f"""
 CREATE TABLE IF NOT EXISTS instance (
     {", ".join(name + (" INTEGER" if name == "bytes" else " TEXT") for name in _COLUMNS)},
     PRIMARY KEY (sop_instance_uid, sha256, delivery_id)
-) WITHOUT ROWID;
+);
 CREATE INDEX IF NOT EXISTS instance_delivery ON instance (delivery_id);
 CREATE INDEX IF NOT EXISTS instance_received ON instance (received_at);
 CREATE INDEX IF NOT EXISTS instance_unimported ON instance (received_at, delivery_id)
@@ -93,7 +93,7 @@ _INSERT: Final = (
     f"INSERT INTO instance ({COLUMN_NAMES}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608  # our names
     " ON CONFLICT DO UPDATE SET problem = NULL WHERE instance.stored_at IS NULL"
 )
-_CHECK_COLUMNS: Final = f"SELECT {COLUMN_NAMES} FROM instance LIMIT 0"  # noqa: S608  # our names
+_CHECK_COLUMNS: Final = f"SELECT rowid, {COLUMN_NAMES} FROM instance LIMIT 0"  # noqa: S608  # our names
 
 # What may be gone at the next try, and says nothing of the file's content.
 _NOT_DAMAGE: Final = frozenset(
@@ -204,18 +204,22 @@ def open_file_read_only(path: Path, busy_seconds: float) -> sqlite3.Connection:
 
 
 def _upgrade(connection: sqlite3.Connection) -> None:
-    """Take over the entries of an earlier layout; all of them, or none."""
+    """Take over the entries of an earlier layout; all of them, or none.
+
+    Those kept no order but the wall clock's, which may have been set back since.
+    """
     found = tuple(name for _, name, *_ in connection.execute("PRAGMA table_info(instance)"))
-    if found == _WITHOUT_STORE:
-        connection.execute("ALTER TABLE instance ADD COLUMN store TEXT")
-    if found != _FIRST_COLUMNS:
+    made_by = connection.execute("SELECT sql FROM sqlite_master WHERE type = 'table' AND name = 'instance'").fetchone()
+    is_earlier = made_by is not None and "WITHOUT ROWID" in text_of(made_by[0])
+    if not is_earlier or found not in {_COLUMNS, _WITHOUT_STORE, _FIRST_COLUMNS}:
         return
-    names = ", ".join(_FIRST_COLUMNS)
+    names = ", ".join(found)
     connection.executescript(
-        "BEGIN IMMEDIATE; ALTER TABLE instance RENAME TO instance_first;"  # noqa: S608  # our names
-        " DROP INDEX instance_delivery; DROP INDEX instance_received; DROP INDEX instance_unimported;"
-        f" {_SCHEMA} INSERT INTO instance ({names}) SELECT {names} FROM instance_first;"
-        " DROP TABLE instance_first; COMMIT;"
+        "BEGIN IMMEDIATE; ALTER TABLE instance RENAME TO instance_earlier;"  # noqa: S608  # our names
+        " DROP INDEX IF EXISTS instance_delivery; DROP INDEX IF EXISTS instance_received;"
+        " DROP INDEX IF EXISTS instance_unimported;"
+        f" {_SCHEMA} INSERT INTO instance ({names}) SELECT {names} FROM instance_earlier ORDER BY received_at;"
+        " DROP TABLE instance_earlier; COMMIT;"
     )
 
 

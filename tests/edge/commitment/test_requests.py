@@ -281,6 +281,27 @@ def test_commitment_is_confirmed_by_any_object_of_the_same_bytes(
     assert 0x0112 == _only(level, ledger, commitments)
 
 
+@pytest.mark.parametrize("level", ["stored", "imported"])
+def test_commitment_is_of_the_content_that_came_last(
+    commitments: Commitments, ledger: Ledger, receive: Any, store: Any, objects: Path, level: str
+):
+    """Another content under the same UID, sent after the clock was set back, is what the sender asks for."""
+    receive("1.2.1"), store("1.2.1")
+    ledger.record_imported(["key/1.2.1.dcm"], datetime.now(UTC))
+    known = ledger.find("1.2.1")[0]
+    content = b"other data"
+    sha256 = hashlib.sha256(content).hexdigest()
+    other = replace(known, sha256=sha256, object_key="other/1.2.1.dcm", delivery_id="d2", received_at="2001-01-01")
+    ledger.record_received([replace(other, stored_at=None, imported_at=None, store=None)])
+    assert _only(level, ledger, commitments) is None
+    ledger.record_stored([(other.object_key, datetime.now(UTC))])
+    ledger.record_imported([other.object_key], datetime.now(UTC))
+    assert 0x0112 == _only(level, ledger, commitments)
+    (objects / "other").mkdir()
+    (objects / other.object_key).write_bytes(content)
+    assert 0 == _only(level, ledger, commitments)
+
+
 @pytest.mark.parametrize("level", ["spooled", "stored", "imported"])
 @pytest.mark.parametrize(("took", "reason"), [("this store", 0), ("another store", 0x0112), (None, 0x0112)])
 def test_edge_that_may_not_read_goes_by_what_its_store_took(

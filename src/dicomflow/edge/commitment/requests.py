@@ -304,7 +304,7 @@ def _judge(
     entries = ledger.find(reference.sop_instance_uid)
     if not entries:
         return int(Status.NO_SUCH_SOP_INSTANCE)
-    # Of several contents the last one received is what the sender means.
+    # Of several contents the last one gathered is what the sender means.
     entry: LedgerEntry = entries[-1]
     if entry.sop_class_uid != reference.sop_class_uid:
         return int(Status.CLASS_INSTANCE_CONFLICT)
@@ -313,14 +313,14 @@ def _judge(
     is_hidden = entry.imported_at is None and (entry.import_problem or "").startswith(NOT_VISIBLE)
     if settings.level == "imported" and is_hidden and not settings.accept_hidden:
         return int(Status.PROCESSING_FAILURE)  # somebody has to decide: waiting does not help
-    is_imported = entry.imported_at is not None or is_hidden
-    reached = {"spooled": True, "stored": entry.stored_at is not None, "imported": is_imported}
-    if not reached[settings.level]:
+    same = [each for each in entries if each.sha256 == entry.sha256]
+    is_stored = entry.stored_at is not None
+    is_imported = is_hidden or (is_stored and any(each.imported_at is not None for each in same))
+    if not {"spooled": True, "stored": is_stored, "imported": is_imported}[settings.level]:
         return int(Status.RESOURCE_LIMITATION)
-    if entry.stored_at is not None:
-        # The same bytes may be in several objects, the last one noted in another store or, after the clock was set
-        # back, not last: any that is there will do.
-        stored[reference] = [each for each in entries if each.stored_at is not None and each.sha256 == entry.sha256]
+    if is_stored:
+        # The same bytes may be in several objects, the last one noted in another store: any that is there will do.
+        stored[reference] = [each for each in same if each.stored_at is not None]
     return None
 
 

@@ -87,6 +87,7 @@ class Finishing:
         """Remove a delivery of which all is stored; where that fails, on a full volume for one, again later."""
         folder = self._shared.folder_of(delivery_id)
         try:
+            self._shared.ledger.sync()  # what is removed does not come again to be noted anew
             self._spool.remove_delivery(delivery_id, stored)
         except OSError as error:
             self._spool.aside.note(folder, error)

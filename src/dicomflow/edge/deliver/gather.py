@@ -62,7 +62,8 @@ class Gathering:
 
     def take_up(self) -> None:
         """Go on with what an earlier run has left: deliveries with a manifest are closed, the others still open."""
-        for left in self._leftovers.take():
+        # In the order in which they were received, for a ledger that was lost.
+        for left in sorted(self._leftovers.take(), key=lambda each: min(one.received_at for one in each.instances)):
             try:
                 self._take_up(left, time.monotonic())
             except Exception as error:  # noqa: BLE001  # a boundary around one of many
@@ -138,7 +139,7 @@ class Gathering:
 
     def _read_received(self) -> list[ReceivedInstance]:
         files = read_instances(self._spool.scan_received(), self._spool.quarantine, self._spool.aside)
-        return list(itertools.islice(files, _BATCH))
+        return sorted(itertools.islice(files, _BATCH), key=lambda each: each.received_at)
 
     def _assign(self, instance: ReceivedInstance, now: float) -> tuple[Delivery, ReceivedInstance] | None:
         """Move a received file into its delivery; None when it is delivered already, and gone."""

@@ -52,7 +52,7 @@ class Leftovers:
         self._folders.add(folder)
 
     def take(self) -> Iterator[Leftover]:
-        """Yield what can be taken up now; the caller takes each before it asks for the next."""
+        """Yield what can be taken up now."""
         self._missing.look_again()
         for folder in sorted(self._folders):
             if self._spool.aside.holds(folder):

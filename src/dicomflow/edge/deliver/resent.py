@@ -142,8 +142,12 @@ class Resent:
     def fill_ledger(self) -> None:
         """Note what is in the spool in a ledger that was begun anew."""
         self._filled |= self._present.keys()
-        for delivery in self._present.values():
-            self._ledger.note_received(entry_of(each, delivery, self._edge) for each in delivery.instances.values())
+        entries = (
+            entry_of(each, delivery, self._edge)
+            for delivery in self._present.values()
+            for each in delivery.instances.values()
+        )
+        self._ledger.note_received(sorted(entries, key=lambda each: each.received_at))
 
     def tell(self) -> None:
         """Log what was skipped and what was stored again since the last time."""

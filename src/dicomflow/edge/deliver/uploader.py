@@ -127,8 +127,8 @@ class Uploader:
         """
         try:
             await self._put_file(instance, key, limit_seconds, moved)
-        except GoneFileError:
-            # It may have been put before it went.
+        except DamagedFileError:
+            # It may have been put before it went or rotted, and the answer have been lost.
             if not await self._has(key, instance.bytes, instance.file.sha256):
                 raise
         await self._confirm(key, instance.bytes)

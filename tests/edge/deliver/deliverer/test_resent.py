@@ -367,6 +367,29 @@ def test_good_copy_is_not_dropped_for_a_rotten_one_in_the_spool(
     assert 1 == count_files(site.spool.root)["quarantined"]
 
 
+@pytest.mark.parametrize("is_stored", [True, False])
+def test_file_that_rots_after_a_put_of_no_answer_is_asked_for(site: Site, part10: Any, *, is_stored: bool):
+    """What the store took, though its answer was lost, is in the manifest as it is there; else it is quarantined."""
+    original = Uploader.put_instance
+
+    async def _take(self: Uploader, instance: Any, *arguments: Any) -> None:
+        if is_stored:
+            await original(self, instance, *arguments)
+        raise TimeoutError
+
+    site.receive("1.2.1")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Uploader, "put_instance", _take)
+        site.run(lambda: list(site.spool.delivering.glob("*/*.dcm")) and len(site.stored_keys()) == is_stored)
+    (rotten,) = site.spool.delivering.glob("*/*.dcm")
+    rotten.write_bytes(rotten.read_bytes()[:-1] + b"!")
+    site.spool.associations.note_end("a1", "released")
+    site.run(site.is_empty)
+    found = [(site.objects / each.key).read_bytes() for manifest in site.manifests() for each in manifest.instances()]
+    assert [part10("1.2.1")] * is_stored == found
+    assert (not is_stored) == bool(list(site.spool.quarantined.glob("*.reason")))
+
+
 def _closed(site: Site) -> list[Path]:
     return list(site.spool.delivering.glob("*/manifest.json"))
 
