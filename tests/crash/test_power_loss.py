@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forgetting import CALLS, Change, NamesJournal, inode_of
 
 from dicomflow.edge.spool import lane as lane_module
 from dicomflow.edge.spool import spares, unpacker
@@ -28,7 +29,6 @@ ASSOCIATION = "a" * 32
 # Whether an fsync of a file makes its new name durable.
 KINDS = {"named by fsync": True, "named by its folder": False}
 SUFFIXES = {"", ".dcm", ".segment", ".stored"}
-Change = tuple[int, str, int | None]  # in the folder of this inode the name stands for an inode, or for none
 Names = dict[tuple[int, str], int]
 
 
@@ -40,10 +40,11 @@ class Disk:
         self.acknowledged: set[str] = set()
         self.stored: set[str] = set()
         self.states = 0
-        self._roots = {_inode(each) for each in (spool.received, spool.delivering, spool.quarantined)}
-        self._is_named_by_fsync = lane.is_named_by_fsync
+        self._roots = {inode_of(each) for each in (spool.received, spool.delivering, spool.quarantined)}
+        # Of names that no instance can have, and none be in, all that happens is the same.
+        counts = lambda name: Path(name).suffix in SUFFIXES  # noqa: E731
+        self._journal = NamesJournal(is_named_by_fsync=lane.is_named_by_fsync, counts=counts)
         self._certain: Names = {}
-        self._uncertain: list[list[Change]] = []  # what stands together happens together
         self._synced: dict[int, str] = {}
         unpacked = spool.unpacked
         for folder in (
@@ -54,25 +55,16 @@ class Disk:
             spool.quarantined,
             spool.root / "spares",
         ):
-            parent = _inode(folder.parent)
-            self._certain[parent, folder.name] = _inode(folder)
-        for name, changes in (
-            ("open", self._opened),
-            ("rename", self._renamed),
-            ("replace", self._renamed),
-            ("link", self._linked),
-            ("unlink", self._unlinked),
-            ("mkdir", self._made),
-            ("rmdir", self._unlinked),
-        ):
-            patch.setattr(os, name, self._followed(getattr(os, name), changes))
+            self._certain[inode_of(folder.parent), folder.name] = inode_of(folder)
+        for name in CALLS:
+            patch.setattr(os, name, self._named(name, getattr(os, name)))
         for name in ("write", "writev", "ftruncate"):
-            patch.setattr(os, name, self._followed(getattr(os, name), lambda *_: [], self._written))
-        patch.setattr(os, "pwrite", self._followed(os.pwrite, lambda *_: [], self._written_at))
-        patch.setattr(os, "fsync", self._followed(os.fsync, lambda *_: [], self._fsynced))
-        patch.setattr(os, "fdatasync", self._followed(os.fdatasync, lambda *_: [], self._records_synced))
+            patch.setattr(os, name, self._followed(getattr(os, name), self._written))
+        patch.setattr(os, "pwrite", self._followed(os.pwrite, self._written_at))
+        patch.setattr(os, "fsync", self._followed(os.fsync, self._fsynced))
+        patch.setattr(os, "fdatasync", self._followed(os.fdatasync, self._records_synced))
         patch.setattr(unpacker, "can_sync_file_system", lambda _: has_syncfs)
-        patch.setattr(unpacker, "sync_file_system", self._followed(lambda _: None, lambda *_: [], self._all_synced))
+        patch.setattr(unpacker, "sync_file_system", self._followed(lambda _: None, self._all_synced))
         # Of each segment the records that were in it when it was last synced and are not written over since.
         self._records: dict[int, dict[str, tuple[int, int]]] = {}
 
@@ -82,11 +74,12 @@ class Disk:
             self.states += 1
             whole = set(self._whole(names))
             lost = self.acknowledged - self.stored - whole
-            assert not lost, f"{len(lost)} lost; uncertain: {self._uncertain}"
+            assert not lost, f"{len(lost)} lost; uncertain: {self._journal.uncertain}"
 
     def _possible(self) -> Iterator[Names]:
-        for length in range(len(self._uncertain) + 1):
-            yield _changed(self._certain, itertools.chain(*self._uncertain[:length]))
+        uncertain = self._journal.uncertain
+        for length in range(len(uncertain) + 1):
+            yield _changed(self._certain, itertools.chain(*uncertain[:length]))
 
     def _whole(self, names: Names) -> Iterator[str]:
         """Yield the digests of the instances that a start would find, by their names, and whose bytes are certain."""
@@ -103,37 +96,24 @@ class Disk:
             if folder in folders and name.endswith(".segment"):
                 yield from self._records.get(ino, ())
 
-    def _followed(self, call: Callable[..., Any], changes: Callable[..., list[Change]], then: Any = None) -> Any:
+    def _named(self, name: str, call: Callable[..., Any]) -> Any:
         def _call(*arguments: Any, **keywords: Any) -> Any:
             self.check()
-            made = changes(*arguments)
-            answer = call(*arguments, **keywords)
-            # A new file has its inode only now.
-            new = [(f, n, _inode(arguments[0]) if ino == 0 else ino) for f, n, ino in made]
-            # Of names that no instance can have, and none be in, all that happens is the same.
-            new = [each for each in new if Path(each[1]).suffix in SUFFIXES]
-            self._uncertain += [new] if new else []
-            if then is not None:
-                then(*arguments)
+            answer = self._journal.follow(name, lambda: call(*arguments, **keywords), arguments)
             self.check()
             return answer
 
         return _call
 
-    def _opened(self, path: Any, flags: int, *_: Any) -> list[Change]:
-        return [(*_place(path), 0)] if flags & os.O_CREAT else []
+    def _followed(self, call: Callable[..., Any], then: Callable[..., None]) -> Any:
+        def _call(*arguments: Any, **keywords: Any) -> Any:
+            self.check()
+            answer = call(*arguments, **keywords)
+            then(*arguments)
+            self.check()
+            return answer
 
-    def _made(self, path: Any, *_: Any) -> list[Change]:
-        return [(*_place(path), 0)]
-
-    def _renamed(self, source: Any, target: Any) -> list[Change]:
-        return [(*_place(source), None), (*_place(target), _inode(source))]
-
-    def _linked(self, source: Any, target: Any) -> list[Change]:
-        return [(*_place(target), _inode(source))]
-
-    def _unlinked(self, path: Any) -> list[Change]:
-        return [(*_place(path), None)]
+        return _call
 
     def _written(self, descriptor: int, *_: Any) -> None:
         self._synced.pop(os.fstat(descriptor).st_ino, None)
@@ -157,25 +137,15 @@ class Disk:
     def _all_synced(self, _descriptor: int) -> None:
         # Names are left to the sync of their folder.
         for path in self.spool.root.rglob("*.dcm"):
-            self._synced[_inode(path)] = hashlib.sha256(path.read_bytes()).hexdigest()
+            self._synced[inode_of(path)] = hashlib.sha256(path.read_bytes()).hexdigest()
 
     def _fsynced(self, descriptor: int) -> None:
         status = os.fstat(descriptor)
-        is_folder = stat.S_ISDIR(status.st_mode)
-        if not is_folder:
+        if not stat.S_ISDIR(status.st_mode):
             self._records_synced(descriptor)
             content = Path(f"/proc/self/fd/{descriptor}").read_bytes()
             self._synced[status.st_ino] = hashlib.sha256(content).hexdigest()
-        folders = {status.st_ino} if is_folder else self._folders_of(status.st_ino)
-        touched = [{folder for folder, _, _ in changes} & folders for changes in self._uncertain]
-        length = max((number for number, found in enumerate(touched, 1) if found), default=0)
-        self._certain = _changed(self._certain, itertools.chain(*self._uncertain[:length]))
-        del self._uncertain[:length]
-
-    def _folders_of(self, synced: int) -> set[int]:
-        """Return the folders that are written with a file: those in which its name is new."""
-        new = itertools.chain(*self._uncertain) if self._is_named_by_fsync else ()
-        return {folder for folder, _, ino in new if ino == synced}
+        self._certain = _changed(self._certain, itertools.chain(*self._journal.synced(descriptor)))
 
 
 def _changed(names: Names, changes: Iterable[Change]) -> Names:
@@ -186,14 +156,6 @@ def _changed(names: Names, changes: Iterable[Change]) -> Names:
         else:
             changed[folder, name] = ino
     return changed
-
-
-def _inode(path: Any) -> int:
-    return Path(path).stat().st_ino
-
-
-def _place(path: Any) -> tuple[int, str]:
-    return _inode(Path(path).parent), Path(path).name
 
 
 @pytest.fixture

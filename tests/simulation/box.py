@@ -91,6 +91,11 @@ class Box:
         self.counts[kind] += is_hit
         return is_hit
 
+    def is_excused(self, what: str, is_excused: object) -> bool:
+        """Tell whether something is not held against the code, and count both: an excuse that is always there hides."""
+        self.counts[f"{'excused' if is_excused else 'judged'} {what}"] += 1
+        return bool(is_excused)
+
     def rng(self, kind: str) -> random.Random:
         """Return randomness for a choice of several draws."""
         return random.Random(self.draw(kind))
@@ -109,6 +114,11 @@ class Box:
             self.now = max(self.now, at)
             run()
         self.now = max(self.now, moment)
+
+    def forget(self) -> None:
+        """Drop what would come later, and with it what that holds."""
+        self._heap.clear()
+        self.on_error = lambda _task, _error: None
 
     def spawn(self, key: str, run: Callable[[], object], *, is_spared: bool = False) -> Task:
         """Begin a task; it runs until it ends or the seed has it wait."""

@@ -6,6 +6,7 @@ import sqlite3
 import traceback
 import uuid
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -46,9 +47,19 @@ class Listener(logging.Handler):
         if record.exc_info and record.exc_info[1] is not None:
             text += "".join(traceback.format_exception(record.exc_info[1]))
             task = self._box.task
-            if task is not None and not task.is_faulted:
+            if task is not None and not self._box.is_excused("failure in a log", task.is_faulted):
                 self.failures[f"{task.key.split()[0]} {record.msg} {record.exc_info[1]!r:.160}"] += 1
         self.look(text)
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Hear of all that is logged."""
+        root = logging.getLogger()
+        root.addHandler(self)
+        try:
+            yield
+        finally:
+            root.removeHandler(self)
 
     def look(self, text: str) -> None:
         """Look for a patient in a text."""
@@ -115,7 +126,7 @@ class Cloud:
         self.queues.put("collect", json.dumps(event))
 
     def _on_error(self, task: Task, error: BaseException) -> None:
-        if not task.is_faulted:
+        if not self.box.is_excused("end of a handler", task.is_faulted):
             self.listener.look("".join(traceback.format_exception(error)))  # the runtime logs what leaves a handler
             self.errors.append(f"{task.key.split()[0]} {type(error).__name__}: {error!s:.300}")
 
@@ -163,14 +174,10 @@ class Cloud:
     @contextmanager
     def seams(self) -> Any:
         """Stand in the places of the machine's clock, threads, store functions and ids."""
-        root, ids = logging.getLogger(), self.box
+        ids = self.box
         new_id = lambda: uuid.UUID(int=int(ids.draw("id") * (1 << 56)), version=4)  # noqa: E731
-        root.addHandler(self.listener)
-        try:
-            with seams.cloud_seams(OBSTORE, new_id):
-                yield
-        finally:
-            root.removeHandler(self.listener)
+        with self.listener.listening(), seams.cloud_seams(OBSTORE, new_id):
+            yield
 
     def deletion(self) -> Any:
         """Return what deletes studies, as an operator's command has it."""

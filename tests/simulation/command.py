@@ -16,6 +16,10 @@ HALVES = ("cloud", "edge", "joined")
 _DELIVERIES_A_DAY = 12
 _TWICE_EACH = 50
 _LAST_STEPS = 30
+EDGE_EVENTS = (
+    *("delivery_closed", "delivery_stored", "put_failed", "resent", "instance_quarantined", "rotten_file_is_stored"),
+    *("set_aside", "set_aside_no_more", "spool_full", "spool_has_room", "heartbeat_not_put", "feedback_not_read"),
+)
 SOMETIMES = {
     "cloud": (
         *("death", "death_in_transaction", "store_error", "store_after", "database_error", "service_error"),
@@ -26,7 +30,9 @@ SOMETIMES = {
     "edge": (
         *("edge_store_error", "edge_store_after", "eio", "death before a system call", "call on a full volume"),
         *("act resend", "act move", "act rot", "act store_down", "act yesterday", "act clock", "act commitment"),
-        *("log delivery_closed", "log delivery_stored"),
+        *("act remove", "act rename", "act full", "a stored file rots"),
+        *("act power", "names lost with the power", "rot_after", "judged no such instance"),
+        *(f"log {event}" for event in EDGE_EVENTS),
     ),
     "joined": ("act deliver", "act resend", "death before a system call", "odd_object", "service_error"),
 }
@@ -62,6 +68,7 @@ def main() -> int:
     parser.add_argument("--planted", choices=sorted(PLANTED), help="plant an old fault, and stop when it is found")
     parser.add_argument("--shorten", action="store_true", help="shorten the first plan that fails")
     parser.add_argument("--sometimes", action="store_true", help="fail unless all that may happen did")
+    parser.add_argument("--counts", action="store_true", help="print how often each thing happened")
     options = parser.parse_args()
     halves = options.half or ([HALF[options.planted]] if options.planted else HALVES)
     deliveries = max(1, round(options.days * _DELIVERIES_A_DAY))
@@ -89,6 +96,11 @@ def main() -> int:
     spent = time.process_time() - cpu
     days = done * deliveries / _DELIVERIES_A_DAY
     print(f"{done} seeds, {days:.1f} site-days, {failed} with violations, {spent:.0f} CPU s, seed {options.seed} on")
+    for half, counted in counts.items():
+        excused = {name: number for name, number in sorted(counted.items()) if name.startswith(("excused", "judged"))}
+        print(f"{half}: {excused}")
+        if options.counts:
+            print(f"{half}: {dict(sorted(counted.items()))}")
     missing = {half: [name for name in SOMETIMES[half] if not counts[half][name]] for half in halves}
     if options.sometimes:
         print("never reached:", missing)

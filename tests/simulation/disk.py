@@ -3,14 +3,34 @@
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 from tests.simulation.box import Box, Died
 
+if TYPE_CHECKING:
+    from tests.simulation.power import Memory
+
 _WRITES = ("write", "writev", "pwrite", "mkdir", "link")
 _CALLS = (*_WRITES, "open", "ftruncate", "rename", "replace", "unlink", "rmdir", "fsync", "fdatasync")
+
+
+def descriptors() -> dict[int, str]:
+    """Return what of files and folders is open in this process."""
+    found = {}
+    for path in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            found[int(path.name)] = str(path.readlink())
+    return {number: name for number, name in found.items() if name.startswith("/")}
+
+
+def close_under(folder: Path) -> None:
+    """Close what a process that died had open in its folder, as its end does."""
+    for number, name in descriptors().items():
+        if Path(name).is_relative_to(folder):
+            os.close(number)
 
 
 class Process:
@@ -29,6 +49,7 @@ class Disk:
         self._box = box
         self.process: Process | None = None
         self.full_until = -1.0
+        self.memory: Memory | None = None  # of a host that may lose power
 
     @contextmanager
     def of(self, process: Process | None) -> Iterator[None]:
@@ -54,7 +75,10 @@ class Disk:
     def _followed(self, name: str, call: Any) -> Any:
         def followed(*args: Any, **options: Any) -> Any:
             self._before(name)
-            return call(*args, **options)
+            if self.process is None or self.memory is None:
+                return call(*args, **options)
+            with self.of(None):
+                return self.memory.follow(name, lambda: call(*args, **options), args)
 
         return followed
 

@@ -7,6 +7,7 @@ import os
 import random
 import sys
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -21,10 +22,11 @@ from obstore.exceptions import GenericError
 
 from tests.simulation import edge_seams as seams
 from tests.simulation.box import START, Box, Died
-from tests.simulation.disk import Disk, Process
+from tests.simulation.disk import Disk, Process, close_under
 from tests.simulation.loop import Loop
 from tests.simulation.objects import CT, encode
 from tests.simulation.plan import Act, Plan
+from tests.simulation.power import Memory
 from tests.simulation.store import Bucket
 
 CALM = timedelta(minutes=40)
@@ -48,7 +50,8 @@ class EdgeBooks:
 
     answered: list[Answered] = field(default_factory=list)
     known: list[tuple[str, bytes]] = field(default_factory=list)
-    rotten: set[str] = field(default_factory=set)
+    rotten: Counter[str] = field(default_factory=Counter)
+    """How many copies of a content have rotted in the spool."""
     odd: set[str] = field(default_factory=set)
     moved_at: list[float] = field(default_factory=list)
     reports: list[tuple[float, Any, Bucket, Any]] = field(default_factory=list)
@@ -79,6 +82,9 @@ class EdgeStore:
         box.note(f"stored {key}")
         await self._wait(50)
         if box.chance("edge_store_after"):
+            if box.chance("rot_after"):
+                with self._edge.disk.of(None):
+                    self._edge.rot_content(hashlib.sha256(content).hexdigest())
             raise GenericError("simulated: done, and not told")
 
     async def head_async(self, key: str) -> dict[str, Any]:
@@ -103,7 +109,7 @@ class Edge:
         self.buckets = [bucket]
         self.deliverer, self.receiver = Process("deliverer"), Process("receiver")
         self.lane: Any = None
-        self.number, self.lives, self.is_moving = 0, 0, False
+        self.name, self.number, self.lives, self.is_moving, self.is_off = "edge", 0, 0, False, False
         self.down_until, self.error = -1.0, None
         self.ended: str | None = None
         self.poll_seconds = 4.0
@@ -134,13 +140,18 @@ class Edge:
             sop = f"1.2.{study}.1.{self.number}"
             if self.books.known and rng.random() < 0.1:  # other bytes under a UID that is in use
                 sop = rng.choice(self.books.known)[0]
-                study = int(sop.split(".")[2])
-            uids = {(8, 0x16): CT, (8, 0x18): sop, (0x20, 0xD): f"1.2.{study}", (0x20, 0xE): f"1.2.{study}.1"}
-            elements = {tag: (b"UI", uid.encode()) for tag, uid in uids.items()}
-            elements[0x7FE0, 0x10] = (b"OW", rng.randbytes(rng.choice((20, 400, 70_000))))
-            self.receive(sop, encode(elements), association)
+            self.send(rng, sop, association)
         if rng.random() < 0.3:  # as many modalities do, before they delete
-            self.ask([sop for sop, _ in self.books.known[-2:]])
+            asked = [sop for sop, _ in self.books.known[-2:]]
+            self.box.at(rng.choice((0.01, 1, 30)), partial(self.ask, asked))
+
+    def send(self, rng: random.Random, sop: str, association: str = "0" * 32) -> None:
+        """Send an image, of new bytes."""
+        study = sop.split(".")[2]
+        uids = {(8, 0x16): CT, (8, 0x18): sop, (0x20, 0xD): f"1.2.{study}", (0x20, 0xE): f"1.2.{study}.1"}
+        elements = {tag: (b"UI", uid.encode()) for tag, uid in uids.items()}
+        elements[0x7FE0, 0x10] = (b"OW", rng.randbytes(rng.choice((20, 400, 70_000))))
+        self.receive(sop, encode(elements), association)
 
     def act_resend(self, rng: random.Random) -> None:
         """Send some images again."""
@@ -149,7 +160,9 @@ class Edge:
 
     def receive(self, sop: str, content: bytes, association: str) -> None:
         """Receive an instance as a worker does; it is answered 0000 once it is committed."""
-        process, self.number, file = self.receiver, self.number + 1, None
+        if self.is_off:
+            return
+        process, self.number, file, received = self.receiver, self.number + 1, None, None
         with self.disk.of(process):
             try:
                 self.lane = self.lane or seams.Lane(
@@ -165,15 +178,16 @@ class Edge:
                     if file is not None:
                         file.discard()
                 return
-            except Died:  # its supervisor discards what it was receiving, and starts another
-                if hasattr(file, "_close"):
-                    file._close()
-                self.lane = file = None
-                gc.collect()
-                self.receiver = Process("receiver")
-                with suppress(OSError), self.disk.of(None):
-                    seams.discard_incoming(seams.Spool(self.root))
-                return
+            except Died:
+                pass
+        if received is None:  # its supervisor discards what it was receiving, and starts another
+            self.lane = file = None
+            gc.collect()
+            close_under(self.root / "received" / "0")
+            self.receiver = Process("receiver")
+            with suppress(OSError), self.disk.of(None):
+                seams.discard_incoming(seams.Spool(self.root))
+            return
         if received.suffix == ".dcm":
             os.utime(received, (self.box.wall, self.box.wall))
         sha256 = hashlib.sha256(content).hexdigest()
@@ -190,25 +204,48 @@ class Edge:
 
     def act_rot(self, rng: random.Random, tries: int = 300) -> None:
         """Let a byte of a spooled file rot, once there is one, and often the same come again, whole."""
-        stored = {hashlib.sha256(content).hexdigest() for content, _ in self.bucket.objects.values()}
-        found = sorted(self.root.glob("delivering/*/*.dcm"))
-        paths = [path for path in found if path.name.rpartition("_")[2].removesuffix(".dcm") not in stored]
+        paths = sorted(self.root.glob("delivering/*/*.dcm"))
         if not paths:
-            self.down_until = max(self.down_until, self.box.seconds + 60)  # else it is stored before it can rot
+            if rng.random() < 0.5:
+                self.down_until = max(self.down_until, self.box.seconds + 60)  # else it is stored before it can rot
             self.box.at(1, lambda: self.act_rot(rng, tries - 1) if tries and self.box.is_storm else None)
             return
-        path = rng.choice(paths)
-        content, status = bytearray(path.read_bytes()), path.stat()
-        content[-5] ^= 0xFF
-        path.write_bytes(content)
-        os.utime(path, (status.st_mtime, status.st_mtime))
-        sha256 = path.name.rpartition("_")[2].removesuffix(".dcm")
-        self.books.rotten.add(sha256)
-        self.box.note("a file rots")
+        sha256 = self._rot(rng.choice(paths))
         for sop, whole in self.books.known:
             if hashlib.sha256(whole).hexdigest() == sha256 and rng.random() < 0.7:
                 self.receive(sop, whole, f"{rng.randrange(16):032x}")
                 break
+
+    def rot_content(self, sha256: str) -> None:
+        """Let the file of a content rot."""
+        for path in sorted(self.root.glob(f"delivering/*/*_{sha256}.dcm")):
+            self._rot(path)
+
+    def _rot(self, path: Path) -> str:
+        """Change a byte of a file; return its digest when it was whole."""
+        content, status = bytearray(path.read_bytes()), path.stat()
+        sha256 = path.name.rpartition("_")[2].removesuffix(".dcm")
+        if hashlib.sha256(content).hexdigest() == sha256:
+            self.books.rotten[sha256] += 1
+        content[-5] ^= 0xFF
+        path.write_bytes(content)
+        os.utime(path, (status.st_mtime, status.st_mtime))
+        is_stored = any(hashlib.sha256(each).hexdigest() == sha256 for each, _ in self.bucket.objects.values())
+        self.box.counts["a stored file rots"] += is_stored
+        self.box.note("a file rots")
+        return sha256
+
+    def act_remove(self, rng: random.Random) -> None:
+        """Let an operator delete a stored image from the bucket."""
+        if keys := sorted(key for key in self.bucket.objects if key.endswith(".dcm")):
+            self.bucket.delete(rng.choice(keys))
+            self.box.note("an object is deleted")
+
+    def act_rename(self, rng: random.Random) -> None:
+        """Give the edge another name, and start it again."""
+        self.name = f"edge{rng.randrange(3)}"
+        self.box.note(f"the edge is called {self.name}")
+        self.deliverer.is_dead = True
 
     def act_full(self, rng: random.Random) -> None:
         """Let the volume be full for a while."""
@@ -225,6 +262,25 @@ class Edge:
         process = rng.choice((self.deliverer, self.deliverer, self.receiver))
         process.calls_left = rng.randrange(1, 150 if process is self.deliverer else 12)
 
+    def act_power(self, rng: random.Random) -> None:
+        """Cut the host's power, and give it back a moment later."""
+        self.is_off, self.lane = True, None
+        self.deliverer.is_dead = self.receiver.is_dead = True
+        self._power = rng
+        self.box.note("the power is cut")
+
+    def _restore_power(self) -> None:
+        gc.collect()
+        close_under(self.root / "received" / "0")
+        lost = self.disk.memory.lose(self._power)
+        self.box.counts["names lost with the power"] += lost
+        if self._power.random() < 0.5:
+            self.disk.memory.lose_ledger()
+        self.is_off, self.receiver = False, Process("receiver")
+        with suppress(OSError):
+            seams.discard_incoming(seams.Spool(self.root))
+        self.box.note(f"the power is back, {lost} changes of names are lost")
+
     def act_yesterday(self, _rng: random.Random) -> None:
         """Keep the ledger, or start with the one kept before, or with none."""
         kept = self.root.parent / "kept.db"
@@ -239,6 +295,11 @@ class Edge:
         """Let the wall clock jump, hours forward or back."""
         self.box.wall_offset += rng.choice((-3, -1, 1, 3)) * 3600
         self.box.note("the clock jumps")
+        if self.books.known and rng.random() < 0.7:  # a device that is set right as well sends a corrected image
+            sop, _ = rng.choice(self.books.known)
+            self.down_until = max(self.down_until, self.box.seconds + rng.choice((0, 120)))
+            self.send(rng, sop)
+            self.box.at(rng.choice((10, 90)), partial(self.ask, [sop]))
 
     def act_commitment(self, rng: random.Random) -> None:
         """Ask for storage commitment of what was answered, and perhaps of what never came."""
@@ -270,7 +331,7 @@ class Edge:
     async def _live(self, until: Any) -> None:
         settings = {name: self.plan.settings[name] for name in ("quiet_seconds", "concurrency")}
         self.settings = seams.EdgeSettings(
-            name="edge",
+            name=self.name,
             spool=seams.SpoolSettings(dir=self.root, slow_below_bytes=0, refuse_below_bytes=0),
             delivery=seams.DeliverySettings(store_url=f"s3://bucket{len(self.buckets)}", **settings),
         )
@@ -306,6 +367,8 @@ class Edge:
         while self.box.now < until and not self._is_at_rest():
             self.lives += 1
             self.deliverer, self.error = Process("deliverer"), None
+            if self.is_off:
+                self._restore_power()
             if self.is_moving:
                 self._restore_ledger()
             loop = Loop(self.box, lambda: self.disk.of(None))
@@ -318,6 +381,7 @@ class Edge:
                 asyncio.set_event_loop(None)
                 with self.disk.of(self.deliverer):  # what collecting runs of it is done by who is dead
                     loop.forget()
+                close_under(self.root / "received" / "unpacked")
             if self.error is not None and not _is_death(self.error) and not self._is_excused(self.error):
                 self.box.counts["deliverer_ended"] += 1
                 self.ended = repr(self.error)[:300]
@@ -327,9 +391,8 @@ class Edge:
     def _is_excused(self, error: BaseException) -> bool:
         errors = error.exceptions if isinstance(error, BaseExceptionGroup) else (error,)
         # Its supervisor starts it again; on a full volume it cannot begin.
-        return self.box.is_storm and all(
-            isinstance(each, OSError) or isinstance(each.__cause__, OSError) for each in errors
-        )
+        is_of_disk = all(isinstance(each, OSError) or isinstance(each.__cause__, OSError) for each in errors)
+        return self.box.is_excused("end of the deliverer", self.box.is_storm and is_of_disk)
 
     def _restore_ledger(self) -> None:
         self.is_moving = False
@@ -365,9 +428,14 @@ class Edge:
         with ExitStack() as stack:
             stack.enter_context(seams.edge_seams(self.box, new_id, self.poll_seconds, self._is_written_by_dead))
             stack.enter_context(self.disk.patched())
+            if any(act.kind == "power" for act in self.plan.acts):
+                self.root.mkdir(exist_ok=True)
+                self.disk.memory = Memory(self.root, is_named_by_fsync=self.plan.settings["is_named_by_fsync"])
+                stack.enter_context(seams.syncing(self.disk.memory.all_synced, settings=self.plan.settings))
             # What is collected of a dead process's coroutines raises its death once more, to nobody.
             stack.enter_context(patch.object(sys, "unraisablehook", lambda _unraisable: None))
             yield
+        self.lane = None  # the process's one client of the service holds this world
 
 
 def _is_death(error: BaseException) -> bool:

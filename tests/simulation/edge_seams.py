@@ -19,6 +19,8 @@ from unittest.mock import patch
 
 import dicomflow.edge.deliver.deliverer
 import dicomflow.edge.deliver.uploader
+import dicomflow.edge.spool.lane
+import dicomflow.edge.spool.unpacker
 from dicomflow.bucket.manifest import Manifest
 from dicomflow.edge.commitment.requests import CommitmentRequest, Reference, make_report
 from dicomflow.edge.commitment.witness import StoreWitness
@@ -34,7 +36,7 @@ from tests.simulation.box import Box, Died
 
 __all__ = [
     "CommitmentRequest", "Deliverer", "DeliverySettings", "EdgeSettings", "Lane", "Manifest", "Reference", "Spool",
-    "SpoolSettings", "Uploader", "discard_incoming", "edge_seams", "log", "report_on",
+    "SpoolSettings", "Uploader", "discard_incoming", "edge_seams", "log", "report_on", "syncing",
 ]  # fmt: skip
 
 _EDGE = "dicomflow.edge"
@@ -87,6 +89,20 @@ def edge_seams(box: Box, new_id: Callable[[], Any], poll_seconds: float, is_dead
             replaced += list(_default_clocks(module, clock))
     replaced.append((Ledger, "_run", _guarded(Ledger._run, is_dead)))  # its files are written in C
     random.seed(box.seed)
+    with ExitStack() as stack:
+        for where, name, what in replaced:
+            stack.enter_context(patch.object(where, name, what))
+        yield
+
+
+@contextmanager
+def syncing(all_synced: Callable[[int], None], settings: dict[str, object]) -> Iterator[None]:
+    """Have the spool's file system be one that the seed draws."""
+    replaced = (
+        (dicomflow.edge.spool.lane, "is_named_by_fsync", lambda _root: settings["is_named_by_fsync"]),
+        (dicomflow.edge.spool.unpacker, "can_sync_file_system", lambda _: settings["has_syncfs"]),
+        (dicomflow.edge.spool.unpacker, "sync_file_system", all_synced),
+    )
     with ExitStack() as stack:
         for where, name, what in replaced:
             stack.enter_context(patch.object(where, name, what))

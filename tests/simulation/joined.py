@@ -11,7 +11,7 @@ from tests.simulation.seams import is_manifest
 from tests.simulation.site import Sent
 
 POLL_SECONDS = 20.0
-_OF_THE_EDGE = {"resend", "rot", "full", "store_down", "death", "yesterday", "clock", "commitment"}
+_OF_THE_EDGE = {"resend", "rot", "full", "store_down", "death", "yesterday", "clock", "commitment", "rename", "power"}
 _SENT_BY = 16
 
 
@@ -31,7 +31,7 @@ class Joined:
             self.deliver(act)
         elif act.kind in _OF_THE_EDGE:
             self.edge.act(act)
-        elif act.kind != "move":
+        elif act.kind not in {"move", "remove"}:
             self.cloud.act(act)
 
     def deliver(self, act: Act) -> None:

@@ -33,7 +33,7 @@ _CLOUD_ACTS = {  # a delivery
     "limits": 0.1,
     "restore": 0.03,
 }
-_EDGE_CHANCES = {"edge_store_error": 0.02, "edge_store_after": 0.02, "eio": 0.0005}
+_EDGE_CHANCES = {"edge_store_error": 0.02, "edge_store_after": 0.02, "rot_after": 0.3, "eio": 0.0005}
 _EDGE_ACTS = {
     "resend": 0.5,
     "move": 0.15,
@@ -41,9 +41,12 @@ _EDGE_ACTS = {
     "full": 0.1,
     "store_down": 0.15,
     "death": 0.5,
+    "power": 0.2,
     "yesterday": 0.1,
     "clock": 0.05,
     "commitment": 0.3,
+    "remove": 0.1,
+    "rename": 0.05,
 }
 _HOURS_A_DELIVERY = 0.4
 
@@ -107,5 +110,7 @@ def draw_plan(seed: int, half: str, deliveries: int) -> Plan:
         "quiet_seconds": rng.choice((2, 10, 40)),
         "concurrency": rng.choice((1, 2, 8)),
         "batch": rng.choice((1, 10, 500)),
+        "is_named_by_fsync": rng.random() < 0.5,
+        "has_syncfs": rng.random() < 0.5,
     }
     return Plan(seed, half, seconds, tuple(sorted(acts, key=lambda act: act.at)), chances, settings)

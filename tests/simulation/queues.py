@@ -87,7 +87,7 @@ class Queues:
         finally:
             for message, receives in batch:
                 if message.id in failed or task.is_dead:
-                    if not task.is_faulted:
+                    if not self._box.is_excused("failure of a message", task.is_faulted):
                         message.unexcused += 1
                         self._box.note(f"{queue} failed {message.id}")
                 elif message.receives == receives and not self._box.chance("redelivery"):

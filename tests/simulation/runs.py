@@ -1,5 +1,6 @@
 """Runs of plans: one seed from its plan to what is broken, with its trace."""
 
+import gc
 import logging
 import shutil
 import tempfile
@@ -11,8 +12,9 @@ from pathlib import Path
 
 from tests.simulation import checks, edge, edge_checks, rebuilt
 from tests.simulation.box import Box
-from tests.simulation.cloud import CALM, Cloud
+from tests.simulation.cloud import CALM, Cloud, Listener
 from tests.simulation.database import make_templates
+from tests.simulation.disk import descriptors
 from tests.simulation.edge import Edge
 from tests.simulation.joined import Joined
 from tests.simulation.plan import Plan
@@ -48,13 +50,17 @@ class Runner:
 
     def run(self, plan: Plan) -> Outcome:
         """Run a plan: its storm, the calm, and the checks."""
-        box = Box(plan.seed, plan.chances)
+        box, open_before = Box(plan.seed, plan.chances), set(descriptors().items())
         folder = Path(tempfile.mkdtemp(dir=self._folder))
         try:
             broken = {"cloud": self._run_cloud, "edge": self._run_edge, "joined": self._run_joined}[plan.half](
                 plan, box, folder
             )
             broken += [("judge_failed", text) for text in box.judges_errors]
+            box.forget()
+            gc.collect()
+            if left := set(descriptors().items()) - open_before:
+                broken.append(("descriptors_left", f"{len(left)} descriptors are open: {sorted(left)[:3]}"))
             return Outcome(plan, broken, box.trace.hexdigest(), box.marks, list(box.last), box.counts, box.steps)
         finally:
             shutil.rmtree(folder)
@@ -73,7 +79,7 @@ class Runner:
 
     def _run_edge(self, plan: Plan, box: Box, folder: Path) -> Broken:
         world = Edge(plan, box, folder, Bucket(box.clock))
-        with world.seams():
+        with Listener(box).listening(), world.seams():
             world.schedule()
             world.live(world.storm_ends)
             world.heal()

@@ -46,6 +46,11 @@ class Service:
         self._due: datetime | None = None
         CURRENT.service = self
 
+    @property
+    def steps(self) -> int:
+        """What has happened: another number at each call."""
+        return self._box.steps
+
     def send(self, request: Any, name: str) -> AWSResponse:
         """Answer a request of the client, or fail it."""
         box = self._box

@@ -1,6 +1,6 @@
 """A bucket in memory, strongly consistent, with the virtual clock's times, and a faulty way to it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import datetime
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +20,10 @@ class Result:
         """Return all of it."""
         return self._content
 
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for chunk in self.stream():
+            yield chunk
+
     def stream(self, *_args: object, **_options: object) -> Iterator[bytes]:
         """Yield it in chunks."""
         for start in range(0, max(len(self._content), 1), 1 << 16):
@@ -38,7 +42,7 @@ class Bucket:
 
     def __init__(self, clock: Callable[[], datetime]) -> None:
         self._clock, self.objects = clock, {}
-        self.deleted: dict[str, tuple[bytes, datetime]] = {}
+        self.deleted: dict[str, tuple[bytes, datetime]] = {}  # with when
         self.on_put: Callable[[str], None] = lambda _key: None
         self.unreadable: set[str] = set()  # prefixes that no one may read, as KMS refuses
 
@@ -79,7 +83,7 @@ class Bucket:
         """Delete objects, those that are not there too, as S3 does."""
         for key in [keys] if isinstance(keys, str) else keys:
             if key in self.objects:
-                self.deleted[key] = self.objects.pop(key)
+                self.deleted[key] = (self.objects.pop(key)[0], self._clock())
 
     def list(self, prefix: str | None = None, chunk_size: int = 50, **_options: object) -> Iterator[list[dict]]:
         """Yield pages of the objects under a prefix."""
