@@ -27,7 +27,7 @@ def test_network_that_is_there_is_taken_as_it_is(zoned: Any):
     assert {"AWS::EC2::LaunchTemplate", "AWS::EC2::NetworkInterface", "AWS::EC2::Volume"} == made
     subnets = [f"subnet-0123456789abcdef{number}" for number in range(4)]
     inside = [each for each in zoned.resources("AWS::Lambda::Function").values() if "VpcConfig" in each]
-    assert 8 == len(inside)
+    assert 9 == len(inside)
     for function in inside:
         assert {"SecurityGroupIds": ["sg-0123456789abcdef0"], "SubnetIds": subnets[:2]} == function["VpcConfig"]
         assert "AWS_ENDPOINT_URL_SQS" not in function["Environment"]["Variables"]
@@ -47,7 +47,7 @@ def test_network_that_is_there_is_not_looked_up(zoned: Any):
 def test_every_role_has_the_boundary(zoned: Any, template: Any):
     """Those of the CDK's own functions and of nested stacks too; without a boundary none."""
     found = [each.get("PermissionsBoundary") for each in zoned.resources("AWS::IAM::Role").values()]
-    assert ["arn:aws:iam::123456789012:policy/Limit"] * 15 == found
+    assert ["arn:aws:iam::123456789012:policy/Limit"] * 16 == found
     assert not any("PermissionsBoundary" in each for each in template.resources("AWS::IAM::Role").values())
 
 

@@ -203,7 +203,7 @@ class Workers:
         """Start one; one that does not accept only takes what others give to it."""
         admission = Admission(self._table, index, self._settings.max_associations, 0)
         admission.begin()
-        watermark = Watermark(self._spool, SpoolSettings(dir=self._spool.root))
+        watermark = Watermark(SpoolSettings(dir=self._spool.root))
         stopping = threading.Event()
         receiver = Receiver(self._spool, watermark, stopping)
         connections = Connections(Host(self._settings, receiver.serve, stopping, admission))

@@ -26,7 +26,9 @@ def worker(environment: dict[str, str], tmp_path: Path) -> Iterator[subprocess.P
             command, stdout=subprocess.PIPE, stderr=log, text=True, env={**os.environ, **environment}
         )
     assert process.stdout is not None
-    assert "ready: index, plan, drive, collect\n" == process.stdout.readline(), (tmp_path / "worker.log").read_text()
+    assert "ready: index, plan, drive, collect, transfers\n" == process.stdout.readline(), (
+        tmp_path / "worker.log"
+    ).read_text()
     yield process
     if process.poll() is None:
         process.kill()

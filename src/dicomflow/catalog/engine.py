@@ -4,6 +4,9 @@ Transactions: `engine.begin()` writes. On SQLite it takes the write lock at once
 transaction never fails half-way because another wrote in between; `begin_read` only reads and waits for nobody.
 """
 
+import itertools
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +35,8 @@ __all__ = [
 _BUSY_TIMEOUT_SECONDS: Final = 60
 _CONNECT_SECONDS: Final = 60  # a paused Aurora takes 15 to 30 s to resume
 _LOCAL_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+_WAL_ATTEMPTS: Final = 40
+_WAL_PAUSE_SECONDS: Final = 0.05
 _READ_ONLY: Final = "dicomflow_read_only"
 _WITHOUT_FOREIGN_KEYS: Final = "dicomflow_without_foreign_keys"
 _MIGRATION_LOCK: Final = 0x64_66_6C_6F_77  # "dflow": any constant serves, if no other program on the server uses it
@@ -215,8 +220,16 @@ def _revision(connection: Connection) -> str | None:
 def _prepare_sqlite(dbapi_connection: Any, _record: object) -> None:
     """Take transactions out of sqlite3's hands, and set what holds for each connection."""
     dbapi_connection.isolation_level = None
-    for pragma in ("journal_mode = WAL", "synchronous = FULL"):
-        dbapi_connection.execute(f"PRAGMA {pragma}")
+    for attempt in itertools.count(1):
+        try:
+            dbapi_connection.execute("PRAGMA journal_mode = WAL")
+            break
+        except sqlite3.OperationalError:
+            # Of two that open a new file at once SQLite tells one "locked" without waiting.
+            if attempt == _WAL_ATTEMPTS:
+                raise
+            time.sleep(_WAL_PAUSE_SECONDS)
+    dbapi_connection.execute("PRAGMA synchronous = FULL")
 
 
 def _begin_sqlite(connection: Connection) -> None:
