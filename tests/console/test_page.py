@@ -3,6 +3,7 @@
 import json
 import math
 from datetime import UTC, date, datetime, time
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -26,3 +27,10 @@ from dicomflow.console.page import plain
 def test_plain_value_is_json(value: Any, expected: Any):
     """A number that is none is nothing: JSON has no word for it, and a page must not fail for it."""
     assert expected == json.loads(json.dumps(plain(value), allow_nan=False))
+
+
+@pytest.mark.parametrize(("value", "expected"), [("655360", 655360), ("0.5", 0.5), ("1E+3", 1000)])
+def test_plain_sum_of_postgresql_is_a_number(value: str, expected: float):
+    """PostgreSQL sums a bigint to a numeric, which JSON knows nothing of."""
+    found = plain({"bytes": Decimal(value)})["bytes"]
+    assert (expected, type(expected)) == (found, type(found))

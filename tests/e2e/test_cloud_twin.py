@@ -235,7 +235,7 @@ def test_study_sent_to_the_edge_becomes_image_sets(twin: Twin, tmp_path: Path, m
     for name, value in {**ENDPOINT_VARIABLES, "AWS_ENDPOINT_URL": twin.cloud.endpoint}.items():
         monkeypatch.setenv(name, value)
     _assert_operator_counts(len(paths))
-    _assert_console_shows(series, {path.stem for path in paths})
+    _assert_console_shows(twin, series, {path.stem for path in paths})
 
 
 def _assert_operator_counts(instances: int) -> None:
@@ -245,7 +245,7 @@ def _assert_operator_counts(instances: int) -> None:
     assert (0, [{"instances": instances}]) == (told["code"], json.loads(told["output"])), told["errors"]
 
 
-def _assert_console_shows(series: set[str], instances: set[str]) -> None:
+def _assert_console_shows(twin: Twin, series: set[str], instances: set[str]) -> None:
     """`dicomflow console --stack iep` has its pages and a picture of the console's function, from its bundle alone."""
     call = function_of("iep", "console", read_seconds=WAIT_SECONDS)
     server = WebServer(create_forwarder(call, caller()), "127.0.0.1", 0)
@@ -253,15 +253,17 @@ def _assert_console_shows(series: set[str], instances: set[str]) -> None:
     thread.start()
     try:
         with httpx.Client(base_url=server.url, timeout=WAIT_SECONDS) as console:
-            for path in ("/overview", "/studies", "/imports", "/edges", "/problems", "/audit", "/static/style.css"):
+            for path in ("/overview", "/studies", "/imports", "/edges", "/problems", "/audit", "/static/console.css"):
                 answer = console.get(path)
-                assert 200 == answer.status_code, (path, answer.text)
+                assert 200 == answer.status_code, (path, answer.text, twin.explain())
             shown = set()
             for uid in series:
-                shown |= {each["sop_instance_uid"] for each in console.get(f"/series/{uid}.json").json()["instances"]}
+                answer = console.get(f"/series/{uid}.json")
+                assert 200 == answer.status_code, (answer.text, twin.explain())
+                shown |= {each["sop_instance_uid"] for each in answer.json()["instances"]}
             assert instances == shown
-            picture = console.get(f"/instances/{min(instances)}/frames/1.png")
-            assert (200, b"\x89PNG") == (picture.status_code, picture.content[:4]), picture.text
+            picture = console.get(f"/instances/{min(instances)}/frames/0.png")
+            assert (200, b"\x89PNG") == (picture.status_code, picture.content[:4]), (picture.text, twin.explain())
     finally:
         server.stop()
         thread.join()

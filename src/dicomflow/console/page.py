@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass
 from datetime import date, datetime, time
+from decimal import Decimal
 from typing import Any, Final
 
 from obstore.store import ObjectStore
@@ -108,6 +109,8 @@ def plain(value: Any) -> Any:
             return [plain(item) for item in value]
         case datetime() | date() | time():
             return value.isoformat()
+        case Decimal():  # what PostgreSQL makes of the sum of a bigint
+            return int(value) if value == value.to_integral_value() else float(value)
         case float() if not math.isfinite(value):
             return None  # JSON has no such number (RFC 8259 6)
         case _ if is_dataclass(value) and not isinstance(value, type):
