@@ -1,6 +1,6 @@
 """The one tree of errors: whose fault it is decides the class, and the class decides what is done next."""
 
-__all__ = ["DicomflowError", "InternalError", "PeerError", "PermanentError", "TransientError"]
+__all__ = ["DicomflowError", "InternalError", "PeerError", "PermanentError", "TransientError", "text_of"]
 
 
 class DicomflowError(Exception):
@@ -21,3 +21,8 @@ class PermanentError(DicomflowError):
 
 class InternalError(DicomflowError):
     """An invariant of ours does not hold: a bug."""
+
+
+def text_of(error: DicomflowError | OSError) -> str:
+    """Return what an error says: of the system's its own words, which name no path."""
+    return (error.strerror or type(error).__name__) if isinstance(error, OSError) else str(error)

@@ -1,5 +1,6 @@
 """The store of an edge, by its settings: credentials, endpoints and certificates; and whether it can be used."""
 
+import asyncio
 import contextlib
 import os
 import re
@@ -19,9 +20,17 @@ from dicomflow.edge.mount import StoreMount
 from dicomflow.edge.settings import DeliverySettings
 from dicomflow.errors import PermanentError, TransientError
 from dicomflow.folders import folder_of_url
-from dicomflow.regularfiles import read_regular
+from dicomflow.regularfiles import has_digest, read_regular
 
-__all__ = ["build_store", "check_store", "describe_refusal", "identify_store", "is_unreachable", "local_root"]
+__all__ = [
+    "build_store",
+    "check_store",
+    "describe_refusal",
+    "has_object",
+    "identify_store",
+    "is_unreachable",
+    "local_root",
+]
 
 # S3's codes that mean the settings, the bucket's policy or the keys are wrong; all others may be over later.
 _WRONG_CODES: Final = frozenset(
@@ -124,6 +133,29 @@ def describe_refusal(error: Exception) -> str:
         return f"{code}{_ADVICE.get(code, '')}"
     cause = _CAUSE.search(str(error))
     return f"{first} ({cause[0]})" if cause else first
+
+
+async def has_object(
+    store: ObjectStore, root: Path | None, key: str, size_bytes: int, sha256: str, limit_seconds: float | None = None
+) -> bool:
+    """Tell whether an object is there as it was put; raises whatever the store raises when it does not say so.
+
+    Of a folder the bytes are compared, since a disk may rot; of S3, which compared our checksum as they came and keeps
+    them whole, their number.
+
+    Args:
+        store: where it is.
+        root: the store's folder, if it is one.
+        key: the object's.
+        size_bytes: how many bytes were put.
+        sha256: their digest.
+        limit_seconds: for the store's answer.
+    """
+    async with asyncio.timeout(limit_seconds):
+        found = await store.head_async(key)
+    if found["size"] != size_bytes or root is None:
+        return bool(found["size"] == size_bytes)
+    return await asyncio.to_thread(has_digest, root / key, sha256)
 
 
 def is_unreachable(error: Exception) -> bool:

@@ -23,7 +23,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Final
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from dicomflow.edge import metrics
 from dicomflow.edge.children import SILENT_SECONDS, Child, slots_of
@@ -37,6 +37,7 @@ from dicomflow.edge.spool.associations import AssociationLog
 from dicomflow.edge.spool.durable import close_to_others
 from dicomflow.edge.spool.lane import discard_incoming
 from dicomflow.edge.spool.layout import Layout
+from dicomflow.edge.spool.locks import lock_of
 from dicomflow.edge.spool.view import free_bytes
 from dicomflow.edge.stores import build_store, check_store, local_root
 from dicomflow.edge.transfer.process import TransfersStart, routes_of, run_transfers
@@ -102,7 +103,7 @@ class Supervisor:
         self._listener: socket.socket | None = None
         self._tls_listener: socket.socket | None = None
         self._inboxes: list[tuple[socket.socket, socket.socket]] = []
-        self._lock = FileLock(settings.spool.dir / "supervisor.lock", mode=0o600)
+        self._lock = lock_of(settings.spool.dir, "supervisor")
         self._unnoted: set[int] = set()  # processes that are gone, whose associations are to be noted as lost
         self.spool = Layout(settings.spool.dir)
         self._associations = AssociationLog(self.spool.associations_folder)

@@ -36,16 +36,7 @@ def manifests_behind(engine: Engine, store: ObjectStore, before: datetime | None
     Raises:
         TransientError: the store did not answer.
     """
-    try:
-        listed = {
-            each.key
-            for each in list_objects(store, MANIFEST_PREFIX)
-            if is_manifest(each.key) and (before is None or each.modified_at < before)
-        }
-    except (BaseError, OSError) as error:
-        raise TransientError(f"the store did not answer: {type(error).__name__}") from error
-    with begin_read(engine) as connection:
-        return sorted(listed - recorded_manifests(connection))
+    return sorted(_listed(store, before) - _known(engine))
 
 
 def catch_up(
@@ -74,12 +65,11 @@ def catch_up(
     Raises:
         TransientError: the store did not answer; what is done stays done, and another call goes on from there.
     """
-    behind = set(manifests_behind(engine, store)).difference(on_their_way)
+    listed, known = _listed(store), _known(engine)
+    behind = listed.difference(known, on_their_way)
     if not behind:
         return None
     _logger.warning("catalog_behind_the_bucket manifests=%d", len(behind))
-    with begin_read(engine) as connection:
-        known = recorded_manifests(connection)
     done = rebuild_catalog(
         engine,
         store,
@@ -99,3 +89,19 @@ def catch_up(
         len(queued),
     )
     return done
+
+
+def _listed(store: ObjectStore, before: datetime | None = None) -> set[str]:
+    try:
+        return {
+            each.key
+            for each in list_objects(store, MANIFEST_PREFIX)
+            if is_manifest(each.key) and (before is None or each.modified_at < before)
+        }
+    except (BaseError, OSError) as error:
+        raise TransientError(f"the store did not answer: {type(error).__name__}") from error
+
+
+def _known(engine: Engine) -> set[str]:
+    with begin_read(engine) as connection:
+        return recorded_manifests(connection)

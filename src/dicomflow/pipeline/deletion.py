@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from obstore.exceptions import BaseError
@@ -23,6 +24,7 @@ from dicomflow.catalog.engine import begin_read
 from dicomflow.catalog.index import IndexedObject
 from dicomflow.errors import TransientError
 from dicomflow.healthimaging.client import delete_image_set
+from dicomflow.healthimaging.patience import call_patiently
 from dicomflow.pipeline.events import StoredObjectEvent
 from dicomflow.pipeline.index import index_objects, read_objects
 
@@ -32,9 +34,6 @@ if TYPE_CHECKING:
 __all__ = ["Deleted", "Deletion", "StudyToDelete", "find_study"]
 
 _DELETES_AT_ONCE: Final = 1000
-_ATTEMPTS: Final = 8
-_FIRST_WAIT_SECONDS: Final = 4.0
-"""DeleteImageSet is allowed once in four seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,14 +153,7 @@ class Deletion:
         """Delete image sets, no faster than the service lets us."""
         client = self.build_client()
         for datastore_id, image_set_id in image_sets:
-            for attempt in range(_ATTEMPTS):
-                try:
-                    delete_image_set(client, datastore_id, image_set_id)
-                    break
-                except TransientError:
-                    if attempt == _ATTEMPTS - 1:
-                        raise
-                    self.wait(_FIRST_WAIT_SECONDS * (attempt + 1))
+            call_patiently(partial(delete_image_set, client, datastore_id, image_set_id), self.wait)
 
     def _delete_objects(self, keys: Sequence[str]) -> None:
         store = self.open_store()[1]

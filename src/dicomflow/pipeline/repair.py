@@ -22,6 +22,7 @@ from dicomflow.catalog.engine import begin_read
 from dicomflow.errors import PermanentError, TransientError
 from dicomflow.healthimaging import client as healthimaging
 from dicomflow.healthimaging.client import ImageSet, ImageSetSummary, ThrottledError
+from dicomflow.healthimaging.patience import PACE_SECONDS, call_patiently
 from dicomflow.healthimaging.primary import SERIES_ELEMENTS, SERIES_UID, STUDY_ELEMENTS, differing_elements
 
 if TYPE_CHECKING:
@@ -33,11 +34,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-PACE_SECONDS: Final = 4.0
-"""UpdateImageSetMetadata and CopyImageSet are allowed once in four seconds each."""
 MOST_LOOKS: Final = 150
 """Ten minutes for one change of the service's: it is LOCKED meanwhile."""
-MOST_REFUSALS: Final = 8
 MOST_STEPS: Final = 12
 _FAILED: Final = frozenset({"UPDATE_FAILED", "COPY_FAILED", "IMPORT_FAILED"})
 # Whose study it is changes with the Patient ID, so what else tells a patient goes with it.
@@ -238,15 +236,11 @@ class Repair:
 
     def _call(self, call: Callable[[], T]) -> T:
         """Make a call at the service's rate, again while it has too much to do or something is locked."""
-        for attempt in range(MOST_REFUSALS):
-            try:
-                return call()
-            except TransientError as error:
-                if attempt == MOST_REFUSALS - 1:
-                    raise
-                logger.info("repair_waits", extra={"throttled": isinstance(error, ThrottledError)})
-                self.wait(PACE_SECONDS * (attempt + 1))
-        raise AssertionError  # the last attempt returns or raises
+        return call_patiently(
+            call,
+            self.wait,
+            lambda error: logger.info("repair_waits", extra={"throttled": isinstance(error, ThrottledError)}),
+        )
 
     def _record(self, primary_id: str) -> int:
         """Write down where the images are now, and complete the series that are visible with it."""

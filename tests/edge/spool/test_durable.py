@@ -10,6 +10,7 @@ import pytest
 
 from dicomflow.edge.spool import durable
 from dicomflow.edge.spool.durable import close_to_others, is_named_by_fsync, lacks_journal, start_writeback
+from dicomflow.edge.spool.locks import lock_of
 
 
 def test_started_writeback_leaves_bytes_as_they_are(tmp_path: Path) -> None:
@@ -113,3 +114,10 @@ def test_spool_that_is_open_to_others_is_closed(tmp_path: Path):
     (tmp_path / "away.lock").symlink_to(tmp_path / "nothing")
     close_to_others(tmp_path)
     assert (0o770, 0o600) == (stat.S_IMODE(tmp_path.stat().st_mode), stat.S_IMODE(lock.stat().st_mode))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no modes")
+def test_lock_of_a_spool_is_its_owners_alone(tmp_path: Path):
+    """Each of an edge's processes has one, whatever the umask."""
+    with lock_of(tmp_path, "transfers"):
+        assert 0o600 == stat.S_IMODE((tmp_path / "transfers.lock").stat().st_mode)

@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from dicomflow.bucket.transfer import TransferState
 from dicomflow.catalog.custody import find_study
+from dicomflow.catalog.transfer_returns import OPEN
 from dicomflow.catalog.transfers import (
     RETRIED,
     Selection,
@@ -139,5 +140,5 @@ def _shown(found: Summary) -> dict[str, Any]:
     state = found.row.state
     return found.document() | {
         "can_retry": state in set(RETRIED) and found.total > found.counts.get("done", 0),
-        "can_cancel": state in {TransferState.QUEUED, TransferState.UNDER_WAY},
+        "can_cancel": state in set(OPEN),
     }

@@ -15,9 +15,8 @@ from obstore.store import ObjectStore
 from dicomflow.edge.ledger import LedgerEntry
 from dicomflow.edge.mount import StoreMount
 from dicomflow.edge.settings import DeliverySettings
-from dicomflow.edge.stores import build_store, describe_refusal, identify_store, local_root
+from dicomflow.edge.stores import build_store, describe_refusal, has_object, identify_store, local_root
 from dicomflow.errors import TransientError
-from dicomflow.regularfiles import has_digest
 
 __all__ = ["StoreWitness"]
 
@@ -36,10 +35,7 @@ class StoreWitness:
         self._store: ObjectStore | None = None
 
     def ask(self, entries: Iterable[LedgerEntry]) -> dict[str, bool]:
-        """Tell of each object, by its key, whether the store has it: in a folder its bytes, in S3 so many of them.
-
-        S3 keeps bytes whole, and compares them with our checksum as they come. A disk may rot, and a sender that is
-        told yes deletes its copy.
+        """Tell of each object, by its key, whether the store has it as it was put: who is told yes deletes its copy.
 
         An edge that may not read is answered 403 for any object. Then the best there is to go by is that this same
         store took it, and compared its checksum.
@@ -63,14 +59,11 @@ class StoreWitness:
         async def _ask_one(entry: LedgerEntry) -> bool:
             async with turn:
                 try:
-                    found = await store.head_async(entry.object_key)
+                    return await has_object(store, self._local_root, entry.object_key, entry.bytes, entry.sha256)
                 except (FileNotFoundError, InvalidPathError):
                     return False
                 except PermissionDeniedError:
                     return entry.store == self._identity
-                if found["size"] != entry.bytes or self._local_root is None:
-                    return bool(found["size"] == entry.bytes)
-                return await asyncio.to_thread(has_digest, self._local_root / entry.object_key, entry.sha256)
 
         answers = await asyncio.gather(*map(_ask_one, wanted.values()))
         return dict(zip(wanted, answers, strict=True))

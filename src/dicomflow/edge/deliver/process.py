@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from dicomflow import logs
 from dicomflow.edge.children import beat, beat_until
@@ -27,6 +27,7 @@ from dicomflow.edge.deliver.uploader import Uploader
 from dicomflow.edge.mount import StoreMount
 from dicomflow.edge.settings import EdgeSettings, SettingsFile
 from dicomflow.edge.spool.folders import Spool
+from dicomflow.edge.spool.locks import lock_of
 from dicomflow.edge.stores import build_store, local_root
 from dicomflow.logs import LogSettings
 
@@ -64,7 +65,7 @@ def run_deliverer(start: DelivererStart) -> None:
         beat_until(threading.Event(), start.beats, start.slots[0])
     settings = start.settings
     spool = Spool(settings.spool.dir, fsync=settings.spool.fsync, spare_bytes=settings.spool.spare_bytes)
-    lock = FileLock(settings.spool.dir / "deliverer.lock", mode=0o600)
+    lock = lock_of(settings.spool.dir, "deliverer")
     while True:
         try:
             # A deliverer of an earlier run may still be ending.

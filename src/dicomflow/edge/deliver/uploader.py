@@ -23,8 +23,9 @@ from dicomflow.edge.ledger import LedgerEntry
 from dicomflow.edge.mount import StoreMount
 from dicomflow.edge.spool.durable import sync_directory
 from dicomflow.edge.spool.setaside import describe_failure
+from dicomflow.edge.stores import has_object
 from dicomflow.errors import PermanentError, TransientError
-from dicomflow.regularfiles import has_digest, open_descriptor, open_regular
+from dicomflow.regularfiles import open_descriptor, open_regular
 
 __all__ = ["DamagedFileError", "RefusedObjectError", "UnreadableFileError", "Uploader", "backoff_seconds", "describe"]
 
@@ -181,17 +182,12 @@ class Uploader:
     async def _has(self, key: str, size_bytes: int, sha256: str) -> bool:
         """Tell whether an object is in the store; raises whatever the store raises when it does not say so.
 
-        Of a folder the bytes are compared, of S3, which keeps them whole, their number. S3 calls an object that is not
-        there forbidden, as in `fetch`.
+        S3 calls an object that is not there forbidden, as in `fetch`.
         """
         try:
-            async with asyncio.timeout(_ASK_SECONDS):
-                found = await self.open().head_async(key)
+            return await has_object(self.open(), self._local_root, key, size_bytes, sha256, _ASK_SECONDS)
         except (FileNotFoundError, PermissionDeniedError):
             return False
-        if found["size"] != size_bytes or self._local_root is None:
-            return bool(found["size"] == size_bytes)
-        return await asyncio.to_thread(has_digest, self._local_root / key, sha256)
 
     async def _put_file(
         self, instance: ReceivedInstance, key: str, limit_seconds: float, moved: Callable[[], None]

@@ -16,6 +16,7 @@ from typing import Final, cast
 from dicomflow.regularfiles import create_regular, free_name, write_all
 
 __all__ = [
+    "LOCK_MODE",
     "can_sync_file_system",
     "close_to_others",
     "give_to_owner_of",
@@ -33,6 +34,8 @@ _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT} if hasattr(errno, "EDQUOT"
 # fsync of a renamed file writes the name with it, in one journal or log.
 _NAMED_BY_FSYNC: Final = frozenset({"ext4", "xfs", "btrfs"})
 _WITHOUT_JOURNAL: Final = frozenset({"ext2", "exfat", "msdos", "vfat"})
+
+LOCK_MODE: Final = 0o600
 
 _logger = logging.getLogger(__name__)
 
@@ -60,7 +63,7 @@ def close_to_others(root: Path) -> None:
 
     To hold a lock one need only be able to open it: any user of the machine could stop an edge.
     """
-    for path, kept in ((root, 0o770), *((each, 0o600) for each in root.glob("*.lock"))):
+    for path, kept in ((root, 0o770), *((each, LOCK_MODE) for each in root.glob("*.lock"))):
         mode = path.lstat().st_mode
         if os.name == "nt" or stat.S_ISLNK(mode) or not stat.S_IMODE(mode) & ~kept:
             continue

@@ -16,7 +16,7 @@ from dicomflow.edge.settings import Destination
 from dicomflow.edge.spool.transfers import TransferFolders
 from dicomflow.edge.transfer.board import Board, Transfer
 from dicomflow.edge.transfer.store import TransferStore
-from dicomflow.errors import DicomflowError, PermanentError
+from dicomflow.errors import DicomflowError, PermanentError, text_of
 
 __all__ = ["Courier"]
 
@@ -92,14 +92,14 @@ class Courier:
                 if folder.told_at() is None:
                     self._notes.told[job.transfer, job.round] = _Told(returns=ended)
             except (DicomflowError, OSError) as error:  # its job is fetched again, while the store has it
-                _logger.warning("transfer_not_taken_up transfer=%s reason=%s", folder.path.name, _text(error))
+                _logger.warning("transfer_not_taken_up transfer=%s reason=%s", folder.path.name, text_of(error))
 
     def step(self) -> None:
         """Look once, end what is to end, and tell what is to be told; what fails is done at the next step."""
         try:
             pending = self._store.pending()
         except (DicomflowError, OSError) as error:
-            _logger.warning("transfers_not_asked_for reason=%s", _text(error))
+            _logger.warning("transfers_not_asked_for reason=%s", text_of(error))
             pending = ()
         for each in pending:
             self._of_one(each.transfer, lambda each=each: self._take(each))  # type: ignore[misc]  # mypy has no bound defaults
@@ -116,7 +116,7 @@ class Courier:
         try:
             do()
         except (DicomflowError, OSError) as error:
-            _logger.warning("transfer_waits transfer=%s reason=%s", name, _text(error))
+            _logger.warning("transfer_waits transfer=%s reason=%s", name, text_of(error))
         except Exception:
             _logger.exception("transfer_failed transfer=%s", name)
 
@@ -273,7 +273,3 @@ def state_of(returns: Returns) -> TransferState:
     if states <= {InstanceState.DONE} and states:
         return TransferState.DONE
     return TransferState.PARTIAL if InstanceState.DONE in states else TransferState.FAILED
-
-
-def _text(error: Exception) -> str:
-    return (error.strerror or type(error).__name__) if isinstance(error, OSError) else str(error)

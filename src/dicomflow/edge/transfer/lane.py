@@ -23,7 +23,7 @@ from dicomflow.edge.spool.transfers import Answer, TransferFolders
 from dicomflow.edge.transfer.board import Batch, Board, Transfer
 from dicomflow.edge.transfer.store import TransferStore
 from dicomflow.edge.transfer.verdict import TRIES, Verdict, verdict_of
-from dicomflow.errors import DicomflowError, PeerError, PermanentError, TransientError
+from dicomflow.errors import DicomflowError, PeerError, PermanentError, TransientError, text_of
 from dicomflow.send.association import Outcome, SendAssociation
 from dicomflow.send.files import StoredFile, read_stored_file
 
@@ -143,7 +143,7 @@ class Lane:
             except PermanentError as error:
                 self._strike(transfer, instance, str(error))
             except (TransientError, OSError) as error:
-                held_up = _text_of(error)
+                held_up = text_of(error)
         if not files and held_up:
             raise _HeldUpError(held_up)
         return files
@@ -174,9 +174,9 @@ class Lane:
         except (DicomflowError, OSError) as error:
             self._break()
             if not left or self._unwritten:
-                raise _HeldUpError(_text_of(error)) from error
+                raise _HeldUpError(text_of(error)) from error
             instance, _ = left[0]
-            self._again(transfer, instance, f"the association broke: {_text_of(error)}", is_alone=True)
+            self._again(transfer, instance, f"the association broke: {text_of(error)}", is_alone=True)
 
     def _associated(self, files: list[_File]) -> SendAssociation:
         pairs = list(dict.fromkeys(_pair(file) for _, file in files))
@@ -196,7 +196,7 @@ class Lane:
         try:
             self._association = association.__enter__()
         except (DicomflowError, OSError) as error:
-            raise _HeldUpError(_text_of(error)) from error
+            raise _HeldUpError(text_of(error)) from error
         return association
 
     def _take_in(
@@ -308,7 +308,3 @@ class _HeldUpError(Exception):
 
 def _pair(file: StoredFile) -> tuple[str, str]:
     return file.meta.sop_class_uid, file.meta.transfer_syntax_uid
-
-
-def _text_of(error: Exception) -> str:
-    return (error.strerror or type(error).__name__) if isinstance(error, OSError) else str(error)

@@ -22,6 +22,7 @@ from dicomflow.edge.children import beat, beat_until
 from dicomflow.edge.metrics import TransferMetrics
 from dicomflow.edge.mount import StoreMount
 from dicomflow.edge.settings import Destination, EdgeSettings
+from dicomflow.edge.spool.locks import lock_of
 from dicomflow.edge.spool.transfers import TransferFolders
 from dicomflow.edge.stores import build_store, local_root
 from dicomflow.edge.transfer.board import Board
@@ -85,7 +86,7 @@ def run_transfers(start: TransfersStart) -> None:
         signal.signal(number, lambda _number, _frame: stopping.set())
     if start.beats is not None:
         beat_until(threading.Event(), start.beats, start.slots[0])
-    lock = FileLock(start.settings.spool.dir / "transfers.lock")
+    lock = lock_of(start.settings.spool.dir, "transfers")
     board = Board()
     threads: list[threading.Thread] = []
     parent = multiprocessing.parent_process()
