@@ -12,13 +12,14 @@ from flawed_requests import CT, FLAWED_COMMANDS, FLAWED_REQUESTS, GOOD, USER, it
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dicomflow.dicom.uids import EXPLICIT_VR_LITTLE_ENDIAN, is_usable
+from dicomflow.dicom.uids import EXPLICIT_VR_LITTLE_ENDIAN, STORAGE_COMMITMENT, is_usable
 from dicomflow.dimse.acceptor import Acceptor, State
 from dicomflow.dimse.command import Command
 from dicomflow.dimse.events import AssociationRequested, CommandReceived, DataSetReceived, Event
-from dicomflow.dimse.negotiation import AcceptedContext, negotiate
+from dicomflow.dimse.negotiation import AcceptedContext, Offer, negotiate
 from dicomflow.dimse.pdu import AssociateRequest, decode_associate_accept
 
+OFFER = Offer(services=frozenset({STORAGE_COMMITMENT}))
 EXAMPLES = int(os.environ.get("DICOMFLOW_FUZZ_EXAMPLES", "100"))
 fuzzed = settings(max_examples=EXAMPLES, deadline=None, database=None)
 
@@ -27,7 +28,7 @@ def drain(acceptor: Acceptor, data: bytes) -> Iterator[Event]:
     """Yield what bytes lead to; a request for an association is accepted."""
     for event in acceptor.receive(memoryview(data)):
         if isinstance(event, AssociationRequested):
-            acceptor.accept(negotiate(event.request, max_length=131_072, storage_commitment=True))
+            acceptor.accept(negotiate(event.request, max_length=131_072, offer=OFFER))
         yield event
 
 

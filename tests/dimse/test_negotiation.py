@@ -1,11 +1,12 @@
 """Negotiation: every proposed context gets one answer, by the rules of PS3.7 D.3 and this project's policy."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from dicomflow.dimse.items import AnsweredContext, ProposedContext, Role, UserIdentity
-from dicomflow.dimse.negotiation import AcceptedContext, accepted_contexts, negotiate, proposes_storage
+from dicomflow.dimse.negotiation import AcceptedContext, Offer, accepted_contexts, negotiate, proposes_storage
 from dicomflow.dimse.pdu import (
     AssociateAccept,
     AssociateRequest,
@@ -33,6 +34,9 @@ JPEG_2000 = "1.2.840.10008.1.2.4.90"
 JPEG_LOSSLESS = "1.2.840.10008.1.2.4.70"
 JPIP = "1.2.840.10008.1.2.4.94"
 PRIVATE_SYNTAX = "1.2.840.113619.5.2"
+WITH_COMMITMENT = Offer(services=frozenset({COMMITMENT}))
+STUDY_ROOT_GET = "1.2.840.10008.5.1.4.1.2.2.3"
+STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 
 
 @pytest.fixture
@@ -45,7 +49,7 @@ def answer(make_request: MakeRequest) -> Callable[..., tuple[int, str]]:
         request = make_request(
             contexts=(ProposedContext(7, abstract_syntax, transfer_syntaxes or (IMPLICIT,)),), **changes
         )
-        (context,) = negotiate(request, max_length=0, storage_commitment=commitment).contexts
+        (context,) = negotiate(request, max_length=0, offer=WITH_COMMITMENT if commitment else Offer()).contexts
         assert 7 == context.context_id
         return context.result, context.transfer_syntax
 
@@ -232,8 +236,75 @@ def test_requestor_that_only_wants_to_be_scp_is_refused(sop_class: str, make_req
     request = make_request(
         contexts=(ProposedContext(1, sop_class, (IMPLICIT,)),), roles=(Role(sop_class, scu=False, scp=True),)
     )
-    accept = negotiate(request, max_length=0, storage_commitment=True)
+    accept = negotiate(request, max_length=0, offer=WITH_COMMITMENT)
     assert ([1], ()) == ([context.result for context in accept.contexts], accept.roles)
+
+
+def _retrieving(
+    *contexts: ProposedContext, make_request: MakeRequest, roles: tuple[Role, ...], **offer: Any
+) -> tuple[list[tuple[int, str]], tuple[Role, ...]]:
+    """Negotiate a request that proposes C-GET first; give the answers behind it and the roles."""
+    request = make_request(contexts=(ProposedContext(1, STUDY_ROOT_GET, (IMPLICIT,)), *contexts), roles=roles)
+    served = frozenset({STUDY_ROOT_GET, STUDY_ROOT_FIND})
+    offered = Offer(services=served, retrieving=frozenset({STUDY_ROOT_GET}), **offer)
+    accept = negotiate(request, max_length=0, offer=offered)
+    assert 0 == accept.contexts[0].result
+    return [(each.result, each.transfer_syntax) for each in accept.contexts[1:]], accept.roles
+
+
+@pytest.mark.parametrize("scu", [False, True])
+@pytest.mark.parametrize("storage", [False, True])
+def test_role_0_1_and_1_1_are_returned(make_request: MakeRequest, *, scu: bool, storage: bool):
+    """Who gets objects is SCP of their classes; SCU only where we store (PS3.4 C.5.3, PS3.7 D.3.3.4)."""
+    context, role = ProposedContext(3, CT, (EXPLICIT,)), Role(CT, scu=scu, scp=True)
+    expected = [(0, EXPLICIT)], (Role(CT, scu=scu and storage, scp=True),)
+    assert expected == _retrieving(context, make_request=make_request, roles=(role,), storage=storage)
+
+
+def test_no_role_stores_or_is_refused(make_request: MakeRequest):
+    """Without an item the roles are the default ones: a storage class is then for storing, where we store."""
+    context = ProposedContext(3, CT, (EXPLICIT,))
+    assert ([(0, EXPLICIT)], ()) == _retrieving(context, make_request=make_request, roles=(), storage=True)
+    assert ([(3, EXPLICIT)], ()) == _retrieving(context, make_request=make_request, roles=(), storage=False)
+
+
+def test_requestor_is_scp_of_storage_alone(make_request: MakeRequest):
+    """Of the query classes it is not, and of storage only beside an accepted C-GET."""
+    find, role = ProposedContext(3, STUDY_ROOT_FIND, (IMPLICIT,)), Role(STUDY_ROOT_FIND, scu=False, scp=True)
+    assert ([(1, IMPLICIT)], ()) == _retrieving(find, make_request=make_request, roles=(role,))
+    request = make_request(
+        contexts=(ProposedContext(1, STUDY_ROOT_GET, (JPEG_2000,)), ProposedContext(3, CT, (IMPLICIT,))),
+        roles=(Role(CT, scu=False, scp=True),),
+    )
+    offered = Offer(services=frozenset({STUDY_ROOT_GET}), retrieving=frozenset({STUDY_ROOT_GET}))
+    accept = negotiate(request, max_length=0, offer=offered)
+    assert [4, 1] == [context.result for context in accept.contexts]
+
+
+@pytest.mark.parametrize(
+    ("stored", "proposed", "expected"),
+    [
+        ((), (JPEG_2000, EXPLICIT), EXPLICIT),
+        ((JPEG_2000,), (EXPLICIT, JPEG_2000), JPEG_2000),
+        ((JPEG_2000, EXPLICIT), (JPEG_2000, EXPLICIT), EXPLICIT),
+        ((JPEG_2000, IMPLICIT), (EXPLICIT, IMPLICIT, JPEG_2000), IMPLICIT),
+        ((JPEG_2000, JPEG_LOSSLESS), (JPEG_LOSSLESS, JPEG_2000), JPEG_2000),
+        ((EXPLICIT,), (JPEG_2000, JPEG_LOSSLESS), JPEG_2000),
+    ],
+)
+def test_syntax_of_what_is_got_is_one_that_fits_what_is_stored(
+    stored: tuple[str, ...], proposed: tuple[str, ...], expected: str, make_request: MakeRequest
+):
+    """As stored where all objects are alike, else one that each can be decompressed to, else what most have."""
+    context, role = ProposedContext(3, CT, proposed), Role(CT, scu=False, scp=True)
+    answers, _ = _retrieving(context, make_request=make_request, roles=(role,), stored_syntaxes=((CT, stored),))
+    assert [(0, expected)] == answers
+
+
+def test_query_is_accepted_only_where_it_is_served(answer: Callable[..., tuple[int, str]]):
+    """Otherwise its class is not supported."""
+    assert (3, IMPLICIT) == answer(STUDY_ROOT_FIND)
+    assert (3, IMPLICIT) == answer(STUDY_ROOT_FIND, commitment=True)
 
 
 def test_no_role_is_granted_that_was_not_proposed(make_request: MakeRequest):

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from dicomflow.dicom.part10 import decode_file_meta, encode_file_meta
 from dicomflow.dicom.scan import Identity, Outcome, read_identity, scan
-from dicomflow.dicom.uids import is_usable, strip_padding
+from dicomflow.dicom.uids import STORAGE_COMMITMENT, is_usable, strip_padding
 from dicomflow.dimse.acceptor import Acceptor, State
 from dicomflow.dimse.command import Command, CommandError, CommandField, decode_command, encode_command, encode_response
 from dicomflow.dimse.events import AssociationRequested, CommandReceived, DataSetReceived
 from dicomflow.dimse.items import AnsweredContext, PduError, ProposedContext, Role, UserIdentity
 from dicomflow.dimse.message import encode_message
-from dicomflow.dimse.negotiation import accepted_contexts, negotiate
+from dicomflow.dimse.negotiation import Offer, accepted_contexts, negotiate
 from dicomflow.dimse.pdu import (
     AssociateAccept,
     AssociateRequest,
@@ -40,6 +40,7 @@ fuzzed = settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 IMPLICIT, EXPLICIT, DEFLATED, BIG_ENDIAN = (f"1.2.840.10008.1.2{last}" for last in ("", ".1", ".1.99", ".2"))
+OFFER = Offer(services=frozenset({STORAGE_COMMITMENT}))
 SYNTAXES = (IMPLICIT, EXPLICIT, DEFLATED, BIG_ENDIAN)
 REQUEST = AssociateRequest(
     "CALLED",
@@ -182,7 +183,7 @@ def run_associate_request(data: bytes) -> None:
         request = decode_associate_request(data)
     except PduError:
         return
-    accept = negotiate(request, max_length=16_384, user_identity_response=b"", storage_commitment=True)
+    accept = negotiate(request, max_length=16_384, user_identity_response=b"", offer=OFFER)
     assert accept == decode_associate_accept(encode_associate_accept(accept)[6:])
     assert all(is_usable(context.transfer_syntax) for context in accepted_contexts(request, accept).values())
 

@@ -16,7 +16,7 @@ from dicomflow.dimse.events import (
     ConnectionLost,
     Event,
 )
-from dicomflow.dimse.message import MessageReader, encode_message
+from dicomflow.dimse.message import MessageReader, message_parts
 from dicomflow.dimse.negotiation import AcceptedContext, accepted_contexts
 from dicomflow.dimse.pdu import (
     AbortSource,
@@ -86,8 +86,9 @@ class Acceptor:
         self.contexts: dict[int, AcceptedContext] = {}
         self._stream = PduStream()
         self._messages = MessageReader(self.contexts)
-        self._outbox = bytearray()
+        self._outbox: list[bytes | memoryview] = []
         self._peer_max_length = 0
+        self._granted: frozenset[str] = frozenset()
         # After an abort, whoever's, what still arrives is thrown away: it may not even be framed.
         self._is_deaf = False
 
@@ -156,34 +157,41 @@ class Acceptor:
         request = self._requested()
         self.contexts.update(accepted_contexts(request, accept))
         self._peer_max_length = request.max_length
-        self._outbox += encode_associate_accept(accept)
+        self._granted = frozenset(role.sop_class_uid for role in accept.roles if role.scp)
+        self._outbox.append(encode_associate_accept(accept))
         self.state = State.STA6
 
     def reject(self, reject: AssociateReject) -> None:
         """AE-8: send A-ASSOCIATE-RJ and await the close."""
         self._requested()
-        self._outbox += encode_associate_reject(reject)
+        self._outbox.append(encode_associate_reject(reject))
         self.state = State.STA13
 
-    def send(self, context_id: int, command: bytes, data_set: bytes | None = None) -> None:
-        """DT-1: send a message, in PDUs no longer than the peer announced."""
+    def is_scp_of(self, sop_class_uid: str) -> bool:
+        """Tell whether the peer was granted the role of SCP of a SOP class, so that it takes our requests."""
+        return sop_class_uid in self._granted
+
+    def send(self, context_id: int, command: bytes, data_set: bytes | memoryview | None = None) -> None:
+        """DT-1: send a message, in PDUs no longer than the peer announced; the data set is not copied."""
         if self.state is not State.STA6:
             raise InternalError(f"a message cannot be sent in {self.state.name}")
-        self._outbox += encode_message(context_id, command, self._peer_max_length, data_set)
+        self._outbox.extend(message_parts(context_id, command, self._peer_max_length, data_set))
 
     def abort(self, source: AbortSource, reason: AbortReason, message: str) -> AssociationAborted:
         """AA-1 or AA-8: send A-ABORT and await the close."""
-        self._outbox += encode_abort(source, reason)
+        self._outbox.append(encode_abort(source, reason))
         self.state = State.STA13
         self._is_deaf = True
         return AssociationAborted(int(source), int(reason), by_peer=False, message=message)
 
+    def parts_to_send(self) -> list[bytes | memoryview]:
+        """Return what is to be sent, in order, without copying data sets; empty for nothing."""
+        parts, self._outbox = self._outbox, []
+        return parts
+
     def data_to_send(self) -> bytes:
         """Return what is to be sent, in one piece so that it leaves in one segment; empty for nothing."""
-        if not self._outbox:
-            return b""
-        data, self._outbox = bytes(self._outbox), bytearray()
-        return data
+        return b"".join(self.parts_to_send())
 
     def _close(self) -> None:
         self.state = State.STA1
@@ -204,7 +212,7 @@ class Acceptor:
                 self.state = State.STA3
                 yield AssociationRequested(self.request)
             case Action.AR_2:
-                self._outbox += encode_release_response()
+                self._outbox.append(encode_release_response())
                 self._messages.drop()
                 self.state = State.STA13
                 yield AssociationReleased()

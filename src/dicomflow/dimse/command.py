@@ -65,6 +65,7 @@ class _Element(IntEnum):
     COMMAND_FIELD = 0x0100
     MESSAGE_ID = 0x0110
     MESSAGE_ID_RESPONDED_TO = 0x0120
+    MOVE_DESTINATION = 0x0600
     PRIORITY = 0x0700
     DATA_SET_TYPE = 0x0800
     STATUS = 0x0900
@@ -74,6 +75,10 @@ class _Element(IntEnum):
     REQUESTED_SOP_INSTANCE_UID = 0x1001
     EVENT_TYPE_ID = 0x1002
     ACTION_TYPE_ID = 0x1008
+    REMAINING_SUBOPERATIONS = 0x1020
+    COMPLETED_SUBOPERATIONS = 0x1021
+    FAILED_SUBOPERATIONS = 0x1022
+    WARNING_SUBOPERATIONS = 0x1023
     MOVE_ORIGINATOR_AE_TITLE = 0x1030
     MOVE_ORIGINATOR_MESSAGE_ID = 0x1031
 
@@ -105,6 +110,11 @@ class Command:
     action_type_id: int | None = None
     move_originator_ae_title: str | None = None
     move_originator_message_id: int | None = None
+    move_destination: str | None = None
+    remaining_suboperations: int | None = None
+    completed_suboperations: int | None = None
+    failed_suboperations: int | None = None
+    warning_suboperations: int | None = None
 
     @property
     def has_data_set(self) -> bool:
@@ -149,6 +159,7 @@ def encode_command(command: Command) -> bytes:
         _encode_number(_Element.COMMAND_FIELD, command.command_field),
         _encode_number(_Element.MESSAGE_ID, command.message_id),
         _encode_number(_Element.MESSAGE_ID_RESPONDED_TO, command.message_id_responded_to),
+        _encode_bytes(_Element.MOVE_DESTINATION, _ascii(command.move_destination), b" "),
         _encode_number(_Element.PRIORITY, command.priority),
         _encode_number(_Element.DATA_SET_TYPE, command.data_set_type),
         _encode_number(_Element.STATUS, command.status),
@@ -158,6 +169,10 @@ def encode_command(command: Command) -> bytes:
         _encode_bytes(_Element.REQUESTED_SOP_INSTANCE_UID, command.requested_sop_instance_uid, b"\0"),
         _encode_number(_Element.EVENT_TYPE_ID, command.event_type_id),
         _encode_number(_Element.ACTION_TYPE_ID, command.action_type_id),
+        _encode_number(_Element.REMAINING_SUBOPERATIONS, command.remaining_suboperations),
+        _encode_number(_Element.COMPLETED_SUBOPERATIONS, command.completed_suboperations),
+        _encode_number(_Element.FAILED_SUBOPERATIONS, command.failed_suboperations),
+        _encode_number(_Element.WARNING_SUBOPERATIONS, command.warning_suboperations),
         _encode_bytes(_Element.MOVE_ORIGINATOR_AE_TITLE, _ascii(command.move_originator_ae_title), b" "),
         _encode_number(_Element.MOVE_ORIGINATOR_MESSAGE_ID, command.move_originator_message_id),
     )
@@ -261,6 +276,11 @@ _FIELDS: Final[dict[int, tuple[str, Callable[[int, bytes], Any]]]] = {
     _Element.ERROR_COMMENT: ("error_comment", _text),
     _Element.EVENT_TYPE_ID: ("event_type_id", _number),
     _Element.ACTION_TYPE_ID: ("action_type_id", _number),
+    _Element.MOVE_DESTINATION: ("move_destination", _title),
+    _Element.REMAINING_SUBOPERATIONS: ("remaining_suboperations", _number),
+    _Element.COMPLETED_SUBOPERATIONS: ("completed_suboperations", _number),
+    _Element.FAILED_SUBOPERATIONS: ("failed_suboperations", _number),
+    _Element.WARNING_SUBOPERATIONS: ("warning_suboperations", _number),
     _Element.MOVE_ORIGINATOR_AE_TITLE: ("move_originator_ae_title", _title),
     _Element.MOVE_ORIGINATOR_MESSAGE_ID: ("move_originator_message_id", _number),
 }

@@ -25,9 +25,11 @@ __all__ = [
     "ABSTRACT_SYNTAX_NOT_SUPPORTED",
     "ACCEPTANCE",
     "NO_REASON",
+    "STORAGE_ALONE",
     "TRANSFER_SYNTAXES_NOT_SUPPORTED",
     "USER_REJECTION",
     "AcceptedContext",
+    "Offer",
     "accepted_contexts",
     "negotiate",
     "proposes_storage",
@@ -41,6 +43,29 @@ TRANSFER_SYNTAXES_NOT_SUPPORTED: Final = 4
 
 # Peers send the service's own messages in these two; the first proposed wins (PS3.5 10.1).
 _SERVICE_TRANSFER_SYNTAXES: Final = frozenset({IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN})
+# In these any object can be sent, decompressed where it has to be.
+_UNCOMPRESSED: Final = (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Which services an acceptor performs beside Verification.
+
+    Attributes:
+        storage: whether it stores what is sent.
+        services: SOP classes of other services, by UID.
+        retrieving: those of them by which a requestor gets objects on its own association (C-GET): where one is
+            accepted, the requestor may be SCP of storage (PS3.4 C.5.3).
+        stored_syntaxes: by storage SOP class the transfer syntaxes of what is stored of it, the most frequent first.
+    """
+
+    storage: bool = True
+    services: frozenset[str] = frozenset()
+    retrieving: frozenset[str] = frozenset()
+    stored_syntaxes: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+
+STORAGE_ALONE: Final = Offer()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +82,7 @@ def negotiate(
     *,
     max_length: int,
     user_identity_response: bytes | None = None,
-    storage_commitment: bool = False,
+    offer: Offer = STORAGE_ALONE,
 ) -> AssociateAccept:
     """Answer every proposed context, in the request's order, with its own ID.
 
@@ -67,24 +92,17 @@ def negotiate(
         request: a decoded A-ASSOCIATE-RQ.
         max_length: the maximum length to announce, in bytes; 0 means no limit (PS3.8 D.1).
         user_identity_response: content of item 59H, or None for no item.
-        storage_commitment: whether Storage Commitment is served here.
+        offer: what is served here.
     """
     answer = _negotiate_once if request.is_kept else _negotiate
-    return answer(request, max_length, user_identity_response, storage_commitment)
+    return answer(request, max_length, user_identity_response, offer)
 
 
 def _negotiate(
-    request: AssociateRequest,
-    max_length: int,
-    user_identity_response: bytes | None,
-    storage_commitment: bool,  # noqa: FBT001  # the cache wants positions
+    request: AssociateRequest, max_length: int, user_identity_response: bytes | None, offer: Offer
 ) -> AssociateAccept:
-    roles = {role.sop_class_uid: role for role in request.roles}
-    general_classes = {uid: (service, related) for uid, service, related in request.common_extended}
-    answers = tuple(
-        _answer(context, roles.get(context.abstract_syntax), general_classes, storage_commitment=storage_commitment)
-        for context in request.contexts
-    )
+    policy = _Policy(request, offer)
+    answers = tuple(policy.answer(context) for context in request.contexts)
     accepted = {
         context.abstract_syntax
         for context, answer in zip(request.contexts, answers, strict=True)
@@ -96,7 +114,7 @@ def _negotiate(
         echoed=request.echoed,
         # One operation at a time each way; the item is answered only where it was offered (PS3.7 D.3.3.3).
         asynchronous_window=None if request.asynchronous_window is None else (1, 1),
-        roles=tuple(_answer_role(role) for uid, role in roles.items() if uid in accepted),
+        roles=tuple(policy.answer_role(role) for uid, role in policy.roles.items() if uid in accepted),
         user_identity_response=user_identity_response,
     )
 
@@ -123,33 +141,78 @@ def proposes_storage(request: AssociateRequest) -> bool:
     return any(context.abstract_syntax not in {VERIFICATION, STORAGE_COMMITMENT} for context in request.contexts)
 
 
-def _answer(
-    context: ProposedContext,
-    role: Role | None,
-    general_classes: dict[str, tuple[str, tuple[str, ...]]],
-    *,
-    storage_commitment: bool,
-) -> AnsweredContext:
-    """Judge one context by itself.
+class _Policy:
+    """Judges the contexts of one request, each by itself."""
 
-    An even ID does no harm, so it is let pass as DCMTK does (PS3.8 9.3.2.2 wants odd ones); 0 stands for none.
-    """
-    abstract_syntax = context.abstract_syntax
-    if not context.context_id:
-        return _refuse(context, NO_REASON)
-    if abstract_syntax == VERIFICATION or (abstract_syntax == STORAGE_COMMITMENT and storage_commitment):
-        acceptable = [uid for uid in context.transfer_syntaxes if uid in _SERVICE_TRANSFER_SYNTAXES]
-    elif _is_storage(abstract_syntax, general_classes):
-        acceptable = [uid for uid in context.transfer_syntaxes if is_storage_transfer_syntax(uid)]
-    else:
-        return _refuse(context, ABSTRACT_SYNTAX_NOT_SUPPORTED)
-    # A requestor that is the SCP only retrieves, or reports on a commitment that nobody here asked for.
-    if role is not None and role.scp and not role.scu:
-        return _refuse(context, USER_REJECTION)
-    if not acceptable:
-        return _refuse(context, TRANSFER_SYNTAXES_NOT_SUPPORTED)
-    # The requestor's order is its preference: forcing one's own makes senders decompress.
-    return AnsweredContext(context.context_id, ACCEPTANCE, acceptable[0])
+    def __init__(self, request: AssociateRequest, offer: Offer) -> None:
+        self.roles = {role.sop_class_uid: role for role in request.roles}
+        self._offer = offer
+        self._general_classes = {uid: (service, related) for uid, service, related in request.common_extended}
+        self._stored_syntaxes = dict(offer.stored_syntaxes)
+        # Where the requestor gets objects here, it is their SCP.
+        self._is_retrieving = any(
+            context.abstract_syntax in offer.retrieving
+            and not _SERVICE_TRANSFER_SYNTAXES.isdisjoint(context.transfer_syntaxes)
+            for context in request.contexts
+        )
+
+    def answer(self, context: ProposedContext) -> AnsweredContext:
+        """Judge one context.
+
+        An even ID does no harm, so it is let pass as DCMTK does (PS3.8 9.3.2.2 wants odd ones); 0 stands for none.
+        """
+        if not context.context_id:
+            return _refuse(context, NO_REASON)
+        role = self.roles.get(context.abstract_syntax)
+        # A requestor that is the SCP only retrieves, or reports on a commitment that nobody here asked for.
+        is_scp_alone = role is not None and role.scp and not role.scu
+        if context.abstract_syntax == VERIFICATION or context.abstract_syntax in self._offer.services:
+            acceptable = [uid for uid in context.transfer_syntaxes if uid in _SERVICE_TRANSFER_SYNTAXES]
+            if is_scp_alone:
+                return _refuse(context, USER_REJECTION)
+        elif _is_storage(context.abstract_syntax, self._general_classes):
+            if not self._gets(role) and (is_scp_alone or not self._offer.storage):
+                return _refuse(context, USER_REJECTION if is_scp_alone else ABSTRACT_SYNTAX_NOT_SUPPORTED)
+            acceptable = [uid for uid in context.transfer_syntaxes if is_storage_transfer_syntax(uid)]
+        else:
+            return _refuse(context, ABSTRACT_SYNTAX_NOT_SUPPORTED)
+        if not acceptable:
+            return _refuse(context, TRANSFER_SYNTAXES_NOT_SUPPORTED)
+        if self._gets(role):
+            return AnsweredContext(context.context_id, ACCEPTANCE, self._to_send(context.abstract_syntax, acceptable))
+        # The requestor's order is its preference: forcing one's own makes senders decompress.
+        return AnsweredContext(context.context_id, ACCEPTANCE, acceptable[0])
+
+    def answer_role(self, role: Role) -> Role:
+        """Grant a role that was proposed: of SCU where we are the SCP, of SCP where the requestor gets objects.
+
+        PS3.7 D.3.3.4: 1 only where 1 was proposed.
+        """
+        if not self._gets(role):
+            return Role(role.sop_class_uid, scu=role.scu, scp=False)
+        return Role(role.sop_class_uid, scu=role.scu and self._offer.storage, scp=True)
+
+    def _gets(self, role: Role | None) -> bool:
+        """Tell whether a requestor wants to be SCP of a storage class, and gets objects here (PS3.4 C.5.3)."""
+        return (
+            self._is_retrieving
+            and role is not None
+            and role.scp
+            and _is_storage(role.sop_class_uid, self._general_classes)
+        )
+
+    def _to_send(self, sop_class_uid: str, acceptable: list[str]) -> str:
+        """Choose the syntax that objects of a class are sent in, since a context has one and nobody knows which ones.
+
+        What all stored objects have is taken, else an uncompressed one, in which each can be sent, else the one that
+        most of them have.
+        """
+        stored = self._stored_syntaxes.get(sop_class_uid, ())
+        fitting = [uid for uid in stored if uid in acceptable]
+        if fitting and len(stored) == 1:
+            return fitting[0]
+        plain = [uid for uid in (*fitting, *_UNCOMPRESSED) if uid in _UNCOMPRESSED and uid in acceptable]
+        return next(iter([*plain, *fitting, *acceptable]))
 
 
 def _refuse(context: ProposedContext, result: int) -> AnsweredContext:
@@ -166,8 +229,3 @@ def _is_storage(uid: str, general_classes: dict[str, tuple[str, tuple[str, ...]]
     # PS3.4 B.3.1.3 and B.3.1.4: a specialised class says which service, or which general class, it belongs to.
     service, related = general_classes.get(uid, ("", ()))
     return service == STORAGE_SERVICE_CLASS or any(is_storage_sop_class(general) for general in related)
-
-
-def _answer_role(role: Role) -> Role:
-    """Return the default roles, 1 only where 1 was proposed: (1,x) is answered (1,0)."""
-    return Role(role.sop_class_uid, scu=role.scu, scp=False)

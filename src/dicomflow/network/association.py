@@ -26,6 +26,7 @@ from dicomflow.dimse.negotiation import negotiate
 from dicomflow.dimse.pdu import AbortSource, AssociateReject, AssociateRequest
 from dicomflow.dimse.status import AbortReason, Rejection
 from dicomflow.network.access import check_request
+from dicomflow.network.sending import send_all
 from dicomflow.network.services import Host
 from dicomflow.network.tls import TlsContexts
 
@@ -38,6 +39,8 @@ _QUICKACK: Final[int | None] = getattr(socket, "TCP_QUICKACK", None)
 # There the end of the transport wakes no thread that waits for it: it looks itself whether there is a stop.
 _CAN_WAKE: Final = sys.platform != "win32"
 _LOOK_SECONDS: Final = 0.25
+# The least that a socket waits; with 0 it would not say that the time is over.
+_LEAST_TIMEOUT_SECONDS: Final = 0.001
 _LINGER_AFTER_ABORT_SECONDS: Final = 0.5
 # Who sends less of a message does not get on: no line is so slow, and a byte now and then would hold a place for ever.
 _LEAST_BYTES_PER_SECOND: Final = 100
@@ -189,9 +192,11 @@ class Association:
             return False
         # Set anew only where it matters: it is a system call.
         timeout = idle_seconds if left > idle_seconds / 2 else left
-        look_seconds = self._services.look_seconds if _CAN_WAKE else _LOOK_SECONDS
+        look_seconds = self._services.look_seconds
+        if not _CAN_WAKE:
+            look_seconds = _LOOK_SECONDS if look_seconds is None else min(look_seconds, _LOOK_SECONDS)
         if look_seconds is not None:
-            timeout = min(timeout, look_seconds)
+            timeout = min(timeout, max(look_seconds, _LEAST_TIMEOUT_SECONDS))
         if timeout != self._timeout:
             self._timeout = timeout
             self._connection.settimeout(timeout)
@@ -207,7 +212,8 @@ class Association:
     def _expired(self) -> None:
         if self._acceptor.state is State.STA6:
             self._timeout = None
-            self._services.look()
+            if self._services.look():
+                self._got_on_at = time.monotonic()
             return
         if self._acceptor.state is State.STA2:
             self._log_end("silent", "no association request before ARTIM expired")
@@ -228,9 +234,13 @@ class Association:
         self._acceptor.state = State.STA1
 
     def _send(self) -> None:
-        data = self._acceptor.data_to_send()
-        if data:
-            self._connection.sendall(data)
+        parts = self._acceptor.parts_to_send()
+        if not parts:
+            return
+        if self._timeout is not None and self._timeout < self._idle_seconds:
+            self._timeout = None  # how long we may wait to go on is not how long the peer may take to read
+            self._connection.settimeout(self._idle_seconds)
+        send_all(self._connection, parts)
 
     def _act(self, event: Event) -> None:
         match event:
@@ -269,7 +279,7 @@ class Association:
                 request,
                 max_length=self._host.settings.max_pdu_bytes,
                 user_identity_response=b"" if wants_response else None,
-                storage_commitment=self._services.offers_storage_commitment,
+                offer=self._services.offer,
             )
         )
 

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from dicomflow.dimse.acceptor import Acceptor
 from dicomflow.dimse.events import AssociationAborted, CommandReceived, DataSetReceived
+from dicomflow.dimse.negotiation import Offer
 from dicomflow.dimse.pdu import AssociateReject, AssociateRequest
 from dicomflow.network.admission import Admission
 from dicomflow.network.probes import Probes
@@ -23,8 +24,8 @@ class Services(Protocol):
     """Performs and answers the messages of one association, through its protocol core. Thread: the association's."""
 
     @property
-    def offers_storage_commitment(self) -> bool:
-        """Whether Storage Commitment Push Model (PS3.4 J) is accepted where it is proposed."""
+    def offer(self) -> Offer:
+        """What is accepted where it is proposed; asked for after `refuse`, so that it may depend on who asks."""
 
     @property
     def has_work(self) -> bool:
@@ -32,7 +33,11 @@ class Services(Protocol):
 
     @property
     def look_seconds(self) -> float | None:
-        """How long the peer may be silent before `look` is called; None for as long as it may be."""
+        """How long the peer may be silent before `look` is called; None for as long as it may be.
+
+        0 while there is something of ours to go on with: `look` is then called again and again, and between two calls
+        what the peer says is taken, a C-CANCEL as well.
+        """
 
     def refuse(self, request: AssociateRequest) -> tuple[AssociateReject, str] | None:
         """Take note of who asks; return the rejection and its reason for the log where it cannot be served now."""
@@ -43,8 +48,8 @@ class Services(Protocol):
     def take_data_set(self, event: DataSetReceived) -> None:
         """Take the next bytes of a data set, and perform its command after the last."""
 
-    def look(self) -> None:
-        """Go on with what is ours to say: the peer is silent."""
+    def look(self) -> bool:
+        """Go on with what is ours to say: the peer is silent. Returns whether it waits for us."""
 
     def end(self, how: str) -> None:
         """Drop what is half received: the association is released, aborted or lost. May be called again."""

@@ -28,12 +28,12 @@ from dicomflow.dimse.pdu import AbortSource, AssociateRequest, ProposedContext
 from dicomflow.dimse.requestor import Requestor, RequestorState
 from dicomflow.dimse.status import AbortReason, Status
 from dicomflow.errors import PermanentError, TransientError
+from dicomflow.network.sending import send_all
 from dicomflow.send.files import StoredFile
 
 __all__ = ["Outcome", "SendAssociation"]
 
 _RECEIVE_BYTES: Final = 64 << 10
-_MAX_BUFFERS: Final = 512  # below the 1,024 that Linux takes in a call
 _MAX_MESSAGE_ID: Final = 0xFFFF
 # Set again before each receive, since the kernel clears it: a receiver that leaves Nagle's algorithm on, as DCMTK's
 # does, sends the second half of its response when we have acknowledged the first.
@@ -281,26 +281,7 @@ class SendAssociation:
 
     def _send(self) -> None:
         assert self._connection is not None
-        parts = self._requestor.parts_to_send()
-        while parts:
-            chunk, parts = parts[:_MAX_BUFFERS], parts[_MAX_BUFFERS:]
-            try:
-                _send_all(self._connection, chunk)
-            except OSError as error:
-                parts.clear()  # they and the chunk hold the mapped file, which the caller closes next
-                chunk.clear()
-                raise TransientError(f"cannot send: {error.strerror or error}") from error
-
-
-def _send_all(connection: socket.socket, parts: list[bytes | memoryview]) -> None:
-    """Send buffers in as few calls as the socket takes."""
-    if not hasattr(connection, "sendmsg") or isinstance(connection, ssl.SSLSocket):
-        connection.sendall(b"".join(parts))
-        return
-    while parts:
-        sent = connection.sendmsg(parts)
-        while parts and sent >= len(parts[0]):
-            sent -= len(parts[0])
-            parts.pop(0)
-        if parts and sent:
-            parts[0] = memoryview(parts[0])[sent:]
+        try:
+            send_all(self._connection, self._requestor.parts_to_send())
+        except OSError as error:
+            raise TransientError(f"cannot send: {error.strerror or error}") from error

@@ -14,7 +14,7 @@ from dicomflow.dicom.uids import STORAGE_COMMITMENT, VERIFICATION
 from dicomflow.dimse.acceptor import Acceptor
 from dicomflow.dimse.command import CommandField, encode_response
 from dicomflow.dimse.events import AssociationAborted, CommandReceived, DataSetReceived
-from dicomflow.dimse.negotiation import proposes_storage
+from dicomflow.dimse.negotiation import STORAGE_ALONE, Offer, proposes_storage
 from dicomflow.dimse.pdu import AbortSource, AssociateReject, AssociateRequest
 from dicomflow.dimse.status import AbortReason, Rejection, Status
 from dicomflow.edge.commitment.action import Action, ActionMemory
@@ -28,6 +28,7 @@ from dicomflow.edge.spool.lane import Lane
 
 __all__ = ["Receiver", "Services"]
 
+_WITH_COMMITMENT: Final = Offer(services=frozenset({STORAGE_COMMITMENT}))
 _NO_COMMITMENT: Final = CommitmentSettings()
 _MOST_MOVE_ORIGINATORS: Final = 8  # of one association, in its line of the log
 _N_EVENT_REPORT_RSP: Final = CommandField.N_EVENT_REPORT_RQ | 0x8000  # PS3.7 E.1
@@ -82,9 +83,9 @@ class Services:
         self._last_bytes = 0
 
     @property
-    def offers_storage_commitment(self) -> bool:
-        """Whether any peer may ask for it."""
-        return self._receiver.commitments is not None
+    def offer(self) -> Offer:
+        """Storage, and commitment where any peer may ask for it."""
+        return STORAGE_ALONE if self._receiver.commitments is None else _WITH_COMMITMENT
 
     @property
     def look_seconds(self) -> float | None:
@@ -98,11 +99,12 @@ class Services:
             return Rejection.LOCAL_LIMIT, "free space is below refuse_below_bytes"
         return None
 
-    def look(self) -> None:
+    def look(self) -> bool:
         """Go on with a report of ours: the peer is silent."""
         if self._report is not None and self._acceptor.is_between_messages:
             self._report.go_on()
             self._forget_report()
+        return False
 
     def outcome(self) -> dict[str, object]:
         """Return what was stored and refused, and for whose C-MOVE."""
