@@ -1,0 +1,17 @@
+"""What an archive is made of; the protocols that speak it are made from this."""
+
+from dataclasses import dataclass
+
+from dicomflow.archive.access import Audit
+from dicomflow.archive.query import Query
+
+__all__ = ["Archive"]
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """One archive; `ae_title` is what others retrieve from it by."""
+
+    query: Query
+    audit: Audit
+    ae_title: str
