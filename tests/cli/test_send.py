@@ -117,7 +117,7 @@ def test_send_to_a_receiver_that_rejects_fails_for_each_file(receiver_with: Any,
     paths = samples.write(samples.ct_study(1, series=1, slices=3), tmp_path / "study")
     code, document, _ = send(receiver_with(calling_ae_titles=("OTHER",)), tmp_path / "study")
     assert (1, 3, 0) == (code, document["asked"], document["stored"])
-    assert {(str(path), "association rejected 1/1/3") for path in paths} == {
+    assert {(str(path), "association rejected 1/1/3: it does not know our calling AE title") for path in paths} == {
         (failure["path"], failure["reason"]) for failure in document["failed"]
     }
 

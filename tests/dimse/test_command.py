@@ -266,3 +266,20 @@ def test_oracles_store_request_is_read_field_by_field():
     )
     assert expected == command
     assert fragment[1:] == encode_command(expected)
+
+
+def test_a_move_and_its_counts_are_written_and_read():
+    """PS3.7 9.3.4: the destination in a request, the sub-operations in a response; absent ones stay unknown."""
+    request = Command(CommandField.C_MOVE_RQ, message_id=3, priority=0, move_destination="EDGE", data_set_type=1)
+    assert request == decode_command(encode_command(request))
+    response = Command(
+        0x8021,
+        message_id_responded_to=3,
+        status=0xFF00,
+        remaining_suboperations=400,
+        completed_suboperations=0,
+        warning_suboperations=1,
+    )
+    decoded = decode_command(encode_command(response))
+    assert response == decoded
+    assert None is decoded.failed_suboperations

@@ -4,7 +4,7 @@ from pynetdicom import pdu
 from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS, code_to_category
 
 from dicomflow.dimse.pdu import AssociateReject
-from dicomflow.dimse.status import AbortReason, Rejection, Status
+from dicomflow.dimse.status import AbortReason, Rejection, Status, describe_rejection, describe_status
 
 
 def test_no_status_of_ours_is_a_warning():
@@ -35,3 +35,15 @@ def test_rejections_are_combinations_that_the_standard_defines():
 def test_abort_reasons_leave_out_the_reserved_one():
     """3 is reserved (PS3.8 9.3.8)."""
     assert [0, 1, 2, 4, 5, 6] == [int(reason) for reason in AbortReason]
+
+
+def test_statuses_and_rejections_are_told_in_words():
+    """Number first, for who looks it up; a status that nobody knows has the name of its class."""
+    assert "A801H (the move destination is unknown to it)" == describe_status(0xA801)
+    assert "A7FFH (out of resources)" == describe_status(0xA7FF)
+    assert "C123H (cannot understand or process)" == describe_status(0xC123)
+    assert "0BADH (unknown)" == describe_status(0x0BAD)
+    assert "association rejected 2/3/2: it has as many associations as it takes" == describe_rejection(
+        Rejection.LOCAL_LIMIT
+    )
+    assert "association rejected 1/9/9" == describe_rejection(AssociateReject(1, 9, 9))

@@ -96,7 +96,10 @@ def test_send_reads_the_store_status(association_with: Any, tmp_path: Path):
         outcome = association.store(broken)
         assert association.store(file).is_stored
     assert (0xA900, False) == (outcome.status, outcome.is_stored)
-    assert "status A900H: SOP Instance UID differs from the command's" == outcome.reason
+    assert (
+        "status A900H (the data set does not match the SOP class): SOP Instance UID differs from the command's"
+        == outcome.reason
+    )
 
 
 def test_send_failure_neither_kills_the_association_nor_the_rest(association_with: Any, tmp_path: Path):

@@ -9,7 +9,7 @@ from typing import Final
 
 from dicomflow.dimse.pdu import AssociateReject
 
-__all__ = ["AbortReason", "Refusal", "Rejection", "Status"]
+__all__ = ["AbortReason", "Refusal", "Rejection", "Status", "describe_rejection", "describe_status"]
 
 
 class Status(IntEnum):
@@ -64,3 +64,64 @@ class Rejection:
     PROTOCOL_VERSION: Final = AssociateReject(1, 2, 2)
     TEMPORARY_CONGESTION: Final = AssociateReject(2, 3, 1)
     LOCAL_LIMIT: Final = AssociateReject(2, 3, 2)
+
+
+# PS3.8 9.3.4, Table 9-21: by source, then reason.
+_REJECTIONS: Final = {
+    (1, 2): "the application context is not supported",
+    (1, 3): "it does not know our calling AE title",
+    (1, 7): "it does not know itself by this called AE title",
+    (2, 1): "no reason given",
+    (2, 2): "the protocol version is not supported",
+    (3, 1): "it is too busy now",
+    (3, 2): "it has as many associations as it takes",
+}
+# PS3.7 C and PS3.4 B.2.3, C.4: what an SCP may answer to C-STORE, C-FIND, C-MOVE and C-GET.
+_STATUSES: Final = {
+    0x0000: "success",
+    0x0001: "a requested optional attribute is not supported",
+    0x0105: "no such attribute",
+    0x0106: "invalid attribute value",
+    0x0107: "an attribute is not as it should be",
+    0x0110: "processing failure",
+    0x0111: "duplicate SOP instance",
+    0x0112: "no such object instance",
+    0x0115: "invalid argument value",
+    0x0116: "an attribute value is out of range",
+    0x0117: "invalid object instance",
+    0x0118: "no such SOP class",
+    0x0119: "class and instance conflict",
+    0x0122: "SOP class not supported",
+    0x0124: "not authorized",
+    0x0210: "duplicate invocation",
+    0x0211: "unrecognized operation",
+    0x0212: "mistyped argument",
+    0x0213: "resource limitation",
+    0xA701: "out of resources, the number of matches cannot be calculated",
+    0xA702: "out of resources, no sub-operation could be performed",
+    0xA801: "the move destination is unknown to it",
+    0xA900: "the data set does not match the SOP class",
+    0xB000: "some sub-operations failed or ended with a warning",
+    0xFE00: "cancelled",
+}
+
+
+def describe_rejection(reject: AssociateReject) -> str:
+    """Return a rejection in numbers and words."""
+    numbers = f"association rejected {reject.result}/{reject.source}/{reject.reason}"
+    words = _REJECTIONS.get((reject.source, reject.reason))
+    return f"{numbers}: {words}" if words else numbers
+
+
+def describe_status(status: int) -> str:
+    """Return a status of a response to C-STORE, C-FIND, C-MOVE or C-GET in its number and in words."""
+    words = _STATUSES.get(status)
+    if words is None:
+        kind = status >> 8
+        if kind == 0xA7:
+            words = "out of resources"
+        elif kind == 0xA9:
+            words = "the data set does not match the SOP class"
+        else:
+            words = {0xA: "failure", 0xB: "warning", 0xC: "cannot understand or process"}.get(status >> 12, "unknown")
+    return f"{status:04X}H ({words})"

@@ -1,0 +1,175 @@
+"""A PACS of another make that is asked and retrieved from, and that lies as it is told (pynetdicom)."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from pydicom.dataset import Dataset
+from pynetdicom import AE, evt
+from pynetdicom.sop_class import (
+    StudyRootQueryRetrieveInformationModelFind,
+    StudyRootQueryRetrieveInformationModelGet,
+    StudyRootQueryRetrieveInformationModelMove,
+)
+from waiting import WAIT_SECONDS
+
+__all__ = ["Source"]
+
+_UNIQUE = {"STUDY": "StudyInstanceUID", "SERIES": "SeriesInstanceUID", "IMAGE": "SOPInstanceUID"}
+_SYNTAXES = ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1"]
+
+
+class Source:
+    """A source with images. One owner, the test, which sets what it lies about before it is asked.
+
+    `dropped` are never sent, though counted as sent; `most` cuts answers, with `cut_status` as their end; `repeats`
+    each answer; with `is_lazy` a move sends nothing and says Success; `ignored` keys match everything; `hidden_levels`
+    answer nothing; `refuses` is what a move of more than one image is answered, and `moves` counts them all.
+    """
+
+    def __init__(self, images: Sequence[Dataset], *, ae_title: str = "SOURCE", roles: bool = True) -> None:
+        self.images = list(images)
+        self.destinations: dict[str, tuple[str, int]] = {}
+        self.dropped: set[str] = set()
+        self.most = 0
+        self.cut_status = 0
+        self.repeats = 1
+        self.is_lazy = False
+        self.late_seconds = 0.0
+        self.ignored: set[str] = set()
+        self.hidden_levels: set[str] = set()
+        self.refuses = 0
+        self.fails_find = 0
+        self.changes: dict[str, Any] = {}
+        self.questions: list[Dataset] = []
+        self.moves: list[Dataset] = []
+        self.sent: Counter[str] = Counter()
+        self.stopping = threading.Event()
+        ae = AE(ae_title)
+        ae.network_timeout = ae.acse_timeout = ae.dimse_timeout = WAIT_SECONDS
+        for each in (
+            StudyRootQueryRetrieveInformationModelFind,
+            StudyRootQueryRetrieveInformationModelMove,
+            StudyRootQueryRetrieveInformationModelGet,
+        ):
+            ae.add_supported_context(each, _SYNTAXES)
+        for each in {image.SOPClassUID for image in self.images}:
+            ae.add_requested_context(each, _SYNTAXES)
+            if roles:
+                ae.add_supported_context(each, _SYNTAXES, scu_role=True, scp_role=True)
+        self._server = ae.start_server(
+            ("127.0.0.1", 0),
+            block=False,
+            evt_handlers=[
+                (evt.EVT_C_FIND, self._find),
+                (evt.EVT_C_MOVE, self._move),
+                (evt.EVT_C_GET, self._get),
+            ],
+        )
+        self.port = self._server.server_address[1]
+
+    def close(self) -> None:
+        """Answer no more."""
+        self.stopping.set()
+        self._server.shutdown()
+
+    def _matching(self, asked: Dataset) -> list[Dataset]:
+        def fits(image: Dataset) -> bool:
+            for keyword in _UNIQUE.values():
+                wanted = asked.get(keyword)
+                wanted = [wanted] if isinstance(wanted, str) else list(wanted or ())
+                if any(wanted) and image.get(keyword) not in wanted:
+                    return False
+            for keyword in ("PatientID", "AccessionNumber"):
+                wanted = asked.get(keyword)
+                if wanted and keyword not in self.ignored and not _like(image.get(keyword, ""), wanted):
+                    return False
+            modality = asked.get("ModalitiesInStudy") or asked.get("Modality")
+            if modality and "Modality" not in self.ignored and image.Modality != modality:
+                return False
+            date = asked.get("StudyDate")
+            if date and "StudyDate" not in self.ignored:
+                low, dash, high = date.partition("-")
+                found = image.get("StudyDate") or ""
+                return bool(found) and (low or "0") <= found <= ((high or "9") if dash else low)
+            return True
+
+        return [image for image in self.images if fits(image)]
+
+    def _find(self, event: Any) -> Iterator[tuple[int, Dataset | None]]:
+        asked = event.identifier
+        self.questions.append(asked)
+        if self.fails_find:
+            yield self.fails_find, None
+            return
+        level = asked.QueryRetrieveLevel
+        found: dict[str, list[Dataset]] = {}
+        if level not in self.hidden_levels:
+            for image in self._matching(asked):
+                found.setdefault(image.get(_UNIQUE[level]), []).append(image)
+        for number, images in enumerate(found.values()):
+            if event.is_cancelled or (self.most and number >= self.most):
+                yield 0xFE00 if event.is_cancelled else self.cut_status, None
+                return
+            for _ in range(self.repeats):
+                yield 0xFF00, self._answer(asked, images, level)
+
+    def _answer(self, asked: Dataset, images: list[Dataset], level: str) -> Dataset:
+        answer = Dataset()
+        answer.SpecificCharacterSet = "ISO_IR 100"
+        for element in asked:
+            if element.keyword in images[0] and element.keyword != "SpecificCharacterSet":
+                answer[element.tag] = images[0][element.tag]
+        answer.QueryRetrieveLevel = level
+        if "ModalitiesInStudy" in asked:
+            answer.ModalitiesInStudy = sorted({image.Modality for image in images})
+        if "NumberOfStudyRelatedInstances" in asked:
+            answer.NumberOfStudyRelatedInstances = len(images)
+        if "NumberOfSeriesRelatedInstances" in asked:
+            answer.NumberOfSeriesRelatedInstances = len(images)
+        for keyword, value in self.changes.items():
+            if value is None:
+                answer.pop(keyword, None)
+            else:
+                setattr(answer, keyword, value)
+        return answer
+
+    def _chosen(self, event: Any) -> list[Dataset]:
+        self.moves.append(event.identifier)
+        return [image for image in self._matching(event.identifier) if image.SOPInstanceUID not in self.dropped]
+
+    def _move(self, event: Any) -> Iterator[Any]:
+        address = self.destinations.get(event.move_destination)
+        if address is None:
+            yield None, None
+            return
+        yield address
+        yield from self._send(event)
+
+    def _get(self, event: Any) -> Iterator[Any]:
+        yield from self._send(event)
+
+    def _send(self, event: Any) -> Iterator[Any]:
+        images = [] if self.is_lazy else self._chosen(event)
+        if self.is_lazy:
+            self.moves.append(event.identifier)
+        if self.refuses and len(images) > 1:
+            yield 0
+            yield self.refuses, None
+            return
+        yield len(images)
+        for image in images:
+            if self.stopping.wait(self.late_seconds):
+                return
+            if event.is_cancelled:
+                yield 0xFE00, None
+                return
+            self.sent[image.SOPInstanceUID] += 1
+            yield 0xFF00, image
+        time.sleep(0)
+
+
+def _like(value: str, wanted: str) -> bool:
+    return value.startswith(wanted[:-1]) if wanted.endswith("*") else value == wanted
