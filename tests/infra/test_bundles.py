@@ -42,7 +42,7 @@ def test_bundle_on_its_own_imports_its_handler(name: str, bundles: Path):
 import os
 os.environ["PYTHONDONTWRITEBYTECODE"] = "1"  # of the process that draws: a bundle stays as it was built
 from obstore.store import MemoryStore
-from dicomflow.console.pictures import Pictures, Window
+from dicomflow.archive.pixels.pictures import Pictures, Window
 store = MemoryStore()
 store.put("x", b"no DICOM")
 try:

@@ -23,13 +23,13 @@ from starlette.responses import JSONResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from dicomflow.archive.pixels.pictures import Pictures
 from dicomflow.console.access import Access, check_form, form_token
 from dicomflow.console.guard import Guard, Headers, wants_json
 from dicomflow.console.history import History
 from dicomflow.console.metrics import METRICS_PATH, build_registry
 from dicomflow.console.page import Context, Page, Views, positive
 from dicomflow.console.pages import images, overview, studies, transfers, work
-from dicomflow.console.pictures import Pictures
 from dicomflow.console.templating import Templates
 from dicomflow.console.totals import Totals
 from dicomflow.errors import DicomflowError

@@ -21,10 +21,10 @@ from sqlalchemy import Connection, Engine, Row
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from dicomflow.archive.pixels.pictures import Pictures
 from dicomflow.catalog.audit import record_audit_event
 from dicomflow.catalog.engine import begin_read
 from dicomflow.console.history import History
-from dicomflow.console.pictures import Pictures
 from dicomflow.console.totals import Totals
 
 __all__ = ["Context", "Page", "Views", "decode_key", "encode_key", "plain", "positive"]

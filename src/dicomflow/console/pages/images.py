@@ -9,6 +9,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from dicomflow.archive.pixels.picture import FrameError
+from dicomflow.archive.pixels.pictures import Window
 from dicomflow.catalog.custody import (
     find_instance,
     find_one_series,
@@ -19,8 +21,6 @@ from dicomflow.catalog.custody import (
     studies_of_series,
 )
 from dicomflow.console.page import Context, Page, plain, positive
-from dicomflow.console.picture import FrameError
-from dicomflow.console.pictures import Window
 
 __all__ = ["frame", "instance", "series", "thumbnail"]
 

@@ -13,10 +13,10 @@ from framed import COLUMNS, GREY, ROOT, ROWS, encode, image
 from obstore.store import MemoryStore
 from pydicom.encaps import encapsulate
 
-from dicomflow.console.drawing import MAX_KEPT_BYTES, _Kept
-from dicomflow.console.frames import Frame
-from dicomflow.console.picture import FrameError
-from dicomflow.console.pictures import Pictures, Window
+from dicomflow.archive.pixels.drawing import MAX_KEPT_BYTES, _Kept
+from dicomflow.archive.pixels.frames import Frame
+from dicomflow.archive.pixels.picture import FrameError
+from dicomflow.archive.pixels.pictures import Pictures, Window
 
 # How much the console itself may grow while a hostile object is looked at.
 GROWTH_BYTES = 100 << 20

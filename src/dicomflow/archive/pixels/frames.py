@@ -21,9 +21,9 @@ from pydicom.pixels.utils import pixel_array
 from pydicom.tag import BaseTag
 from pydicom.uid import UID
 
-from dicomflow.console.described import colors_of, frame_bits, number_of, number_of_frame, side_of
-from dicomflow.console.picture import FrameError
-from dicomflow.console.ranged import RangedFile
+from dicomflow.archive.pixels.described import colors_of, frame_bits, number_of, number_of_frame, side_of
+from dicomflow.archive.pixels.picture import FrameError
+from dicomflow.archive.pixels.ranged import RangedFile
 from dicomflow.dicom.codestream import is_larger
 from dicomflow.dicom.encoding import BIG_ENDIAN, EXPLICIT, IMPLICIT
 from dicomflow.dicom.part10 import decode_file_meta

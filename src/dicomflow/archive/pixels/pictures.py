@@ -21,7 +21,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import ObjectStore
 
-from dicomflow.console.picture import Channel, FrameError, Picture, Window
+from dicomflow.archive.pixels.picture import Channel, FrameError, Picture, Window
 
 __all__ = ["Picture", "Pictures", "Window"]
 
@@ -138,7 +138,7 @@ class _Drawer:
         self._seconds = seconds
         self._memory_bytes = memory_bytes
         self._process = subprocess.Popen(  # noqa: S603  # this program itself
-            [sys.executable, "-P", "-m", "dicomflow.console.drawing", str(memory_bytes)],
+            [sys.executable, "-P", "-m", "dicomflow.archive.pixels.drawing", str(memory_bytes)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # a codec's words may be a patient's data

@@ -8,7 +8,7 @@ from pydicom import Dataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence as PydicomSequence
 
-from dicomflow.console.picture import FrameError
+from dicomflow.archive.pixels.picture import FrameError
 
 __all__ = ["colors_of", "frame_bits", "number_of", "number_of_frame", "side_of"]
 

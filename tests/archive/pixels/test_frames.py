@@ -24,9 +24,9 @@ from pydicom.pixels import get_encoder
 from pydicom.sequence import Sequence
 from pydicom.uid import RLELossless
 
-from dicomflow.console.frames import open_object, read_frame
-from dicomflow.console.picture import FrameError
-from dicomflow.console.ranged import BLOCK_BYTES, RangedFile
+from dicomflow.archive.pixels.frames import open_object, read_frame
+from dicomflow.archive.pixels.picture import FrameError
+from dicomflow.archive.pixels.ranged import BLOCK_BYTES, RangedFile
 from dicomflow.dicom.part10 import decode_file_meta, encode_file_meta
 
 COLOR = np.stack([GREY // 16, 255 - GREY // 16, (GREY * 7) % 256], axis=-1).astype(np.uint8)

@@ -12,9 +12,9 @@ from collections import OrderedDict
 from dataclasses import asdict
 from typing import Any, Final
 
-from dicomflow.console.frames import Frame, open_file, read_frame
-from dicomflow.console.picture import Channel, FrameError, Picture, Window
-from dicomflow.console.ranged import RangedFile
+from dicomflow.archive.pixels.frames import Frame, open_file, read_frame
+from dicomflow.archive.pixels.picture import Channel, FrameError, Picture, Window
+from dicomflow.archive.pixels.ranged import RangedFile
 
 __all__ = ["draw", "serve_pictures"]
 
