@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dicomflow.edge.commitment.requests import CommitmentRequest, Commitments, Reference
+from dicomflow.dicom.references import Reference
+from dicomflow.edge.commitment.requests import CommitmentRequest, Commitments
 from dicomflow.edge.spool.folders import Spool
 
 Run = Callable[..., tuple[int, str, str]]

@@ -19,7 +19,8 @@ import pytest
 from spoiling import spoil_bytes, spoil_document
 
 from dicomflow.bucket.feedback import FailedObject, Feedback
-from dicomflow.edge.commitment.requests import CommitmentRequest, Reference, make_report
+from dicomflow.dicom.references import Reference
+from dicomflow.edge.commitment.requests import CommitmentRequest, make_report
 from dicomflow.edge.deliver.feedback import FeedbackReader
 from dicomflow.edge.ledger import Ledger, LedgerEntry
 from dicomflow.edge.settings import CommitmentSettings

@@ -4,15 +4,18 @@ DICOMFLOW_FUZZ_EXAMPLES is the number of inputs for each target; `--hypothesis-s
 """
 
 import io
+import itertools
 import os
 import struct
 from collections.abc import Callable
 from typing import Any
 
+from data_sets import element, item, sequence
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dicomflow.dicom.part10 import decode_file_meta, encode_file_meta
+from dicomflow.dicom.references import encode_references, read_references
 from dicomflow.dicom.scan import Identity, Outcome, read_identity, scan
 from dicomflow.dicom.uids import STORAGE_COMMITMENT, is_usable, strip_padding
 from dicomflow.dimse.acceptor import Acceptor, State
@@ -103,6 +106,25 @@ def _data_set(order: str, *, implicit: bool) -> bytes:
 
 
 DATA_SETS = (_data_set("<", implicit=True), _data_set("<", implicit=False), _data_set(">", implicit=False))
+ACTIONS = tuple(
+    element(0x00081195, "UI", b"1.2.9\0", syntax)
+    + sequence(
+        0x00081199,
+        *(
+            item(
+                element(0x00081150, "UI", CT.encode() + b"\0", syntax)
+                + element(0x00081155, "UI", b"1.2.%d\0" % number, syntax),
+                syntax,
+                defined=is_defined,
+            )
+            for number in range(3)
+        ),
+        syntax=syntax,
+        defined=is_defined,
+    )
+    for syntax in (IMPLICIT, EXPLICIT)
+    for is_defined in (True, False)
+)
 META = encode_file_meta(CT, "1.2.3", EXPLICIT, "CALLING", "CALLED")
 
 
@@ -226,6 +248,18 @@ def run_identity(data: bytes) -> None:
         assert found.sop_instance_uid is None or isinstance(strip_padding(found.sop_instance_uid), str)
 
 
+def run_references(data: bytes) -> None:
+    """Read what a request for commitment names: what can be kept, and is the same when it is written and read again."""
+    for syntax in (IMPLICIT, EXPLICIT, BIG_ENDIAN):
+        try:
+            transaction, references = read_references(data, syntax)
+        except PeerError:
+            continue
+        assert all(map(is_usable, (transaction, *itertools.chain(*references))))
+        encoded = encode_references(transaction, references, (), EXPLICIT)
+        assert (transaction, references) == read_references(encoded, EXPLICIT)
+
+
 def run_file_meta(data: bytes) -> None:
     """Decode the head of a file."""
     try:
@@ -246,6 +280,7 @@ TARGETS: dict[str, tuple[Callable[[bytes], None], tuple[bytes, ...]]] = {
     "scan": (run_scan, DATA_SETS),
     "identity": (run_identity, DATA_SETS),
     "file_meta": (run_file_meta, (META,)),
+    "references": (run_references, ACTIONS),
 }
 
 _edits = st.lists(st.tuples(st.integers(0, 1_000), st.integers(0, 3), st.binary(max_size=6)), max_size=6)
@@ -339,6 +374,13 @@ def test_scan_ends_in_an_outcome_or_a_peer_error(data: bytes):
 def test_fallback_ends_in_an_identity_or_a_peer_error(data: bytes):
     """In every transfer syntax, whatever pydicom makes of it."""
     run_identity(data)
+
+
+@fuzzed
+@given(inputs("references"))
+def test_references_end_in_a_value_or_a_peer_error(data: bytes):
+    """In every transfer syntax in which commitment may be asked for."""
+    run_references(data)
 
 
 @fuzzed

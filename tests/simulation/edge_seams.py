@@ -22,7 +22,8 @@ import dicomflow.edge.deliver.uploader
 import dicomflow.edge.spool.lane
 import dicomflow.edge.spool.unpacker
 from dicomflow.bucket.manifest import Manifest
-from dicomflow.edge.commitment.requests import CommitmentRequest, Reference, make_report
+from dicomflow.dicom.references import Reference
+from dicomflow.edge.commitment.requests import CommitmentRequest, make_report
 from dicomflow.edge.commitment.witness import StoreWitness
 from dicomflow.edge.deliver.deliverer import Deliverer
 from dicomflow.edge.deliver.uploader import Uploader

@@ -160,6 +160,51 @@ class DataSet:
             yield Element(tag, vr, offset, value, length, stop, depth)
             offset = stop
 
+    def items(self, sequence: Element) -> Iterator[list[Element]]:
+        """Yield each item of a sequence of the top level as its elements; what nests in those is passed over.
+
+        Raises:
+            PeerError: what should be an item is none, is cut short, or there are too many elements.
+        """
+        is_implicit = self.encoding.is_implicit or sequence.vr == "UN"
+        offset, end = sequence.value, sequence.stop
+        if end > self._end:
+            raise self._lost(self._end)
+        while end - offset >= 8:
+            self._count()
+            group, element, length = self._tag_and_length(self.read(offset, 8))
+            tag = group << 16 | element
+            if tag == SEQUENCE_DELIMITATION:
+                return
+            if tag != ITEM or (length != UNDEFINED and length > end - offset - 8):
+                raise self._lost(offset)
+            found, offset = self._item(offset + 8, length, end, is_implicit=is_implicit)
+            yield found
+        if offset != end:
+            raise self._lost(offset)
+
+    def _item(self, offset: int, length: int, end: int, *, is_implicit: bool) -> tuple[list[Element], int]:
+        """Return the elements of the item whose first one is at an offset, and the offset behind it."""
+        found: list[Element] = []
+        end = end if length == UNDEFINED else offset + length
+        while end - offset >= 8:
+            self._count()
+            group, element, _ = self._tag_and_length(self.read(offset, 8))
+            tag = group << 16 | element
+            if tag == ITEM_DELIMITATION:
+                return found, offset + 8
+            vr, value, value_length = self._header(offset, tag, is_implicit=is_implicit, is_nested=True)
+            stop, depth = value + value_length, 0
+            if value_length == UNDEFINED:
+                stop, depth = self._end_of_items(value, is_implicit=is_implicit or vr == "UN")
+            if stop > end:
+                raise self._lost(offset)
+            found.append(Element(tag, vr, offset, value, value_length, stop, depth))
+            offset = stop
+        if length == UNDEFINED or offset != end:
+            raise self._lost(offset)
+        return found, end
+
     def _count(self) -> None:
         self._left -= 1
         if self._left < 0:

@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import math
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -15,6 +17,8 @@ __all__ = ["PROGRESS_FILE", "Progress", "read_gathered_until", "read_progress"]
 PROGRESS_FILE: Final = "progress.json"
 _WINDOW_SECONDS: Final = 30.0
 _WRITE_SECONDS: Final = 1.0
+# A clock that is kept right is set by less.
+_CLOCK_STEP_SECONDS: Final = 5.0
 # Of what is set aside: the log has all.
 _MOST_TOLD: Final = 20
 # Of the last second in the line's speed, against all before.
@@ -111,7 +115,7 @@ class Progress:
         pause_seconds: float = 0.0,
         resent_skipped: int = 0,
         resent_stored_again: int = 0,
-        gathered_until: float = 0.0,
+        gathered_until: float | None = None,
         is_full: bool = False,
         set_aside: Mapping[Path, str] | None = None,
     ) -> None:
@@ -123,7 +127,8 @@ class Progress:
             pause_seconds: until the failing store is tried again.
             resent_skipped: how many instances were sent again and not stored again, since the deliverer's start.
             resent_stored_again: how many were, since the store did not have what the ledger says.
-            gathered_until: what was acknowledged until then, in seconds since the epoch, is in the ledger.
+            gathered_until: what was acknowledged until then, in seconds since the epoch, is in the ledger; None while
+                that is not known.
             is_full: whether the spool's volume has no room.
             set_aside: what cannot be worked on, with the reasons.
         """
@@ -187,9 +192,15 @@ class Progress:
 
 
 def read_gathered_until(spool: Path) -> float:
-    """Return until when all that was acknowledged is in the ledger; 0 while that is not known."""
+    """Return until when all that was acknowledged is in the ledger, in seconds since the epoch.
+
+    While that is not known it is before any time, since a clock that was never set may be before the epoch; so it is
+    where it lies ahead, since the clock was set back.
+    """
     found = (read_progress(spool) or {}).get("gathered_until")
-    return float(found) if isinstance(found, int | float) else 0.0
+    if not isinstance(found, int | float) or found > time.time() + _CLOCK_STEP_SECONDS:
+        return -math.inf
+    return float(found)
 
 
 def read_progress(spool: Path) -> dict[str, Any] | None:

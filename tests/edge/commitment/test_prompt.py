@@ -18,6 +18,7 @@ from pynetdicom import AE, evt
 from pynetdicom.sop_class import StorageCommitmentPushModel
 from waiting import WAIT_SECONDS
 
+from dicomflow.dicom.references import Reference
 from dicomflow.dicom.uids import (
     EXPLICIT_VR_LITTLE_ENDIAN,
     STORAGE_COMMITMENT,
@@ -32,7 +33,7 @@ from dicomflow.dimse.requestor import Requestor
 from dicomflow.dimse.status import Status
 from dicomflow.edge.commitment.prompt import PromptReport
 from dicomflow.edge.commitment.reporter import Reporter
-from dicomflow.edge.commitment.requests import CommitmentRequest, Commitments, Reference
+from dicomflow.edge.commitment.requests import CommitmentRequest, Commitments
 from dicomflow.edge.ledger import LEDGER_FILE, Ledger, LedgerEntry
 from dicomflow.edge.progress import PROGRESS_FILE
 from dicomflow.edge.settings import CommitmentPeer, CommitmentSettings

@@ -1,24 +1,29 @@
 """Storage commitment: what is kept, what is reported, and that nothing more is claimed than is true."""
 
+import errno
 import hashlib
 import math
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import obstore
 import pytest
+from data_sets import element, item, sequence
 from modality import ACTION, Modality, action_information
 from obstore.exceptions import PermissionDeniedError
 from pydicom.filereader import read_dataset
 from waiting import WAIT_SECONDS, wait_for
 
 from dicomflow.bucket.feedback import NOT_VISIBLE
+from dicomflow.dicom.references import Reference, read_references
 from dicomflow.dicom.uids import (
     EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,
@@ -27,11 +32,11 @@ from dicomflow.dicom.uids import (
 from dicomflow.dimse.command import Command
 from dicomflow.dimse.status import Status
 from dicomflow.edge.commitment import reporter as reporter_module
+from dicomflow.edge.commitment import requests as requests_module
 from dicomflow.edge.commitment.reporter import Reporter, report_commitments
 from dicomflow.edge.commitment.requests import (
     CommitmentRequest,
     Commitments,
-    Reference,
     Report,
     accept_action,
     count_requests,
@@ -40,6 +45,7 @@ from dicomflow.edge.commitment.requests import (
 )
 from dicomflow.edge.commitment.witness import StoreWitness
 from dicomflow.edge.ledger import LEDGER_FILE, Ledger, LedgerEntry
+from dicomflow.edge.progress import PROGRESS_FILE, read_gathered_until
 from dicomflow.edge.settings import CommitmentPeer, CommitmentSettings, DeliverySettings, EdgeSettings, SpoolSettings
 from dicomflow.edge.spool.folders import Spool
 from dicomflow.errors import PermanentError, TransientError
@@ -140,6 +146,33 @@ def test_instance_named_twice_is_one_reference(commitments: Commitments):
     assert Status.SUCCESS == _accept(commitments, ACTION, information, IMPLICIT_VR_LITTLE_ENDIAN)
     (kept,) = commitments.open_requests()
     assert ["1.2.1", "1.2.2"] == [each.sop_instance_uid for each in kept.references]
+
+
+def test_action_that_names_too_many_instances_is_refused_for_that(
+    commitments: Commitments, monkeypatch: pytest.MonkeyPatch
+):
+    """With 0213, so that the requestor may ask in parts; nothing of it is kept."""
+    information = action_information("1.2.9", "1.2.1", "1.2.2")
+    monkeypatch.setattr(requests_module, "read_references", partial(read_references, most=1))
+    assert Status.RESOURCE_LIMITATION == _accept(commitments, ACTION, information, IMPLICIT_VR_LITTLE_ENDIAN)
+    assert [] == list(commitments.open_requests())
+
+
+def test_largest_study_is_asked_for_in_a_moment(commitments: Commitments):
+    """Ten thousand references, ten of the costly seconds of a worker once, are read and kept in a tenth of them."""
+    named = element(0x00081150, "UI", CT.encode() + b"\0")
+    items = (item(named + element(0x00081155, "UI", b"1.2.%05d\0" % n), defined=True) for n in range(10_000))
+    information = element(0x00081195, "UI", b"1.2.9\0") + sequence(0x00081199, *items, defined=True)
+
+    def _seconds() -> float:
+        began_at = time.thread_time()
+        assert Status.SUCCESS == _accept(commitments, ACTION, information, EXPLICIT_VR_LITTLE_ENDIAN)
+        (kept,) = commitments.open_requests()
+        assert kept.references[-1] == Reference(CT, "1.2.09999")
+        encode_report(Report("1.2.9", kept.references, ()), EXPLICIT_VR_LITTLE_ENDIAN)
+        return time.thread_time() - began_at
+
+    assert min(_seconds() for _ in range(3)) < 1.2
 
 
 def test_path_in_a_transaction_uid_is_refused(commitments: Commitments, spool: Spool):
@@ -357,6 +390,68 @@ def test_unknown_instance_is_said_to_be_none_only_when_all_is_gathered(
     assert reason == (report.failed[0][1] if report else None)
     late = make_report(request, ledger, settings, NOW + settings.limit_seconds, None, 0.0)
     assert [0x0213] == [each for _, each in late.failed] if late else False
+
+
+@pytest.mark.parametrize("progress", ["{}", '{"gathered_until": null}', '{"gathered_until": 1e12}', "[]"])
+def test_clock_that_was_never_set_makes_nothing_known_too_early(spool: Spool, ledger: Ledger, progress: str):
+    """Before 1970 as after: until all is gathered nothing is said to be unknown, and no time ahead is believed."""
+    (spool.root / PROGRESS_FILE).write_text(progress)
+    at = -1_000_000.0
+    request = replace(REQUEST, requested_at=at)
+    settings = CommitmentSettings(level="spooled", settle_seconds=0)
+    assert make_report(request, ledger, settings, at + 60, None, read_gathered_until(spool.root)) is None
+    assert make_report(request, ledger, settings, at + 60, None, at + 30) is not None
+
+
+def test_request_of_a_day_to_come_is_reported_today(commitments: Commitments, ledger: Ledger):
+    """The clock was ahead when it came, or when it was put off, and is right again: it does not wait for that day."""
+    ahead = time.time() + 86_400 * 365
+    request = replace(REQUEST, requested_at=ahead, next_at=ahead + 10, attempts=1)
+    commitments.add(request)
+    modality = Modality()
+    try:
+        settings = CommitmentSettings(
+            level="spooled",
+            settle_seconds=0,
+            peers={"CT1": CommitmentPeer(host="127.0.0.1", port=modality.port)},
+        )
+        assert 1 == Reporter(commitments, ledger, settings).run_due()
+    finally:
+        modality.close()
+    assert [2] == [event_type for event_type, _ in modality.reports]
+
+
+class _FaultyEvent(threading.Event):
+    """Fails when it is waited for the first time, as sleeping does where the clock is set under it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.faults = 0
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Fail once."""
+        self.faults += 1
+        if self.faults == 1:
+            raise OSError(errno.EINVAL, "")
+        return super().wait(timeout)
+
+
+def test_fault_of_the_clock_does_not_end_the_reports(spool: Spool, ledger: Ledger, receive: Any, commitments: Any):
+    """A reporter that cannot wait goes on."""
+    receive("1.2.1"), receive("1.2.2")
+    commitments.add(replace(REQUEST, requested_at=time.time()))
+    modality = Modality()
+    stopping = _FaultyEvent()
+    arguments = (commitments, _settings(modality.port), "CT1", ledger.distrust, stopping)
+    reporter = threading.Thread(target=reporter_module._report_for, args=arguments)
+    reporter.start()
+    try:
+        wait_for(lambda: modality.reports)
+        assert stopping.faults > 1
+    finally:
+        stopping.set()
+        reporter.join()
+        modality.close()
 
 
 def test_two_requestors_with_one_transaction_uid_have_a_report_each(commitments: Commitments, ledger: Ledger):

@@ -41,6 +41,8 @@ _FIRST_PAUSE_SECONDS: Final = 10.0
 _LONGEST_PAUSE_SECONDS: Final = 3600.0
 _TIMEOUT_SECONDS: Final = 30.0
 _LOOK_SECONDS: Final = 1.0
+# Looking takes at most one twentieth of a core: a request of 100,000 references that waits is read at each look.
+_IDLE_SHARE: Final = 20.0
 
 _logger = logging.getLogger(__name__)
 
@@ -75,11 +77,15 @@ class Reporter:
             PermanentError: the ledger cannot be read.
         """
         taken = 0
-        for request in self._commitments.open_requests() if requests is None else requests:
+        for kept in self._commitments.open_requests() if requests is None else requests:
             now = time.time()
-            if not _is_due(request, now):
+            if not _is_due(kept, now):
                 continue
+            # Where the clock was set back: its limits would not pass until that day.
+            request = replace(kept, requested_at=min(kept.requested_at, now), next_at=min(kept.next_at, now))
             try:
+                if request.requested_at < kept.requested_at:
+                    self._commitments.update(request)
                 report = make_report(
                     request, self._ledger, self._settings, now, self._commitments.witness, self._gathered_until()
                 )
@@ -155,15 +161,18 @@ def _report_for(
 ) -> None:
     """Report to one peer, or to those that are none, with a look each second. Thread: a daemon."""
     pause = 0.0
-    while not stopping.wait(pause):
-        pause = _LOOK_SECONDS
+    while not stopping.is_set():
         try:
+            if stopping.wait(pause):
+                return
+            began_at = time.thread_time()
             due = [each for each in commitments.open_requests(peer) if _is_due(each, time.time())]
             if peer is None:
                 due = [each for each in due if each.calling_ae_title not in settings.peers]
             if due:
                 with contextlib.closing(Ledger(commitments.root / LEDGER_FILE, read_only=True)) as ledger:
                     Reporter(commitments, ledger, settings, lambda: read_gathered_until(commitments.root)).run_due(due)
+            pause = max(_LOOK_SECONDS, _IDLE_SHARE * (time.thread_time() - began_at))
         except (DicomflowError, sqlite3.OperationalError) as error:
             _logger.warning("commitments_wait reason=%s", error)
             if isinstance(error, DamagedLedgerError):
@@ -171,10 +180,13 @@ def _report_for(
             pause = _FIRST_PAUSE_SECONDS
         except Exception:
             _logger.exception("reporter_failed")
+            pause = _LOOK_SECONDS
 
 
 def _is_due(request: CommitmentRequest, now: float) -> bool:
-    return not request.undelivered and request.next_at <= now
+    # One that is to be tried later than any pause lasts was put off before the clock was set back.
+    is_put_off = now < request.next_at <= now + 2 * _LONGEST_PAUSE_SECONDS
+    return not request.undelivered and not is_put_off
 
 
 def _send(peer: CommitmentPeer, request: CommitmentRequest, report: Report) -> None:

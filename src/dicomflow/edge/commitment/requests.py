@@ -11,14 +11,14 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from io import BytesIO
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from dicomflow.bucket.feedback import NOT_VISIBLE
-from dicomflow.dicom.uids import IMPLICIT_VR_LITTLE_ENDIAN, STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE, is_usable
+from dicomflow.dicom.references import Reference, TooManyReferencesError, encode_references, read_references
+from dicomflow.dicom.uids import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
 from dicomflow.dimse.command import Command, CommandField
 from dicomflow.dimse.status import Status
 from dicomflow.edge.commitment.witness import StoreWitness
@@ -32,7 +32,6 @@ __all__ = [
     "MAX_ACTION_BYTES",
     "CommitmentRequest",
     "Commitments",
-    "Reference",
     "Report",
     "accept_action",
     "count_requests",
@@ -42,7 +41,7 @@ __all__ = [
     "report_command",
 ]
 
-# A reference takes about 200 bytes: room for 100,000 of them.
+# A reference takes at most 172 bytes by the standard: room for as many as may be named, and for what devices add.
 MAX_ACTION_BYTES: Final = 20 << 20
 _REQUEST_STORAGE_COMMITMENT: Final = 1
 ALL_SUCCEEDED: Final = 1
@@ -51,14 +50,6 @@ _FOLDER: Final = "commitments"
 _SUFFIX: Final = ".json"
 _UNDELIVERED: Final = ".undelivered"
 _DUPLICATE_TRANSACTION: Final = 0x0131
-
-
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """A referenced SOP instance."""
-
-    sop_class_uid: str
-    sop_instance_uid: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +137,7 @@ class Commitments:
     def _write(self, request: CommitmentRequest) -> None:
         self._folder.mkdir(mode=0o750, exist_ok=True)
         give_to_owner_of(self.root, self._folder)
-        write_note(self._path(request), json.dumps(asdict(request)).encode(), fsync=self._fsync)
+        write_note(self._path(request), _encode(request), fsync=self._fsync)
         give_to_owner_of(self.root, self._path(request))
 
     def _path(self, request: CommitmentRequest) -> Path:
@@ -179,6 +170,13 @@ def _read(path: Path) -> CommitmentRequest | None:
     return None
 
 
+def _encode(request: CommitmentRequest) -> bytes:
+    # One by one: `asdict` would copy each of tens of thousands of references.
+    document: dict[str, Any] = {name: getattr(request, name) for name in CommitmentRequest.__slots__}
+    document["references"] = [reference._asdict() for reference in request.references]
+    return json.dumps(document).encode()
+
+
 def _short(calling_ae_title: str) -> str:
     """Return what stands for an AE title in a file's name, which may hold less than the title may (PS3.5 6.2)."""
     return hashlib.sha256(calling_ae_title.encode()).hexdigest()[:16]
@@ -209,7 +207,9 @@ def accept_action(
     if command.action_type_id != _REQUEST_STORAGE_COMMITMENT:
         return Status.NO_SUCH_ACTION, None
     try:
-        transaction_uid, references = _decode_action(action_information, transfer_syntax_uid)
+        transaction_uid, references = read_references(action_information, transfer_syntax_uid)
+    except TooManyReferencesError:
+        return Status.RESOURCE_LIMITATION, None
     except PeerError:
         return Status.INVALID_ARGUMENT_VALUE, None
     now = time.time()
@@ -280,18 +280,7 @@ def report_command(report: Report, message_id: int | None = None) -> Command:
 
 def encode_report(report: Report, transfer_syntax_uid: str) -> bytes:
     """Encode the Event Information of a report (PS3.4 Table J.3-3)."""
-    from pydicom.dataset import Dataset  # noqa: PLC0415  # commitment is rare, and pydicom a large import
-    from pydicom.filewriter import write_dataset  # noqa: PLC0415  # as above
-
-    information = Dataset()
-    information.TransactionUID = report.transaction_uid
-    if report.committed:
-        information.ReferencedSOPSequence = [_item(reference) for reference in report.committed]
-    if report.failed:
-        information.FailedSOPSequence = [_item(reference, reason) for reference, reason in report.failed]
-    encoded = _buffer(transfer_syntax_uid)
-    write_dataset(encoded, information)
-    return bytes(encoded.getvalue())
+    return encode_references(report.transaction_uid, report.committed, report.failed, transfer_syntax_uid)
 
 
 def _judge(
@@ -339,48 +328,3 @@ def _confirm(
         reference: None if any(found.get(each.object_key) for each in entries) else missing
         for reference, entries in stored.items()
     }
-
-
-def _decode_action(encoded: bytes, transfer_syntax_uid: str) -> tuple[str, tuple[Reference, ...]]:
-    """Decode Action Information (PS3.4 Table J.3-1); raises `PeerError` for what is missing or illegal."""
-    from pydicom.filereader import read_dataset  # noqa: PLC0415  # commitment is rare, and pydicom a large import
-
-    try:
-        information = read_dataset(
-            BytesIO(encoded), is_implicit_VR=transfer_syntax_uid == IMPLICIT_VR_LITTLE_ENDIAN, is_little_endian=True
-        )
-        transaction_uid = str(information.TransactionUID)
-        references = tuple(
-            dict.fromkeys(  # what is named twice, as it was sent twice, is reported once (PS3.4 J.3.3.1.2)
-                Reference(str(item.ReferencedSOPClassUID), str(item.ReferencedSOPInstanceUID))
-                for item in information.ReferencedSOPSequence
-            )
-        )
-    except Exception as error:  # pydicom raises whatever a malformed data set leads it into
-        raise PeerError(f"action information cannot be read: {type(error).__name__}") from error
-    if not references:
-        raise PeerError("no references")
-    uids: Sequence[str] = [transaction_uid, *(uid for each in references for uid in asdict(each).values())]
-    if not all(map(is_usable, uids)):
-        raise PeerError("a UID is missing or illegal")
-    return transaction_uid, references
-
-
-def _item(reference: Reference, reason: int | None = None) -> Any:  # a Dataset, imported where it is needed
-    from pydicom.dataset import Dataset  # noqa: PLC0415  # as above
-
-    item = Dataset()
-    item.ReferencedSOPClassUID = reference.sop_class_uid
-    item.ReferencedSOPInstanceUID = reference.sop_instance_uid
-    if reason is not None:
-        item.FailureReason = reason
-    return item
-
-
-def _buffer(transfer_syntax_uid: str) -> Any:  # pydicom's own kind of buffer
-    from pydicom.filebase import DicomBytesIO  # noqa: PLC0415  # as above
-
-    buffer = DicomBytesIO()
-    buffer.is_little_endian = True
-    buffer.is_implicit_VR = transfer_syntax_uid == IMPLICIT_VR_LITTLE_ENDIAN
-    return buffer

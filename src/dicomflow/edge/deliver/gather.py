@@ -41,8 +41,8 @@ class Gathering:
         heartbeats: Heartbeats,
         submit: Callable[[Delivery, ReceivedInstance], None],
     ) -> None:
-        # What was acknowledged until then, in seconds since the epoch, is in the ledger.
-        self.gathered_until = 0.0
+        # What was acknowledged until then, in seconds since the epoch, is in the ledger; None while that is not known.
+        self.gathered_until: float | None = None
         self._shared = shared
         self._spool = shared.spool
         self._space = shared.space
@@ -54,7 +54,7 @@ class Gathering:
         missing = Missing(shared.edge, shared.spool, shared.ledger)
         self._leftovers = Leftovers(shared.edge, shared.spool, missing, shared.fail)
         self._unpack_at = float("-inf")
-        self._unpacked_until = 0.0
+        self._unpacked_until: float | None = None
 
     def look(self) -> None:
         """Find what an earlier run has left. Raises `OSError`."""

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from dicomflow.dicom.references import Reference
 from dicomflow.dimse.status import Status
-from dicomflow.edge.commitment.requests import CommitmentRequest, Reference, make_report
+from dicomflow.edge.commitment.requests import CommitmentRequest, make_report
 from dicomflow.edge.ledger import LEDGER_FILE, Ledger
 from dicomflow.edge.settings import CommitmentSettings
 from dicomflow.edge.spool.view import count_files, quarantined_files
