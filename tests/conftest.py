@@ -96,6 +96,24 @@ def _refuse_skip(report: Any) -> Any:
     return report
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Name each failure as it happens, in the process that prints: a run that is cut off reaches no summary."""
+    plugins = session.config.pluginmanager
+    printed = plugins.getplugin("terminalreporter")
+    if printed is not None and not hasattr(session.config, "workerinput"):
+        plugins.register(_NamesFailures(printed), "names_failures")
+
+
+class _NamesFailures:
+    def __init__(self, printed: Any) -> None:
+        self._printed = printed
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self._printed.ensure_newline()
+            self._printed.write_line(f"failed: {report.nodeid}")
+
+
 @pytest.fixture(scope="session")
 def python() -> Callable[[str], str]:
     """Run Python code in a fresh interpreter and give what it printed."""

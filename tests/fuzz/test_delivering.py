@@ -107,7 +107,9 @@ class _Spool:
 
 
 def _any_file(left: _Spool, folder: Path) -> Path:
-    return left.chance.choice([path for path in folder.iterdir() if path.suffix == ".dcm"] or [folder / "none.dcm"])
+    """Choose a file of an instance: not a link that an earlier way made, which may lead to a device without an end."""
+    files = [path for path in folder.iterdir() if path.suffix == ".dcm" and path.is_file() and not path.is_symlink()]
+    return left.chance.choice(files or [folder / "none.dcm"])
 
 
 def _odd_name(left: _Spool) -> str:
@@ -121,7 +123,7 @@ def _rename(left: _Spool, folder: Path) -> None:
 
 def _copy(left: _Spool, folder: Path) -> None:
     with contextlib.suppress(OSError):
-        shutil.copytree(folder, folder.with_name(_odd_name(left)))
+        shutil.copytree(folder, folder.with_name(_odd_name(left)), symlinks=True)
 
 
 def _nest(left: _Spool, folder: Path) -> None:
@@ -163,9 +165,8 @@ def _note(left: _Spool, folder: Path) -> None:
     path = folder / left.chance.choice(
         [MANIFEST_FILE, MANIFEST_FILE, f"{MANIFEST_FILE}.tmp", f"{MANIFEST_FILE}.damaged"]
     )
-    whole = next(
-        (each.read_bytes() for each in left.spool.delivering.glob(f"*/{MANIFEST_FILE}") if each.is_file()), b"{"
-    )
+    manifests = [each for each in left.spool.delivering.glob(f"*/{MANIFEST_FILE}") if each.is_file()]
+    whole = next((each.read_bytes() for each in manifests if each.stat().st_size), b"{")
     content = left.chance.choice(
         [whole, whole[: left.chance.randrange(len(whole))], b"", b"\0" * 4096, b"[" * 5000, b"null"]
     )

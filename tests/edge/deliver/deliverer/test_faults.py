@@ -176,7 +176,7 @@ def test_memory_of_a_failed_payload_is_released(
         tracemalloc.stop()
     ((now, peak),) = held
     assert now < 2 * size
-    assert peak < 4 * size
+    assert peak < 6 * size  # of twenty
 
 
 def test_upload_queue_is_bounded(site: Site, monkeypatch: pytest.MonkeyPatch):
