@@ -30,8 +30,7 @@ class Question:
         level: what each row is of.
         keys: what must match; universal ones may be left out.
         returned: tags that are wanted in the rows, of the level and of those above it; others are not answered.
-        after: the last row's key of an earlier answer, to go on behind it.
-        offset: how many rows to leave out, behind `after`.
+        offset: how many rows to leave out.
         limit: how many rows at most; None for all.
         is_fuzzy: names match by the beginnings of their words, in any order.
         matches_empty: the value `""` asks for what has no value (PS3.4 C.2.2.2.7).
@@ -42,7 +41,6 @@ class Question:
     level: Level
     keys: Keys = field(default_factory=dict)
     returned: frozenset[int] = frozenset()
-    after: tuple[str | int, ...] | None = None
     offset: int = 0
     limit: int | None = None
     is_fuzzy: bool = False
@@ -66,13 +64,14 @@ class Answers:
 
     Attributes:
         fields: what of the wanted attributes is known here, and the unique keys of the level and those above.
-        rows: to be read once; raises `TransientError` where the catalog fails on the way.
+        batches: rows as they are read, to be read once; in an empty batch none of those looked at was meant, so that
+            a long search can be given up. Raises `TransientError` where the catalog fails on the way.
         unmatched: keys that were asked for and are not matched here: all values passed (PS3.4 C.2.2.1.3).
         unknown: tags that were wanted and are not answered here.
     """
 
     fields: tuple[Field, ...]
-    rows: Iterator[tuple[Value, ...]]
+    batches: Iterator[list[tuple[Value, ...]]]
     unmatched: frozenset[int] = frozenset()
     unknown: frozenset[int] = frozenset()
 

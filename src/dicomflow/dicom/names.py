@@ -8,7 +8,7 @@ import re
 import unicodedata
 from typing import Final
 
-__all__ = ["fold_words", "words_to_find"]
+__all__ = ["MAX_WORD_CHARACTERS", "fold_name", "fold_words", "words_to_find"]
 
 MAX_WORD_CHARACTERS: Final = 64
 MAX_WORDS: Final = 256
@@ -51,6 +51,11 @@ def fold_words(name: str) -> tuple[str, ...]:
     """
     words = {word[:MAX_WORD_CHARACTERS] for word in _SEPARATORS.split(_fold(name)) if word}
     return tuple(sorted(words)[:MAX_WORDS])
+
+
+def fold_name(group: str) -> str:
+    """Return a component group to compare by: folded, without padding, and without what is empty at its end."""
+    return "^".join(part.strip() for part in _fold(group).split("^")).rstrip("^")
 
 
 def _fold(name: str) -> str:

@@ -1,0 +1,1 @@
+"""The archive's interface as a catalog and its store answer it."""
