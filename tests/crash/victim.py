@@ -18,10 +18,10 @@ from dicomflow.edge.receive.watermark import Watermark
 from dicomflow.edge.settings import SpoolSettings
 from dicomflow.edge.spool import spares
 from dicomflow.edge.spool.lane import Lane
-from dicomflow.edge.supervisor import bind
 from dicomflow.network.admission import Admission, table_length
 from dicomflow.network.arrivals import Listener
 from dicomflow.network.connections import Connections
+from dicomflow.network.listening import bind
 from dicomflow.network.services import Host
 from dicomflow.network.settings import DimseSettings
 

@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from volumes import mounted
 from waiting import WAIT_SECONDS
 
 from dicomflow.edge import http as http_module
 from dicomflow.edge.http import EdgeHttp
 from dicomflow.edge.settings import DeliverySettings, EdgeSettings, SpoolSettings
+from dicomflow.edge.spool.view import free_bytes
 from dicomflow.edge.supervisor import Supervisor
 from dicomflow.logs import LogSettings
 
@@ -71,10 +73,52 @@ def test_readiness_is_503_and_metrics_tell_while_the_volume_is_full(edge_with: A
     edge = edge_with(spool={"slow_below_bytes": 1 << 60, "refuse_below_bytes": 1 << 60})
     edge.launch()
     until(lambda: edge.http_port, explain=edge.tail)
-    assert (503, "not ready: free space is below spool.refuse_below_bytes\n") == edge.get("/readyz")
+    status, text = edge.get("/readyz")
+    assert (503, "not ready: free space is below spool.refuse_below_bytes") == (status, text.splitlines()[0])
     assert 200 == edge.get("/healthz")[0]
     assert "dicomflow_spool_full 1.0" in edge.get("/metrics")[1].splitlines()
     until(lambda: "ERROR dicomflow.edge.spool.space spool_full" in edge.log.read_text())
+
+
+def test_readiness_is_503_while_a_volume_has_no_room_above_no_watermark(
+    tmp_path: Path, edge_with: Any, scu_with: Any, data_set: Any, until: Any
+):
+    """With `refuse_below_bytes` 0 too: by free space, and by an image that found none, as on a volume with a quota."""
+    with mounted(tmp_path / "volume", "32m") as volume:
+        spool = {"dir": str(volume / "spool"), "workers": 1, "segment_bytes": 0, "spare_bytes": 0}
+        edge = edge_with(spool=spool).start()
+        wanted = "not ready: the spool's volume has no room for images\n"
+        filler = volume / "filler"
+        filler.write_bytes(bytes(free_bytes(volume)))
+        status, text = edge.get("/readyz")
+        assert (503, True) == (status, text.startswith(wanted))
+        filler.unlink()
+        until(lambda: edge.get("/readyz") == (200, "ready\n"))
+        filler.write_bytes(bytes(free_bytes(volume) - (3 << 20)))
+        scu = scu_with(edge.port)
+        scu.associate()
+        assert 0xA700 == scu.store(data_set(pixels=bytes(12 << 20))).status
+        assert free_bytes(volume) > 2 << 20
+        status, text = edge.get("/readyz")
+        assert (503, True) == (status, text.startswith(wanted))
+        assert "dicomflow_spool_full 1.0" in edge.get("/metrics")[1].splitlines()
+        edge.process.terminate()
+        edge.process.wait(WAIT_SECONDS)
+
+
+def test_readiness_is_503_while_no_place_is_left(edge_with: Any, scu_with: Any, until: Any):
+    """Peers that only stay hold all places: it says so, and what frees them; the metric counts them."""
+    edge = edge_with(dimse={"port": 0, "bind": "127.0.0.1", "max_associations": 2, "idle_seconds": 77}).start()
+    scus = [scu_with(edge.port) for _ in range(2)]
+    for scu in scus:
+        scu.associate()
+    expected = (
+        "all 2 associations are open, and others are rejected until one ends; one that is silent is cut after 77 s"
+    )
+    assert (503, f"not ready\n{expected}\n") == edge.get("/readyz")
+    assert "dicomflow_associations_open 2.0" in edge.get("/metrics")[1].splitlines()
+    scus[0].release()
+    until(lambda: edge.get("/readyz")[0] == 200)
 
 
 def test_metrics_of_all_workers_are_summed_and_outlive_a_worker(edge: Any, scu_with: Any, data_set: Any, until: Any):

@@ -1,13 +1,12 @@
 """A store's folder on a share: what is received waits for the share, and nothing is hidden under its mount point."""
 
-import contextlib
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from volumes import mount_tmpfs, mounted
 
 from dicomflow.edge.commitment.witness import StoreWitness
 from dicomflow.edge.mount import MOUNT_FILE, StoreMount
@@ -50,18 +49,8 @@ def test_folder_on_no_mount_of_its_own_is_not_noted(tmp_path: Path):
 @pytest.fixture
 def share(tmp_path: Path) -> Iterator[Path]:
     """Mount a file system."""
-    point = tmp_path / "share"
-    point.mkdir()
-    if os.name == "nt" or os.geteuid() != 0 or _mount(point) != 0:
-        pytest.skip("nobody but root may mount, and not everywhere")
-    yield point
-    with contextlib.suppress(subprocess.CalledProcessError):
-        subprocess.run(["umount", "--lazy", point], check=True, capture_output=True)
-
-
-def _mount(point: Path) -> int:
-    command = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(point)]
-    return subprocess.run(command, check=False, capture_output=True).returncode
+    with mounted(tmp_path / "share", "8m") as point:
+        yield point
 
 
 def test_nothing_is_delivered_under_a_mount_point(
@@ -90,7 +79,7 @@ def test_nothing_is_delivered_under_a_mount_point(
     edge.start()
     until(lambda: "store_not_opened" in edge.log.read_text(), explain=edge.tail)
     assert [] == list(share.iterdir())
-    assert 0 == _mount(share)
+    assert mount_tmpfs(share, "8m")
     until(lambda: _stored() == {"1.2.2"}, explain=edge.tail)
 
 

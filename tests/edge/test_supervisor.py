@@ -25,7 +25,7 @@ from dicomflow.edge.ledger import LEDGER_FILE
 from dicomflow.edge.settings import DeliverySettings, EdgeSettings, SpoolSettings
 from dicomflow.edge.spool.folders import Spool
 from dicomflow.edge.spool.view import count_files
-from dicomflow.edge.supervisor import Supervisor, bind
+from dicomflow.edge.supervisor import Supervisor
 from dicomflow.errors import PermanentError
 from dicomflow.logs import LogSettings
 from dicomflow.network.users import hash_passcode
@@ -367,17 +367,3 @@ def _supervisor(spool: Path, store_url: str) -> Supervisor:
 
 def _raise(number: int) -> Any:
     raise OSError(number, os.strerror(number))
-
-
-def test_bind_names_port_and_remedy():
-    """A port that is taken is named in the error."""
-    with bind("127.0.0.1", 0) as first:
-        port = first.getsockname()[1]
-        with pytest.raises(PermanentError, match=f"cannot listen on 127.0.0.1 port {port}: Address already in use"):
-            bind("127.0.0.1", port)
-
-
-def test_bind_takes_ipv6():
-    """An address with colons is IPv6."""
-    with bind("::1", 0) as listener:
-        assert socket.AF_INET6 == listener.family

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from dicomflow.edge.supervisor import bind
 from dicomflow.network.admission import Admission, table_length
 from dicomflow.network.arrivals import Inbox, Listener, open_inboxes
+from dicomflow.network.listening import bind
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows passes no sockets on")
 

@@ -21,10 +21,10 @@ from dicomflow.dimse.status import Status
 from dicomflow.edge.receive.services import Receiver
 from dicomflow.edge.receive.watermark import Watermark
 from dicomflow.edge.settings import SpoolSettings
-from dicomflow.edge.supervisor import bind
 from dicomflow.network.admission import Admission, table_length
 from dicomflow.network.arrivals import Inbox, Listener, open_inboxes
 from dicomflow.network.connections import Connections
+from dicomflow.network.listening import bind
 from dicomflow.network.services import Host
 from dicomflow.network.settings import DimseSettings
 

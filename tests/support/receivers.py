@@ -24,10 +24,10 @@ from dicomflow.edge.settings import CommitmentSettings, DeliverySettings, EdgeSe
 from dicomflow.edge.spool import spares
 from dicomflow.edge.spool.folders import Spool
 from dicomflow.edge.spool.lane import Lane
-from dicomflow.edge.supervisor import bind
 from dicomflow.network.admission import Admission, table_length
 from dicomflow.network.arrivals import Listener
 from dicomflow.network.connections import DRAIN_SECONDS, Connections
+from dicomflow.network.listening import bind
 from dicomflow.network.services import Host
 from dicomflow.network.settings import DimseSettings
 from dicomflow.network.tls import TlsContexts

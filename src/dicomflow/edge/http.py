@@ -80,9 +80,10 @@ class EdgeHttp:
                 start_response("200 OK", [_TEXT])
                 return [b"ok\n"]
             case "/readyz":
-                if self._supervisor.is_refusing:
+                shortage = self._supervisor.shortage
+                if shortage:
                     start_response("503 Service Unavailable", [_TEXT])
-                    return [b"not ready: free space is below spool.refuse_below_bytes\n"]
+                    return [_lines(f"not ready: {shortage}", *self._supervisor.problems, *self._remarks())]
                 is_ready = self._supervisor.is_ready
                 start_response("200 OK" if is_ready else "503 Service Unavailable", [_TEXT])
                 return [_lines("ready" if is_ready else "not ready", *self._supervisor.problems, *self._remarks())]
@@ -227,9 +228,14 @@ class _SpoolCollector:
         yield GaugeMetricFamily(
             "dicomflow_spool_full",
             "1 while images are refused for want of space, or something found no room a moment ago.",
-            value=self._supervisor.is_refusing or bool(progress.get("spool_full")),
+            value=bool(self._supervisor.shortage) or bool(progress.get("spool_full")),
         )
         yield GaugeMetricFamily("dicomflow_spool_free_bytes", "Free space for the spool.", value=free_bytes(root))
+        yield GaugeMetricFamily(
+            "dicomflow_associations_open",
+            "Associations that are open; none is taken beyond dimse.max_associations.",
+            value=self._supervisor.open_associations,
+        )
         yield GaugeMetricFamily("dicomflow_workers", "Workers that run.", value=self._supervisor.workers_alive)
         yield GaugeMetricFamily(
             "dicomflow_child_restarts", "Processes that died and were replaced.", value=self._supervisor.restarts

@@ -6,13 +6,11 @@ What stops them is the end of a pipe that only the supervisor writes to, so that
 """
 
 import contextlib
-import errno
 import itertools
 import logging
+import math
 import multiprocessing
 import os
-import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, MutableSequence
@@ -21,7 +19,7 @@ from functools import partial
 from multiprocessing import connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from filelock import Timeout
 
@@ -38,26 +36,28 @@ from dicomflow.edge.spool.durable import close_to_others
 from dicomflow.edge.spool.lane import discard_incoming
 from dicomflow.edge.spool.layout import Layout
 from dicomflow.edge.spool.locks import lock_of
-from dicomflow.edge.spool.view import free_bytes
+from dicomflow.edge.spool.room import Room
 from dicomflow.edge.stores import build_store, check_store, local_root
 from dicomflow.edge.transfer.process import TransfersStart, routes_of, run_transfers
 from dicomflow.errors import PermanentError, TransientError
 from dicomflow.logs import LogSettings
-from dicomflow.network.admission import clear_row, table_length
+from dicomflow.network.admission import clear_row, open_associations, table_length
 from dicomflow.network.arrivals import open_inboxes, pass_on
 from dicomflow.network.connections import DRAIN_SECONDS
 from dicomflow.network.descriptors import raise_limit
+from dicomflow.network.listening import bind
 from dicomflow.network.tls import TlsContexts
 from dicomflow.network.users import Users
 
-__all__ = ["Supervisor", "bind"]
+if TYPE_CHECKING:
+    import socket
 
-_BACKLOG: Final = 1024
+__all__ = ["Supervisor"]
+
 _LEAST_WORKERS: Final = 2
 _STOP_SECONDS: Final = 4.5
 # Workers whose supervisor was killed give the port free when they have drained.
 _PORT_SECONDS: Final = DRAIN_SECONDS + 2.5
-_PORT_RETRY_SECONDS: Final = 0.1
 _LOOK_SECONDS: Final = 0.1
 _READ_SETTINGS_SECONDS: Final = 1.0
 
@@ -94,6 +94,9 @@ class Supervisor:
         self._context = multiprocessing.get_context("spawn")
         self._children: list[Child] = []
         self._beats: MutableSequence[int] = ()  # type: ignore[assignment]  # until there are children
+        self._table: MutableSequence[int] = []  # of open associations; as above
+        self._room = Room(settings.spool, self._context.RawArray("d", [-math.inf]))
+        self._looked_at = self._settings_read_at = time.monotonic()
         self._stop_reader, self._stop_writer = self._context.Pipe(duplex=False)
         self._users: Users | None = None
         self._tls: TlsContexts | None = None
@@ -132,8 +135,15 @@ class Supervisor:
 
     @property
     def problems(self) -> list[str]:
-        """What hinders the edge: each child that does not run, has not begun, or does not get on."""
-        return [f"{child.name} {child.problem}" for child in self._children if child.problem]
+        """What hinders the edge: each child that does not run or get on; and when no place for a sender is left."""
+        found = [f"{child.name} {child.problem}" for child in self._children if child.problem]
+        most = self._settings.dimse.max_associations
+        if open_associations(self._table, most) >= most:
+            found.append(
+                f"all {most} associations are open, and others are rejected until one ends;"
+                f" one that is silent is cut after {self._settings.dimse.idle_seconds:g} s"
+            )
+        return found
 
     @property
     def silent_seconds(self) -> dict[str, float]:
@@ -150,9 +160,14 @@ class Supervisor:
         }
 
     @property
-    def is_refusing(self) -> bool:
-        """Whether images are refused for want of space."""
-        return free_bytes(self.spool.root) < self._settings.spool.refuse_below_bytes
+    def shortage(self) -> str:
+        """Why images are refused for want of space, or nothing."""
+        return self._room.shortage
+
+    @property
+    def open_associations(self) -> int:
+        """How many associations are open."""
+        return open_associations(self._table, self._settings.dimse.max_associations)
 
     def start(self) -> None:
         """Bind, open the spool, start the children; on return connections are accepted."""
@@ -183,7 +198,7 @@ class Supervisor:
         self._note_lost()
         workers = settings.spool.workers or max(_LEAST_WORKERS, os.cpu_count() or 1)
         length = table_length(workers, dimse.max_associations)
-        table: MutableSequence[int] = self._context.RawArray("Q", length)
+        self._table = self._context.RawArray("Q", length)
         self._beats = self._context.RawArray("Q", slots_of(workers + 2).start)
         self._inboxes = open_inboxes(workers)
         for index in range(workers):
@@ -193,17 +208,18 @@ class Supervisor:
                 self._logs,
                 self._listener,
                 self._tls_listener,
-                table,
+                self._table,
                 self._inboxes,
                 self._beats,
                 slots_of(index)[0],
                 self._stop_reader,
+                room=self._room,
             )
             self._add(f"worker-{index}", lambda start=start: self._spawn_worker(start), 1)  # type: ignore[misc]
         self._add("deliverer", lambda: self._spawn_deliverer(slots_of(workers)), 2)
         if settings.destinations:
             self._add("transfers", lambda: self._spawn_transfers(slots_of(workers + 1)), 2)
-        self._watcher = threading.Thread(target=self._watch, args=(table,), name="watcher", daemon=True)
+        self._watcher = threading.Thread(target=self._watch, name="watcher", daemon=True)
         self._watcher.start()
         _logger.info("edge_started name=%s port=%d workers=%d", settings.name, self.dimse_port, workers)
 
@@ -268,7 +284,7 @@ class Supervisor:
         if self._settings_file is not None:
             settings = settings.model_copy(update={"delivery": self._settings_file.read()})
         start = DelivererStart(
-            settings, self._logs, self._announce, self._config, self._beats, slots, self._stop_reader
+            settings, self._logs, self._announce, self._config, self._beats, slots, self._stop_reader, self._room
         )
         return self._spawn(run_deliverer, start)
 
@@ -284,28 +300,33 @@ class Supervisor:
         process.start()
         return process
 
-    def _watch(self, table: MutableSequence[int]) -> None:
-        looked_at = settings_read_at = time.monotonic()
+    def _watch(self) -> None:
+        """Look after the children until the stop; the thread's boundary."""
         while not self._stopping.is_set():
-            alive = [child.process.sentinel for child in self._children if child.restart_at is None]
-            connection.wait(alive, timeout=_LOOK_SECONDS)
-            if self._stopping.is_set():
-                return
-            now = time.monotonic()
-            if self._unnoted:
-                self._note_lost()
-            if self._settings_file is not None and now - settings_read_at >= _READ_SETTINGS_SECONDS:
-                settings_read_at = now
-                # So that they outlive the deliverer, whatever the file holds when it dies.
-                self._settings_file.read()
-            for index, child in enumerate(self._children):
-                try:
-                    self._look_after(index, child, table, now, now - looked_at)
-                except Exception:
-                    _logger.exception("child_not_looked_after name=%s", child.name)
-            looked_at = now
+            try:
+                alive = [child.process.sentinel for child in self._children if child.restart_at is None]
+                connection.wait(alive, timeout=_LOOK_SECONDS)
+                if not self._stopping.is_set():
+                    self._look_around(time.monotonic())
+            except Exception:
+                _logger.exception("watcher_failed")
+                self._stopping.wait(_LOOK_SECONDS)
 
-    def _look_after(self, index: int, child: Child, table: MutableSequence[int], now: float, seconds: float) -> None:
+    def _look_around(self, now: float) -> None:
+        for index, child in enumerate(self._children):
+            try:
+                self._look_after(index, child, now, now - self._looked_at)
+            except Exception:
+                _logger.exception("child_not_looked_after name=%s", child.name)
+        self._looked_at = now
+        if self._unnoted:
+            self._note_lost()
+        if self._settings_file is not None and now - self._settings_read_at >= _READ_SETTINGS_SECONDS:
+            self._settings_read_at = now
+            # So that they outlive the deliverer, whatever the file holds when it dies.
+            self._settings_file.read()
+
+    def _look_after(self, index: int, child: Child, now: float, seconds: float) -> None:
         """Do what one child needs now, `seconds` after it was looked after last."""
         if child.restart_at is not None:
             if now >= child.restart_at:
@@ -318,7 +339,7 @@ class Supervisor:
                 self._pass_on(index)  # the others do not know, and go on giving
         else:
             if child.is_worker:
-                clear_row(table, index, self._settings.dimse.max_associations)
+                clear_row(self._table, index, self._settings.dimse.max_associations)
             self._bury(child, now)
 
     def _listen(self, child: Child, seconds: float) -> None:
@@ -384,43 +405,3 @@ class Supervisor:
 
 def _announce_one(announce: Announce, key: str, size_bytes: int) -> None:
     announce([StoredObject(key, size_bytes)])
-
-
-def bind(address: str, port: int, *, patience_seconds: float = 0.0) -> socket.socket:
-    """Return a listening socket.
-
-    Args:
-        address: of the interface; with a colon it is IPv6.
-        port: 0 for any that is free.
-        patience_seconds: how long to try again while something else has the port.
-
-    Raises:
-        PermanentError: the address cannot be bound; the text says what to do.
-    """
-    deadline = time.monotonic() + patience_seconds
-    while True:
-        try:
-            return _listen(address, port)
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE or time.monotonic() >= deadline:
-                raise PermanentError(
-                    f"cannot listen on {address} port {port}: {error.strerror}; choose another port or stop what has it"
-                ) from error
-        time.sleep(_PORT_RETRY_SECONDS)  # a port that becomes free tells nobody
-
-
-def _listen(address: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        if sys.platform == "win32":
-            # There SO_REUSEADDR lets any program take over a port that another has.
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
-        else:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((address, port))
-        listener.listen(_BACKLOG)
-    except OSError:
-        listener.close()
-        raise
-    return listener

@@ -8,10 +8,10 @@ own number only, so no lock spans processes; those of a worker that died are cle
 import threading
 import time
 import zlib
-from collections.abc import MutableSequence
+from collections.abc import MutableSequence, Sequence
 from typing import Final
 
-__all__ = ["Admission", "clear_row", "table_length"]
+__all__ = ["Admission", "clear_row", "open_associations", "table_length"]
 
 # A worker takes what is given to it in less, if it can.
 _ON_THE_WAY_SECONDS: Final = 0.1
@@ -22,6 +22,11 @@ def table_length(workers: int, max_associations: int) -> int:
     return workers * (max_associations + 1)
 
 
+def open_associations(table: Sequence[int], max_associations: int) -> int:
+    """Return how many associations all workers have."""
+    return sum(1 for each in table[: _first_count(table, max_associations)] if each)
+
+
 def clear_row(table: MutableSequence[int], index: int, max_associations: int) -> None:
     """Forget the associations and connections of a worker that died."""
     for place in range(index * max_associations, (index + 1) * max_associations):
@@ -29,7 +34,7 @@ def clear_row(table: MutableSequence[int], index: int, max_associations: int) ->
     table[_first_count(table, max_associations) + index] = 0
 
 
-def _first_count(table: MutableSequence[int], max_associations: int) -> int:
+def _first_count(table: Sequence[int], max_associations: int) -> int:
     return len(table) // (max_associations + 1) * max_associations
 
 

@@ -69,7 +69,7 @@ def heartbeats(spool: Spool, store: Store, clock: Clock) -> Heartbeats:
         spool=SpoolSettings(dir=spool.root),
         delivery=DeliverySettings(store_url="file:///unused"),
     )
-    return Heartbeats(settings, spool.aside, store.put, clock)
+    return Heartbeats(settings, spool.aside, store.put, lambda: False, clock)
 
 
 def test_beat_idle_edge_tells_once_a_minute(heartbeats: Heartbeats, store: Store, clock: Clock):

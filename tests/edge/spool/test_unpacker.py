@@ -14,6 +14,7 @@ from dicomflow.edge.spool import segments, unpacker
 from dicomflow.edge.spool.folders import Spool
 from dicomflow.edge.spool.lane import Lane
 from dicomflow.edge.spool.notes import read_offset
+from dicomflow.edge.spool.room import Room
 from dicomflow.edge.spool.rotation import segments_of
 from dicomflow.edge.spool.setaside import SetAside
 from dicomflow.edge.spool.space import Space
@@ -431,6 +432,7 @@ def test_free_segments_are_given_up_where_space_is_short(lane: Lane, spool: Spoo
     end(lane)
     spool.unpack(100)
     assert 1 == len(list(lane.folder.glob("*.free")))
-    Space(spool, spool.spares, SpoolSettings(dir=lane.root)).make()
+    settings = SpoolSettings(dir=lane.root)
+    Space(spool, spool.spares, settings, Room(settings)).make()
     assert [] == list(lane.folder.iterdir())
     put(restarted(lane), b"two", 2)

@@ -33,6 +33,7 @@ from dicomflow.edge.ledger import LEDGER_FILE, Ledger
 from dicomflow.edge.progress import PROGRESS_FILE, Progress
 from dicomflow.edge.settings import DeliverySettings, EdgeSettings
 from dicomflow.edge.spool.folders import Spool
+from dicomflow.edge.spool.room import Room
 from dicomflow.edge.spool.space import Space
 from dicomflow.edge.stores import identify_store
 from dicomflow.errors import TransientError
@@ -61,6 +62,7 @@ class Deliverer:
         uploader: Uploader,
         announce: Announce | None,
         reload: Callable[[], DeliverySettings] | None = None,
+        room: Room | None = None,
     ) -> None:
         self._settings = settings.delivery
         self._reload = reload or (lambda: settings.delivery)
@@ -70,7 +72,7 @@ class Deliverer:
         self.ledger = Ledger(root / LEDGER_FILE, store=store, busy_seconds=_LEDGER_BUSY_SECONDS)
         # Busy when every put is under way and one more waits.
         self._progress = Progress(root / PROGRESS_FILE, time.monotonic, settings.delivery.concurrency + 1)
-        self._space = Space(spool, spool.spares, settings.spool)
+        self._space = Space(spool, spool.spares, settings.spool, room or Room(settings.spool))
         self._shared = Shared(
             *(settings.name, lambda: self._settings, spool, self._space, self.ledger, self._progress, announce)
         )
@@ -80,7 +82,7 @@ class Deliverer:
         )
         deliveries = Deliveries(settings.delivery, new_id=lambda: str(uuid.uuid4()), is_whole=is_whole)
         self._in_flight = InFlight(lambda: self._progress.line_bytes_per_second)
-        self._heartbeats = Heartbeats(settings, spool.aside, uploader.put_note)
+        self._heartbeats = Heartbeats(settings, spool.aside, uploader.put_note, lambda: self._space.is_full)
         self._feedback = FeedbackReader(settings.name, uploader.fetch, self.ledger)
         self._feedback_seconds = _FEEDBACK_SECONDS[settings.commitment.level == "imported"]
         # The steps, the last one first.

@@ -35,7 +35,7 @@ _logger = logging.getLogger(__name__)
 class Heartbeats:
     """Gathers whom the edge hears of and puts its heartbeat. Event loop: one owner.
 
-    `put` stores an object whole; `clock` tells the time in UTC.
+    `put` stores an object whole; `is_full` tells whether images find no room; `clock` tells the time in UTC.
     """
 
     def __init__(
@@ -43,12 +43,14 @@ class Heartbeats:
         settings: EdgeSettings,
         aside: SetAside,
         put: Callable[[str, bytes], Awaitable[None]],
+        is_full: Callable[[], bool],
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._settings = settings
         self._root = settings.spool.dir
         self._aside = aside
         self._put = put
+        self._is_full = is_full
         self._clock = clock
         self._peers: dict[tuple[str, str], SeenPeer] = {}
         self._has_new_peer = False
@@ -98,9 +100,6 @@ class Heartbeats:
         view = look(self._root, ages=False)
         is_waiting = bool(view.received + view.delivering)
         return is_waiting, view.quarantined, self._is_full(), len(self._aside.reasons())
-
-    def _is_full(self) -> bool:
-        return free_bytes(self._root) < self._settings.spool.refuse_below_bytes
 
     def _look(self, now: datetime, peers: tuple[SeenPeer, ...]) -> Heartbeat:
         view = look(self._root)

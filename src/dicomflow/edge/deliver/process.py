@@ -28,6 +28,7 @@ from dicomflow.edge.mount import StoreMount
 from dicomflow.edge.settings import EdgeSettings, SettingsFile
 from dicomflow.edge.spool.folders import Spool
 from dicomflow.edge.spool.locks import lock_of
+from dicomflow.edge.spool.room import Room
 from dicomflow.edge.stores import build_store, local_root
 from dicomflow.logs import LogSettings
 
@@ -54,6 +55,7 @@ class DelivererStart:
     slots: Sequence[int] = ()
     # Its end is the stop.
     stop: multiprocessing.connection.Connection | None = None
+    room: Room | None = None
 
 
 def run_deliverer(start: DelivererStart) -> None:
@@ -81,6 +83,7 @@ def run_deliverer(start: DelivererStart) -> None:
         Uploader(partial(build_store, settings.delivery), root, StoreMount(root, settings.spool.dir)),
         start.announce,
         SettingsFile(start.config, settings).read if start.config is not None else None,
+        start.room,
     )
     # What is made so far stays, so the collector need not walk it again and again.
     gc.freeze()

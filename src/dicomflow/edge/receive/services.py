@@ -25,6 +25,7 @@ from dicomflow.edge.receive.storage import REFUSALS, StoreReception
 from dicomflow.edge.receive.watermark import Watermark
 from dicomflow.edge.settings import CommitmentSettings
 from dicomflow.edge.spool.lane import Lane
+from dicomflow.edge.spool.room import Room
 
 __all__ = ["Receiver", "Services"]
 
@@ -48,6 +49,7 @@ class Receiver:
     commitments: Commitments | None = None
     commitment: CommitmentSettings = _NO_COMMITMENT
     actions: ActionMemory = field(default_factory=ActionMemory)
+    room: Room | None = None
 
     def serve(self, acceptor: Acceptor, association_id: str, peer: str) -> "Services":
         """Make the services of an association."""
@@ -237,6 +239,8 @@ class Services:
         else:
             self._refused += 1
             refusal = reception.refusal or REFUSALS["internal"]
+            if refusal is REFUSALS["no_space"] and self._receiver.room is not None:
+                self._receiver.room.note_none()
             if metrics is not None:
                 metrics.refused(refusal.status)
             _logger.info(

@@ -25,6 +25,7 @@ from dicomflow.edge.receive.services import Receiver
 from dicomflow.edge.receive.watermark import Watermark
 from dicomflow.edge.settings import EdgeSettings
 from dicomflow.edge.spool.lane import Lane
+from dicomflow.edge.spool.room import Room
 from dicomflow.network.admission import Admission
 from dicomflow.network.arrivals import Inbox, Listener
 from dicomflow.network.connections import Connections
@@ -56,6 +57,7 @@ class WorkerStart:
     beats: MutableSequence[int]
     slot: int
     stop: multiprocessing.connection.Connection
+    room: Room | None = None
     users: KnownUsers = field(default_factory=dict)  # in force where the file of the users cannot be read
 
 
@@ -83,6 +85,7 @@ def run_worker(start: WorkerStart) -> None:
         metrics,
         Commitments(kept.dir, witness, fsync=kept.fsync) if start.settings.commitment.peers else None,
         start.settings.commitment,
+        room=start.room,
     )
     host = Host(
         dimse,

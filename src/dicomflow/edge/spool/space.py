@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 from dicomflow.edge.settings import SpoolSettings
 from dicomflow.edge.spool.durable import is_full
 from dicomflow.edge.spool.layout import Layout
+from dicomflow.edge.spool.room import Room
 from dicomflow.edge.spool.rotation import discard_free
 from dicomflow.edge.spool.spares import Spares
 from dicomflow.edge.spool.view import free_bytes
@@ -34,11 +35,17 @@ class Space:
     """What the deliverer knows of the volume; `clock` gives monotonic seconds. Event loop: one owner."""
 
     def __init__(
-        self, spool: Layout, spares: Spares, settings: SpoolSettings, clock: Callable[[], float] = time.monotonic
+        self,
+        spool: Layout,
+        spares: Spares,
+        settings: SpoolSettings,
+        room: Room,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._spool = spool
         self._spares = spares
         self._settings = settings
+        self._room = room
         self._clock = clock
         self._full_until = float("-inf")
         self._told_at = float("-inf")
@@ -58,8 +65,7 @@ class Space:
         free = self.free_bytes()
         if free < self._settings.slow_below_bytes:
             self._give_up_spares()
-        is_refusing = free < self._settings.refuse_below_bytes
-        if is_refusing or self._clock() < self._full_until:
+        if self._room.shortage or self._clock() < self._full_until:
             self._tell(free)
             return
         if self._is_full:
