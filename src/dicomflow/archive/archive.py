@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 
 from dicomflow.archive.access import Audit
+from dicomflow.archive.pixels.conversions import Conversions
 from dicomflow.archive.query import Query
+from dicomflow.archive.retrieval import Retrieval
 
 __all__ = ["Archive"]
 
@@ -13,5 +15,7 @@ class Archive:
     """One archive; `ae_title` is what others retrieve from it by."""
 
     query: Query
+    retrieval: Retrieval
+    conversions: Conversions
     audit: Audit
     ae_title: str

@@ -4,9 +4,9 @@ What may be asked again is a `TransientError`: the catalog or the store is away.
 these: HTTP 400, 403 and 503, DIMSE A900, 0124 and A700.
 """
 
-from dicomflow.errors import PeerError
+from dicomflow.errors import PeerError, PermanentError
 
-__all__ = ["BadQueryError", "NotAllowedError"]
+__all__ = ["BadQueryError", "NotAllowedError", "NotHeldError"]
 
 
 class BadQueryError(PeerError):
@@ -15,3 +15,7 @@ class BadQueryError(PeerError):
 
 class NotAllowedError(PeerError):
     """Who asks is known, and may not do this."""
+
+
+class NotHeldError(PermanentError):
+    """An object that the catalog knows is not in the store, or not as it was: 404, or a failed sub-operation."""

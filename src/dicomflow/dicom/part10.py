@@ -11,7 +11,7 @@ from typing import Final
 from dicomflow.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, strip_padding
 from dicomflow.errors import PeerError
 
-__all__ = ["PREAMBLE_LENGTH", "FileMeta", "decode_file_meta", "encode_file_meta"]
+__all__ = ["PREAMBLE_LENGTH", "FileMeta", "decode_file_meta", "encode_file_meta", "with_transfer_syntax"]
 
 PREAMBLE_LENGTH: Final = 128
 _PREFIX: Final = b"DICM"
@@ -109,3 +109,28 @@ def decode_file_meta(head: bytes | memoryview) -> FileMeta:
         called_ae_title=values.get(0x0018, b"").decode("ascii", "replace").strip(" \0"),
         data_set_offset=offset,
     )
+
+
+def with_transfer_syntax(head: bytes, transfer_syntax_uid: str) -> bytes:
+    """Return preamble and file meta information of a Part 10 file with another transfer syntax; all else stays.
+
+    Raises:
+        PeerError: as `decode_file_meta`.
+    """
+    end = decode_file_meta(head).data_set_offset
+    parts: list[bytes] = []
+    offset = len(_START)
+    while offset < end:
+        begin = offset
+        _, element, vr, length = _SHORT_ELEMENT.unpack_from(head, offset)
+        offset += _SHORT_ELEMENT.size
+        if vr in _LONG_FORM_VRS:
+            (length,) = struct.unpack_from("<I", head, offset)
+            offset += 4
+        offset += length
+        if element == 0x0010:
+            parts.append(_short(0x0010, b"UI", transfer_syntax_uid.encode("ascii")))
+        elif element:  # the group length is told anew
+            parts.append(head[begin:offset])
+    group = b"".join(parts)
+    return head[: len(_START)] + _GROUP_LENGTH.pack(0x0002, 0x0000, b"UL", 4, len(group)) + group

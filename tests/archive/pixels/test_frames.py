@@ -208,7 +208,7 @@ def test_one_bit_frames_that_begin_within_a_byte(read: Put):
         assert np.array_equal(masks[number], read(dataset, number).pixels)
 
 
-@pytest.mark.parametrize("table", ["native", "basic", "extended", "none"])
+@pytest.mark.parametrize("table", ["native", "basic", "extended", "none", "basic, in pieces", "none, in pieces"])
 def test_frame_of_many_is_found_by_whatever_table_there_is(read: Put, table: str):
     """The twentieth frame is the twentieth frame."""
     frames = [(GREY + number) % 4096 for number in range(30)]
@@ -220,7 +220,8 @@ def test_frame_of_many_is_found_by_whatever_table_there_is(read: Put, table: str
             pixels, offsets, lengths = encapsulate_extended(encoded)
             extra = {"ExtendedOffsetTable": offsets, "ExtendedOffsetTableLengths": lengths}
         else:
-            pixels, extra = encapsulate(encoded, has_bot=table == "basic"), {}
+            pieces = 3 if "pieces" in table else 1
+            pixels, extra = encapsulate(encoded, pieces, has_bot="basic" in table), {}
         dataset = image(f"{ROOT}.4.80", pixels, is_encapsulated=True, NumberOfFrames=30, **extra)
     assert np.array_equal(frames[19], read(dataset, 19).pixels)
 

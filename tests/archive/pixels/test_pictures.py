@@ -147,7 +147,7 @@ def test_small_object_of_gigabytes_costs_the_console_nothing(
             pictures.thumbnail("hostile", 0)
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < GROWTH_BYTES
     assert (ROWS, COLUMNS) == imagecodecs.png_decode(pictures.frame("good", 0, Window()).png).shape
-    pictures._broke.clear()
+    pictures.processes.forget()
 
 
 def test_picture_that_takes_too_long_is_given_up_and_its_process_ended(store: MemoryStore):
@@ -156,7 +156,7 @@ def test_picture_that_takes_too_long_is_given_up_and_its_process_ended(store: Me
     hurried = Pictures(store, seconds=0.01)
     with pytest.raises(FrameError, match=r"takes longer than 0\.01 s"):
         hurried.thumbnail("slow", 0)
-    hurried._seconds = 60
+    hurried.processes._seconds = 60
     with pytest.raises(FrameError, match=r"takes longer than 0\.01 s"):
         hurried.thumbnail("slow", 0)
     store.put("other", encode(image(f"{ROOT}.1", GREY.tobytes())))

@@ -9,26 +9,28 @@ import os
 import signal
 import sys
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any, Final
 
+from dicomflow.archive.pixels.converting import converted, native_samples
 from dicomflow.archive.pixels.frames import Frame, open_file, read_frame
 from dicomflow.archive.pixels.picture import Channel, FrameError, Picture, Window
 from dicomflow.archive.pixels.ranged import RangedFile
+from dicomflow.archive.pixels.rendering import Rendering, encode_png, render, shown, window_of
 
 __all__ = ["draw", "serve_pictures"]
 
 THUMBNAIL_PIXELS: Final = 128
 MAX_KEPT_BYTES: Final = 96 << 20
-_FASTEST: Final = 1
-_TAILS_PERCENT: Final = (0.5, 99.5)
 
 
 def serve_pictures(channel: Channel, memory_bytes: int) -> None:
-    """Draw what is asked for until the other side closes.
+    """Answer what is asked for until the other side closes.
 
     A request is JSON. Each read is asked for as JSON with `read`, and answered with the bytes, or with nothing where
-    the object could not be read. The end is JSON with `refused`, or with a picture's fields and its PNG behind it.
+    the object could not be read. An answer is JSON with `refused`, or with fields and its bytes behind it; the end of
+    a request is one with `is_last`.
     """
     _bound_memory(memory_bytes)
     kept = _Kept()
@@ -38,28 +40,25 @@ def serve_pictures(channel: Channel, memory_bytes: int) -> None:
         except EOFError:
             return
         try:
-            picture = _answer(request, kept, channel)
+            for about, content in _ANSWERS[request["what"]](request, kept, channel):
+                channel.send(json.dumps(about).encode())
+                channel.send(content)
         except FrameError as error:
             channel.send(json.dumps({"refused": str(error)}).encode())
         except Exception as error:  # noqa: BLE001  # the boundary around one picture of many
             kept.clear()
             channel.send(json.dumps({"refused": f"it cannot be drawn: {type(error).__name__}"}).encode())
-        else:
-            about = asdict(picture)
-            png = about.pop("png")
-            channel.send(json.dumps(about).encode())
-            channel.send(png)
 
 
 def draw(frame: Frame, count: int, window: Window, *, is_small: bool) -> Picture:
     """Draw a frame of so many, through a window, or small."""
     if is_small:
         step = max(1, -(-max(frame.pixels.shape[:2]) // THUMBNAIL_PIXELS))
-        center, width = _window_of(frame, window)
+        center, width = window_of(frame, window)
         frame = Frame(frame.pixels[::step, ::step], frame.is_color, frame.is_inverted, center, width)
     else:
-        center, width = _window_of(frame, window)
-    return Picture(_png(_shown(frame, center, width, window.is_inverted)), center, width, count)
+        center, width = window_of(frame, window)
+    return Picture(encode_png(shown(frame, center, width, is_inverted=window.is_inverted)), center, width, count)
 
 
 class _Kept:
@@ -87,14 +86,49 @@ class _Kept:
         self._bytes = 0
 
 
-def _answer(request: dict[str, Any], kept: _Kept, channel: Channel) -> Picture:
+_Answers = Iterator[tuple[dict[str, Any], bytes]]
+
+
+def _picture(request: dict[str, Any], kept: _Kept, channel: Channel) -> _Answers:
+    """Answer with a PNG for the console."""
+    picture = draw(*_found(request, kept, channel), Window(**request["window"]), is_small=request["is_small"])
+    about = asdict(picture)
+    png = about.pop("png")
+    yield {**about, "is_last": True}, png
+
+
+def _rendering(request: dict[str, Any], kept: _Kept, channel: Channel) -> _Answers:
+    """Answer with a rendered frame (PS3.18 10.4.1.1.3), in the type and size that are asked for."""
+    frame, _ = _found(request, kept, channel)
+    yield {"is_last": True}, render(frame, Rendering(**request["rendering"]))
+
+
+def _samples(request: dict[str, Any], _kept: _Kept, channel: Channel) -> _Answers:
+    """Answer with the uncompressed samples of some frames, one after the other."""
+    opened = open_file(lambda: _file(channel, request["size"]))
+    indexes: list[int] = request["frames"]
+    for index in indexes:
+        yield {"is_last": index == indexes[-1]}, native_samples(opened, index)
+
+
+def _conversion(request: dict[str, Any], _kept: _Kept, channel: Channel) -> _Answers:
+    """Answer with the object in Explicit VR Little Endian, piece by piece."""
+    for piece in converted(_file(channel, request["size"])):
+        yield {"is_last": False}, piece
+    yield {"is_last": True}, b""
+
+
+_ANSWERS: Final = {"picture": _picture, "rendering": _rendering, "samples": _samples, "conversion": _conversion}
+
+
+def _found(request: dict[str, Any], kept: _Kept, channel: Channel) -> tuple[Frame, int]:
     key, index = request["key"], request["index"]
     found = kept.find(key, index)
     if found is None:
         opened = open_file(lambda: _file(channel, request["size"]))
         found = read_frame(opened, index), opened.frames
         kept.keep(key, index, *found)
-    return draw(*found, Window(**request["window"]), is_small=request["is_small"])
+    return found
 
 
 def _file(channel: Channel, size: int) -> RangedFile:
@@ -116,45 +150,6 @@ def _bound_memory(limit_bytes: int) -> None:
         return
     # Private memory that is written to: threads and libraries reserve address space that they never touch.
     resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
-
-
-def _window_of(frame: Frame, window: Window) -> tuple[float | None, float | None]:
-    """Return the window to use: the one asked for, the object's, or one that shows nearly all values."""
-    if frame.is_color:
-        return None, None
-    center = frame.center if window.center is None else window.center
-    width = frame.width if window.width is None else window.width
-    if center is None or width is None:
-        import numpy as np  # noqa: PLC0415  # an extra
-
-        low, high = (float(value) for value in np.percentile(frame.pixels, _TAILS_PERCENT))
-        center = (low + high) / 2 if center is None else center
-        width = high - low if width is None else width
-    return round(center, 2), max(1.0, round(width, 2))
-
-
-def _shown(frame: Frame, center: float | None, width: float | None, is_inverted: bool) -> Any:  # noqa: FBT001  # private
-    """Return samples of eight bits (PS3.3 C.11.2.1.2.1)."""
-    import numpy as np  # noqa: PLC0415  # an extra
-
-    if center is None or width is None:
-        return 255 - frame.pixels if is_inverted else frame.pixels
-    scale = max(width - 1.0, 1e-3)
-    levels = frame.pixels - np.float32(center - 0.5)
-    levels *= np.float32(255.0 / scale)
-    levels += np.float32(127.5)
-    np.nan_to_num(levels, copy=False)
-    shown = np.clip(levels, 0, 255, out=levels).astype(np.uint8)
-    return 255 - shown if is_inverted != frame.is_inverted else shown
-
-
-def _png(samples: Any) -> bytes:
-    try:
-        import imagecodecs  # noqa: PLC0415  # an extra, and 60 MB
-        import numpy as np  # noqa: PLC0415  # an extra
-    except ImportError as error:
-        raise FrameError("frames need the extra: pip install 'dicomflow[console]'") from error
-    return bytes(imagecodecs.png_encode(np.ascontiguousarray(samples), level=_FASTEST))
 
 
 if __name__ == "__main__":

@@ -4,24 +4,25 @@ Knows files and codecs, no pages. What cannot be shown is a `FrameError` with th
 """
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any, BinaryIO, Final, cast
+from typing import Any, BinaryIO, Final, TypeVar, cast
 
 from obstore.exceptions import BaseError
 from obstore.store import ObjectStore
 from pydicom import Dataset, dcmread
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import FileMetaDataset
-from pydicom.encaps import encapsulate, get_frame, parse_basic_offsets
+from pydicom.encaps import encapsulate
 from pydicom.errors import InvalidDicomError
 from pydicom.pixels.processing import apply_color_lut, convert_color_space
 from pydicom.pixels.utils import pixel_array
 from pydicom.tag import BaseTag
 from pydicom.uid import UID
 
+from dicomflow.archive.pixels.codecs import DECODERS, RLE
 from dicomflow.archive.pixels.described import colors_of, frame_bits, number_of, number_of_frame, side_of
+from dicomflow.archive.pixels.offsets import FrameTable, read_fragments
 from dicomflow.archive.pixels.picture import FrameError
 from dicomflow.archive.pixels.ranged import RangedFile
 from dicomflow.dicom.codestream import is_larger
@@ -37,7 +38,9 @@ from dicomflow.dicom.uids import (
 from dicomflow.dicom.walk import DataSet
 from dicomflow.errors import PeerError
 
-__all__ = ["Frame", "Opened", "open_file", "open_object", "read_frame"]
+__all__ = ["MAX_WHOLE_BYTES", "Frame", "Opened", "decode_samples", "open_file", "open_object", "read_frame"]
+
+_Present = TypeVar("_Present")
 
 MAX_FRAME_BYTES: Final = 256 << 20
 MAX_WHOLE_BYTES: Final = 64 << 20
@@ -49,35 +52,12 @@ _ITEM_HEADER_BYTES: Final = 8
 _HEAD_BYTES: Final = 64 << 10
 # An enhanced object has some dozens for each frame before its pixels.
 _MAX_ELEMENTS: Final = 5_000_000
-_JPEG: Final = "1.2.840.10008.1.2.4."
 _SYNTAXES: Final = {
     IMPLICIT: IMPLICIT_VR_LITTLE_ENDIAN,
     EXPLICIT: EXPLICIT_VR_LITTLE_ENDIAN,
     BIG_ENDIAN: EXPLICIT_VR_BIG_ENDIAN,
 }
 _UNCOMPRESSED: Final = frozenset(_SYNTAXES.values())
-_RLE: Final = "1.2.840.10008.1.2.5"
-# The codec of imagecodecs that reads each syntax; what has no compression and RLE is pydicom's.
-DECODERS: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        _JPEG + "50": "jpeg8_decode",
-        _JPEG + "51": "jpeg_decode",
-        _JPEG + "57": "ljpeg_decode",
-        _JPEG + "70": "ljpeg_decode",
-        _JPEG + "80": "jpegls_decode",
-        _JPEG + "81": "jpegls_decode",
-        _JPEG + "90": "jpeg2k_decode",
-        _JPEG + "91": "jpeg2k_decode",
-        _JPEG + "92": "jpeg2k_decode",
-        _JPEG + "93": "jpeg2k_decode",
-        _JPEG + "110": "jpegxl_decode",
-        _JPEG + "111": "jpegxl_decode",
-        _JPEG + "112": "jpegxl_decode",
-        _JPEG + "201": "htj2k_decode",
-        _JPEG + "202": "htj2k_decode",
-        _JPEG + "203": "htj2k_decode",
-    }
-)
 _ABOUT_PIXELS: Final = (
     "Rows",
     "Columns",
@@ -163,6 +143,19 @@ def read_frame(opened: Opened, index: int) -> Frame:
     Raises:
         FrameError: there is no such frame, its syntax or colours are not known here, or it is broken.
     """
+    return _decoded(opened, index, lambda samples: _presented(opened.dataset, index, samples))
+
+
+def decode_samples(opened: Opened, index: int) -> Any:
+    """Decode one frame to an array of its samples: greys or indexes as they were coded, colours as RGB.
+
+    Raises:
+        FrameError: as `read_frame`.
+    """
+    return _decoded(opened, index, lambda samples: samples)
+
+
+def _decoded(opened: Opened, index: int, present: Callable[[Any], _Present]) -> _Present:
     if not 0 <= index < opened.frames:
         raise FrameError(f"there is no frame {index + 1}: the object has {opened.frames}")
     dataset = opened.dataset
@@ -171,7 +164,7 @@ def read_frame(opened: Opened, index: int) -> Frame:
     try:
         with without_warnings():
             _check_size(dataset)
-            return _presented(dataset, index, _decode(opened, index))
+            return present(_decode(opened, index))
     except FrameError:
         raise
     except ImportError as error:
@@ -235,11 +228,11 @@ def _decode(opened: Opened, index: int) -> Any:
     syntax = opened.transfer_syntax_uid
     if syntax in _UNCOMPRESSED:
         return _native(opened, index)
-    if syntax != _RLE and syntax not in DECODERS:
+    if syntax != RLE and syntax not in DECODERS:
         raise FrameError(f"transfer syntax {UID(syntax).name} is not shown")
     if opened.value_bytes != _UNDEFINED_LENGTH:
         raise FrameError("the compressed pixel data has no items")
-    if syntax == _RLE:
+    if syntax == RLE:
         return _by_pydicom(opened, encapsulate([_encoded(opened, index)]))
     return _by_codec(opened, DECODERS[syntax], _encoded(opened, index))
 
@@ -279,19 +272,12 @@ def _by_pydicom(opened: Opened, pixels: bytes, frames: int = 1) -> Any:
 
 
 def _encoded(opened: Opened, index: int) -> bytes:
-    """Return the compressed bytes of a frame, from its offset where a table has it (PS3.5 A.4)."""
-    file, frames = opened.file, opened.frames
+    """Return the compressed bytes of a frame."""
     extended = None
     if "ExtendedOffsetTable" in opened.dataset and "ExtendedOffsetTableLengths" in opened.dataset:
         extended = (opened.dataset.ExtendedOffsetTable, opened.dataset.ExtendedOffsetTableLengths)
-    file.seek(opened.value_at)
-    if frames > 1 and extended is None and not parse_basic_offsets(file):
-        # Without a table every item before the frame must be looked at.
-        file.seek(opened.value_at)
-        file = io.BytesIO(_whole(file))
-    else:
-        file.seek(opened.value_at)
-    return get_frame(file, index, number_of_frames=frames, extended_offsets=extended)
+    table = FrameTable(opened.file, opened.value_at, opened.frames, extended)
+    return read_fragments(opened.file, table.fragments(index), MAX_FRAME_BYTES)
 
 
 def _by_codec(opened: Opened, name: str, encoded: bytes) -> Any:
