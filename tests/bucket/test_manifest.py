@@ -64,6 +64,13 @@ def test_manifest_read_back_equals_what_was_written(original: Manifest):
     assert encoded == Manifest.from_json(encoded).to_json()
 
 
+def test_association_of_an_earlier_edge_has_no_originators(manifest: Manifest):
+    """What it did not tell is not missing."""
+    document = json.loads(manifest.to_json())
+    del document["associations"][0]["move_originators"]
+    assert manifest == Manifest.from_json(json.dumps(document).encode())
+
+
 def test_unknown_members_are_ignored(manifest: Manifest):
     """A later writer may add members anywhere."""
     document = json.loads(manifest.to_json())

@@ -43,7 +43,7 @@ def deliver(engine: Engine, *numbers: int, delivery: str = "delivery", series: s
         Instance(f"1.2.3.{number}", "1.2", "1.2.840.10008.1.2.1", f"site/{number}.dcm", 500, f"{number:064}", "", "a1")
         for number in numbers
     )
-    association = Association("a1", "CT", "DICOMFLOW", "10.0.0.1", "released")
+    association = Association("a1", "CT", "DICOMFLOW", "10.0.0.1", "released", ("VIEWER/5", "VIEWER, 2/6"))
     study = Study("1.2.3", (Series(series, instances),))
     manifest = Manifest("site", delivery, NOW, NOW + timedelta(seconds=9), (association,), (study,))
     with engine.begin() as connection:
@@ -93,7 +93,8 @@ def test_custody_of_a_study_and_an_instance(engine: Engine, an_object: Build, wr
         instance = find_instance(connection, "1.2.3.1")
         assert find_instance(connection, "9") is None
     assert (2, 1000, 2, NOW) == (came["objects"], came["bytes"], came["with_digest"], came["opened_at"])
-    assert ["CT"] == [each["calling_ae_title"] for each in came["associations"]]
+    (association,) = came["associations"]
+    assert ("CT", ["VIEWER/5", "VIEWER, 2/6"]) == (association["calling_ae_title"], association["move_originators"])
     assert ("site/1.dcm", f"{1:064}", NOW + timedelta(seconds=9)) == (
         stored.object_key,
         stored.sha256,

@@ -61,13 +61,16 @@ def listed(edge: Any) -> list[str]:
 def test_stored_instance_is_delivered_with_its_manifest(
     edge_with: Any, scu_with: Any, data_set: Any, part10: Any, until: Any
 ):
-    """From the socket to the object store: the same bytes, a manifest, and an empty spool."""
+    """From the socket to the object store: the same bytes, a manifest with its association, and an empty spool."""
     edge = edge_with().start()
     scu = scu_with(edge.port)
     scu.associate()
-    assert 0 == scu.store(data_set()).status
+    assert 0 == scu.store(data_set(), move_originator_ae_title="VIEWER", move_originator_message_id=5).status
     scu.release()
     until(lambda: listed(edge) == ["1.2.3.4"], explain=edge.tail)
+    (path,) = edge.objects.glob("manifests/site-1/*.json")
+    (association,) = Manifest.from_json(path.read_bytes()).associations
+    assert ("released", ("VIEWER/5",)) == (association.ended, association.move_originators)
     assert {"1.2.3.4": [part10()]} == stored(edge)
     until(lambda: count_files(edge.spool.root) == {"received": 0, "delivering": 0, "quarantined": 0})
 

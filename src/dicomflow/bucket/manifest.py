@@ -24,13 +24,18 @@ MANIFEST_VERSION: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class Association:
-    """One association that contributed to a delivery, and how it ended: released, aborted, lost or open."""
+    """One association that contributed to a delivery, and how it ended: released, aborted, lost or open.
+
+    `move_originators` has the AE title, "/" and the message ID of each C-MOVE that it stored for (PS3.7 9.1.1.1); an
+    edge of an earlier version tells none.
+    """
 
     association_id: Text
     calling_ae_title: Text
     called_ae_title: Text
     peer: Text
     ended: Text
+    move_originators: tuple[Text, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

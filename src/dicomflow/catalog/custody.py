@@ -312,5 +312,7 @@ def _associations_of(connection: Connection, delivery_ids: Sequence[str]) -> Map
     )
     found: dict[str, list[dict[str, Any]]] = {}
     for row in connection.execute(statement).mappings():
-        found.setdefault(row["delivery_id"], []).append({name: row[name] for name in row if name != "delivery_id"})
+        originators = row["move_originators"].split("\\") if row["move_originators"] else []
+        each = {name: row[name] for name in row if name != "delivery_id"} | {"move_originators": originators}
+        found.setdefault(row["delivery_id"], []).append(each)
     return found

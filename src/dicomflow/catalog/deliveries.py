@@ -144,6 +144,7 @@ def _record_associations(connection: Connection, manifest: Manifest) -> None:
             "called_ae_title": association.called_ae_title,
             "peer": association.peer,
             "ended": association.ended,
+            "move_originators": "\\".join(association.move_originators) or None,
         }
         for association in manifest.associations
     ]

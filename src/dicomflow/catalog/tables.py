@@ -260,6 +260,8 @@ delivery: Final = Table(
     _partial_index("ix_delivery_to_report", "delivery_id", "series_changes > reported_changes"),
 )
 
+# `move_originators` has the AE title, "/" and the message ID of each C-MOVE it stored for, joined by a backslash, which
+# no title holds; NULL for none.
 delivery_association: Final = Table(
     "delivery_association",
     metadata,
@@ -269,6 +271,7 @@ delivery_association: Final = Table(
     Column("called_ae_title", Text, nullable=False),
     Column("peer", Text, nullable=False),
     Column("ended", Text, nullable=False),
+    Column("move_originators", Text),
 )
 
 # `called_at` is the last call of StartDICOMImportJob, `due_at` when somebody looks at an unfinished job again,

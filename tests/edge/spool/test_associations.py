@@ -56,6 +56,26 @@ def test_associations_are_open_until_they_end(log: AssociationLog, reader: Assoc
     assert {"a1": "released", "a2": "aborted", "a3": "open"} == reader.read_states()
 
 
+def test_originators_of_an_association_are_read_beside_how_it_stands(
+    log: AssociationLog, reader: AssociationLog, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """Whatever titles they have, in another log and after a restart of the reader, until it is forgotten."""
+    odd = ("VIEWER/5", "WORK STATION/6", "A%20=.\n/7")
+    monkeypatch.setattr(association_log, "_MOST_LINES", 2)
+    log.note_open("a1"), log.note_open("a2")
+    for originator in odd:
+        log.note_originator("a1", originator)
+        assert {"a1": "open", "a2": "open"} == reader.read_states()
+    reader.forget({"a1"}, time.time() + LATER)
+    log.note_end("a1", "released")
+    assert {"a1": "released", "a2": "open"} == reader.read_states()
+    for each in (reader, AssociationLog(tmp_path)):
+        assert "released" == each.read_states()["a1"]
+        assert (odd, ()) == (each.originators("a1"), each.originators("a2"))
+    reader.forget({"a2"}, time.time() + LATER)
+    assert () == reader.originators("a1")
+
+
 def test_open_associations_of_a_dead_process_are_lost(log: AssociationLog, reader: AssociationLog, tmp_path: Path):
     """Those of others stay open, until all are lost at the next start of the edge."""
     dead = in_another_process(tmp_path, "log.note_open('b1'); log.note_open('b2'); log.note_end('b2', 'released')")

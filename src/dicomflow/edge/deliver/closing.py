@@ -81,7 +81,12 @@ class Closing:
     def _close(self, delivery: Delivery, states: dict[str, str]) -> None:
         """Fix a delivery's content by writing its manifest into its folder. Raises `OSError`, and then it is open."""
         if delivery.instances:  # else all were quarantined
-            manifest = delivery.manifest(self._shared.edge, datetime.now(UTC), lambda each: states.get(each, "lost"))
+            manifest = delivery.manifest(
+                self._shared.edge,
+                datetime.now(UTC),
+                lambda each: states.get(each, "lost"),
+                self._spool.associations.originators,
+            )
             folder = self._shared.folder_of(delivery.delivery_id)
             self._spool.write_note(folder / MANIFEST_FILE, manifest.to_json())
             _logger.info(

@@ -81,8 +81,14 @@ class Delivery:
         """Return the bytes of each instance, by its object key."""
         return {self.key_of(each, edge): each.bytes for each in self.instances.values()}
 
-    def manifest(self, edge: str, closed_at: datetime, ended: Callable[[str], str]) -> Manifest:
-        """Return the manifest; `ended` tells how an association stands."""
+    def manifest(
+        self,
+        edge: str,
+        closed_at: datetime,
+        ended: Callable[[str], str],
+        originators: Callable[[str], tuple[str, ...]] = lambda _: (),
+    ) -> Manifest:
+        """Return the manifest; `ended` tells how an association stands, `originators` for whose C-MOVEs it stored."""
         series: dict[str, list[Instance]] = {}
         associations: dict[str, Association] = {}
         for instance in sorted(self.instances.values(), key=lambda each: (each.received_at, each.sop_instance_uid)):
@@ -106,6 +112,7 @@ class Delivery:
                     called_ae_title=instance.called_ae_title,
                     peer=instance.file.peer,
                     ended=ended(instance.file.association_id),
+                    move_originators=originators(instance.file.association_id),
                 ),
             )
         studies = tuple(Series(uid, tuple(instances)) for uid, instances in series.items())

@@ -63,9 +63,14 @@ class Finishing:
     async def _put_manifest(self, delivery: Delivery, tries: int) -> None:
         edge = self._shared.edge
         note = read_manifest(self._shared.folder_of(delivery.delivery_id), edge)
-        ends = {each.association_id: each.ended for each in note.associations} if note else {}
+        noted = {each.association_id: each for each in note.associations} if note else {}
         closed_at = note.closed_at if note else datetime.now(UTC)
-        content = delivery.manifest(edge, closed_at, lambda each: ends.get(each, "lost")).to_json()
+        content = delivery.manifest(
+            edge,
+            closed_at,
+            lambda each: noted[each].ended if each in noted else "lost",
+            lambda each: noted[each].move_originators if each in noted else (),
+        ).to_json()
         key, sizes = manifest_key(edge, delivery.delivery_id), delivery.sizes(edge)
         async with self._in_flight.sending(len(content)):
             await self._uploader.put_manifest(key, content, sizes, self._in_flight.limit_seconds(tries))

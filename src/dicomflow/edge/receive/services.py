@@ -12,7 +12,7 @@ from typing import Final
 
 from dicomflow.dicom.uids import STORAGE_COMMITMENT, VERIFICATION
 from dicomflow.dimse.acceptor import Acceptor
-from dicomflow.dimse.command import CommandField, encode_response
+from dicomflow.dimse.command import Command, CommandField, encode_response
 from dicomflow.dimse.events import AssociationAborted, CommandReceived, DataSetReceived
 from dicomflow.dimse.negotiation import STORAGE_ALONE, Offer, proposes_storage
 from dicomflow.dimse.pdu import AbortSource, AssociateReject, AssociateRequest
@@ -31,7 +31,7 @@ __all__ = ["Receiver", "Services"]
 
 _WITH_COMMITMENT: Final = Offer(services=frozenset({STORAGE_COMMITMENT}))
 _NO_COMMITMENT: Final = CommitmentSettings()
-_MOST_MOVE_ORIGINATORS: Final = 8  # of one association, in its line of the log
+_MOST_MOVE_ORIGINATORS: Final = 8  # of one association
 _N_EVENT_REPORT_RSP: Final = CommandField.N_EVENT_REPORT_RQ | 0x8000  # PS3.7 E.1
 
 _logger = logging.getLogger(__name__)
@@ -180,14 +180,12 @@ class Services:
         )
 
     def _begin_store(self, event: CommandReceived) -> None:
-        if event.command.move_originator_ae_title and len(self._move_originators) < _MOST_MOVE_ORIGINATORS:
-            number = event.command.move_originator_message_id
-            self._move_originators[f"{event.command.move_originator_ae_title}/{number or 0}"] = None
         self._reception = StoreReception(event.context, event.command)
         try:
             if not self._is_marked:
                 self._receiver.lane.associations.note_open(self._association_id)
                 self._is_marked = True
+            self._note_originator(event.command)
             self._reception.begin(
                 self._receiver.lane,
                 self._receiver.watermark,
@@ -203,6 +201,13 @@ class Services:
         except Exception as error:
             _logger.exception("store_failed association=%s", self._association_id)
             self._reception.fail(error)
+
+    def _note_originator(self, command: Command) -> None:
+        if command.move_originator_ae_title and len(self._move_originators) < _MOST_MOVE_ORIGINATORS:
+            originator = f"{command.move_originator_ae_title}/{command.move_originator_message_id or 0}"
+            if originator not in self._move_originators:
+                self._move_originators[originator] = None
+                self._receiver.lane.associations.note_originator(self._association_id, originator)
 
     def _slow_down(self, received_bytes: int) -> None:
         """Read more slowly as the volume fills up, so that the sender feels it and nobody times out."""

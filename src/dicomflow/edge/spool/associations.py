@@ -1,9 +1,10 @@
-"""How associations that stored something stand: open, released, aborted or lost.
+"""How associations that stored something stand: open, released, aborted or lost; and for whose C-MOVE they stored.
 
 No delivery closes while an association that carries it is open, and its manifest tells how each one ended. A worker
 appends a line when an association first stores something and one when it ends, to `{process}-{number}.log`; the
 deliverer reads on where it was, and removes logs of which nobody needs a line any more. A line is
-`{id} {how} {when} .`. Lines are not synced: what power loss takes is an association that counts as lost.
+`{id} {how} {when} .`, where `for={originator}` for how it stands says whose C-MOVE it stores for. Lines are not synced:
+what power loss takes is an association that counts as lost.
 """
 
 import contextlib
@@ -15,6 +16,7 @@ import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
+from urllib.parse import quote, unquote
 
 from dicomflow.regularfiles import NotRegularError, open_descriptor, open_regular, read_rest
 
@@ -25,6 +27,7 @@ __all__ = ["AssociationLog"]
 
 _OPEN: Final = "open"
 _LOST: Final = "lost"
+_FOR: Final = "for="
 _SUFFIX: Final = ".log"
 _FLAGS: Final = os.O_WRONLY | os.O_APPEND
 # Then the next log begins, so that this one can go.
@@ -49,11 +52,12 @@ class AssociationLog:
         self._lock = threading.Lock()
         self._descriptor = -1
         self._lines = 0
-        self._open: set[str] = set()
+        self._open: dict[str, list[str]] = {}  # with the originators of each
         self._unwritten = b""  # what a full volume did not take
         self._refused: set[str] = set()
         self._offsets: dict[Path, int] = {}
         self._states: dict[str, _State] = {}
+        self._originators: dict[str, dict[str, None]] = {}
 
     def note_open(self, association_id: str) -> None:
         """Note that an association of this process stores something. Raises `OSError`."""
@@ -65,14 +69,24 @@ class AssociationLog:
                     self._refused.add(association_id)
                     self._unwritten += _line(association_id, _LOST)
                 raise
-            self._open.add(association_id)
+            self._open[association_id] = []
+
+    def note_originator(self, association_id: str, originator: str) -> None:
+        """Note for whose C-MOVE an open association of this process stores: the AE title, "/" and the message ID."""
+        with self._lock:
+            self._open[association_id].append(originator)
+            line = _line(association_id, _FOR + quote(originator))
+            try:
+                self._append(line)
+            except OSError:
+                self._unwritten += line
 
     def note_end(self, association_id: str, how: str) -> None:
         """Note how an association of this process ended, if it stored something: released or aborted or lost."""
         with self._lock:
             if association_id not in self._open:
                 return
-            self._open.discard(association_id)
+            del self._open[association_id]
             line = _line(association_id, how)
             try:
                 self._append(line)
@@ -102,7 +116,7 @@ class AssociationLog:
         for logs in _logs_of_processes(self._folder, process_id):
             states: dict[str, _State] = {}
             for log in logs:
-                _read_on(log, 0, states)
+                _read_on(log, 0, states, {})
             lines: dict[Path, bytes] = {}
             for each, state in states.items():
                 if state.how == _OPEN:
@@ -118,8 +132,12 @@ class AssociationLog:
         """Return how each noted association stands by now."""
         for logs in _logs_of_processes(self._folder):
             for log in logs:
-                self._offsets[log] = _read_on(log, self._offsets.get(log, 0), self._states)
+                self._offsets[log] = _read_on(log, self._offsets.get(log, 0), self._states, self._originators)
         return {association_id: state.how for association_id, state in self._states.items()}
+
+    def originators(self, association_id: str) -> tuple[str, ...]:
+        """Return for whose C-MOVEs an association stored, as far as `read_states` has read."""
+        return tuple(self._originators.get(association_id, ()))
 
     def forget(self, needed: Collection[str], before: float) -> None:
         """Forget the associations that ended before `before` (seconds since the epoch) and nobody needs."""
@@ -128,6 +146,7 @@ class AssociationLog:
             for each, state in self._states.items()
             if state.how == _OPEN or state.since >= before or each in needed
         }
+        self._originators = {each: found for each, found in self._originators.items() if each in self._states}
         wanted = {state.log for state in self._states.values()}
         for logs in _logs_of_processes(self._folder):
             for log in logs:
@@ -162,7 +181,9 @@ class AssociationLog:
             os.close(self._descriptor)
         self._descriptor, self._lines = descriptor, 0
         # So that one that is open for long does not keep the logs before.
-        _write(descriptor, b"".join(_line(each, _OPEN) for each in self._open))
+        for each, originators in self._open.items():
+            notes = (_OPEN, *(_FOR + quote(originator) for originator in originators))
+            _write(descriptor, b"".join(_line(each, note) for note in notes))
 
     def _remove(self, log: Path) -> bool:
         """Remove a log that is read to its end and that no process appends to; False when it stays."""
@@ -200,8 +221,8 @@ def _write(descriptor: int, lines: bytes) -> None:
         lines = lines[os.write(descriptor, lines) :]
 
 
-def _read_on(log: Path, offset: int, states: dict[str, _State]) -> int:
-    """Take the lines of a log from an offset on into `states`, and return the offset behind the last whole one."""
+def _read_on(log: Path, offset: int, states: dict[str, _State], originators: dict[str, dict[str, None]]) -> int:
+    """Take the lines of a log from an offset on, and return the offset behind the last whole one."""
     try:
         with open_regular(log) as file:
             file.seek(offset)
@@ -212,5 +233,9 @@ def _read_on(log: Path, offset: int, states: dict[str, _State]) -> int:
     for line in lines.decode("ascii", "replace").split("\n"):
         fields = line.split(" ")
         if len(fields) == _FIELDS and _SECONDS.fullmatch(fields[2]) and fields[3] == ".":
-            states[fields[0]] = _State(fields[1], int(fields[2]), log)
+            association_id, note, since, _ = fields
+            if note.startswith(_FOR):
+                originators.setdefault(association_id, {})[unquote(note.removeprefix(_FOR))] = None
+            else:
+                states[association_id] = _State(note, int(since), log)
     return offset + len(lines) + len(end)
