@@ -14,8 +14,9 @@ from sqlalchemy import select
 from dicomflow.catalog.audit import list_audit_events
 from dicomflow.catalog.engine import begin_read
 from dicomflow.catalog.tables import patient
-from dicomflow.console.access import Access, Attempts, Proxy, Sessions
+from dicomflow.console.access import Access, Sessions
 from dicomflow.passcodes import PasscodeFile, hash_passcode
+from dicomflow.visitors import Attempts, Proxy
 
 NAME, PASSCODE = "ines", "correct horse battery"
 

@@ -18,7 +18,7 @@ from dicomflow.catalog.engine import require_schema
 from dicomflow.cli.database import DatabaseUrl, DataFolder, writing
 from dicomflow.cli.operator import caller, function_of
 from dicomflow.cli.stores import StoreUrl, store_of
-from dicomflow.console.access import Access, Proxy
+from dicomflow.console.access import Access
 from dicomflow.console.app import build_context, create_console
 from dicomflow.console.counters import read_url
 from dicomflow.console.forward import create_forwarder
@@ -30,6 +30,7 @@ from dicomflow.pipeline.transfers import TRANSFER_QUEUE
 from dicomflow.pipeline.wakeups import DRIVE_QUEUE
 from dicomflow.serving import WebServer
 from dicomflow.sites import LOOPBACK_HOSTS
+from dicomflow.visitors import Proxy
 
 __all__ = ["console"]
 

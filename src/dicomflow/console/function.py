@@ -16,7 +16,7 @@ from typing import Any, cast
 from mangum import Mangum
 
 from dicomflow import logs
-from dicomflow.console.access import Access, Proxy
+from dicomflow.console.access import Access
 from dicomflow.console.app import build_context, create_console
 from dicomflow.console.forwarded import CALLER, HOSTS, PART_CHARACTERS, USER_HEADER
 from dicomflow.console.history import EVERY_SECONDS
@@ -24,6 +24,7 @@ from dicomflow.console.page import Context
 from dicomflow.pipeline.connect import build_dependencies
 from dicomflow.pipeline.settings import load_settings
 from dicomflow.pipeline.wakeups import DRIVE_QUEUE
+from dicomflow.visitors import Proxy
 
 __all__ = ["console"]
 

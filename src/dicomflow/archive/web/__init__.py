@@ -1,0 +1,1 @@
+"""The archive as DICOMweb (PS3.18)."""
