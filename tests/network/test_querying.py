@@ -30,6 +30,9 @@ from dicomflow.network import requesting
 from dicomflow.network.querying import QueryAssociation, Retrieved
 from dicomflow.network.requesting import propose
 
+# pynetdicom leaves sockets to the collector when a peer breaks off.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+
 BOTH = (IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN)
 CT = "1.2.840.10008.5.1.4.1.1.2"
 STUDIES = {Tag.QUERY_RETRIEVE_LEVEL: b"STUDY", Tag.STUDY_INSTANCE_UID: b"", Tag.STUDY_DATE: b""}

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import pydicom.config
 from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import (
@@ -30,6 +31,10 @@ class Source:
     """
 
     def __init__(self, images: Sequence[Dataset], *, ae_title: str = "SOURCE", roles: bool = True) -> None:
+        # What it answers on purpose, and ranges that are asked, are no values of their VR.
+        self._modes = (pydicom.config.settings.reading_validation_mode, pydicom.config.settings.writing_validation_mode)
+        pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+        pydicom.config.settings.writing_validation_mode = pydicom.config.IGNORE
         self.images = list(images)
         self.destinations: dict[str, tuple[str, int]] = {}
         self.dropped: set[str] = set()
@@ -72,8 +77,16 @@ class Source:
 
     def close(self) -> None:
         """Answer no more."""
+        if self.stopping.is_set():
+            return
         self.stopping.set()
         self._server.shutdown()
+        pydicom.config.settings.reading_validation_mode, pydicom.config.settings.writing_validation_mode = self._modes
+
+    def replace_move(self, move: Any) -> None:
+        """Have moves answered by a handler of the test's."""
+        self._server.unbind(evt.EVT_C_MOVE, self._move)
+        self._server.bind(evt.EVT_C_MOVE, move)
 
     def _matching(self, asked: Dataset) -> list[Dataset]:
         def fits(image: Dataset) -> bool:
@@ -89,11 +102,13 @@ class Source:
             modality = asked.get("ModalitiesInStudy") or asked.get("Modality")
             if modality and "Modality" not in self.ignored and image.Modality != modality:
                 return False
-            date = asked.get("StudyDate")
-            if date and "StudyDate" not in self.ignored:
-                low, dash, high = date.partition("-")
-                found = image.get("StudyDate") or ""
-                return bool(found) and (low or "0") <= found <= ((high or "9") if dash else low)
+            for keyword in ("StudyDate", "StudyTime"):
+                window = asked.get(keyword)
+                if window and keyword not in self.ignored:
+                    low, dash, high = window.partition("-")
+                    found = image.get(keyword) or ""
+                    if not found or not (low or "0") <= found <= ((high or "9") if dash else low):
+                        return False
             return True
 
         return [image for image in self.images if fits(image)]
@@ -130,9 +145,9 @@ class Source:
         if "NumberOfSeriesRelatedInstances" in asked:
             answer.NumberOfSeriesRelatedInstances = len(images)
         for keyword, value in self.changes.items():
-            if value is None:
-                answer.pop(keyword, None)
-            else:
+            if keyword in answer:
+                del answer[keyword]  # an element judges by what was in force when it was made
+            if value is not None:
                 setattr(answer, keyword, value)
         return answer
 

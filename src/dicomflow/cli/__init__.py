@@ -54,6 +54,7 @@ COMMANDS: Final = {
     "edge-certificate": Entry("Give this machine the certificate of an edge.", "edge"),
     "edge-remove": Entry("Take an edge's device out of a deployed stack.", "edge"),
     "send": Entry("Send DICOM files to a receiver over DIMSE.", "edge"),
+    "pull": Entry("Compare with a source, and fetch what is missing here.", "edge"),
     "samples": Entry("Write a few invented studies, to try things with.", "edge"),
     "spool": Entry("List what cannot be delivered, and try it again.", "edge"),
     "ledger": Entry("Show an instance's chain of custody; check, forget it.", "edge"),

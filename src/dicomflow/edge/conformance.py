@@ -130,6 +130,7 @@ def _configuration() -> str:
         ("Networks", "`dimse.networks`, any"),
         ("Storage commitment", f"`commitment.level`, {commitment.level}"),
         ("Nodes that images are sent back to", "`destinations`, none"),
+        ("Archives that are queried and retrieved from", "`sources`, none"),
     ]
     return _table(("What", "Setting and default"), rows)
 

@@ -195,13 +195,39 @@ class Ledger:
         """Return the entries of a delivery."""
         return self._select("WHERE delivery_id = ? ORDER BY received_at", (delivery_id,))
 
+    def of_study(self, study_instance_uid: str) -> list[LedgerEntry]:
+        """Return the entries of a study, in the order of gathering."""
+        return self._select("WHERE study_instance_uid = ? ORDER BY rowid", (study_instance_uid,))
+
+    def count_study(self, study_instance_uid: str) -> tuple[int, int]:
+        """Return how many entries a study has, and their bytes."""
+        statement = "SELECT count(*), coalesce(sum(bytes), 0) FROM instance WHERE study_instance_uid = ?"
+        (row,) = self._run(lambda connection: connection.execute(statement, (study_instance_uid,)).fetchall())
+        return int(row[0]), int(row[1])
+
+    def keep_study(self, study_instance_uid: str) -> None:
+        """Have the entries of a study never expire: what is compared with a source must not come again and again."""
+        statement = "INSERT OR IGNORE INTO kept_study (study_instance_uid) VALUES (?)"
+
+        def _do(connection: sqlite3.Connection) -> None:
+            with connection:
+                connection.execute(statement, (study_instance_uid,))
+
+        self._run(_do)
+
     def entries(self) -> list[LedgerEntry]:
         """Return every entry, oldest first."""
         return self._select("ORDER BY received_at", ())
 
     def forget_before(self, now: datetime, days: float) -> int:
-        """Remove entries of stored instances that were received longer ago than `days`; return how many."""
-        statement = "DELETE FROM instance WHERE received_at < ? AND stored_at IS NOT NULL"
+        """Remove entries of stored instances that were received longer ago than `days`; return how many.
+
+        Those of studies that are kept stay.
+        """
+        statement = (
+            "DELETE FROM instance WHERE received_at < ? AND stored_at IS NOT NULL"
+            " AND study_instance_uid NOT IN (SELECT study_instance_uid FROM kept_study)"
+        )
         return self._delete(statement, [((now - timedelta(days=days)).isoformat(),)])
 
     def forget(self, uids: Iterable[str]) -> int:

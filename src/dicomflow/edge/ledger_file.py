@@ -86,6 +86,8 @@ CREATE TABLE IF NOT EXISTS instance (
 );
 CREATE INDEX IF NOT EXISTS instance_delivery ON instance (delivery_id);
 CREATE INDEX IF NOT EXISTS instance_received ON instance (received_at);
+CREATE INDEX IF NOT EXISTS instance_study ON instance (study_instance_uid);
+CREATE TABLE IF NOT EXISTS kept_study (study_instance_uid TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS instance_unimported ON instance (received_at, delivery_id)
     WHERE stored_at IS NOT NULL AND imported_at IS NULL;
 """
@@ -217,7 +219,7 @@ def _upgrade(connection: sqlite3.Connection) -> None:
     connection.executescript(
         "BEGIN IMMEDIATE; ALTER TABLE instance RENAME TO instance_earlier;"  # noqa: S608  # our names
         " DROP INDEX IF EXISTS instance_delivery; DROP INDEX IF EXISTS instance_received;"
-        " DROP INDEX IF EXISTS instance_unimported;"
+        " DROP INDEX IF EXISTS instance_unimported; DROP INDEX IF EXISTS instance_study;"
         f" {_SCHEMA} INSERT INTO instance ({names}) SELECT {names} FROM instance_earlier ORDER BY received_at;"
         " DROP TABLE instance_earlier; COMMIT;"
     )

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError, field_va
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from dicomflow.bucket.keys import check_edge_name
+from dicomflow.edge.sources import BandwidthRule, Hours, Source, SourceName
 from dicomflow.errors import PermanentError
 from dicomflow.network.settings import AeTitle, ClientTls, DimseSettings, Section
 from dicomflow.regularfiles import read_regular
@@ -27,8 +28,10 @@ __all__ = [
     "Destination",
     "DeviceCredentials",
     "EdgeSettings",
+    "Hours",
     "PriorityRule",
     "SettingsFile",
+    "Source",
     "SpoolSettings",
     "build_settings",
     "load_settings",
@@ -76,24 +79,6 @@ class SpoolSettings(Section):
                 f"slow_below_bytes ({self.slow_below_bytes:,}) is below refuse_below_bytes"
                 f" ({self.refuse_below_bytes:,}): stores would be refused before they are slowed"
             )
-        return self
-
-
-class BandwidthRule(Section):
-    """A limit for some hours: `days` counts from 0 for Monday, `from_hour` up to `to_hour` in the edge's local time.
-
-    With a `to_hour` below `from_hour` it holds over midnight, into the day after each of `days`.
-    """
-
-    days: frozenset[Annotated[int, Field(ge=0, le=6)]] = Field(frozenset(range(7)), min_length=1)
-    from_hour: int = Field(0, ge=0, le=23)
-    to_hour: int = Field(24, ge=0, le=24)
-    max_bytes_per_second: int = Field(ge=0)
-
-    @model_validator(mode="after")
-    def _holds_at_some_time(self) -> Self:
-        if self.from_hour == self.to_hour:
-            raise ValueError(f"from_hour and to_hour are both {self.from_hour}: the rule would never be in force")
         return self
 
 
@@ -218,6 +203,7 @@ class EdgeSettings(BaseSettings):
     delivery: DeliverySettings
     commitment: CommitmentSettings = CommitmentSettings()
     destinations: dict[Annotated[str, AfterValidator(_checked_destination)], Destination] = Field({})
+    sources: dict[SourceName, Source] = Field({})
 
     @classmethod
     def settings_customise_sources(

@@ -29,6 +29,8 @@ from dicomflow.edge.deliver.deliverer import Announce, StoredObject
 from dicomflow.edge.deliver.process import DelivererStart, run_deliverer
 from dicomflow.edge.ledger import LEDGER_FILE
 from dicomflow.edge.mount import StoreMount
+from dicomflow.edge.pull.fetch import peer_of
+from dicomflow.edge.pull.process import PullsStart, run_pulls
 from dicomflow.edge.receive.worker import WorkerStart, run_worker
 from dicomflow.edge.settings import EdgeSettings, SettingsFile
 from dicomflow.edge.spool.associations import AssociationLog
@@ -173,6 +175,8 @@ class Supervisor:
         """Bind, open the spool, start the children; on return connections are accepted."""
         settings = self._settings
         routes_of(settings)  # what is wrong with their files is told at start
+        for name in settings.sources:
+            peer_of(name, settings)
         raise_limit()
         self.spool.make()
         close_to_others(self.spool.root)
@@ -199,7 +203,7 @@ class Supervisor:
         workers = settings.spool.workers or max(_LEAST_WORKERS, os.cpu_count() or 1)
         length = table_length(workers, dimse.max_associations)
         self._table = self._context.RawArray("Q", length)
-        self._beats = self._context.RawArray("Q", slots_of(workers + 2).start)
+        self._beats = self._context.RawArray("Q", slots_of(workers + 3).start)
         self._inboxes = open_inboxes(workers)
         for index in range(workers):
             start = WorkerStart(
@@ -219,6 +223,9 @@ class Supervisor:
         self._add("deliverer", lambda: self._spawn_deliverer(slots_of(workers)), 2)
         if settings.destinations:
             self._add("transfers", lambda: self._spawn_transfers(slots_of(workers + 1)), 2)
+        if settings.sources:
+            place = len(self._children)
+            self._add("pulls", lambda: self._spawn_pulls(slots_of(place)), 2)
         self._watcher = threading.Thread(target=self._watch, name="watcher", daemon=True)
         self._watcher.start()
         _logger.info("edge_started name=%s port=%d workers=%d", settings.name, self.dimse_port, workers)
@@ -293,8 +300,12 @@ class Supervisor:
         start = TransfersStart(self._settings, self._logs, self._beats, slots, self._stop_reader, announce)
         return self._spawn(run_transfers, start)
 
+    def _spawn_pulls(self, slots: range) -> SpawnProcess:
+        start = PullsStart(self._settings, self._logs, self._beats, slots, self._stop_reader)
+        return self._spawn(run_pulls, start)
+
     def _spawn(
-        self, target: Callable[..., None], argument: WorkerStart | DelivererStart | TransfersStart
+        self, target: Callable[..., None], argument: WorkerStart | DelivererStart | TransfersStart | PullsStart
     ) -> SpawnProcess:
         process = self._context.Process(target=target, args=(argument,), daemon=False)
         process.start()

@@ -58,8 +58,8 @@ class GetSink(Protocol):
     def write(self, data: memoryview) -> None:
         """The next bytes of its data set; the view is valid for the call."""
 
-    def finish(self) -> Status:
-        """It is whole: return what its sender is answered."""
+    def finish(self) -> int:
+        """It is whole: return the status that its sender is answered."""
 
 
 @dataclass(slots=True)

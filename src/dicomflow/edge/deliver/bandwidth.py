@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime
 from typing import Final
 
-from dicomflow.edge.settings import BandwidthRule, DeliverySettings
+from dicomflow.edge.settings import DeliverySettings
 
 __all__ = ["LEAST_IN_FLIGHT_BYTES", "Bandwidth", "InFlight", "limit_at"]
 
@@ -28,19 +28,9 @@ _STALLED_SHARE: Final = 0.5
 def limit_at(settings: DeliverySettings, moment: datetime) -> int:
     """Return the limit in force at a local time, in bytes a second; 0 for none."""
     for rule in settings.bandwidth:
-        if _is_in_force(rule, moment):
+        if rule.hold_at(moment):
             return rule.max_bytes_per_second
     return settings.max_bytes_per_second
-
-
-def _is_in_force(rule: BandwidthRule, moment: datetime) -> bool:
-    """Tell whether a rule holds; one over midnight holds on into the day after one of its days."""
-    today, yesterday = moment.weekday(), (moment.weekday() - 1) % 7
-    if rule.from_hour < rule.to_hour:
-        return today in rule.days and rule.from_hour <= moment.hour < rule.to_hour
-    return (today in rule.days and moment.hour >= rule.from_hour) or (
-        yesterday in rule.days and moment.hour < rule.to_hour
-    )
 
 
 class Bandwidth:

@@ -1,0 +1,143 @@
+"""The process that the edge's own pulls run in: what was interrupted is finished, and the last days compared at night.
+
+There is one only where the settings have sources. Each source has a thread, and while that works the source's lock, so
+that `dicomflow pull` and the edge never fetch the same at once.
+"""
+
+import logging
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+from collections.abc import MutableSequence, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from filelock import Timeout
+
+from dicomflow import logs
+from dicomflow.edge.children import beat, beat_until
+from dicomflow.edge.pull.fetch import peer_of
+from dicomflow.edge.pull.here import Holdings
+from dicomflow.edge.pull.jobs import Job, Jobs, JobState
+from dicomflow.edge.pull.questions import Question
+from dicomflow.edge.pull.work import Pull, Surroundings
+from dicomflow.edge.settings import EdgeSettings
+from dicomflow.edge.spool.locks import lock_of
+from dicomflow.edge.spool.passing import discard_passing
+from dicomflow.logs import LogSettings
+
+__all__ = ["PullsStart", "nightly_due", "run_pulls", "step"]
+
+_NICENESS: Final = 10
+_LOOK_SECONDS: Final = 0.2
+_POLL_SECONDS: Final = 5.0
+# Between two tries of what was interrupted: a source that is off for the night is asked once in so long.
+_FIRST_PAUSE_SECONDS: Final = 10.0
+_LONGEST_PAUSE_SECONDS: Final = 600.0
+_STOP_SECONDS: Final = 3.5
+_PATIENCE_SECONDS: Final = 300.0
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PullsStart:
+    """What the process is started with; `beats` and `slots` are as the deliverer's, the end of `stop` is the stop."""
+
+    settings: EdgeSettings
+    logs: LogSettings
+    beats: MutableSequence[int] | None = None
+    slots: Sequence[int] = ()
+    stop: multiprocessing.connection.Connection | None = None
+
+
+def run_pulls(start: PullsStart) -> None:
+    """Run pulls until the stop. Process: the main function of its process."""
+    logs.configure(start.logs.level, as_json=start.logs.as_json)
+    if hasattr(os, "nice"):
+        os.nice(_NICENESS)
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: stopping.set())
+    if start.beats is not None:
+        beat_until(threading.Event(), start.beats, start.slots[0])
+    discard_passing(start.settings.spool.dir)
+    threads = [
+        threading.Thread(target=_follow, args=(start.settings, name, stopping), name=f"pull-{name}", daemon=True)
+        for name in start.settings.sources
+    ]
+    for thread in threads:
+        thread.start()
+    parent = multiprocessing.parent_process()
+    ends: list[Any] = [each for each in (parent and parent.sentinel, start.stop) if each is not None]
+    while not stopping.is_set():
+        if start.beats is not None:
+            beat(start.beats, start.slots[1])
+        if ends and multiprocessing.connection.wait(ends, timeout=0):
+            stopping.set()
+        stopping.wait(_LOOK_SECONDS)
+    for thread in threads:
+        thread.join(_STOP_SECONDS / len(threads))
+    logging.shutdown()
+    # A retrieval that is under way breaks, as with a kill.
+    os._exit(0)
+
+
+def nightly_due(nightly: str, last: Job | None, now: datetime) -> bool:
+    """Tell whether the nightly job of a source is due: it was not begun since its time was last."""
+    hour, minute = map(int, nightly.split(":"))
+    due = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
+    if due > now:
+        due -= timedelta(days=1)
+    return last is None or last.created_at < due
+
+
+def step(pull: Pull, jobs: Jobs, now: datetime) -> bool:
+    """Do what is due of a source, while its lock is held; tell whether something was interrupted."""
+    peer = pull.peer
+    due = jobs.unfinished(peer.name, JobState.RUNNING)
+    nightly = peer.source.nightly
+    if nightly is not None and nightly_due(nightly, jobs.last_nightly(peer.name), now):
+        first = now.date() - timedelta(days=peer.source.nightly_days - 1)
+        question = Question(study_date=f"{first:%Y%m%d}-{now.date():%Y%m%d}")
+        due.append(jobs.begin(peer.name, question, is_dry=False, is_nightly=True))
+    interrupted = False
+    for job in {each.id: each for each in due}.values():
+        pull.run(job)
+        interrupted |= bool(pull.interrupted)
+    return interrupted
+
+
+def _follow(settings: EdgeSettings, name: str, stopping: threading.Event) -> None:
+    """Step until the stop; the thread's boundary."""
+    pause = _FIRST_PAUSE_SECONDS
+    lock = lock_of(settings.spool.dir, f"pull-{name}")
+    while not stopping.wait(_POLL_SECONDS):
+        try:
+            with lock.acquire(timeout=0):
+                is_interrupted = _step(settings, name, stopping)
+        except Timeout:  # somebody's command has it
+            continue
+        except Exception:
+            _logger.exception("pull_failed source=%s", name)
+            is_interrupted = True
+        if is_interrupted:
+            stopping.wait(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+        else:
+            pause = _FIRST_PAUSE_SECONDS
+
+
+def _step(settings: EdgeSettings, name: str, stopping: threading.Event) -> bool:
+    jobs = Jobs(settings.spool.dir)
+    try:
+        if jobs.is_paused(name):
+            return False
+        around = Surroundings(stopping, settings.spool, patience_seconds=_PATIENCE_SECONDS)
+        pull = Pull(peer_of(name, settings), Holdings(settings), jobs, around)
+        return step(pull, jobs, around.clock())
+    finally:
+        jobs.close()
