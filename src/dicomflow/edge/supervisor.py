@@ -200,8 +200,37 @@ class Supervisor:
             _logger.info("incoming_discarded files=%d", discarded)
         self._unnoted = self._associations.process_ids()
         self._note_lost()
+        self._start_children()
+        self._watcher = threading.Thread(target=self._watch, name="watcher", daemon=True)
+        self._watcher.start()
+        _logger.info("edge_started name=%s port=%d workers=%d", settings.name, self.dimse_port, self.workers_alive)
+
+    def stop(self) -> None:
+        """Drain: refuse new associations, let messages under way end, leave within five seconds."""
+        self._stopping.set()
+        if self._watcher is not None:
+            self._watcher.join()
+        self._stop_writer.close()
+        deadline = time.monotonic() + _STOP_SECONDS
+        for child in self._children:
+            child.process.join(max(0.0, deadline - time.monotonic()))
+            if child.process.is_alive():
+                _logger.warning("child_killed name=%s", child.name)
+                child.process.kill()
+                child.process.join()
+        for shared in (self._listener, self._tls_listener, *itertools.chain(*self._inboxes)):
+            if shared is not None:
+                shared.close()
+        self._stop_reader.close()
+        self._lock.release()
+        _logger.info("edge_stopped name=%s", self._settings.name)
+
+    def _start_children(self) -> None:
+        """Start the workers, the deliverer, and what else the settings have work for."""
+        assert self._listener is not None
+        settings = self._settings
         workers = settings.spool.workers or max(_LEAST_WORKERS, os.cpu_count() or 1)
-        length = table_length(workers, dimse.max_associations)
+        length = table_length(workers, settings.dimse.max_associations)
         self._table = self._context.RawArray("Q", length)
         self._beats = self._context.RawArray("Q", slots_of(workers + 3).start)
         self._inboxes = open_inboxes(workers)
@@ -226,29 +255,6 @@ class Supervisor:
         if settings.sources:
             place = len(self._children)
             self._add("pulls", lambda: self._spawn_pulls(slots_of(place)), 2)
-        self._watcher = threading.Thread(target=self._watch, name="watcher", daemon=True)
-        self._watcher.start()
-        _logger.info("edge_started name=%s port=%d workers=%d", settings.name, self.dimse_port, workers)
-
-    def stop(self) -> None:
-        """Drain: refuse new associations, let messages under way end, leave within five seconds."""
-        self._stopping.set()
-        if self._watcher is not None:
-            self._watcher.join()
-        self._stop_writer.close()
-        deadline = time.monotonic() + _STOP_SECONDS
-        for child in self._children:
-            child.process.join(max(0.0, deadline - time.monotonic()))
-            if child.process.is_alive():
-                _logger.warning("child_killed name=%s", child.name)
-                child.process.kill()
-                child.process.join()
-        for shared in (self._listener, self._tls_listener, *itertools.chain(*self._inboxes)):
-            if shared is not None:
-                shared.close()
-        self._stop_reader.close()
-        self._lock.release()
-        _logger.info("edge_stopped name=%s", self._settings.name)
 
     def _try_store(self) -> None:
         """Find out at start what is wrong with the store.
