@@ -5,6 +5,7 @@ never written to. All that a device keeps is in the work folder:
 
     environments/{hash}/   a virtual environment for each artifact that was installed; the last two are kept
     current                the name of the one in use
+    dicomflow              the command line of that environment, for the operator; on Linux
     edge.toml              the settings, written at each start from the component's configuration
     edge.pid               the process that runs
     spool/                 what is received and not stored yet, unless the settings say another place
@@ -36,6 +37,12 @@ SETTINGS_VARIABLE = "EDGE_SETTINGS"
 OWN_SETTINGS_VARIABLE = "EDGE_OWN_SETTINGS"
 IS_WINDOWS = os.name == "nt"
 USAGE = "usage: component.py check | install WORK | run WORK [EDGE_TOML] | stop WORK"
+COMMAND = """\
+#!/bin/sh
+# dicomflow as the edge of this folder has it, such as: dicomflow spool list --config edge.toml
+work=$(cd "$(dirname "$0")" && pwd)
+exec "$work/environments/$(cat "$work/current")/bin/python" -m dicomflow "$@"
+"""
 
 
 class ComponentError(Exception):
@@ -79,6 +86,7 @@ def install(work: Path) -> None:
     """Make the environment of this artifact the current one; nothing is done where it already is."""
     check()
     wanted = _stamp()
+    _offer_command(work)
     environment = work / "environments" / wanted[:16]
     if _read(environment / "stamp") == wanted:
         _point_to(work, environment.name)
@@ -222,6 +230,13 @@ def _stamp() -> str:
     digest = hashlib.sha256(REQUIREMENTS.read_bytes())
     digest.update(f"{sys.version} {sys.base_prefix}".encode())
     return digest.hexdigest()
+
+
+def _offer_command(work: Path) -> None:
+    command = work / "dicomflow"
+    if not IS_WINDOWS and _read(command) != COMMAND:
+        _write(command, COMMAND)
+        command.chmod(0o755)
 
 
 def _remove_old(newest: Path) -> None:

@@ -18,7 +18,8 @@ def text(pattern: str, rule: str) -> AfterValidator:
 
     def check(value: str) -> str:
         if re.fullmatch(pattern, value) is None:
-            raise ValueError(f"{value!r}; it must have {rule}")
+            told = re.sub(r"(?<=//)[^/@]*@", "[user]@", value)  # a proxy's, which may have a passcode
+            raise ValueError(f"{told!r}; it must have {rule}")
         return value
 
     return AfterValidator(check)

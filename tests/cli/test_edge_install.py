@@ -136,7 +136,7 @@ def test_edge_install_run_again_installs_nothing(folder: Path, aws: None, run: R
     done = subprocess.run(["sh"], input=there, env=device, check=False, capture_output=True, text=True)
     assert 0 == done.returncode, done.stderr
     calls = [line.split()[0] for line in Path(device["CALLS"]).read_text().splitlines()]
-    assert {"python3.14", "systemctl"} == set(calls)
+    assert {"python3.14", "install", "systemctl"} == set(calls)
     assert "stays as it is" in done.stdout
 
 

@@ -43,7 +43,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "proxy with a user": (
         {"DEVICE_CONFIG": {"proxy_url": "http://me:secret@proxy:3128"}},
-        "it must have nothing, or http:// and a proxy's host and port, without a user",
+        "'http://[user]@proxy:3128'; it must have nothing, or http:// and a proxy's host and port, without a user",
     ),
     "hosts with blanks": ({"DEVICE_CONFIG": {"proxy_excludes": "a, b"}}, "parted by commas without blanks"),
     "version of the nucleus": ({"DEVICE_CONFIG": {"nucleus_version": "2.x"}}, "a version such as 2.16.0"),

@@ -18,8 +18,11 @@ from pathlib import Path
 
 STRANGER = "nobody"
 """A user whom every machine has, and who is nobody that runs tests."""
-PLACES = ("/etc/systemd/system", "/opt/dicomflow", "/etc/dicomflow", "/var/lib/dicomflow", "/greengrass/v2")
-"""Folders of an edge on its device, which a test has below a folder of its own."""
+PLACES = (
+    "/etc/systemd/system", "/opt/dicomflow", "/etc/dicomflow", "/var/lib/dicomflow", "/greengrass/v2",
+    "/usr/local/bin/dicomflow",
+)  # fmt: skip
+"""Places of an edge on its device, which a test has below a folder of its own."""
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 

@@ -56,6 +56,11 @@ if [ ! -f /greengrass/v2/config/effectiveConfig.yaml ]; then
 else
     echo 'the nucleus is installed already, and stays as it is'
 fi
+sudo install -m 755 /dev/stdin /usr/local/bin/dicomflow <<'COMMAND'
+#!/bin/sh
+# dicomflow on this edge: as the user that Greengrass runs its components as.
+exec sudo -u ggc_user /greengrass/v2/work/DIMSEtoS3/dicomflow "$@"
+COMMAND
 sudo systemctl enable --now greengrass
 )
 ended=$?
@@ -74,7 +79,7 @@ for spool in /greengrass/v2/work/DIMSEtoS3/spool /var/lib/dicomflow/spool; do
     ! sudo test -d "$spool" || echo "images that were not delivered may be in $spool: delete it when none is wanted"
 done
 sudo find /var/lib/dicomflow -maxdepth 1 -name 'device.*' -delete 2>/dev/null || true
-sudo rm -rf /opt/dicomflow /etc/dicomflow /etc/systemd/system/dicomflow-edge.service
+sudo rm -rf /opt/dicomflow /etc/dicomflow /etc/systemd/system/dicomflow-edge.service /usr/local/bin/dicomflow
 sudo find /greengrass/v2 -mindepth 1 -maxdepth 1 ! -name work -exec rm -rf {{}} + 2>/dev/null || true
 sudo systemctl daemon-reload
 )
@@ -116,6 +121,12 @@ if ! sudo test -f /etc/dicomflow/environment; then
     sudo install -m 600 /dev/null /etc/dicomflow/environment
     echo 'AWS_REGION={region}' | sudo tee /etc/dicomflow/environment >/dev/null
 fi
+sudo install -m 755 /dev/stdin /usr/local/bin/dicomflow <<'COMMAND'
+#!/bin/sh
+# dicomflow on this edge: as the user that its service runs as, with the service's variables.
+exec sudo systemd-run --quiet --pipe --wait --collect --same-dir --uid=dicomflow --gid=dicomflow \\
+    --property=EnvironmentFile=-/etc/dicomflow/environment /var/lib/dicomflow/dicomflow "$@"
+COMMAND
 sudo install -m 644 /opt/dicomflow/dicomflow-edge.service /etc/systemd/system/dicomflow-edge.service
 sudo systemctl daemon-reload
 sudo systemctl enable dicomflow-edge
