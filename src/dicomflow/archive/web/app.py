@@ -12,7 +12,7 @@ from starlette.responses import Response
 from dicomflow.archive.archive import Archive
 from dicomflow.archive.errors import BadQueryError, NotAllowedError, NotHeldError
 from dicomflow.archive.pixels.picture import FrameError
-from dicomflow.archive.web import qido
+from dicomflow.archive.web import qido, wado
 from dicomflow.archive.web.access import WebAccess
 from dicomflow.archive.web.guard import Guard, answer_of
 from dicomflow.errors import TransientError
@@ -30,7 +30,7 @@ def create_archive(archive: Archive, access: WebAccess) -> Starlette:
         archive: what is asked.
         access: who may ask.
     """
-    routes = [*qido.routes(archive, access)]
+    routes = [*qido.routes(archive, access), *wado.routes(archive, access)]
     cross_origin = Middleware(
         CORSMiddleware,
         allow_origins=list(access.origins),
