@@ -172,6 +172,7 @@ def hidden(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
 
 def test_repair_says_what_it_would_do(run: Run, data: Path, hidden: str):
     """A dry run names image sets and elements, and no value; as JSON too."""
+    (data / "objects").mkdir()
     arguments = ("imports", "repair", hidden, "--keep", "primary", "--dry-run", "--data", data)
     code, output, errors = run(*arguments)
     assert (0, "") == (code, errors)
@@ -189,6 +190,7 @@ def test_repair_says_what_it_would_do(run: Run, data: Path, hidden: str):
 
 def test_repair_of_an_unknown_image_set_fails(run: Run, data: Path, monkeypatch: pytest.MonkeyPatch):
     """The line says where the known ones are listed; without --keep nobody decides."""
+    (data / "objects").mkdir()
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     code, _, errors = run("imports", "repair", "0" * 32, "--keep", "this", "--data", data)
     assert (1, True) == (code, "see `dicomflow catalog conflicts`" in errors)

@@ -9,7 +9,13 @@ from data_sets import BIG_ENDIAN, EXPLICIT, IMPLICIT, UNDEFINED, element, item, 
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 
-from dicomflow.dicom.references import Reference, TooManyReferencesError, encode_references, read_references
+from dicomflow.dicom.references import (
+    Reference,
+    TooManyReferencesError,
+    encode_references,
+    read_references,
+    read_report,
+)
 from dicomflow.errors import PeerError
 
 CT: Final = "1.2.840.10008.5.1.4.1.1.2"
@@ -132,3 +138,54 @@ def test_report_is_what_pydicom_reads(syntax: str):
 
 def _of(found: Dataset) -> Reference:
     return Reference(found.ReferencedSOPClassUID, found.ReferencedSOPInstanceUID)
+
+
+@pytest.mark.parametrize("defined", [True, False])
+@pytest.mark.parametrize("syntax", [IMPLICIT, EXPLICIT])
+def test_report_is_read_with_the_reasons_of_what_failed(syntax: str, *, defined: bool):
+    """In either order of its sequences, with a reason, without one, and with one that is no number."""
+    failed = [
+        naming(NAMED[1], syntax, defined=defined, after=element(0x00081197, "US", b"\x12\x01", syntax)),
+        naming(NAMED[2], syntax, defined=defined, after=element(0x00081197, "US", b"", syntax)),
+        naming(NAMED[2], syntax, defined=defined),
+    ]
+    parts = [
+        transaction(syntax),
+        sequence(0x00081199, naming(NAMED[0], syntax, defined=defined), syntax=syntax, defined=defined),
+        sequence(0x00081198, *failed, syntax=syntax, defined=defined),
+    ]
+    expected = ("1.2.9", NAMED[:1], ((NAMED[1], 0x0112), (NAMED[2], None), (NAMED[2], None)))
+    assert expected == read_report(b"".join(parts), syntax)
+    assert expected == read_report(b"".join(reversed(parts)), syntax)
+
+
+@pytest.mark.parametrize("syntax", [IMPLICIT, EXPLICIT])
+def test_report_that_is_written_is_read(syntax: str):
+    """A round trip, also of one that has neither sequence."""
+    failed = ((NAMED[1], 0x0110), (NAMED[2], 0x0213))
+    assert ("1.2.9", NAMED[:1], failed) == read_report(encode_references("1.2.9", NAMED[:1], failed, syntax), syntax)
+    assert ("1.2.9", (), ()) == read_report(encode_references("1.2.9", (), (), syntax), syntax)
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        b"",
+        b"\xff" * 50,
+        transaction(EXPLICIT, b"../x"),
+        transaction(EXPLICIT) + sequence(0x00081198, item(element(0x00081197, "US", b"\x10\x01"))),
+        transaction(EXPLICIT) + sequence(0x00081199, item(element(0x00081150, "UI", b"1.2\0"))),
+    ],
+)
+def test_report_that_names_nothing_is_refused(encoded: bytes):
+    """No Transaction UID, an illegal one, an item without an instance: none is a report."""
+    with pytest.raises(PeerError):
+        read_report(encoded, EXPLICIT)
+
+
+def test_report_with_too_many_items_is_refused():
+    """Either sequence has its limit."""
+    encoded = encode_references("1.2.9", NAMED, [(each, 0x0110) for each in NAMED], EXPLICIT)
+    assert 3 == len(read_report(encoded, EXPLICIT, most=3)[1])
+    with pytest.raises(TooManyReferencesError):
+        read_report(encoded, EXPLICIT, most=2)

@@ -307,6 +307,34 @@ def test_query_is_accepted_only_where_it_is_served(answer: Callable[..., tuple[i
     assert (3, IMPLICIT) == answer(STUDY_ROOT_FIND, commitment=True)
 
 
+@pytest.mark.parametrize(
+    ("role", "serves", "result", "granted"),
+    [
+        ((False, True), False, 0, (False, True)),
+        ((False, True), True, 0, (False, True)),
+        ((True, True), True, 0, (True, True)),
+        ((True, True), False, 0, (False, True)),
+        ((True, False), False, 3, None),
+        ((True, False), True, 0, (True, False)),
+        (None, False, 0, None),
+    ],
+)
+def test_who_is_asked_for_commitment_may_report_as_scp(
+    role: tuple[bool, bool] | None,
+    serves: bool,  # noqa: FBT001  # a parameter of the test
+    result: int,
+    granted: tuple[bool, bool] | None,
+    make_request: MakeRequest,
+):
+    """Where reports are expected the requestor is granted the role of SCP, with that of SCU only where it is served."""
+    roles = () if role is None else (Role(COMMITMENT, scu=role[0], scp=role[1]),)
+    request = make_request(contexts=(ProposedContext(1, COMMITMENT, (IMPLICIT,)),), roles=roles)
+    offer = Offer(services=frozenset({COMMITMENT} if serves else ()), commitment_reports=True)
+    accept = negotiate(request, max_length=0, offer=offer)
+    assert [result] == [context.result for context in accept.contexts]
+    assert (granted and [granted]) == ([(each.scu, each.scp) for each in accept.roles] or None)
+
+
 def test_no_role_is_granted_that_was_not_proposed(make_request: MakeRequest):
     """Without an item there is none in the answer; (0,0) is answered (0,0)."""
     assert () == negotiate(make_request(), max_length=0).roles

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dicomflow.dicom.part10 import decode_file_meta, encode_file_meta
-from dicomflow.dicom.references import encode_references, read_references
+from dicomflow.dicom.references import Reference, encode_references, read_references, read_report
 from dicomflow.dicom.scan import Identity, Outcome, read_identity, scan
 from dicomflow.dicom.uids import STORAGE_COMMITMENT, is_usable, strip_padding
 from dicomflow.dimse.acceptor import Acceptor, State
@@ -260,6 +260,18 @@ def run_references(data: bytes) -> None:
         assert (transaction, references) == read_references(encoded, EXPLICIT)
 
 
+def run_report(data: bytes) -> None:
+    """Read what a report on commitment says: the same when it is written and read again."""
+    for syntax in (IMPLICIT, EXPLICIT, BIG_ENDIAN):
+        try:
+            transaction, committed, failed = read_report(data, syntax)
+        except PeerError:
+            continue
+        reasons = tuple((each, 0x0110 if reason is None else reason) for each, reason in failed)
+        encoded = encode_references(transaction, committed, reasons, EXPLICIT)
+        assert (transaction, committed, reasons) == read_report(encoded, EXPLICIT)
+
+
 def run_file_meta(data: bytes) -> None:
     """Decode the head of a file."""
     try:
@@ -268,6 +280,11 @@ def run_file_meta(data: bytes) -> None:
         return
     assert 132 <= meta.data_set_offset <= len(data)
 
+
+_REPORTED = (Reference("1.2.840.10008.5.1.4.1.1.2", "1.2.3"), Reference("1.2.840.10008.5.1.4.1.1.4", "1.2.4"))
+REPORTS = tuple(
+    encode_references("1.2.9", _REPORTED[:1], [(_REPORTED[1], 0x0112)], syntax) for syntax in (IMPLICIT, EXPLICIT)
+)
 
 # Each target with inputs that it reads to their end, from which others are made.
 TARGETS: dict[str, tuple[Callable[[bytes], None], tuple[bytes, ...]]] = {
@@ -281,6 +298,7 @@ TARGETS: dict[str, tuple[Callable[[bytes], None], tuple[bytes, ...]]] = {
     "identity": (run_identity, DATA_SETS),
     "file_meta": (run_file_meta, (META,)),
     "references": (run_references, ACTIONS),
+    "report": (run_report, REPORTS),
 }
 
 _edits = st.lists(st.tuples(st.integers(0, 1_000), st.integers(0, 3), st.binary(max_size=6)), max_size=6)
@@ -381,6 +399,13 @@ def test_fallback_ends_in_an_identity_or_a_peer_error(data: bytes):
 def test_references_end_in_a_value_or_a_peer_error(data: bytes):
     """In every transfer syntax in which commitment may be asked for."""
     run_references(data)
+
+
+@fuzzed
+@given(inputs("report"))
+def test_report_ends_in_a_value_or_a_peer_error(data: bytes):
+    """In every transfer syntax in which a peer may report on commitment."""
+    run_report(data)
 
 
 @fuzzed

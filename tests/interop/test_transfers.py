@@ -80,9 +80,13 @@ def site(
         f'[destinations.{name}]\nhost = "127.0.0.1"\nport = {at}\nae_title = "{title}"'
         for name, (at, title) in nodes.items()
     ]
+    lines[list(nodes).index("orthanc")] += "\ncommitment = true"
     (daemon.data / "edge.toml").write_text("\n".join(lines) + "\n")
     try:
         daemon.start()
+        # What it is asked to commit to it reports to this edge, on an association of its own.
+        modality = {"AET": "DICOMFLOW", "Host": "127.0.0.1", "Port": daemon.port, "AllowStorageCommitment": True}
+        orthanc.put("/modalities/dicomflow", modality)
         yield Site(daemon, received, orthanc, pacs, capsys_of)
     finally:
         daemon.close()
@@ -135,9 +139,12 @@ def test_studies_go_back_to_dcmtk_as_they_came(site: Site, sent: list[Path]):
 
 
 def test_study_goes_back_to_orthanc(site: Site, chest: tuple[str, list[Path]]):
-    """Orthanc has each instance, under the UIDs that it came with."""
+    """Orthanc has each instance, under the UIDs that it came with, and has committed to it."""
     uid, paths = chest
-    site.wait(site.send(uid, "orthanc"), "done")
+    shown = site.wait(site.send(uid, "orthanc"), "done")
+    assert {("done", "0000", "committed")} == {
+        (each["state"], each["status"], each["reason"]) for each in shown["of_instances"]
+    }
     names = site.orthanc.get("/instances")
     found = {site.orthanc.get(f"/instances/{name}/tags?simplify")["SOPInstanceUID"] for name in names}
     assert {path.stem for path in paths} == found

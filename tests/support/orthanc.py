@@ -43,9 +43,11 @@ class Orthanc:
 
     def post(self, path: str, body: bytes) -> Any:
         """Post to its REST API and return the answer."""
-        url = f"http://127.0.0.1:{self.http_port}{path}"
-        with urllib.request.urlopen(urllib.request.Request(url, body), timeout=WAIT_SECONDS) as answer:
-            return json.load(answer)
+        return self._ask(path, body, "POST")
+
+    def put(self, path: str, document: Any) -> Any:
+        """Put JSON to its REST API and return the answer."""
+        return self._ask(path, json.dumps(document).encode(), "PUT")
 
     def get(self, path: str) -> Any:
         """Ask its REST API."""
@@ -64,6 +66,11 @@ class Orthanc:
         """Kill it: an orderly end takes seconds, and nothing of it is kept."""
         self._process.kill()
         self._process.wait(WAIT_SECONDS)
+
+    def _ask(self, path: str, body: bytes, method: str) -> Any:
+        url = f"http://127.0.0.1:{self.http_port}{path}"
+        with urllib.request.urlopen(urllib.request.Request(url, body, method=method), timeout=WAIT_SECONDS) as answer:
+            return json.loads(answer.read() or b"null")
 
     def _is_ready(self) -> bool:
         assert self._process.poll() is None, self.tail()

@@ -16,6 +16,7 @@ from waiting import WAIT_SECONDS, wait_for
 
 from dicomflow.dicom.part10 import encode_file_meta
 from dicomflow.dicom.uids import EXPLICIT_VR_LITTLE_ENDIAN
+from dicomflow.edge.commitment.asked import Questions
 from dicomflow.edge.commitment.requests import Commitments
 from dicomflow.edge.commitment.witness import StoreWitness
 from dicomflow.edge.receive.services import Receiver
@@ -138,6 +139,7 @@ class InProcessReceiver:
         slow_below_bytes: int = 0,
         commitment: CommitmentSettings | None = None,
         metrics: Any = None,
+        asked: tuple[str, ...] = (),
         **dimse: Any,
     ) -> None:
         self.lane = lane
@@ -165,6 +167,8 @@ class InProcessReceiver:
             metrics,
             Commitments(lane.root, witness_of(lane.root)) if commitment else None,
             commitment or CommitmentSettings(),
+            Questions(lane.root) if asked else None,
+            frozenset(asked),
         )
         note_end = metrics.ended if metrics is not None else lambda _how, _calling: None
         host = Host(settings.dimse, self._receiver.serve, self.draining, admission, users, note_end)

@@ -1,5 +1,6 @@
 """A destination that answers as it is told, and an edge's transfers in this process, a step at a time."""
 
+import contextlib
 import hashlib
 import ssl
 import struct
@@ -12,15 +13,20 @@ from typing import Any
 import obstore
 from clocks import Clock
 from obstore.store import ObjectStore
-from pynetdicom import AE, evt
+from pydicom import Dataset
+from pydicom.uid import UID
+from pynetdicom import AE, build_role, evt
+from pynetdicom.sop_class import StorageCommitmentPushModel  # type: ignore[attr-defined]  # made when it is imported
 from scu import CT
 from waiting import WAIT_SECONDS
 
 from dicomflow.bucket.keys import job_key, outbound_key, pending_key, returns_key
 from dicomflow.bucket.transfer import Job, JobInstance, Pending, PendingTransfer, Returns, decode, encode
 from dicomflow.dicom.uids import EXPLICIT_VR_LITTLE_ENDIAN
+from dicomflow.edge.commitment.asked import Questions
 from dicomflow.edge.settings import DeliverySettings, Destination, EdgeSettings, SpoolSettings
 from dicomflow.edge.spool.transfers import TransferFolders
+from dicomflow.edge.transfer.asker import Asker
 from dicomflow.edge.transfer.board import Board
 from dicomflow.edge.transfer.courier import Courier
 from dicomflow.edge.transfer.lane import Lane
@@ -31,6 +37,7 @@ from dicomflow.network.settings import DimseSettings
 __all__ = ["DROP", "DROP_AFTER", "EDGE", "Pacs", "Site", "data_set_digest", "uid"]
 
 EDGE = "edge-1"
+StorageCommitmentPushModelInstance = UID("1.2.840.10008.1.20.1.1")
 DROP = -1
 DROP_AFTER = -2
 
@@ -39,9 +46,22 @@ class Pacs:
     """A receiver of another make. `script` has by SOP instance the answers that come before Success.
 
     `DROP` ends the connection before the object is taken, `DROP_AFTER` after it, without an answer.
+
+    With `commits` it is asked for storage commitment, answers with `action_status`, and reports as `report` does.
     """
 
-    def __init__(self, *syntaxes: str, classes: tuple[str, ...] = (CT,), tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        *syntaxes: str,
+        classes: tuple[str, ...] = (CT,),
+        tls: ssl.SSLContext | None = None,
+        commits: bool = False,
+    ) -> None:
+        self.asked: list[tuple[Any, Dataset]] = []
+        self.action_status = 0
+        self.refuses: dict[str, int | None] = {}
+        self.reports_at_once = False
+        self.report_status: list[int] = []
         self.script: dict[str, list[int]] = defaultdict(list)
         self.seen: Counter[str] = Counter()
         self.taken: Counter[str] = Counter()
@@ -52,17 +72,63 @@ class Pacs:
         ae.network_timeout = ae.acse_timeout = ae.dimse_timeout = WAIT_SECONDS
         for each in classes:
             ae.add_supported_context(each, list(syntaxes) or [EXPLICIT_VR_LITTLE_ENDIAN])
+        if commits:
+            ae.add_supported_context(StorageCommitmentPushModel)
         self._server = ae.start_server(
             ("127.0.0.1", 0),
             block=False,
             ssl_context=tls,
-            evt_handlers=[(evt.EVT_C_STORE, self._store), (evt.EVT_ACCEPTED, self._accepted)],
+            evt_handlers=[
+                (evt.EVT_C_STORE, self._store),
+                (evt.EVT_ACCEPTED, self._accepted),
+                (evt.EVT_N_ACTION, self._act),
+            ],
         )
         self.port = self._server.server_address[1]
 
     def close(self) -> None:
         """Take no more."""
         self._server.shutdown()
+
+    def report(self, which: int = -1, to: int | None = None, *, title: str = "PACS", **changes: Any) -> int | None:
+        """Report on a request, on its association, or on one of its own to a port; return the status of the answer."""
+        association, asked = self.asked[which]
+        information = Dataset()
+        information.TransactionUID = changes.get("transaction", asked.TransactionUID)
+        committed, failed = [], []
+        for item in asked.ReferencedSOPSequence:
+            uid = str(item.ReferencedSOPInstanceUID)
+            (failed if uid in self.refuses else committed).append(item)
+            if (reason := self.refuses.get(uid)) is not None:
+                item.FailureReason = reason
+        information.ReferencedSOPSequence = changes.get("committed", committed)
+        information.FailedSOPSequence = failed
+        event = changes.get("event_type", 2 if failed else 1)
+        arguments = (information, event, StorageCommitmentPushModel, StorageCommitmentPushModelInstance)
+        if to is None:
+            return getattr(association.send_n_event_report(*arguments)[0], "Status", None)
+        ae = AE(title)
+        ae.network_timeout = ae.acse_timeout = ae.dimse_timeout = WAIT_SECONDS
+        ae.add_requested_context(StorageCommitmentPushModel)
+        own = ae.associate("127.0.0.1", to, ext_neg=[build_role(StorageCommitmentPushModel, scp_role=True)])
+        try:
+            if not own.is_established or not own.accepted_contexts:
+                return None
+            return getattr(own.send_n_event_report(*arguments)[0], "Status", None)
+        finally:
+            own.release()
+
+    def _act(self, event: Any) -> tuple[int, None]:
+        self.asked.append((event.assoc, event.action_information))
+        if self.reports_at_once:
+            threading.Thread(target=self._report_at_once).start()
+        return self.action_status, None
+
+    def _report_at_once(self) -> None:
+        with contextlib.suppress(RuntimeError):  # who asked is gone
+            status = self.report()
+            if status is not None:
+                self.report_status.append(status)
 
     def _accepted(self, _event: Any) -> None:
         self.associations += 1
@@ -97,6 +163,7 @@ class Site:
         }
         self.counts: Counter[str] = Counter()
         self.refuse_below_bytes = 0
+        self.listen_seconds = 0.0
         self.restart()
 
     def restart(self) -> None:
@@ -126,6 +193,18 @@ class Site:
             )
             for route in routes_of(settings)
         ]
+        self.askers = [
+            Asker(
+                route,
+                self.board,
+                Questions(self.spool),
+                stopping=self.stopping,
+                clock=self.clock,
+                listen_seconds=self.listen_seconds,
+            )
+            for route in routes_of(settings)
+            if route.destination.commitment
+        ]
 
     def offer(
         self, transfer: str = "t1", count: int = 3, *, destination: str = "PACS", number: int = 1, **changes: Any
@@ -152,6 +231,8 @@ class Site:
         for lane in self.lanes:
             while lane.step() and not lane._failures:
                 pass
+        for asker in self.askers:
+            asker.step()
         self.courier.step()
 
     def returns(self, transfer: str = "t1") -> Returns:

@@ -6,7 +6,7 @@ library's object for each element takes seconds of them. No I/O.
 
 import io
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from dicomflow.dicom.encoding import ITEM
@@ -14,7 +14,14 @@ from dicomflow.dicom.uids import IMPLICIT_VR_LITTLE_ENDIAN, is_usable, strip_pad
 from dicomflow.dicom.walk import DataSet, Element
 from dicomflow.errors import PeerError
 
-__all__ = ["MAX_REFERENCES", "Reference", "TooManyReferencesError", "encode_references", "read_references"]
+__all__ = [
+    "MAX_REFERENCES",
+    "Reference",
+    "TooManyReferencesError",
+    "encode_references",
+    "read_references",
+    "read_report",
+]
 
 MAX_REFERENCES: Final = 100_000
 """Of one request: several times what the largest studies hold."""
@@ -22,6 +29,7 @@ MAX_REFERENCES: Final = 100_000
 # looked at twice; and those that stand beside the sequence.
 _ELEMENTS: Final = 12
 _OTHER_ELEMENTS: Final = 1_000
+_US_BYTES: Final = 2
 
 _TRANSACTION_UID: Final = 0x00081195
 _FAILED_SOP_SEQUENCE: Final = 0x00081198
@@ -57,20 +65,38 @@ def read_references(
         if element.tag == _TRANSACTION_UID:
             transaction_uid = _uid(data_set, element)
         elif element.tag == _REFERENCED_SOP_SEQUENCE:
-            for count, item in enumerate(data_set.items(element)):
-                if count == most:
-                    raise TooManyReferencesError(f"more than {most:,} instances are named")
-                uids = {each.tag: each for each in item}
-                if not uids.keys() >= {_REFERENCED_SOP_CLASS_UID, _REFERENCED_SOP_INSTANCE_UID}:
-                    raise PeerError(f"item {count + 1:,} names no instance")
-                named = (uids[_REFERENCED_SOP_CLASS_UID], uids[_REFERENCED_SOP_INSTANCE_UID])
-                # What is named twice, as it was sent twice, is reported once (PS3.4 J.3.3.1.2).
-                references[Reference(*(_uid(data_set, each) for each in named))] = None
+            # What is named twice, as it was sent twice, is reported once (PS3.4 J.3.3.1.2).
+            references.update((reference, None) for reference, _ in _named(data_set, element, most))
     if not references:
         raise PeerError("no instance is named")
     if not transaction_uid:
         raise PeerError("the Transaction UID is missing")
     return transaction_uid, tuple(references)
+
+
+def read_report(
+    encoded: bytes, transfer_syntax_uid: str, *, most: int = MAX_REFERENCES
+) -> tuple[str, tuple[Reference, ...], tuple[tuple[Reference, int | None], ...]]:
+    """Return the Transaction UID, the instances that are committed to, and those that are not with their reasons.
+
+    A reason is None where the report has none; either sequence may be missing.
+
+    Raises:
+        PeerError: the data set cannot be read, an item names no instance, or a UID is missing or illegal.
+        TooManyReferencesError: a sequence has more than `most` items.
+    """
+    data_set = DataSet(io.BytesIO(encoded), transfer_syntax_uid, 2 * _ELEMENTS * most + _OTHER_ELEMENTS)
+    transaction_uid = ""
+    found: dict[int, tuple[tuple[Reference, int | None], ...]] = {}
+    for element in data_set.elements():
+        if element.tag == _TRANSACTION_UID:
+            transaction_uid = _uid(data_set, element)
+        elif element.tag in {_REFERENCED_SOP_SEQUENCE, _FAILED_SOP_SEQUENCE}:
+            found[element.tag] = tuple(_named(data_set, element, most))
+    if not transaction_uid:
+        raise PeerError("the Transaction UID is missing")
+    committed = tuple(reference for reference, _ in found.get(_REFERENCED_SOP_SEQUENCE, ()))
+    return transaction_uid, committed, found.get(_FAILED_SOP_SEQUENCE, ())
 
 
 def encode_references(
@@ -102,6 +128,23 @@ def encode_references(
         if value:
             parts.append(element(tag, b"SQ", value))
     return b"".join(parts)
+
+
+def _named(data_set: DataSet, sequence: Element, most: int) -> Iterator[tuple[Reference, int | None]]:
+    """Yield the instance that each item of a sequence names, and its Failure Reason."""
+    for count, item in enumerate(data_set.items(sequence)):
+        if count == most:
+            raise TooManyReferencesError(f"more than {most:,} instances are named")
+        found = {each.tag: each for each in item}
+        if not found.keys() >= {_REFERENCED_SOP_CLASS_UID, _REFERENCED_SOP_INSTANCE_UID}:
+            raise PeerError(f"item {count + 1:,} names no instance")
+        named = (found[_REFERENCED_SOP_CLASS_UID], found[_REFERENCED_SOP_INSTANCE_UID])
+        reason = found.get(_FAILURE_REASON)
+        value = data_set.read(reason.value, reason.length) if reason is not None else b""
+        yield (
+            Reference(*(_uid(data_set, each) for each in named)),
+            int.from_bytes(value, "little") if len(value) == _US_BYTES else None,
+        )
 
 
 def _uid(data_set: DataSet, element: Element) -> str:

@@ -57,12 +57,14 @@ class Offer:
         retrieving: those of them by which a requestor gets objects on its own association (C-GET): where one is
             accepted, the requestor may be SCP of storage (PS3.4 C.5.3).
         stored_syntaxes: by storage SOP class the transfer syntaxes of what is stored of it, the most frequent first.
+        commitment_reports: whether Storage Commitment was asked of the requestor, which may report as its SCP.
     """
 
     storage: bool = True
     services: frozenset[str] = frozenset()
     retrieving: frozenset[str] = frozenset()
     stored_syntaxes: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    commitment_reports: bool = False
 
 
 STORAGE_ALONE: Final = Offer()
@@ -166,9 +168,10 @@ class _Policy:
         role = self.roles.get(context.abstract_syntax)
         # A requestor that is the SCP only retrieves, or reports on a commitment that nobody here asked for.
         is_scp_alone = role is not None and role.scp and not role.scu
-        if context.abstract_syntax == VERIFICATION or context.abstract_syntax in self._offer.services:
+        is_report = self._reports(context.abstract_syntax, role)
+        if context.abstract_syntax == VERIFICATION or context.abstract_syntax in self._offer.services or is_report:
             acceptable = [uid for uid in context.transfer_syntaxes if uid in _SERVICE_TRANSFER_SYNTAXES]
-            if is_scp_alone:
+            if is_scp_alone and not is_report:
                 return _refuse(context, USER_REJECTION)
         elif _is_storage(context.abstract_syntax, self._general_classes):
             if not self._gets(role) and (is_scp_alone or not self._offer.storage):
@@ -184,13 +187,19 @@ class _Policy:
         return AnsweredContext(context.context_id, ACCEPTANCE, acceptable[0])
 
     def answer_role(self, role: Role) -> Role:
-        """Grant a role that was proposed: of SCU where we are the SCP, of SCP where the requestor gets objects.
+        """Grant a proposed role: of SCU where we are the SCP, of SCP where the requestor gets objects, or reports.
 
         PS3.7 D.3.3.4: 1 only where 1 was proposed.
         """
+        if self._reports(role.sop_class_uid, role):
+            return Role(role.sop_class_uid, scu=role.scu and STORAGE_COMMITMENT in self._offer.services, scp=role.scp)
         if not self._gets(role):
             return Role(role.sop_class_uid, scu=role.scu, scp=False)
         return Role(role.sop_class_uid, scu=role.scu and self._offer.storage, scp=True)
+
+    def _reports(self, abstract_syntax: str, role: Role | None) -> bool:
+        """Tell whether a requestor may report on commitment; some do without a role item (PS3.4 J.3.3)."""
+        return self._offer.commitment_reports and abstract_syntax == STORAGE_COMMITMENT and (role is None or role.scp)
 
     def _gets(self, role: Role | None) -> bool:
         """Tell whether a requestor wants to be SCP of a storage class, and gets objects here (PS3.4 C.5.3)."""

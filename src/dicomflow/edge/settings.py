@@ -168,7 +168,8 @@ class Destination(Section):
     """A node that images are sent to, under the name by which a transfer asks for it; no address comes from elsewhere.
 
     `calling_ae_title` is the edge's own unless said; `tls` true trusts whom the system trusts. What it does not take is
-    tried again for `keep_days`.
+    tried again for `keep_days`. With `commitment` it is asked for storage commitment of what it has taken, which has
+    arrived when it reports so within `commitment_hours`.
     """
 
     kind: Literal["dimse"] = "dimse"
@@ -180,6 +181,8 @@ class Destination(Section):
     associations: int = Field(2, ge=1, le=16)
     timeout_seconds: float = Field(60.0, gt=0)
     keep_days: float = Field(7.0, gt=0)
+    commitment: bool = False
+    commitment_hours: float = Field(24.0, gt=0)
 
 
 def _checked_destination(name: str) -> str:

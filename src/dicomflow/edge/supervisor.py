@@ -40,7 +40,7 @@ from dicomflow.edge.spool.layout import Layout
 from dicomflow.edge.spool.locks import lock_of
 from dicomflow.edge.spool.room import Room
 from dicomflow.edge.stores import build_store, check_store, local_root
-from dicomflow.edge.transfer.process import TransfersStart, routes_of, run_transfers
+from dicomflow.edge.transfer.process import TransfersStart, has_transfers, routes_of, run_transfers
 from dicomflow.errors import PermanentError, TransientError
 from dicomflow.logs import LogSettings
 from dicomflow.network.admission import clear_row, open_associations, table_length
@@ -250,7 +250,7 @@ class Supervisor:
             )
             self._add(f"worker-{index}", lambda start=start: self._spawn_worker(start), 1)  # type: ignore[misc]
         self._add("deliverer", lambda: self._spawn_deliverer(slots_of(workers)), 2)
-        if settings.destinations:
+        if has_transfers(settings):
             self._add("transfers", lambda: self._spawn_transfers(slots_of(workers + 1)), 2)
         if settings.sources:
             place = len(self._children)

@@ -149,7 +149,9 @@ class RequestedAssociation:
         return self._message_id
 
     def send(self, context_id: int, command: Command | bytes, data_set: bytes | memoryview | None = None) -> None:
-        """Have a message sent by the next `flush`."""
+        """Have a message sent by the next `flush`. Raises `TransientError` when the peer has ended the association."""
+        if self._requestor.state is not RequestorState.STA6:
+            raise TransientError("the peer has ended the association")
         encoded = command if isinstance(command, bytes) else encode_command(command)
         self._requestor.send(context_id, encoded, data_set)
 

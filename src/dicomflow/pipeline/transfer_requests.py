@@ -68,13 +68,16 @@ def edge_of(store: ObjectStore, destination: str, edge: str | None) -> str:
     """Return the edge that is to send: the one that is named, or the one that says it knows a destination.
 
     Raises:
-        PermanentError: the one that is named has no destinations at all, so that it never asks; or none is named, and
-            no edge knows this one, by its name or AE title, or more than one does.
+        PermanentError: the one that is named was never heard of, or has no destinations at all, so that it never asks;
+            or none is named, and no edge knows this one, by its name or AE title, or more than one does.
         TransientError: the store did not answer.
     """
     beats = read_heartbeats(store)
     if edge is not None:
-        if any(beat.edge == edge and not beat.destinations for beat in beats):
+        named = next((beat for beat in beats if beat.edge == edge), None)
+        if named is None:
+            raise PermanentError(f"no edge {edge} has told of itself")
+        if not named.destinations:
             raise PermanentError(f"the edge {edge} has no destinations in its settings")
         return edge
     found = [

@@ -6,23 +6,30 @@ mapped, not read, so an object's size costs no memory.
 
 import contextlib
 import ssl
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Self
 
 from dicomflow.dicom.uids import VERIFICATION
-from dicomflow.dimse.command import Command, CommandField, Priority, encode_command
-from dicomflow.dimse.events import CommandReceived
+from dicomflow.dimse.command import Command, CommandField, Priority, encode_command, encode_response
+from dicomflow.dimse.events import CommandReceived, DataSetReceived, Event
 from dicomflow.dimse.items import Role, UserIdentity
 from dicomflow.dimse.message import MAX_SENT_PDU_BYTES
 from dicomflow.dimse.status import Status, describe_status
-from dicomflow.errors import PermanentError
+from dicomflow.errors import PermanentError, TransientError
 from dicomflow.network.requesting import RequestedAssociation, propose
 from dicomflow.send.files import StoredFile
 
 __all__ = ["Outcome", "SendAssociation"]
 
+_LOOK_SECONDS: Final = 0.25
+_MAX_SERVED_BYTES: Final = 20 << 20  # of a data set that the peer sends us: a report on 100,000 instances
 _WARNINGS: Final = frozenset({0x0001, 0x0107, 0x0116})
+
+
+Serve = Callable[[CommandReceived, bytes], Status]
+"""Performs what the peer asks of us, from its command and its data set, and says with which status it is answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +51,8 @@ class Outcome:
 class SendAssociation(RequestedAssociation):
     """An association to a receiver, from `__enter__` to `__exit__`. Thread: one owner.
 
+    With `serve` what the peer asks of us meanwhile, as a report on storage commitment is, is answered with its status.
+
     Raises:
         TransientError: on entering or sending, when the peer cannot be reached, is busy, or breaks off.
         PermanentError: on entering, when the peer rejects the association for good.
@@ -62,6 +71,7 @@ class SendAssociation(RequestedAssociation):
         roles: tuple[Role, ...] = (),
         tls: ssl.SSLContext | None = None,
         user_identity: UserIdentity | None = None,
+        serve: Serve | None = None,
     ) -> None:
         super().__init__(
             host,
@@ -78,6 +88,7 @@ class SendAssociation(RequestedAssociation):
         self._proposed = frozenset(pairs)
         self._contexts: dict[tuple[str, str], int] = {}
         self._comment = ""
+        self._served = _Served(serve)
 
     def __enter__(self) -> Self:
         """Connect and associate."""
@@ -104,6 +115,18 @@ class SendAssociation(RequestedAssociation):
         context_id, transfer_syntax = self.context_of(abstract_syntax)
         self.send(context_id, replace(command, message_id=self.next_message_id()), encode(transfer_syntax))
         return self._await_response()
+
+    def listen(self, seconds: float, is_over: Callable[[], bool]) -> None:
+        """Answer what the peer asks of us for so many seconds, or until `is_over` or the peer releases.
+
+        Raises:
+            TransientError: the association breaks.
+        """
+        until = time.monotonic() + seconds
+        while self.is_open and not is_over() and (left := until - time.monotonic()) > 0:
+            for event in self.receive(min(left, _LOOK_SECONDS)):
+                self._take(event)
+            self.flush()
 
     def accepts(self, pair: tuple[str, str]) -> bool:
         """Tell whether the peer accepted a context for a SOP class in a transfer syntax."""
@@ -170,11 +193,64 @@ class SendAssociation(RequestedAssociation):
         )
 
     def _await_response(self) -> int:
+        """Return the status of the response; what comes in the same bytes after it is taken, and does not undo it."""
         self.flush()
-        while True:
-            for event in self.receive_open():
-                if not isinstance(event, CommandReceived) or event.command.status is None:
-                    continue
-                if event.command.message_id_responded_to == self._message_id:
-                    self._comment = f": {event.command.error_comment}" if event.command.error_comment else ""
-                    return event.command.status
+        status: int | None = None
+        while status is None:
+            if not self.is_open:
+                raise TransientError("the peer released the association")
+            try:
+                for event in self.receive():
+                    answered = self._take(event)
+                    status = answered if status is None else status
+                self.flush()
+            except TransientError:
+                if status is None:
+                    raise
+        return status
+
+    def _take(self, event: Event) -> int | None:
+        """Return the status where an event is our response; answer what the peer asks of us."""
+        if isinstance(event, CommandReceived) and event.command.status is not None:
+            if event.command.message_id_responded_to != self._message_id:
+                return None
+            self._comment = f": {event.command.error_comment}" if event.command.error_comment else ""
+            return event.command.status
+        if isinstance(event, CommandReceived | DataSetReceived):
+            answered = self._served.take(event)
+            if answered is not None and self.is_open:
+                self.send(*answered)
+        return None
+
+
+class _Served:
+    """What the peer asks of us, one request at a time: its data set is kept up to `_MAX_SERVED_BYTES`."""
+
+    def __init__(self, serve: Serve | None) -> None:
+        self._serve = serve
+        self._request: CommandReceived | None = None
+        self._data = bytearray()
+        self._is_too_long = False
+
+    def take(self, event: CommandReceived | DataSetReceived) -> tuple[int, bytes] | None:
+        """Take an event; return the context ID and the response where it ends a request."""
+        if isinstance(event, CommandReceived):
+            if self._serve is None or event.command.is_response:
+                return None
+            self._request, self._data, self._is_too_long = event, bytearray(), False
+            return None if event.command.has_data_set else self._answer()
+        if self._request is None:
+            return None
+        for fragment in event.fragments:
+            self._is_too_long |= len(self._data) + len(fragment) > _MAX_SERVED_BYTES
+            if not self._is_too_long:
+                self._data += fragment
+        return self._answer() if event.is_last else None
+
+    def _answer(self) -> tuple[int, bytes]:
+        request, self._request = self._request, None
+        assert request is not None
+        assert self._serve is not None
+        status = Status.RESOURCE_LIMITATION if self._is_too_long else self._serve(request, bytes(self._data))
+        self._data = bytearray()
+        return request.context.context_id, encode_response(request.command, status)

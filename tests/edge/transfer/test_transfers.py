@@ -17,9 +17,9 @@ from transfer_site import DROP, DROP_AFTER, EDGE, Pacs, Site, data_set_digest, u
 
 from dicomflow.bucket.keys import job_key, outbound_key
 from dicomflow.bucket.transfer import InstanceState, PendingTransfer, encode
-from dicomflow.edge.settings import DeliverySettings, build_settings
+from dicomflow.edge.settings import DeliverySettings, EdgeSettings, SpoolSettings, build_settings
 from dicomflow.edge.stores import build_store
-from dicomflow.edge.transfer.process import routes_of
+from dicomflow.edge.transfer.process import has_transfers, routes_of
 from dicomflow.errors import PermanentError
 from dicomflow.network.settings import ClientTls
 
@@ -161,6 +161,28 @@ def test_destination_nobody_knows_fails_with_that_reason(site: Site, pacs: Pacs)
     assert returns.is_final
     assert {"the edge edge-1 knows no destination '127.0.0.1:104'"} == {each.reason for each in returns.instances}
     assert not pacs.seen
+
+
+def test_edge_whose_destinations_were_removed_answers_what_waits(tmp_path: Path, site: Site, pacs: Pacs):
+    """What was begun, and what comes later, fails with the reason; the process runs on for the edge has known some."""
+    pacs.script[uid(0)] = [0xA700]
+    site.offer()
+    site.step()
+    site.destinations.clear()
+    site.restart()
+    site.step()
+    assert (True, [DONE, DONE]) == (site.returns().is_final, [state for state, _ in states(site)][1:])
+    assert "the edge edge-1 knows no destination 'PACS'" == site.returns().instances[0].reason == site.returns().reason
+    site.offer("t2")
+    site.step()
+    assert {(FAILED, "the edge edge-1 knows no destination 'PACS'")} == {
+        (each.state, each.reason) for each in site.returns("t2").instances
+    }
+    settings = EdgeSettings(
+        name=EDGE, spool=SpoolSettings(dir=site.spool), delivery=DeliverySettings(store_url="file:///unused")
+    )
+    never = settings.model_copy(update={"spool": SpoolSettings(dir=tmp_path / "never")})
+    assert (True, False) == (has_transfers(settings), has_transfers(never))
 
 
 def test_destination_is_found_by_its_ae_title_too(site: Site, pacs: Pacs):

@@ -43,7 +43,7 @@ __all__ = [
 
 # A reference takes at most 172 bytes by the standard: room for as many as may be named, and for what devices add.
 MAX_ACTION_BYTES: Final = 20 << 20
-_REQUEST_STORAGE_COMMITMENT: Final = 1
+REQUEST_STORAGE_COMMITMENT: Final = 1
 ALL_SUCCEEDED: Final = 1
 FAILURES_EXIST: Final = 2
 _FOLDER: Final = "commitments"
@@ -204,7 +204,7 @@ def accept_action(
         return Status.NO_SUCH_SOP_CLASS, None
     if (command.requested_sop_instance_uid or b"").rstrip(b"\0 ") != STORAGE_COMMITMENT_INSTANCE.encode():
         return Status.NO_SUCH_SOP_INSTANCE, None
-    if command.action_type_id != _REQUEST_STORAGE_COMMITMENT:
+    if command.action_type_id != REQUEST_STORAGE_COMMITMENT:
         return Status.NO_SUCH_ACTION, None
     try:
         transaction_uid, references = read_references(action_information, transfer_syntax_uid)

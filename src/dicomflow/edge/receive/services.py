@@ -7,7 +7,7 @@ import contextlib
 import logging
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from dicomflow.dicom.uids import STORAGE_COMMITMENT, VERIFICATION
@@ -18,6 +18,7 @@ from dicomflow.dimse.negotiation import STORAGE_ALONE, Offer, proposes_storage
 from dicomflow.dimse.pdu import AbortSource, AssociateReject, AssociateRequest
 from dicomflow.dimse.status import AbortReason, Rejection, Status
 from dicomflow.edge.commitment.action import Action, ActionMemory
+from dicomflow.edge.commitment.asked import Questions
 from dicomflow.edge.commitment.prompt import LOOK_SECONDS, PromptReport, hold_seconds
 from dicomflow.edge.commitment.requests import Commitments, accept_action
 from dicomflow.edge.metrics import Metrics
@@ -48,6 +49,9 @@ class Receiver:
     # None where no peer may ask for commitment.
     commitments: Commitments | None = None
     commitment: CommitmentSettings = _NO_COMMITMENT
+    # What is asked of others, and by whom it may be answered, by AE title; None where nothing is.
+    questions: Questions | None = None
+    asked_ae_titles: frozenset[str] = frozenset()
     actions: ActionMemory = field(default_factory=ActionMemory)
     room: Room | None = None
 
@@ -86,8 +90,13 @@ class Services:
 
     @property
     def offer(self) -> Offer:
-        """Storage, and commitment where any peer may ask for it."""
-        return STORAGE_ALONE if self._receiver.commitments is None else _WITH_COMMITMENT
+        """Storage, commitment where any peer may ask for it, and reports on what the requestor is asked for."""
+        offer = STORAGE_ALONE if self._receiver.commitments is None else _WITH_COMMITMENT
+        return replace(offer, commitment_reports=True) if self._takes_reports else offer
+
+    @property
+    def _takes_reports(self) -> bool:
+        return self._receiver.questions is not None and self._calling in self._receiver.asked_ae_titles
 
     @property
     def look_seconds(self) -> float | None:
@@ -133,7 +142,8 @@ class Services:
             self._begin_store(event)
         else:
             self._unperformed = event
-            if self._may_ask_for_commitment(event) and command.has_data_set:
+            is_wanted = self._may_ask_for_commitment(event) or self._is_report(event)
+            if is_wanted and command.has_data_set:
                 self._action = Action(self._receiver.actions)
         if not command.has_data_set:
             self._answer()
@@ -177,6 +187,14 @@ class Services:
             and event.context.abstract_syntax == STORAGE_COMMITMENT
             and self._receiver.commitments is not None
             and self._calling in self._receiver.commitment.peers
+        )
+
+    def _is_report(self, event: CommandReceived) -> bool:
+        """Tell whether a request is a report on what was asked of the requestor."""
+        return (
+            event.command.command_field == CommandField.N_EVENT_REPORT_RQ
+            and event.context.abstract_syntax == STORAGE_COMMITMENT
+            and self._takes_reports
         )
 
     def _begin_store(self, event: CommandReceived) -> None:
@@ -260,6 +278,8 @@ class Services:
     def _perform(self, event: CommandReceived) -> Status:
         """Perform a request that is no C-STORE."""
         action, self._action = self._action, None
+        if self._is_report(event):
+            return self._take_report(event, action)
         is_commitment = event.context.abstract_syntax == STORAGE_COMMITMENT and self._receiver.commitments is not None
         if event.command.command_field == CommandField.C_ECHO_RQ and not is_commitment:
             return Status.SUCCESS
@@ -272,6 +292,25 @@ class Services:
         try:
             # One report at a time: of two requests the second is reported on a new association.
             return self._perform_action(event, action, 0.0 if self._report else peer.same_association_seconds)
+        except Exception:
+            _logger.exception("commitment_failed association=%s", self._association_id)
+            return Status.PROCESSING_FAILURE
+        finally:
+            if action is not None:
+                action.drop()
+
+    def _take_report(self, event: CommandReceived, action: Action | None) -> Status:
+        """Keep what is reported of a commitment that we asked for."""
+        questions = self._receiver.questions
+        assert questions is not None
+        try:
+            if action is not None and action.is_refused:
+                return Status.RESOURCE_LIMITATION
+            data = action.data if action is not None else b""
+            return questions.take_report(event.command, data, event.context.transfer_syntax, self._calling)
+        except OSError as error:
+            _logger.warning("commitment_not_kept association=%s errno=%s", self._association_id, error.errno)
+            return Status.PROCESSING_FAILURE
         except Exception:
             _logger.exception("commitment_failed association=%s", self._association_id)
             return Status.PROCESSING_FAILURE

@@ -18,6 +18,7 @@ from functools import partial
 
 from dicomflow import logs
 from dicomflow.edge.children import BEAT_SECONDS, beat
+from dicomflow.edge.commitment.asked import Questions
 from dicomflow.edge.commitment.requests import Commitments
 from dicomflow.edge.commitment.witness import StoreWitness
 from dicomflow.edge.metrics import Metrics
@@ -77,16 +78,7 @@ def run_worker(start: WorkerStart) -> None:
     )
     dimse = start.settings.dimse
     metrics = Metrics(kept.dir)
-    witness = StoreWitness(start.settings.delivery, kept.dir)
-    receiver = Receiver(
-        lane,
-        Watermark(kept),
-        stopping,
-        metrics,
-        Commitments(kept.dir, witness, fsync=kept.fsync) if start.settings.commitment.peers else None,
-        start.settings.commitment,
-        room=start.room,
-    )
+    receiver = _receiver(start, lane, stopping, metrics)
     host = Host(
         dimse,
         receiver.serve,
@@ -114,6 +106,24 @@ def run_worker(start: WorkerStart) -> None:
     # Threads still in a system call must not keep the process: what they hold was not acknowledged.
     logging.shutdown()
     os._exit(0)
+
+
+def _receiver(start: WorkerStart, lane: Lane, stopping: threading.Event, metrics: Metrics) -> Receiver:
+    settings = start.settings
+    kept = settings.spool
+    witness = StoreWitness(settings.delivery, kept.dir)
+    asked = frozenset(each.ae_title for each in settings.destinations.values() if each.commitment)
+    return Receiver(
+        lane,
+        Watermark(kept),
+        stopping,
+        metrics,
+        Commitments(kept.dir, witness, fsync=kept.fsync) if settings.commitment.peers else None,
+        settings.commitment,
+        room=start.room,
+        questions=Questions(kept.dir, fsync=kept.fsync) if asked else None,
+        asked_ae_titles=asked,
+    )
 
 
 def _accept_tls(listener: Listener, contexts: TlsContexts, connections: Connections) -> bool:

@@ -44,7 +44,8 @@ _MODE: Final = 0o750
 class Answer:
     """What one try of an instance came to; `status` is None where the destination said nothing.
 
-    `is_strike` tells a failure of which an instance has only so many.
+    `is_strike` tells a failure of which an instance has only so many, `is_stored` that the destination has it and is
+    to commit to it: until then it is queued.
     """
 
     round: int
@@ -54,14 +55,21 @@ class Answer:
     reason: str
     at: float
     is_strike: bool = False
+    is_stored: bool = False
 
 
 class TransferFolders:
-    """The folder of all transfers; it is made when the first one comes. Threads: any."""
+    """The folder of all transfers. Threads: any."""
 
     def __init__(self, spool: Path, *, fsync: bool = True) -> None:
         self._fsync = fsync
         self.root = spool / TRANSFERS
+
+    def make(self) -> None:
+        """Durable: make the folder, which stays from then on. Raises `OSError`."""
+        if not self.root.exists():
+            self.root.mkdir(mode=_MODE, exist_ok=True)
+            self._sync(self.root.parent)
 
     def all(self) -> "list[TransferFolder]":
         """Return the transfers that were taken. Raises `OSError`."""
@@ -76,9 +84,7 @@ class TransferFolders:
 
     def take(self, job: Job) -> "TransferFolder":
         """Durable: keep a job, or the next round of one. Raises `OSError`."""
-        if not self.root.exists():
-            self.root.mkdir(mode=_MODE, exist_ok=True)
-            self._sync(self.root.parent)
+        self.make()
         folder = self.of(job.transfer)
         if not folder.path.exists():
             folder.path.mkdir(mode=_MODE)
@@ -245,6 +251,7 @@ def _answer_of(line: bytes) -> Answer | None:
             reason=str(document["reason"]),
             at=float(document["at"]),
             is_strike=document.get("is_strike") is True,
+            is_stored=document.get("is_stored") is True,
         )
     except (ValueError, KeyError, TypeError, RecursionError):
         return None

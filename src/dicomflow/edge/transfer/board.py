@@ -34,7 +34,8 @@ class Transfer:
     """One round of a transfer. `Board` guards it.
 
     `fresh` and `again` hold what is to be sent, `again` from when on; `alone` what an association broke of, which takes
-    no other with it. What a thread has taken is in `taken`.
+    no other with it. What a thread has taken is in `taken`; what the destination has, but has not committed to yet, is
+    in `awaiting`, with the time since when.
     """
 
     job: Job
@@ -46,6 +47,7 @@ class Transfer:
     again: list[tuple[float, int]] = field(default_factory=list)
     alone: set[int] = field(default_factory=set)
     taken: set[int] = field(default_factory=set)
+    awaiting: dict[int, float] = field(default_factory=dict)
     attempts: dict[int, int] = field(default_factory=dict)
     strikes: dict[int, int] = field(default_factory=dict)
     returned: dict[int, ReturnedInstance] = field(default_factory=dict)
@@ -62,6 +64,11 @@ class Transfer:
     @property
     def left(self) -> int:
         """How many instances have no end yet."""
+        return self.unsent + len(self.awaiting)
+
+    @property
+    def unsent(self) -> int:
+        """How many instances the destination does not have, and may yet be sent."""
         return len(self.fresh) + len(self.again) + len(self.taken)
 
 
@@ -104,7 +111,7 @@ class Board:
             returned = transfer.returned.get(number)
             if returned is None:
                 transfer.fresh.append(number)
-            elif returned.state is InstanceState.QUEUED:
+            elif returned.state is InstanceState.QUEUED and number not in transfer.awaiting:
                 heapq.heappush(transfer.again, (now, number))
                 transfer.alone.add(number)
         with self._changed:
@@ -169,18 +176,20 @@ class Board:
         status: int | None = None,
         *,
         is_strike: bool = False,
+        is_stored: bool = False,
     ) -> Answer:
         """Return what is to be written of a try, before `note`."""
-        return Answer(transfer.job.round, number, state, status, reason[:MAX_REASON], self._clock(), is_strike)
+        at = self._clock()
+        return Answer(transfer.job.round, number, state, status, reason[:MAX_REASON], at, is_strike, is_stored)
 
     def note(self, transfer: Transfer, answer: Answer, *, is_alone: bool = False) -> None:
         """Take in an answer that is written. One that is queued is tried again later, by itself with `is_alone`."""
         with self._changed:
-            if answer.number not in transfer.taken:
+            if answer.number not in transfer.taken and answer.number not in transfer.awaiting:
                 return
             transfer.taken.discard(answer.number)
             _take_in(transfer, answer)
-            if answer.state is InstanceState.QUEUED:
+            if answer.state is InstanceState.QUEUED and not answer.is_stored:
                 due_at = self._clock() + pause_seconds(transfer.attempts[answer.number])
                 heapq.heappush(transfer.again, (due_at, answer.number))
                 (transfer.alone.add if is_alone else transfer.alone.discard)(answer.number)
@@ -195,6 +204,11 @@ class Board:
             transfer.again.clear()
             transfer.taken.update(numbers)
             return numbers
+
+    def awaiting_of(self, transfer: Transfer) -> dict[int, float]:
+        """Return what the destination has, and has not committed to yet, with the time since when."""
+        with self._changed:
+            return dict(transfer.awaiting)
 
     def give_back(self, transfer: Transfer, numbers: Iterable[int]) -> None:
         """Give back what `untried` took and whose end could not be written."""
@@ -242,7 +256,11 @@ def _take_in(transfer: Transfer, answer: Answer) -> None:
     if known is not None and known.state is InstanceState.DONE:
         return
     transfer.strikes[answer.number] = transfer.strikes.get(answer.number, 0) + answer.is_strike
-    attempts = transfer.attempts[answer.number] = transfer.attempts.get(answer.number, 0) + 1
+    is_of_commitment = transfer.awaiting.pop(answer.number, None) is not None
+    attempts = transfer.attempts.get(answer.number, 0) + (not is_of_commitment)
+    transfer.attempts[answer.number] = attempts
+    if answer.is_stored:
+        transfer.awaiting[answer.number] = answer.at
     transfer.returned[answer.number] = ReturnedInstance(
         answer.number, answer.state, answer.status, answer.reason, attempts
     )

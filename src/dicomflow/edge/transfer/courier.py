@@ -171,6 +171,7 @@ class Courier:
 
     def _end_rest(self, transfer: Transfer) -> None:
         """Give an end to what will not be sent."""
+        self._end_awaited(transfer)
         days = None
         if transfer.is_cancelled:
             state, reason = InstanceState.CANCELLED, "cancelled"
@@ -200,6 +201,21 @@ class Courier:
             self._board.note(transfer, answer)
         if not transfer.destination or days:
             self._board.hold_up(transfer, reason)
+
+    def _end_awaited(self, transfer: Transfer) -> None:
+        """What the destination has has arrived, where nobody waits for its commitment any more."""
+        destination = self._destinations.get(transfer.destination)
+        if not transfer.is_cancelled and destination is not None and destination.commitment:
+            return
+        reason = "cancelled before its storage commitment" if transfer.is_cancelled else ""
+        answers = [
+            self._board.answer_of(transfer, number, InstanceState.DONE, reason, transfer.returned[number].status)
+            for number in self._board.awaiting_of(transfer)
+        ]
+        if answers:
+            transfer.folder.record(answers)
+        for answer in answers:
+            self._board.note(transfer, answer)
 
     def _tell(self, transfer: Transfer) -> None:
         key = (transfer.name, transfer.job.round)

@@ -27,8 +27,9 @@ from dicomflow.errors import DicomflowError, PeerError, PermanentError, Transien
 from dicomflow.send.association import Outcome, SendAssociation
 from dicomflow.send.files import StoredFile, read_stored_file
 
-__all__ = ["Lane", "Route"]
+__all__ = ["AWAITED", "Lane", "Route", "pause_of"]
 
+AWAITED: Final = "arrived, and its storage commitment is awaited"
 _FETCHES_AT_ONCE: Final = 4
 _KEPT_BYTES: Final = 1 << 30  # of copies that a destination does not take now, of one transfer
 _LOOK_SECONDS: Final = 1.0
@@ -96,7 +97,7 @@ class Lane:
                 _logger.exception("transfer_lane_failed destination=%s", self._route.name)
                 self._failures += 1
             if self._failures:
-                self._stopping.wait(self._pause())
+                self._stopping.wait(pause_of(self._failures))
         self._release()
 
     def step(self) -> bool:
@@ -215,6 +216,8 @@ class Lane:
         # The destination's comment may hold anything, so that it goes no further.
         reason = "" if status == 0 else f"status {status:04X}H"
         match verdict_of(outcome):
+            case Verdict.STORED if self._route.destination.commitment:
+                self._await_commitment(transfer, instance, status)
             case Verdict.STORED:
                 self._end(transfer, instance, InstanceState.DONE, reason, status)
             case Verdict.NEVER:
@@ -223,6 +226,14 @@ class Lane:
                 self._again(transfer, instance, reason, status)
             case Verdict.SOMETIMES:
                 self._strike(transfer, instance, reason, status)
+
+    def _await_commitment(self, transfer: Transfer, instance: JobInstance, status: int) -> None:
+        """The destination has it; whether it has arrived is `asker`'s to find out."""
+        answer = self._board.answer_of(transfer, instance.number, InstanceState.QUEUED, AWAITED, status, is_stored=True)
+        self._write(transfer, answer)
+        self._board.note(transfer, answer)
+        transfer.folder.discard(instance.number)
+        self._count(self._route.name, "stored")
 
     def _strike(self, transfer: Transfer, instance: JobInstance, reason: str, status: int | None = None) -> None:
         """Try again, but not for ever."""
@@ -298,12 +309,14 @@ class Lane:
         if association is not None:
             association.__exit__(TransientError, None, None)
 
-    def _pause(self) -> float:
-        return min(_FIRST_PAUSE_SECONDS * 2.0 ** min(self._failures - 1, _MOST_DOUBLINGS), _LONGEST_PAUSE_SECONDS)
-
 
 class _HeldUpError(Exception):
     """Why nothing can be sent just now: it is no instance's fault."""
+
+
+def pause_of(failures: int) -> float:
+    """Return how long a destination that cannot be reached is left alone, in seconds, after so many failures."""
+    return min(_FIRST_PAUSE_SECONDS * 2.0 ** min(failures - 1, _MOST_DOUBLINGS), _LONGEST_PAUSE_SECONDS)
 
 
 def _pair(file: StoredFile) -> tuple[str, str]:

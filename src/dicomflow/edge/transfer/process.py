@@ -1,8 +1,10 @@
 """The process that transfers run in: its start, its lock on the spool, a thread for each association, and its end.
 
-There is one only where the settings have destinations. What it does is `courier`'s and `lane`'s.
+There is one where the settings have destinations, or had them: what waits for an edge that knows none any more has to
+be told so. What it does is `courier`'s, `lane`'s and `asker`'s.
 """
 
+import contextlib
 import logging
 import multiprocessing
 import multiprocessing.connection
@@ -19,12 +21,14 @@ from filelock import FileLock, Timeout
 
 from dicomflow import logs
 from dicomflow.edge.children import beat, beat_until
+from dicomflow.edge.commitment.asked import Questions
 from dicomflow.edge.metrics import TransferMetrics
 from dicomflow.edge.mount import StoreMount
 from dicomflow.edge.settings import Destination, EdgeSettings
 from dicomflow.edge.spool.locks import lock_of
 from dicomflow.edge.spool.transfers import TransferFolders
 from dicomflow.edge.stores import build_store, local_root
+from dicomflow.edge.transfer.asker import Asker
 from dicomflow.edge.transfer.board import Board
 from dicomflow.edge.transfer.courier import Courier
 from dicomflow.edge.transfer.lane import Lane, Route
@@ -34,12 +38,13 @@ from dicomflow.logs import LogSettings
 from dicomflow.network.settings import ClientTls
 from dicomflow.network.tls import client_context
 
-__all__ = ["TransfersStart", "routes_of", "run_transfers"]
+__all__ = ["TransfersStart", "has_transfers", "routes_of", "run_transfers"]
 
 # Receiving goes first, as with deliveries.
 _NICENESS: Final = 10
 _LOOK_SECONDS: Final = 0.2
 _POLL_SECONDS: Final = 3.0
+_SELDOM_SECONDS: Final = 60.0  # without destinations
 _STOP_SECONDS: Final = 3.5
 
 _logger = logging.getLogger(__name__)
@@ -123,6 +128,8 @@ def _threads(start: TransfersStart, board: Board, stopping: threading.Event) -> 
     settings = start.settings
     metrics = TransferMetrics(settings.spool.dir)
     folders = TransferFolders(settings.spool.dir, fsync=settings.spool.fsync)
+    with contextlib.suppress(OSError):  # it is made with the first transfer else
+        folders.make()
     delivery = settings.delivery
     store = TransferStore(
         settings.name,
@@ -132,7 +139,8 @@ def _threads(start: TransfersStart, board: Board, stopping: threading.Event) -> 
         start.announce or (lambda _key, _size: None),
     )
     courier = Courier(settings.name, settings.destinations, folders, board, store, count=metrics.ended)
-    yield threading.Thread(target=_follow, args=(courier, stopping), name="courier", daemon=True)
+    pause_seconds = _POLL_SECONDS if settings.destinations else _SELDOM_SECONDS
+    yield threading.Thread(target=_follow, args=(courier, stopping, pause_seconds), name="courier", daemon=True)
     for route in routes_of(settings):
         for number in range(route.destination.associations):
             lane = Lane(
@@ -145,9 +153,18 @@ def _threads(start: TransfersStart, board: Board, stopping: threading.Event) -> 
                 count=metrics.answered,
             )
             yield threading.Thread(target=lane.run, name=f"lane-{route.name}-{number}", daemon=True)
+        if route.destination.commitment:
+            questions = Questions(settings.spool.dir, fsync=settings.spool.fsync)
+            asker = Asker(route, board, questions, stopping=stopping, count=metrics.answered)
+            yield threading.Thread(target=asker.run, name=f"asker-{route.name}", daemon=True)
 
 
-def _follow(courier: Courier, stopping: threading.Event) -> None:
+def has_transfers(settings: EdgeSettings) -> bool:
+    """Tell whether transfers may be asked of an edge: it knows destinations, or has known some."""
+    return bool(settings.destinations) or TransferFolders(settings.spool.dir).root.is_dir()
+
+
+def _follow(courier: Courier, stopping: threading.Event, pause_seconds: float) -> None:
     """Step until the stop; the thread's boundary."""
     is_begun = False
     while not stopping.is_set():
@@ -158,4 +175,4 @@ def _follow(courier: Courier, stopping: threading.Event) -> None:
             courier.step()
         except Exception:
             _logger.exception("courier_failed")
-        stopping.wait(_POLL_SECONDS)
+        stopping.wait(pause_seconds)
