@@ -15,6 +15,7 @@ from dicomflow.bucket.keys import (
     IMPORT_OUTPUT_PREFIX,
     MANIFEST_PREFIX,
     OUTBOUND_PREFIX,
+    REPAIR_PREFIX,
     RETURNS_PREFIX,
     STAGING_PREFIX,
     STATUS_PREFIX,
@@ -155,7 +156,7 @@ _PREFIXES: Final = {
     "watch": (STATUS_PREFIX,),
     "migrate": (),
     "relay": (),
-    "operator": ("{stack}-", IMPORT_OUTPUT_PREFIX, MANIFEST_PREFIX, STATUS_PREFIX),
+    "operator": ("{stack}-", IMPORT_OUTPUT_PREFIX, MANIFEST_PREFIX, REPAIR_PREFIX, STATUS_PREFIX),
     "console": ("{stack}-", STATUS_PREFIX),
     "secrets": (),
 }

@@ -5,7 +5,7 @@ from typing import Final
 from aws_cdk import Duration
 from constructs import Construct
 
-from dicomflow.bucket.keys import IMPORT_OUTPUT_PREFIX, MANIFEST_PREFIX, STATUS_PREFIX
+from dicomflow.bucket.keys import IMPORT_OUTPUT_PREFIX, MANIFEST_PREFIX, REPAIR_PREFIX, STATUS_PREFIX
 from infra.functions import WorkQueue
 from infra.importing import grant_wake_ups
 from infra.relay import Relay
@@ -40,6 +40,7 @@ class Operator(Construct):
         landing.grant_read(
             self.function, received, f"{MANIFEST_PREFIX}*", f"{IMPORT_OUTPUT_PREFIX}*", f"{STATUS_PREFIX}*"
         )
+        landing.grant_write(self.function, f"{REPAIR_PREFIX}*")
         self.function.grant("Delete", ["s3:DeleteObject"], landing.arn_of(received))
         # A picture is drawn by a process that may take a gibibyte.
         self.console = foundation.pipeline_function(self, "console", timeout=_PAGE_TIMEOUT, memory_mib=2048)

@@ -7,10 +7,12 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import obstore
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, select, text
 
 from dicomflow.bucket.feedback import Feedback
+from dicomflow.catalog import tables
 from dicomflow.catalog.audit import list_audit_events
 from dicomflow.catalog.conflicts import list_conflicts
 from dicomflow.catalog.engine import create_engine_for, migrate
@@ -82,6 +84,7 @@ def repair_of(deployment: Any, keep: Keep, **changes: Any) -> Repair:
     arguments = {
         "client": deployment.deps.client,
         "engine": deployment.deps.engine,
+        "store": deployment.store,
         "image_set_id": hidden_id(deployment),
         "keep": keep,
         "actor": "ines",
@@ -172,6 +175,72 @@ def test_dry_run_names_the_steps_and_changes_nothing(conflicting: Any) -> None:
     assert before == conflicting.rows("image_set")
     with conflicting.deps.engine.begin() as connection:
         assert [] == list_audit_events(connection)
+
+
+@pytest.mark.parametrize("keep", Keep)
+def test_rebuilt_catalog_knows_what_was_repaired(conflicting: Any, empty_catalog: Engine, keep: Keep) -> None:
+    """A repair leaves a note in the bucket: nothing is hidden in a new catalog, nor by a second rebuild."""
+    repair_of(conflicting, keep).run()
+    for _ in range(2):
+        rebuild_catalog(empty_catalog, conflicting.store, conflicting.deps.bucket, issuers={})
+        counts = count_everything(empty_catalog)
+        assert (2, 0, 0) == (
+            counts["imports"]["completed"],
+            counts["imports"]["hidden"],
+            counts["hidden_image_sets"],
+        )
+        assert image_set_rows(conflicting.deps.engine) == image_set_rows(empty_catalog)
+
+
+def test_note_of_a_repair_is_put_before_the_catalog_has_it(
+    conflicting: Any, empty_catalog: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that takes no note leaves the image set hidden in the catalog, so that the repair is called again."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise obstore.exceptions.GenericError("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dicomflow.pipeline.repair.obstore.put", refuse)
+        with pytest.raises(TransientError, match="does not take the note"):
+            repair_of(conflicting, Keep.THIS).run()
+    assert 1 == count_everything(conflicting.deps.engine)["hidden_image_sets"]
+    repair_of(conflicting, Keep.THIS).run()
+    assert 0 == count_everything(conflicting.deps.engine)["hidden_image_sets"]
+    rebuild_catalog(empty_catalog, conflicting.store, conflicting.deps.bucket, issuers={})
+    assert 0 == count_everything(empty_catalog)["hidden_image_sets"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[" * 100_000,
+        b'{"format": 2}',
+        b'{"datastore_id": "../x", "image_set_id": "a", "primary_image_set_id": "b", "image_sets": []}',
+        b'{"datastore_id": "0123", "image_set_id": "4568", "primary_image_set_id": "b", "image_sets": []}',
+    ],
+)
+def test_note_that_is_none_keeps_no_rebuild_from_its_end(
+    conflicting: Any, empty_catalog: Engine, content: bytes
+) -> None:
+    """It is listed among the problems, and everything else is as without it."""
+    obstore.put(conflicting.store, "imports/repaired/0123/4567.json", content)
+    done = rebuild_catalog(empty_catalog, conflicting.store, conflicting.deps.bucket, issuers={})
+    assert (1, 1) == (done.problems, count_everything(empty_catalog)["imports"]["hidden"])
+
+
+def image_set_rows(engine: Engine) -> list[Any]:
+    """Return what a catalog says of image sets and of the series in them, but for times."""
+    sets, mapped = tables.image_set.c, tables.series_image_set.c
+    statements = (
+        select(sets.datastore_id, sets.image_set_id, sets.version, sets.is_primary).order_by(sets.image_set_id),
+        select(mapped.image_set_id, mapped.series_instance_uid, mapped.study_instance_uid).order_by(
+            mapped.image_set_id, mapped.series_instance_uid
+        ),
+    )
+    with engine.begin() as connection:
+        return [tuple(row) for statement in statements for row in connection.execute(statement)]
 
 
 @pytest.mark.parametrize(("keep", "kept"), [(Keep.PRIMARY, "P1"), (Keep.THIS, "P2")])

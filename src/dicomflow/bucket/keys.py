@@ -16,6 +16,7 @@ __all__ = [
     "MANIFEST_PREFIX",
     "OUTBOUND_PREFIX",
     "OWN_PREFIXES",
+    "REPAIR_PREFIX",
     "RESERVED_NAMES",
     "RETURNS_PREFIX",
     "STAGING_PREFIX",
@@ -28,6 +29,7 @@ __all__ = [
     "is_heartbeat",
     "is_manifest",
     "is_received",
+    "is_repair",
     "is_staging",
     "job_key",
     "key_of_uri",
@@ -36,6 +38,7 @@ __all__ = [
     "outbound_key",
     "pending_key",
     "probe_key",
+    "repair_key",
     "returns_key",
     "sop_of_key",
     "staging_prefix",
@@ -48,6 +51,7 @@ FEEDBACK_PREFIX: Final = "feedback/"
 STATUS_PREFIX: Final = "status/"
 STAGING_PREFIX: Final = "staging/"
 IMPORT_OUTPUT_PREFIX: Final = "imports/"
+REPAIR_PREFIX: Final = f"{IMPORT_OUTPUT_PREFIX}repaired/"
 OUTBOUND_PREFIX: Final = "outbound/"
 RETURNS_PREFIX: Final = "returns/"
 OWN_PREFIXES: Final = (
@@ -156,6 +160,16 @@ def staging_prefix(token: str) -> str:
 def is_staging(prefix: str) -> bool:
     """Tell a job's copies from a study or series of an edge that is called as their prefix is."""
     return prefix.startswith(STAGING_PREFIX) and prefix.count("/") == _STAGING_SEGMENTS
+
+
+def repair_key(datastore_id: str, image_set_id: str) -> str:
+    """Return the key of the note on a repaired image set."""
+    return REPAIR_PREFIX + _join((datastore_id, f"{image_set_id}.json"))
+
+
+def is_repair(key: str) -> bool:
+    """Tell the key of a note on a repaired image set."""
+    return key.startswith(REPAIR_PREFIX) and key.endswith(".json")
 
 
 def pending_key(edge: str) -> str:

@@ -23,7 +23,7 @@ from dicomflow.catalog.tables import (
     stored_object,
 )
 
-__all__ = ["count_hidden", "find_image_set", "list_hidden", "record_repair", "why_hidden"]
+__all__ = ["count_hidden", "find_image_set", "is_hidden", "list_hidden", "record_repair", "why_hidden"]
 
 _IS_HIDDEN: Final = text("NOT is_primary")  # as it stands in the index of the few that are
 _MOST_NAMED: Final = 3
@@ -86,6 +86,12 @@ def list_hidden(connection: Connection, limit: int) -> list[Row[Any]]:
         .limit(limit)
     )
     return list(connection.execute(statement))
+
+
+def is_hidden(connection: Connection, datastore_id: str, image_set_id: str) -> bool:
+    """Tell whether an image set is one that is known not to be primary."""
+    statement = select(image_set.c.image_set_id).where(_of(image_set, datastore_id, image_set_id), _IS_HIDDEN)
+    return connection.execute(statement).first() is not None
 
 
 def find_image_set(connection: Connection, image_set_id: str) -> tuple[str, str] | None:

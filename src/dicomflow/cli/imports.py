@@ -18,7 +18,7 @@ from dicomflow.catalog import outcomes, queue
 from dicomflow.catalog.engine import begin_read, require_schema
 from dicomflow.catalog.states import RETRIED, RETRYABLE, SeriesState
 from dicomflow.cli.database import DatabaseUrl, DataFolder, reading, writing
-from dicomflow.cli.stores import actor
+from dicomflow.cli.stores import StoreUrl, actor, store_of
 from dicomflow.cli.tables import as_json, print_table
 from dicomflow.errors import PermanentError
 from dicomflow.pipeline.connect import build_queues, client_of
@@ -156,6 +156,7 @@ def repair(
     ],
     data: DataFolder = None,
     database_url: DatabaseUrl = None,
+    store_url: StoreUrl = None,
     *,
     keep: Annotated[
         Keep, typer.Option(help="Whose values stay: those of the primary image sets, or those of this one.")
@@ -177,7 +178,8 @@ def repair(
     with opening(data, database_url) as engine:
         require_schema(engine)
         client = client_of("medical-imaging", load_relay())
-        work = Repair(client, engine, image_set, keep, actor(), lambda: datetime.now(UTC), time.sleep)
+        _, store = store_of(data, store_url)
+        work = Repair(client, engine, store, image_set, keep, actor(), lambda: datetime.now(UTC), time.sleep)
         found = work.foresee() if dry_run else work.run()
         if not dry_run:
             _wake(engine, drive_queue_url, datetime.now(UTC))

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Final
 
+import obstore
 from obstore.exceptions import BaseError
 from obstore.store import ObjectStore
 from sqlalchemy import Connection, Engine
@@ -21,13 +22,16 @@ from dicomflow.bucket.keys import (
     MANIFEST_PREFIX,
     is_manifest,
     is_received,
+    is_repair,
     is_staging,
     key_of_uri,
+    repair_key,
     sop_of_key,
 )
 from dicomflow.bucket.listing import ListedObject, list_objects
 from dicomflow.bucket.manifest import Manifest
-from dicomflow.catalog import restoring
+from dicomflow.bucket.repair import decode as decode_repair
+from dicomflow.catalog import hidden, restoring
 from dicomflow.catalog.deliveries import clear_problem, clear_problems, record_problem
 from dicomflow.catalog.engine import begin_read, is_of_a_value
 from dicomflow.catalog.restoring import PastJob
@@ -113,11 +117,15 @@ def rebuild_catalog(
         with begin_read(engine) as connection:
             several = instances_with_versions(connection)
         compare_versions(engine, store, several)
-        for prefix, ended_at in _job_folders(store):
-            if (folder := job_of_prefix(prefix)) is not None:
-                datastore_ids.add(folder[0])
-            restore = partial(_restore, engine, store, bucket, prefix, ended_at, clock, done)
-            _restore_apart(engine, prefix + MANIFEST_NAME, restore, done)
+        for ended_at, key in _import_notes(store):
+            if is_repair(key):
+                restore = partial(_show_repaired, engine, store, key, clock)
+            else:
+                prefix = key.removesuffix(MANIFEST_NAME)
+                if (folder := job_of_prefix(prefix)) is not None:
+                    datastore_ids.add(folder[0])
+                restore = partial(_restore, engine, store, bucket, prefix, ended_at, clock, done)
+            _restore_apart(engine, key, restore, done)
             tell(done)
     except (BaseError, OSError) as error:
         raise TransientError(f"the store did not answer: {type(error).__name__}; call again to go on") from error
@@ -202,14 +210,13 @@ def _in_store(engine: Engine, key: str, done: Rebuilt, manifest: Manifest) -> Ma
     return manifest.only({instance.sop_instance_uid for each in kept for instance in each.instances})
 
 
-def _job_folders(store: ObjectStore) -> list[tuple[str, datetime]]:
-    """Return the prefixes of jobs' outputs and when their manifests were written, in that order."""
-    found = [
-        (each.modified_at, each.key.removesuffix(MANIFEST_NAME))
+def _import_notes(store: ObjectStore) -> list[tuple[datetime, str]]:
+    """Return the keys of jobs' manifests and of notes on repairs, with when they were written, in that order."""
+    return sorted(
+        (each.modified_at, each.key)
         for each in list_objects(store, IMPORT_OUTPUT_PREFIX)
-        if each.key.endswith(f"/{MANIFEST_NAME}")
-    ]
-    return [(prefix, ended_at) for ended_at, prefix in sorted(found)]
+        if each.key.endswith(f"/{MANIFEST_NAME}") or is_repair(each.key)
+    )
 
 
 def _restore_apart(engine: Engine, key: str, restore: Callable[[], None], done: Rebuilt) -> None:
@@ -281,6 +288,22 @@ def _restore(
         series = {row.series_import_id: row for row in rows.values()}
         restoring.settle_restored(connection, series.values(), import_job_id, job.datastore_id, clock())
     done.jobs += 1
+
+
+def _show_repaired(engine: Engine, store: ObjectStore, key: str, clock: Callable[[], datetime]) -> None:
+    """Bring back that a hidden image set was repaired, where the catalog has it as hidden."""
+    try:
+        note = decode_repair(bytes(obstore.get(store, key).bytes()))
+    except FileNotFoundError:  # it went while we looked
+        return
+    if key != repair_key(note.datastore_id, note.image_set_id):
+        raise PermanentError("the note on a repair is of another image set")
+    found = {each.image_set_id: (each.version, each.is_primary) for each in note.image_sets}
+    with engine.begin() as connection:
+        if hidden.is_hidden(connection, note.datastore_id, note.image_set_id):
+            hidden.record_repair(
+                connection, note.datastore_id, note.image_set_id, note.primary_image_set_id, found, clock()
+            )
 
 
 def _objects_of(connection: Connection, results: JobResults, job: PastJob) -> list[tuple[str, FileResult]]:

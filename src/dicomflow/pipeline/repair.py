@@ -14,8 +14,13 @@ from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import ObjectStore
 from sqlalchemy import Engine
 
+from dicomflow.bucket.keys import repair_key
+from dicomflow.bucket.repair import ImageSetState, RepairNote, encode
 from dicomflow.catalog import hidden
 from dicomflow.catalog.audit import record_audit_event
 from dicomflow.catalog.engine import begin_read
@@ -85,11 +90,13 @@ class Repaired:
 class Repair:
     """The repair of one image set. Thread: one owner.
 
-    `wait` sleeps for some seconds; `actor` is whom the audit trail names.
+    `wait` sleeps for some seconds; `actor` is whom the audit trail names; `store` keeps a note on what was repaired,
+    for a catalog that is rebuilt.
     """
 
     client: "HealthImagingClient"
     engine: Engine
+    store: ObjectStore
     image_set_id: str
     keep: Keep
     actor: str
@@ -243,8 +250,22 @@ class Repair:
         )
 
     def _record(self, primary_id: str) -> int:
-        """Write down where the images are now, and complete the series that are visible with it."""
+        """Write down where the images are now, and complete the series that are visible with it.
+
+        The note first: what was interrupted before the catalog has it is called again, and writes both.
+
+        Raises:
+            TransientError: the store does not take the note.
+        """
         versions = {each.image_set_id: (each.version, each.is_primary) for each in self._look()}
+        states = tuple(ImageSetState(name, *state) for name, state in versions.items())
+        note = RepairNote(self._datastore_id, self.image_set_id, primary_id, states)
+        try:
+            obstore.put(self.store, repair_key(self._datastore_id, self.image_set_id), encode(note))
+        except (BaseError, OSError) as error:
+            raise TransientError(
+                f"it is visible, and the store does not take the note of that ({type(error).__name__}): call again"
+            ) from error
         with self.engine.begin() as connection:
             return hidden.record_repair(
                 connection, self._datastore_id, self.image_set_id, primary_id, versions, self.clock()
