@@ -29,7 +29,11 @@ def edge_statements(landing: LandingBucket, device: str) -> list[iam.PolicyState
         f"{STATUS_PREFIX}{device}.json",
         f"{RETURNS_PREFIX}{device}/*",
     )
-    heard = landing.arn_of(f"{FEEDBACK_PREFIX}{device}/*", f"{OUTBOUND_PREFIX}{device}/*")
+    heard = landing.arn_of(
+        f"{FEEDBACK_PREFIX}{device}/*",
+        f"{OUTBOUND_PREFIX}{device}/*",
+        f"{STATUS_PREFIX}{device}.json",  # another edge of this name would have put its own
+    )
     return [
         iam.PolicyStatement(sid="Deliver", actions=["s3:AbortMultipartUpload", "s3:PutObject"], resources=own),
         iam.PolicyStatement(sid="Hear", actions=["s3:GetObject"], resources=heard),

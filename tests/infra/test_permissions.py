@@ -276,7 +276,7 @@ def test_edge_writes_its_own_keys_and_reads_only_what_goes_to_its_site(template:
     own = [f"{device}/*", f"manifests/{device}/*", f"status/{device}.json", f"returns/{device}/*"]
     assert own == suffixes(statements["Deliver"])
     assert {"s3:GetObject"} == actions(statements["Hear"])
-    assert [f"feedback/{device}/*", f"outbound/{device}/*"] == suffixes(statements["Hear"])
+    assert [f"feedback/{device}/*", f"outbound/{device}/*", f"status/{device}.json"] == suffixes(statements["Hear"])
     on_bucket = [each for each in statements.values() if "iepdicombucket" in json.dumps(each["Resource"])]
     assert [statements["Deliver"], statements["Hear"]] == on_bucket
 

@@ -42,7 +42,8 @@ class Heartbeat:
     `oldest_seconds` is the age of the oldest instance that is not stored, 0 without one. `peers` has those that were
     seen last, the latest first. `is_full` tells that it refuses images for want of space, `set_aside` how many files,
     folders and deliveries it cannot work on, `undelivered_reports` how many of storage commitment it gave up,
-    `destinations` where it can send images; an edge of an earlier version tells none of them.
+    `destinations` where it can send images; `run` is of the process that tells, and `is_shared` whether another one
+    tells under the same name; an edge of an earlier version tells none of them.
     """
 
     edge: Text
@@ -59,6 +60,8 @@ class Heartbeat:
     set_aside: int = 0
     undelivered_reports: int = 0
     destinations: tuple[KnownDestination, ...] = ()
+    run: Text = ""
+    is_shared: bool = False
 
     def to_json(self) -> bytes:
         """Encode as UTF-8 JSON with stable key order; `version` is the edge's, `format` this module's."""

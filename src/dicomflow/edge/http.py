@@ -100,6 +100,8 @@ class EdgeHttp:
             yield "the store fails: what is received stays in the spool"
         if progress.get("set_aside"):
             yield f"set aside: {progress['set_aside']}; `dicomflow spool list` has the reasons"
+        if progress.get("name_shared"):
+            yield "another edge of this name writes to the same store: give each a name of its own"
         for name, count in self._supervisor.flawed_settings.items():
             if count:
                 yield f"{name} is not in force as it is: see the log"

@@ -117,6 +117,7 @@ class Progress:
         resent_stored_again: int = 0,
         gathered_until: float | None = None,
         is_full: bool = False,
+        is_name_shared: bool = False,
         set_aside: Mapping[Path, str] | None = None,
     ) -> None:
         """Write the file; it is news, so nothing is synced.
@@ -130,6 +131,7 @@ class Progress:
             gathered_until: what was acknowledged until then, in seconds since the epoch, is in the ledger; None while
                 that is not known.
             is_full: whether the spool's volume has no room.
+            is_name_shared: whether another edge has this one's name.
             set_aside: what cannot be worked on, with the reasons.
         """
         self._written_at = self._clock()
@@ -148,6 +150,7 @@ class Progress:
             "resent_stored_again": resent_stored_again,
             "gathered_until": gathered_until,
             "spool_full": is_full,
+            "name_shared": is_name_shared,
             "set_aside": len(set_aside or {}),
             "set_aside_reasons": {str(path): reason for path, reason in list((set_aside or {}).items())[:_MOST_TOLD]},
         }

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -36,6 +37,10 @@ class Store:
             raise ConnectionError("no route to host")
         self.puts.append((key, Heartbeat.from_json(content)))
 
+    async def fetch(self, key: str) -> bytes | None:
+        """Return the last one."""
+        return next((each.to_json() for stored, each in reversed(self.puts) if stored == key), None)
+
 
 class Clock:
     """A clock that goes when it is told to."""
@@ -69,7 +74,7 @@ def heartbeats(spool: Spool, store: Store, clock: Clock) -> Heartbeats:
         spool=SpoolSettings(dir=spool.root),
         delivery=DeliverySettings(store_url="file:///unused"),
     )
-    return Heartbeats(settings, spool.aside, store.put, lambda: False, clock)
+    return Heartbeats(settings, spool.aside, store.put, store.fetch, lambda: False, clock)
 
 
 def test_beat_idle_edge_tells_once_a_minute(heartbeats: Heartbeats, store: Store, clock: Clock):
@@ -93,6 +98,25 @@ def test_beat_idle_edge_tells_once_a_minute(heartbeats: Heartbeats, store: Store
         heartbeat.oldest_seconds,
         heartbeat.peers,
     )
+
+
+def test_beat_another_edge_of_the_name_is_told(
+    heartbeats: Heartbeats, store: Store, clock: Clock, caplog: pytest.LogCaptureFixture
+):
+    """Who finds another's heartbeat where its own was says so, but for one that comes late from a run before."""
+
+    def _beat(*, meets: str | None) -> bool:
+        clock.now += timedelta(seconds=60)
+        if meets is not None:
+            store.puts.append(("status/site-1.json", replace(store.puts[-1][1], run=meets)))
+        assert asyncio.run(heartbeats.beat())
+        return store.puts[-1][1].is_shared
+
+    assert asyncio.run(heartbeats.beat())
+    assert [False] * 3 == [_beat(meets=None), _beat(meets="before"), _beat(meets=None)]
+    assert [False, True, True] == [_beat(meets=run) for run in ("other", "other", "")]
+    assert 1 == caplog.text.count("edge_name_shared name=site-1")
+    assert not _beat(meets=None)
 
 
 def test_beat_something_received_tells_at_once(

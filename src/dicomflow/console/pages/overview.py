@@ -107,6 +107,9 @@ def _of_edge(edge: Edge) -> Iterator[tuple[str, str, str]]:
     if told.undelivered_reports:
         advice = "On the edge, dicomflow commitments list says why, and dicomflow commitments retry tries again."
         yield "warn", f"gave up {told.undelivered_reports:,} storage commitment reports", advice
+    if told.is_shared:
+        advice = "Two edges have this name. No image is lost, but both hear and send what is meant for one: rename one."
+        yield "bad", "is not the only one of its name", advice
     if told.is_full:
         advice = "What it holds is stored on, and makes room. Free space on its volume."
         yield "bad", "refuses images: its disk is full", advice

@@ -82,7 +82,9 @@ class Deliverer:
         )
         deliveries = Deliveries(settings.delivery, new_id=lambda: str(uuid.uuid4()), is_whole=is_whole)
         self._in_flight = InFlight(lambda: self._progress.line_bytes_per_second)
-        self._heartbeats = Heartbeats(settings, spool.aside, uploader.put_note, lambda: self._space.is_full)
+        self._heartbeats = Heartbeats(
+            settings, spool.aside, uploader.put_note, uploader.fetch, lambda: self._space.is_full
+        )
         self._feedback = FeedbackReader(settings.name, uploader.fetch, self.ledger)
         self._feedback_seconds = _FEEDBACK_SECONDS[settings.commitment.level == "imported"]
         # The steps, the last one first.
@@ -165,6 +167,7 @@ class Deliverer:
             limit=limit_at(self._settings, datetime.now().astimezone()),
             gathered_until=self._gathering.gathered_until,
             is_full=self._space.is_full,
+            is_name_shared=self._heartbeats.is_shared,
             set_aside=self._spool.aside.reasons(),
         )
         if time.monotonic() - self._forgot_at >= _FORGET_EVERY_SECONDS:

@@ -1,11 +1,13 @@
 """Tells the store how this edge is: one small object, every minute and when something that matters has changed.
 
-News, not truth: a store that does not take it is told later, and nothing waits for it.
+News, not truth: a store that does not take it is told later, and nothing waits for it. Where that object is not the one
+that was put last, another edge of this name is at work: nothing of it is lost, but both hear each other's answers.
 """
 
 import asyncio
 import logging
 import time
+import uuid
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Final
@@ -18,6 +20,7 @@ from dicomflow.edge.deliver.delivery import ReceivedInstance
 from dicomflow.edge.settings import EdgeSettings
 from dicomflow.edge.spool.setaside import SetAside
 from dicomflow.edge.spool.view import free_bytes, look
+from dicomflow.errors import PermanentError
 
 __all__ = ["Heartbeats"]
 
@@ -28,6 +31,9 @@ _IDLE_SHARE: Final = 20.0
 # So that the object stays small whoever sends.
 _MAX_PEERS: Final = 50
 _MAX_REMEMBERED_PEERS: Final = 1000
+# So often on end: a put of the process before this one may come late, once.
+_SURELY: Final = 2
+_TELL_EVERY_SECONDS: Final = 600.0
 
 _logger = logging.getLogger(__name__)
 
@@ -35,7 +41,8 @@ _logger = logging.getLogger(__name__)
 class Heartbeats:
     """Gathers whom the edge hears of and puts its heartbeat. Event loop: one owner.
 
-    `put` stores an object whole; `is_full` tells whether images find no room; `clock` tells the time in UTC.
+    `put` stores an object whole, `fetch` reads one, None where there is none or none may be read; `is_full` tells
+    whether images find no room; `clock` tells the time in UTC.
     """
 
     def __init__(
@@ -43,6 +50,7 @@ class Heartbeats:
         settings: EdgeSettings,
         aside: SetAside,
         put: Callable[[str, bytes], Awaitable[None]],
+        fetch: Callable[[str], Awaitable[bytes | None]],
         is_full: Callable[[], bool],
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -50,7 +58,11 @@ class Heartbeats:
         self._root = settings.spool.dir
         self._aside = aside
         self._put = put
+        self._fetch = fetch
         self._is_full = is_full
+        self._run = uuid.uuid4().hex
+        self._others = 0
+        self._warned_at: datetime | None = None
         self._clock = clock
         self._peers: dict[tuple[str, str], SeenPeer] = {}
         self._has_new_peer = False
@@ -90,10 +102,32 @@ class Heartbeats:
             return False
         self._has_new_peer = False
         peers = tuple(list(self._peers.values())[: -_MAX_PEERS - 1 : -1])
+        if told is not None:
+            await self._look_for_another(now)
         heartbeat = await asyncio.to_thread(self._look, now, peers)
         await self._put(heartbeat_key(heartbeat.edge), heartbeat.to_json())
         self._told_at, self._told = now, state
         return True
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether another edge has this one's name."""
+        return self._others >= _SURELY
+
+    async def _look_for_another(self, now: datetime) -> None:
+        """See whether what was put last is still there."""
+        found = await self._fetch(heartbeat_key(self._settings.name))
+        if found is None:
+            return
+        try:
+            is_ours = Heartbeat.from_json(found).run == self._run
+        except PermanentError:
+            is_ours = False
+        self._others = 0 if is_ours else self._others + 1
+        is_news = self._warned_at is None or (now - self._warned_at).total_seconds() >= _TELL_EVERY_SECONDS
+        if self.is_shared and is_news:
+            self._warned_at = now
+            _logger.warning("edge_name_shared name=%s", self._settings.name)
 
     def _state(self) -> tuple[bool, int, bool, int]:
         """Return what is news when it changes: whether something waits, how much is quarantined, and what is wrong."""
@@ -120,4 +154,6 @@ class Heartbeats:
             destinations=tuple(
                 KnownDestination(name, each.ae_title) for name, each in self._settings.destinations.items()
             ),
+            run=self._run,
+            is_shared=self.is_shared,
         )

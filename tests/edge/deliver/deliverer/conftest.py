@@ -21,6 +21,7 @@ from dicomflow.edge.settings import DeliverySettings, EdgeSettings, SpoolSetting
 from dicomflow.edge.spool.folders import Spool
 from dicomflow.edge.spool.lane import Lane
 from dicomflow.edge.spool.names import ReceivedFile
+from dicomflow.errors import PermanentError
 
 
 class Site:
@@ -73,6 +74,12 @@ class Site:
             return list(ledger.entries())
         finally:
             ledger.close()
+
+    def has_noted(self, count: int) -> bool:
+        """Tell whether the ledger says of so many instances that they are stored: each was announced before."""
+        with contextlib.suppress(PermanentError):
+            return count == sum(entry.stored_at is not None for entry in self.entries())
+        return False  # there is none yet
 
     def is_empty(self) -> bool:
         """Tell whether nothing is left to deliver."""

@@ -79,7 +79,7 @@ def test_restart_does_not_put_again_what_the_store_confirms(site: Site, flaky_st
     """Objects that the ledger and the store both have are left alone; one that the store lost is put again."""
     for number in range(4):
         site.receive(f"1.2.{number}")
-    site.run(lambda: len(site.announced) == 4)
+    site.run(lambda: site.has_noted(4))
     next(site.objects.rglob("1.2.2.dcm")).unlink()
     site.spool.associations.note_end("a1", "released")
     with pytest.MonkeyPatch.context() as patched:
@@ -140,7 +140,7 @@ def test_objects_that_the_store_always_fails_hold_back_no_other_study(
 def test_cancelled_deliverer_leaves_promptly_and_keeps_what_it_stored(site: Site):
     """Told to end while its workers wait, it ends within seconds, and its ledger knows what is stored."""
     site.receive("1.2.1")
-    site.run(lambda: site.announced)
+    site.run(lambda: site.has_noted(1))
     assert least_seconds(lambda: site.run(lambda: True), 5) < 5
     assert [True] == [entry.stored_at is not None for entry in site.entries()]
 
