@@ -380,3 +380,26 @@ def test_storage_is_proposed_by_anything_but_the_two_services(make_request: Make
     assert proposes_storage(make_request())
     contexts = (ProposedContext(1, VERIFICATION, (IMPLICIT,)), ProposedContext(3, COMMITMENT, (IMPLICIT,)))
     assert not proposes_storage(make_request(contexts=contexts))
+
+
+@pytest.mark.parametrize(
+    ("offered", "agreed"),
+    [
+        (b"\x01", b"\x01"),
+        (b"\x01\x01\x01\x01\x01", b"\x01\x01\x01\x00\x00"),
+        (b"\x00\x01" + b"\x01" * 9, b"\x00\x01\x01\x00\x00\x01\x01"),
+        (b"", b""),
+    ],
+)
+def test_extended_negotiation_is_answered_no_longer_than_offered(
+    make_request: MakeRequest, offered: bytes, agreed: bytes
+):
+    """What both sides have is agreed, a byte for a byte; a class that is not accepted has no item (PS3.7 D.3.3.5)."""
+    contexts = (ProposedContext(1, STUDY_ROOT_FIND, (IMPLICIT,)), ProposedContext(3, WORKLIST, (IMPLICIT,)))
+    request = make_request(contexts=contexts, extended=((STUDY_ROOT_FIND, offered), (WORKLIST, b"\x01")))
+    sent = decode_associate_request(encode_associate_request(request)[6:])
+    assert request.extended == sent.extended
+    ours = ((STUDY_ROOT_FIND, b"\x01\x01\x01\x00\x00\x01\x01"), (WORKLIST, b"\x01"))
+    accept = negotiate(sent, max_length=0, offer=Offer(services=frozenset({STUDY_ROOT_FIND}), extended=ours))
+    assert ((STUDY_ROOT_FIND, agreed),) == accept.extended
+    assert (b"\x56\x00" in encode_associate_accept(accept)) is True

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-__all__ = ["DEFAULT", "CharacterSets", "character_sets", "is_known_term"]
+__all__ = ["DEFAULT", "CharacterSets", "character_sets", "codec_to_write", "is_known_term"]
 
 _ASCII: Final = "ascii"
 # ISO-IR registration numbers of the defined terms, without code extensions (PS3.3 Tables C.12-2 to C.12-5).
@@ -157,6 +157,13 @@ DEFAULT: Final = CharacterSets((_ASCII,), is_certain=False)
 def is_known_term(term: str) -> bool:
     """Tell whether a defined term, or one of its misspellings, is understood."""
     return _codec_of(term) is not None
+
+
+def codec_to_write(declared: str) -> str | None:
+    """Return the codec of a character set in which text can be written without code extensions; None for others."""
+    term = declared.strip()
+    codec = _codec_of(term) if term and "\\" not in term and "2022" not in term else None
+    return None if codec in _STREAMS or codec == _ASCII else codec
 
 
 @lru_cache(maxsize=256)

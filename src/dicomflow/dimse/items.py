@@ -26,6 +26,7 @@ __all__ = [
     "decode_answered_context",
     "decode_common_extended",
     "decode_each",
+    "decode_extended",
     "decode_max_length",
     "decode_proposed_context",
     "decode_role",
@@ -35,6 +36,7 @@ __all__ = [
     "decode_window",
     "encode_answered_context",
     "encode_common_extended",
+    "encode_extended",
     "encode_item",
     "encode_max_length",
     "encode_proposed_context",
@@ -75,6 +77,7 @@ class ItemType(IntEnum):
     ASYNCHRONOUS_WINDOW = 0x53
     ROLE = 0x54
     IMPLEMENTATION_VERSION_NAME = 0x55
+    EXTENDED = 0x56
     COMMON_EXTENDED = 0x57
     USER_IDENTITY = 0x58
     USER_IDENTITY_RESPONSE = 0x59
@@ -222,6 +225,12 @@ def decode_role(value: bytes) -> Role:
     return Role(strip_padding(uid), scu=rest[0] == 1, scp=rest[1] == 1)
 
 
+def decode_extended(value: bytes) -> tuple[str, bytes]:
+    """Decode a SOP class and its service class's application information (PS3.7 D.3.3.5)."""
+    uid, information = _take_counted(value)
+    return strip_padding(uid), information
+
+
 def decode_common_extended(value: bytes) -> tuple[str, str, tuple[str, ...]]:
     """Decode a SOP class, its service class and its related general SOP classes (PS3.7 D.3.3.6)."""
     uid, rest = _take_counted(value)
@@ -290,6 +299,11 @@ def encode_window(invoked: int, performed: int) -> bytes:
 def encode_role(role: Role) -> bytes:
     """Encode a role selection."""
     return encode_item(ItemType.ROLE, _counted(role.sop_class_uid.encode("ascii")) + bytes((role.scu, role.scp)))
+
+
+def encode_extended(uid: str, information: bytes) -> bytes:
+    """Encode a SOP class and its service class's application information."""
+    return encode_item(ItemType.EXTENDED, _counted(uid.encode("ascii")) + information)
 
 
 def encode_common_extended(uid: str, service: str, related: tuple[str, ...]) -> bytes:

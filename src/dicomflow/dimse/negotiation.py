@@ -56,6 +56,7 @@ class Offer:
         services: SOP classes of other services, by UID.
         retrieving: those of them by which a requestor gets objects on its own association (C-GET): where one is
             accepted, the requestor may be SCP of storage (PS3.4 C.5.3).
+        extended: what of extended negotiation is agreed to, by SOP class, a byte for each (PS3.4 C.5.1, C.5.2).
         stored_syntaxes: by storage SOP class the transfer syntaxes of what is stored of it, the most frequent first.
         commitment_reports: whether Storage Commitment was asked of the requestor, which may report as its SCP.
     """
@@ -63,6 +64,7 @@ class Offer:
     storage: bool = True
     services: frozenset[str] = frozenset()
     retrieving: frozenset[str] = frozenset()
+    extended: tuple[tuple[str, bytes], ...] = ()
     stored_syntaxes: tuple[tuple[str, tuple[str, ...]], ...] = ()
     commitment_reports: bool = False
 
@@ -117,7 +119,18 @@ def _negotiate(
         # One operation at a time each way; the item is answered only where it was offered (PS3.7 D.3.3.3).
         asynchronous_window=None if request.asynchronous_window is None else (1, 1),
         roles=tuple(policy.answer_role(role) for uid, role in policy.roles.items() if uid in accepted),
+        extended=_agreed(request, offer, accepted),
         user_identity_response=user_identity_response,
+    )
+
+
+def _agreed(request: AssociateRequest, offer: Offer, accepted: set[str]) -> tuple[tuple[str, bytes], ...]:
+    """Answer extended negotiation with what both sides have: no longer than it was offered, since old peers choke."""
+    ours = dict(offer.extended)
+    return tuple(
+        (uid, bytes(mine & theirs for mine, theirs in zip(ours[uid], offered, strict=False)))
+        for uid, offered in dict(request.extended).items()
+        if uid in ours and uid in accepted
     )
 
 
@@ -139,8 +152,8 @@ def accepted_contexts(request: AssociateRequest, accept: AssociateAccept) -> dic
 
 
 def proposes_storage(request: AssociateRequest) -> bool:
-    """Tell whether a request proposes anything but Verification and Storage Commitment."""
-    return any(context.abstract_syntax not in {VERIFICATION, STORAGE_COMMITMENT} for context in request.contexts)
+    """Tell whether a request proposes anything but services that store nothing, as queries are."""
+    return any(not is_other_sop_class(context.abstract_syntax) for context in request.contexts)
 
 
 class _Policy:

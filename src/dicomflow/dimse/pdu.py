@@ -28,6 +28,7 @@ from dicomflow.dimse.items import (
     decode_answered_context,
     decode_common_extended,
     decode_each,
+    decode_extended,
     decode_max_length,
     decode_proposed_context,
     decode_role,
@@ -37,6 +38,7 @@ from dicomflow.dimse.items import (
     decode_window,
     encode_answered_context,
     encode_common_extended,
+    encode_extended,
     encode_item,
     encode_max_length,
     encode_proposed_context,
@@ -121,6 +123,8 @@ class AssociateRequest:
     implementation_version_name: str = IMPLEMENTATION_VERSION_NAME
     asynchronous_window: tuple[int, int] | None = None
     roles: tuple[Role, ...] = ()
+    # SOP class UIDs of item 56H with their application information (PS3.7 D.3.3.5).
+    extended: tuple[tuple[str, bytes], ...] = ()
     # SOP class UIDs of item 57H with their service class and related general SOP classes (PS3.7 D.3.3.6).
     common_extended: tuple[tuple[str, str, tuple[str, ...]], ...] = ()
     user_identity: UserIdentity | None = None
@@ -138,6 +142,7 @@ class AssociateAccept:
     echoed: bytes = bytes(64)
     asynchronous_window: tuple[int, int] | None = None
     roles: tuple[Role, ...] = ()
+    extended: tuple[tuple[str, bytes], ...] = ()
     # The server response of item 59H; None sends no item (PS3.7 D.3.3.7.2).
     user_identity_response: bytes | None = None
     implementation_class_uid: str = IMPLEMENTATION_CLASS_UID
@@ -206,6 +211,7 @@ def _decode_associate_request(body: bytes) -> AssociateRequest:
         implementation_version_name=_version_name(user_items),
         asynchronous_window=decode_window(user_items),
         roles=decode_each(user_items.get(ItemType.ROLE, []), decode_role),
+        extended=decode_each(user_items.get(ItemType.EXTENDED, []), decode_extended),
         common_extended=decode_each(user_items.get(ItemType.COMMON_EXTENDED, []), decode_common_extended),
         # Who a peer says it is must not depend on which of two identities is flawed.
         user_identity=next(iter(decode_each(identities[:1], decode_user_identity)), None),
@@ -274,6 +280,7 @@ def encode_associate_request(request: AssociateRequest) -> bytes:
         *(encode_proposed_context(context) for context in request.contexts),
     ]
     user = _user_information(request)
+    user += b"".join(encode_extended(*each) for each in request.extended)
     user += b"".join(encode_common_extended(*each) for each in request.common_extended)
     if request.user_identity is not None:
         user += encode_user_identity(request.user_identity)
@@ -291,6 +298,7 @@ def encode_associate_accept(accept: AssociateAccept) -> bytes:
         *(encode_answered_context(context) for context in accept.contexts),
     ]
     user = _user_information(accept)
+    user += b"".join(encode_extended(*each) for each in accept.extended)
     if accept.user_identity_response is not None:
         user += encode_user_identity_response(accept.user_identity_response)
     parts.append(encode_item(ItemType.USER_INFORMATION, user))

@@ -125,6 +125,9 @@ class Association:
         secured = context.wrap_socket(self._connection, server_side=True, do_handshake_on_connect=False)
         self._connection = secured  # before the handshake, so that `cut` finds it
         secured.do_handshake()
+        certificate = secured.getpeercert(binary_form=True)
+        if certificate is not None:
+            self._services.take_certificate(certificate)
 
     def _serve(self) -> None:
         acceptor = self._acceptor

@@ -39,6 +39,9 @@ class Services(Protocol):
         what the peer says is taken, a C-CANCEL as well.
         """
 
+    def take_certificate(self, certificate: bytes) -> None:
+        """Take note of the certificate, DER, by which the requestor proved itself; before `refuse`, where it did."""
+
     def refuse(self, request: AssociateRequest) -> tuple[AssociateReject, str] | None:
         """Take note of who asks; return the rejection and its reason for the log where it cannot be served now."""
 

@@ -7,7 +7,17 @@ from typing import Annotated, Final, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["AeTitle", "ClientTls", "DimseSettings", "Section", "TlsSettings"]
+__all__ = [
+    "AeTitle",
+    "ArchivePeer",
+    "ArchiveSettings",
+    "ArchiveTokens",
+    "ArchiveUser",
+    "ClientTls",
+    "DimseSettings",
+    "Section",
+    "TlsSettings",
+]
 
 # DCMTK and others take no smaller one; 0 stands for no limit (PS3.8 D.1).
 _LEAST_MAX_PDU_BYTES: Final = 4096
@@ -51,6 +61,46 @@ class ClientTls(Section):
         if (self.certificate is None) != (self.key is None):
             raise ValueError("certificate and key belong together")
         return self
+
+
+class ArchivePeer(Section):
+    """What an AE title may do with an archive. A title is easily forged: where it is believed is said beside it.
+
+    Outside loopback its address must be in `networks`, or its TLS certificate be the one in the file `certificate`.
+    """
+
+    query: bool = False
+    retrieve: bool = False
+    networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
+    certificate: Path | None = None
+
+
+class ArchiveUser(Section):
+    """What a user may do with an archive over HTTP."""
+
+    query: bool = False
+    retrieve: bool = False
+    store: bool = False
+
+
+class ArchiveTokens(Section):
+    """Whose bearer tokens are believed: of `issuer` for `audience`, by the keys at `jwks_url`.
+
+    The words of `rights_claim` name the rights: `query` or `dicomflow.query`.
+    """
+
+    issuer: str = Field(min_length=1)
+    audience: str = Field(min_length=1)
+    jwks_url: str = Field(pattern=r"^https?://[^/]+")
+    rights_claim: str = "scope"
+
+
+class ArchiveSettings(Section):
+    """Who may ask for what is stored. Without `users` each user of the file may query and retrieve."""
+
+    peers: dict[AeTitle, ArchivePeer] = Field({})
+    users: dict[str, ArchiveUser] | None = None
+    tokens: ArchiveTokens | None = None
 
 
 class DimseSettings(Section):

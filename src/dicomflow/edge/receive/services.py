@@ -103,6 +103,9 @@ class Services:
         """How long the peer may be silent before `look` is called: while a report of ours is to be sent."""
         return None if self._report is None else LOOK_SECONDS
 
+    def take_certificate(self, certificate: bytes) -> None:
+        """Pass over: whoever is let in may store."""
+
     def refuse(self, request: AssociateRequest) -> tuple[AssociateReject, str] | None:
         """Take note of who asks; refuse who would store where there is no room."""
         self._calling, self._called = request.calling_ae_title, request.called_ae_title
