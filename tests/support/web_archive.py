@@ -16,6 +16,7 @@ from dicomflow.archive.archive import Archive
 from dicomflow.archive.catalog.query import CatalogQuery
 from dicomflow.archive.catalog.retrieval import CatalogRetrieval
 from dicomflow.archive.pixels.conversions import Conversions
+from dicomflow.archive.storing import ImageStore
 from dicomflow.archive.web.access import WebAccess
 from dicomflow.archive.web.app import create_archive
 from dicomflow.serving import WebServer
@@ -40,9 +41,11 @@ def archive_over(engine: Engine, noted: Noted | None = None, store: ObjectStore 
 
 
 @contextmanager
-def asking(archive: Archive, access: WebAccess | None = None) -> Iterator[httpx.Client]:
+def asking(
+    archive: Archive, access: WebAccess | None = None, store: ImageStore | None = None
+) -> Iterator[httpx.Client]:
     """Give a client of the archive as this machine's, where it is mounted as `dicomflow local` has it."""
-    app = create_archive(archive, WebAccess() if access is None else access)
+    app = create_archive(archive, WebAccess() if access is None else access, store)
     server = WebServer(Starlette(routes=[Mount("/dicomweb", app)]), "127.0.0.1", 0)
     server.start()
     try:

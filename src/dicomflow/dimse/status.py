@@ -9,7 +9,7 @@ from typing import Final
 
 from dicomflow.dimse.pdu import AssociateReject
 
-__all__ = ["AbortReason", "Refusal", "Rejection", "Status", "describe_rejection", "describe_status"]
+__all__ = ["AbortReason", "Refusal", "Rejection", "Status", "describe_rejection", "describe_status", "is_warning"]
 
 
 class Status(IntEnum):
@@ -77,6 +77,7 @@ _REJECTIONS: Final = {
     (3, 1): "it is too busy now",
     (3, 2): "it has as many associations as it takes",
 }
+_WARNINGS: Final = frozenset({0x0001, 0x0107, 0x0116})
 # PS3.7 C and PS3.4 B.2.3, C.4: what an SCP may answer to C-STORE, C-FIND, C-MOVE and C-GET.
 _STATUSES: Final = {
     0x0000: "success",
@@ -105,6 +106,11 @@ _STATUSES: Final = {
     0xB000: "some sub-operations failed or ended with a warning",
     0xFE00: "cancelled",
 }
+
+
+def is_warning(status: int) -> bool:
+    """Tell whether a status of a response to C-STORE is a warning: the object is stored (PS3.7 C.3, PS3.4 B.2.3)."""
+    return status in _WARNINGS or status >> 12 == 0xB
 
 
 def describe_rejection(reject: AssociateReject) -> str:

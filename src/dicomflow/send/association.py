@@ -16,7 +16,7 @@ from dicomflow.dimse.command import Command, CommandField, Priority, encode_comm
 from dicomflow.dimse.events import CommandReceived, DataSetReceived, Event
 from dicomflow.dimse.items import Role, UserIdentity
 from dicomflow.dimse.message import MAX_SENT_PDU_BYTES
-from dicomflow.dimse.status import Status, describe_status
+from dicomflow.dimse.status import Status, describe_status, is_warning
 from dicomflow.errors import PermanentError, TransientError
 from dicomflow.network.requesting import RequestedAssociation, propose
 from dicomflow.send.files import StoredFile
@@ -25,8 +25,6 @@ __all__ = ["Outcome", "SendAssociation"]
 
 _LOOK_SECONDS: Final = 0.25
 _MAX_SERVED_BYTES: Final = 20 << 20  # of a data set that the peer sends us: a report on 100,000 instances
-_WARNINGS: Final = frozenset({0x0001, 0x0107, 0x0116})
-
 
 Serve = Callable[[CommandReceived, bytes], Status]
 """Performs what the peer asks of us, from its command and its data set, and says with which status it is answered."""
@@ -43,9 +41,7 @@ class Outcome:
     @property
     def is_stored(self) -> bool:
         """Whether the peer says that it has the object: Success, or a warning (PS3.7 Annex C)."""
-        return self.status is not None and (
-            self.status == Status.SUCCESS or self.status in _WARNINGS or self.status >> 12 == 0xB
-        )
+        return self.status is not None and (self.status == Status.SUCCESS or is_warning(self.status))
 
 
 class SendAssociation(RequestedAssociation):

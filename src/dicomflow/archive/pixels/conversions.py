@@ -26,14 +26,14 @@ class Conversions:
         """Tell whether instances of a transfer syntax can be had in Explicit VR Little Endian."""
         return is_convertible(transfer_syntax_uid) and (self._has_codecs or transfer_syntax_uid in UNCOMPRESSED)
 
-    def convert(self, instance: StoredInstance) -> Iterator[bytes]:
-        """Yield an instance as a Part 10 file in Explicit VR Little Endian.
+    def convert(self, instance: StoredInstance, *, is_implicit: bool = False) -> Iterator[bytes]:
+        """Yield an instance as a Part 10 file in Explicit VR Little Endian, or in Implicit VR Little Endian.
 
         Raises:
             FrameError: it cannot be converted, at the begin or on the way.
             NotHeldError, TransientError: as `Retrieval.read`.
         """
-        yield from self._stream(instance, {"what": "conversion"})
+        yield from self._stream(instance, {"what": "conversion", "is_implicit": is_implicit})
 
     def samples(self, instance: StoredInstance, frames: Sequence[int]) -> Iterator[bytes]:
         """Yield frames, the first is 0, as uncompressed samples in little endian; raises as `convert`."""

@@ -19,6 +19,7 @@ from dicomflow.dicom.rewrite import element_header, turn_round, write_field
 from dicomflow.dicom.uids import (
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
     EXPLICIT_VR_LITTLE_ENDIAN,
+    IMPLICIT_VR_LITTLE_ENDIAN,
 )
 from dicomflow.dicom.walk import inflate
 from dicomflow.errors import PeerError
@@ -34,8 +35,8 @@ _OF_COMPRESSION: Final = frozenset({0x7FE00001, 0x7FE00002, 0x7FE00003})
 _MAX_VALUE_BYTES: Final = 0xFFFFFFFE
 
 
-def converted(file: RangedFile) -> Iterator[bytes]:
-    """Yield a Part 10 file in Explicit VR Little Endian.
+def converted(file: RangedFile, *, is_implicit: bool = False) -> Iterator[bytes]:
+    """Yield a Part 10 file in Explicit VR Little Endian, or in Implicit VR for peers that know nothing else.
 
     Raises:
         FrameError: it cannot be read or decoded, or its pixels have more bytes than an element may.
@@ -43,7 +44,7 @@ def converted(file: RangedFile) -> Iterator[bytes]:
     head = file.read(_HEAD_BYTES)
     try:
         meta = decode_file_meta(head)
-        yield with_transfer_syntax(head, EXPLICIT_VR_LITTLE_ENDIAN)
+        yield with_transfer_syntax(head, IMPLICIT_VR_LITTLE_ENDIAN if is_implicit else EXPLICIT_VR_LITTLE_ENDIAN)
         source, size = cast("BinaryIO", file), file.size - meta.data_set_offset
         source.seek(meta.data_set_offset)
         if meta.transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
@@ -61,11 +62,12 @@ def converted(file: RangedFile) -> Iterator[bytes]:
         opened = open_file(lambda: RangedFile(file.size, lambda at, length: _range(file, at, length)))
     for field in sorted(_described(data_set, opened), key=lambda field: field.tag):
         if opened is not None and field.tag == PIXEL_DATA:
-            yield from _decoded(opened)
+            yield from _decoded(opened, is_implicit=is_implicit)
         elif field.value is None and field.items is None:
+            yield element_header(field.tag, field.vr, field.length + field.length % 2, is_implicit=is_implicit)
             yield from _copied(source, start, field, is_little_endian=data_set.encoding.is_little_endian)
         else:
-            yield write_field(field, data_set.encoding)
+            yield write_field(field, data_set.encoding, is_implicit=is_implicit)
 
 
 def native_samples(opened: Opened, index: int) -> bytes:
@@ -105,7 +107,7 @@ def _described(data_set: DataSetFields, opened: Opened | None) -> list[Field]:
     return list(found.values())
 
 
-def _decoded(opened: Opened) -> Iterator[bytes]:
+def _decoded(opened: Opened, *, is_implicit: bool) -> Iterator[bytes]:
     allocated = number_of(opened.dataset, "BitsAllocated", 8)
     samples = number_of(opened.dataset, "SamplesPerPixel", 1)
     bits = frame_bits(opened.dataset)
@@ -114,7 +116,7 @@ def _decoded(opened: Opened) -> Iterator[bytes]:
     size = bits // 8 * opened.frames
     if size > _MAX_VALUE_BYTES:
         raise FrameError(f"decompressed pixels of {size:,} bytes exceed the {_MAX_VALUE_BYTES:,} of an element")
-    yield element_header(PIXEL_DATA, "OB" if allocated <= 8 else "OW", size + size % 2)
+    yield element_header(PIXEL_DATA, "OB" if allocated <= 8 else "OW", size + size % 2, is_implicit=is_implicit)
     written = 0
     for index in range(opened.frames):
         native = native_samples(opened, index)
@@ -127,15 +129,13 @@ def _decoded(opened: Opened) -> Iterator[bytes]:
 
 
 def _copied(file: BinaryIO, start: int, field: Field, *, is_little_endian: bool) -> Iterator[bytes]:
-    """Yield an element whose value was left in the file."""
-    vr = field.vr if field.vr != "US or SS" else "US"
-    yield element_header(field.tag, vr, field.length + field.length % 2)
+    """Yield a value that was left in the file."""
     for offset in range(0, field.length, _PIECE_BYTES):
         length = min(_PIECE_BYTES, field.length - offset)
         file.seek(start + field.at + offset)
         piece = file.read(length)
         if len(piece) < length:
             raise FrameError(f"the object ends within ({field.tag >> 16:04X},{field.tag & 0xFFFF:04X})")
-        yield piece if is_little_endian else turn_round(piece, vr)
+        yield piece if is_little_endian else turn_round(piece, field.vr)
     if field.length % 2:
         yield b"\0"

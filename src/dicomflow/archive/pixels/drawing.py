@@ -113,7 +113,7 @@ def _samples(request: dict[str, Any], _kept: _Kept, channel: Channel) -> _Answer
 
 def _conversion(request: dict[str, Any], _kept: _Kept, channel: Channel) -> _Answers:
     """Answer with the object in Explicit VR Little Endian, piece by piece."""
-    for piece in converted(_file(channel, request["size"])):
+    for piece in converted(_file(channel, request["size"]), is_implicit=request["is_implicit"]):
         yield {"is_last": False}, piece
     yield {"is_last": True}, b""
 

@@ -12,7 +12,8 @@ from starlette.responses import Response
 from dicomflow.archive.archive import Archive
 from dicomflow.archive.errors import BadQueryError, NotAllowedError, NotHeldError
 from dicomflow.archive.pixels.picture import FrameError
-from dicomflow.archive.web import qido, wado
+from dicomflow.archive.storing import ImageStore
+from dicomflow.archive.web import qido, stow, wado
 from dicomflow.archive.web.access import WebAccess
 from dicomflow.archive.web.guard import Guard, answer_of
 from dicomflow.errors import TransientError
@@ -23,14 +24,15 @@ _EXPOSED: Final = ("warning", "content-location", "content-range", "etag")
 _ASKED: Final = ("authorization", "accept", "content-type", "range", "if-none-match")
 
 
-def create_archive(archive: Archive, access: WebAccess) -> Starlette:
+def create_archive(archive: Archive, access: WebAccess, store: ImageStore | None = None) -> Starlette:
     """Return the application; its paths are those of PS3.18, below wherever it is mounted.
 
     Args:
         archive: what is asked.
         access: who may ask.
+        store: takes what is stored over the web; without it nothing is.
     """
-    routes = [*qido.routes(archive, access), *wado.routes(archive, access)]
+    routes = [*qido.routes(archive, access), *wado.routes(archive, access), *stow.routes(archive, access, store)]
     cross_origin = Middleware(
         CORSMiddleware,
         allow_origins=list(access.origins),
