@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dicomflow.bucket.keys import (
+    ADOPTED,
     MANIFEST_PREFIX,
     OWN_PREFIXES,
     RESERVED_NAMES,
@@ -77,7 +78,7 @@ def test_what_lies_elsewhere_may_be_an_image():
 @pytest.mark.parametrize("name", [*sorted(RESERVED_NAMES), "Manifests", "STATUS", "returnS", "imports.."])
 def test_name_of_a_prefix_is_refused_to_an_edge(name: str):
     """Folders of some systems know no case, nor a dot at the end."""
-    assert {prefix.rstrip("/") for prefix in OWN_PREFIXES} == RESERVED_NAMES
+    assert {ADOPTED, *(prefix.rstrip("/") for prefix in OWN_PREFIXES)} == RESERVED_NAMES
     with pytest.raises(ValueError, match=f"'{name}' is reserved"):
         check_edge_name(name)
 

@@ -11,6 +11,7 @@ from typing import Final
 from urllib.parse import quote, unquote
 
 __all__ = [
+    "ADOPTED",
     "FEEDBACK_PREFIX",
     "IMPORT_OUTPUT_PREFIX",
     "MANIFEST_PREFIX",
@@ -64,7 +65,9 @@ OWN_PREFIXES: Final = (
     RETURNS_PREFIX,
 )
 """What edges, pipeline and service put beside the images; the last two are for what is sent back to sites."""
-RESERVED_NAMES: Final = frozenset(prefix.rstrip("/") for prefix in OWN_PREFIXES)
+ADOPTED: Final = "adopted"
+"""In an edge's place for what something else put into the bucket."""
+RESERVED_NAMES: Final = frozenset({ADOPTED, *(prefix.rstrip("/") for prefix in OWN_PREFIXES)})
 
 _SEGMENTS: Final = 5
 _NAME_LENGTH: Final = 256

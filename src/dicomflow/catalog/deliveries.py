@@ -161,7 +161,7 @@ def _record_objects(connection: Connection, manifest: Manifest) -> None:
             "series_instance_uid": series.series_instance_uid,
             "sop_instance_uid": instance.sop_instance_uid,
             "bytes": instance.bytes,
-            "sha256": instance.sha256,
+            "sha256": instance.sha256 or None,  # of what was adopted it may be unknown
             "edge": manifest.edge,
             "delivery_id": manifest.delivery,
         }
@@ -177,9 +177,11 @@ def _record_objects(connection: Connection, manifest: Manifest) -> None:
     statement = dialect_insert(connection, stored_object)
     told = ("study_instance_uid", "series_instance_uid", "sop_instance_uid", "bytes", "edge", "delivery_id")
     kept = {name: func.coalesce(stored_object.c[name], statement.excluded[name]) for name in told}
+    kept["sha256"] = func.coalesce(statement.excluded.sha256, stored_object.c.sha256)
     connection.execute(
         statement.on_conflict_do_update(
-            index_elements=["object_key"], set_={**kept, "sha256": statement.excluded.sha256}
+            index_elements=["object_key"],
+            set_={**kept, "sha256": func.coalesce(statement.excluded.sha256, stored_object.c.sha256)},
         ),
         rows,
     )

@@ -65,6 +65,7 @@ COMMANDS: Final = {
     "worker": Entry("Run the pipeline's handlers from SQS, outside Lambda.", "pipeline"),
     "imports": Entry("List imports and what came of them; retry, repair.", "pipeline"),
     "transfers": Entry("Send images back to a site, and see what became of them.", "pipeline"),
+    "adopt": Entry("Make deliveries of what others put into the bucket.", "pipeline"),
     "catalog": Entry("Search, check and rebuild the catalog; delete studies.", "pipeline"),
     "console": Entry("Serve the operators' pages over any catalog.", "pipeline,console"),
     "simulator": Entry("Simulate AWS HealthImaging for any SDK client.", "pipeline,console,simulator"),
