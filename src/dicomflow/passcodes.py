@@ -68,8 +68,7 @@ class PasscodeFile:
 
     def accepts(self, name: bytes, passcode: bytes) -> bool:
         """Tell whether a name, in UTF-8, is known and its passcode right."""
-        message = len(name).to_bytes(4, "big") + name + passcode
-        asked = hmac.digest(self._key, message, "sha256")
+        asked = self._digest_of(name, passcode)
         with self._lock:
             self._read_again()
             if asked in self._right or asked in self._wrong:
@@ -86,6 +85,16 @@ class PasscodeFile:
             if hashes is self._hashes:  # else the file was read again meanwhile
                 self._remember(asked, is_right=is_right)
         return is_right
+
+    def remembers(self, name: bytes, passcode: bytes) -> bool:
+        """Tell whether a passcode was found right before, and the file has not changed since; it costs no check."""
+        asked = self._digest_of(name, passcode)
+        with self._lock:
+            self._read_again()
+            return asked in self._right
+
+    def _digest_of(self, name: bytes, passcode: bytes) -> bytes:
+        return hmac.digest(self._key, len(name).to_bytes(4, "big") + name + passcode, "sha256")
 
     @property
     def has_users(self) -> bool:

@@ -5,6 +5,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from ipaddress import ip_network
 from pathlib import Path
@@ -17,11 +18,12 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from obstore.store import MemoryStore
 from web_archive import Noted, archive_over, asking
 
-from dicomflow.archive.access import Right
+from dicomflow.archive.access import Principal, Right
 from dicomflow.archive.archive import Archive
 from dicomflow.archive.web.access import WebAccess
 from dicomflow.archive.web.tokens import Tokens
 from dicomflow.catalog.engine import create_engine_for, migrate
+from dicomflow.errors import TransientError
 from dicomflow.passcodes import PasscodeFile, hash_passcode
 from dicomflow.visitors import Attempts, Proxy
 
@@ -132,6 +134,41 @@ def test_guessing_is_slowed_down(archive: Archive, users: PasscodeFile):
     with asking(archive, WebAccess(users=users, attempts=Attempts(allowed=2, pause_seconds=300))) as client:
         answers = [client.get("/studies", headers=basic("ada", each)).status_code for each in ("a", "b", "secret")]
     assert [401, 401, 429] == answers
+
+
+def test_viewer_that_asks_many_things_at_once_is_let_in(archive: Archive, users: PasscodeFile):
+    """Its first requests are one attempt; and guesses at its name do not shut out who was let in before."""
+    with (
+        asking(archive, WebAccess(users=users, attempts=Attempts(allowed=2, pause_seconds=300))) as client,
+        ThreadPoolExecutor(12) as threads,
+    ):
+        ada = basic("ada", "secret")
+        asked = list(threads.map(lambda _: client.get("/studies", headers=ada).status_code, range(12)))
+        guessed = [client.get("/studies", headers=basic("ada", str(each))).status_code for each in range(3)]
+        after = client.get("/studies", headers=ada).status_code
+    assert ([200] * 12, [401, 401, 429], 200) == (asked, guessed, after)
+
+
+def test_provider_that_hangs_holds_up_nobody_else(archive: Archive, users: PasscodeFile):
+    """While the keys of tokens are asked for, who shows a passcode is answered."""
+    hangs, asked = threading.Event(), threading.Event()
+
+    class Hanging(Tokens):
+        def principal_of(self, token: str) -> Principal:
+            asked.set()
+            hangs.wait(60)
+            raise TransientError(token)
+
+    access = WebAccess(users=users, tokens=Hanging(ISSUER, AUDIENCE, "http://127.0.0.1:9/"))
+    with asking(archive, access) as client, ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(client.get, "/studies", headers=bearer("x"))
+        try:
+            assert asked.wait(60)
+            assert 200 == client.get("/studies", headers=basic("ada", "secret")).status_code
+            assert not waiting.done()
+        finally:
+            hangs.set()
+        assert 503 == waiting.result(60).status_code
 
 
 def test_user_without_the_right_is_refused(archive: Archive, users: PasscodeFile):

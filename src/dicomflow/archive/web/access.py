@@ -5,6 +5,7 @@ Knows no pages and no cookies: each request brings what proves it.
 
 import base64
 import binascii
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -51,6 +52,7 @@ class WebAccess:
     origins: tuple[str, ...] = ()
     public_url: str | None = None
     attempts: Attempts = field(default_factory=lambda: Attempts(allowed=5, pause_seconds=300))
+    checking: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def asks(self) -> bool:
@@ -58,7 +60,7 @@ class WebAccess:
         return self.proxy is not None or self.users is not None or self.tokens is not None
 
     def principal_of(self, connection: HTTPConnection) -> Principal | Response:
-        """Return who asks, or the answer to a stranger."""
+        """Return who asks, or the answer to a stranger; it may take what a hash or a provider takes."""
         if not self.asks:
             return LOCAL
         if self.proxy is not None and (user := self.proxy.user_of(connection)) is not None:
@@ -78,7 +80,7 @@ class WebAccess:
         return self._stranger()
 
     def _by_passcode(self, connection: HTTPConnection, users: PasscodeFile, credentials: str) -> Principal | Response:
-        """Check name and passcode (RFC 7617); who guesses has to wait."""
+        """Check name and passcode (RFC 7617); who guesses has to wait, and not who was let in before."""
         try:
             name, colon, passcode = base64.b64decode(credentials.strip(), validate=True).partition(b":")
             user = name.decode()
@@ -86,12 +88,16 @@ class WebAccess:
             return self._stranger()
         address = connection.client.host if connection.client is not None else ""
         tried = (f"user {user}", f"address {address}")
-        begun = self.attempts.begin(*tried)
-        if begun is None:
-            return PlainTextResponse("too many failures: wait some minutes\n", 429, {"retry-after": "300"})
-        if not colon or not users.accepts(name, passcode):
-            return self._stranger()
-        self.attempts.succeeded(begun, *tried)
+        if not users.remembers(name, passcode):
+            # One after the other: a viewer asks eight things at once, which would be eight attempts.
+            with self.checking:
+                if not users.remembers(name, passcode):
+                    begun = self.attempts.begin(*tried)
+                    if begun is None:
+                        return PlainTextResponse("too many failures: wait some minutes\n", 429, {"retry-after": "300"})
+                    if not colon or not users.accepts(name, passcode):
+                        return self._stranger()
+                    self.attempts.succeeded(begun, *tried)
         return Principal(f"web:{user}", self.rights_of(user))
 
     def _stranger(self, error: str = "") -> Response:

@@ -7,6 +7,7 @@ whole.
 import logging
 from typing import Final
 
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse, Response
@@ -15,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from dicomflow.archive.access import Principal
 from dicomflow.archive.errors import BadQueryError, NotAllowedError, NotHeldError
 from dicomflow.archive.pixels.picture import FrameError
-from dicomflow.archive.web.access import WebAccess
+from dicomflow.archive.web.access import LOCAL, WebAccess
 from dicomflow.errors import TransientError
 from dicomflow.sites import is_of_another_site, is_own_host
 
@@ -60,10 +61,10 @@ class Guard:
             await send(message)
 
         app: ASGIApp | Response = self._app
-        refusal = self._refusal(HTTPConnection(scope))
-        if refusal is not None:
-            app = refusal
         try:
+            refusal = await self._refusal(HTTPConnection(scope))
+            if refusal is not None:
+                app = refusal
             await app(scope, receive, send_with_headers)
         except Exception as error:  # this is the boundary around one of many requests
             if has_started:
@@ -71,13 +72,14 @@ class Guard:
                 raise
             await answer_of(error)(scope, receive, send_with_headers)
 
-    def _refusal(self, connection: HTTPConnection) -> Response | None:
+    async def _refusal(self, connection: HTTPConnection) -> Response | None:
         if not is_own_host(connection, self._access.hosts):
             return PlainTextResponse("not a host of this archive\n", status_code=421)
         is_listed = connection.headers.get("origin") in self._access.origins
         if connection.scope["method"] not in _HARMLESS and not is_listed and is_of_another_site(connection):
             return PlainTextResponse("the page of another site may not ask this\n", status_code=403)
-        found = self._access.principal_of(connection)
+        # On a thread where somebody is asked: others' answers go on while a passcode or a token is checked.
+        found = await run_in_threadpool(self._access.principal_of, connection) if self._access.asks else LOCAL
         if not isinstance(found, Principal):
             return found
         connection.state.principal = found
