@@ -34,10 +34,12 @@ from dicomflow.dimse.status import Status
 from dicomflow.edge.commitment.prompt import PromptReport
 from dicomflow.edge.commitment.reporter import Reporter
 from dicomflow.edge.commitment.requests import CommitmentRequest, Commitments
+from dicomflow.edge.commitment.witness import StoreWitness
 from dicomflow.edge.ledger import LEDGER_FILE, Ledger, LedgerEntry
 from dicomflow.edge.progress import PROGRESS_FILE
-from dicomflow.edge.settings import CommitmentPeer, CommitmentSettings
+from dicomflow.edge.settings import CommitmentPeer, CommitmentSettings, DeliverySettings
 from dicomflow.edge.spool.folders import Spool
+from dicomflow.edge.spool.names import stem_of
 
 CONTEXTS = ((STORAGE_COMMITMENT, (EXPLICIT_VR_LITTLE_ENDIAN,)), (VERIFICATION, (EXPLICIT_VR_LITTLE_ENDIAN,)))
 REPORTED = CommandField.N_EVENT_REPORT_RQ
@@ -63,8 +65,16 @@ def ledger(spool: Spool) -> Iterator[Ledger]:
         "key/1.2.1.dcm",
     )
     found.record_received([entry])
+    (spool.delivering / "d1").mkdir()
+    stem = stem_of(entry.association_id, 0, entry.peer, entry.sha256)
+    (spool.delivering / "d1" / f"{stem}.dcm").write_bytes(bytes(10))
     yield found
     found.close()
+
+
+def commitments_of(spool: Spool) -> Commitments:
+    """Give the requests of a spool as the reporter has them."""
+    return Commitments(spool.root, StoreWitness(DeliverySettings(store_url="file:///unused"), spool.root))
 
 
 def settings(port: int = 1, **fields: Any) -> CommitmentSettings:
@@ -146,7 +156,7 @@ def test_commitment_report_on_the_same_association_is_taken(
     ((event_type, information),) = reports
     assert (1, "1.2.9") == (event_type, information.TransactionUID)
     assert ["1.2.1"] == [item.ReferencedSOPInstanceUID for item in information.ReferencedSOPSequence]
-    assert 0 == Reporter(Commitments(spool.root), ledger, settings()).run_due()
+    assert 0 == Reporter(commitments_of(spool), ledger, settings()).run_due()
 
 
 class _Gate(threading.Event):
@@ -200,7 +210,7 @@ def test_report_that_is_not_answered_is_sent_again_on_a_new_association(
         assert held.next_at > asked_at + 60
         scu.socket.close()
         until(lambda: next(Commitments(spool.root).open_requests()).next_at <= time.time())
-        assert 1 == Reporter(Commitments(spool.root), ledger, settings(modality.port)).run_due()
+        assert 1 == Reporter(commitments_of(spool), ledger, settings(modality.port)).run_due()
     finally:
         modality.close()
     assert 1 == len(modality.reports)
@@ -268,7 +278,7 @@ def test_request_of_a_worker_that_died_is_reported_when_its_time_is_over(scu_of:
     modality = Modality()
     try:
         scu_of(settings(modality.port, level="stored", same_association_seconds=60))  # never by the worker
-        reporter = Reporter(Commitments(spool.root), ledger, settings(modality.port))
+        reporter = Reporter(commitments_of(spool), ledger, settings(modality.port))
         assert 0 == reporter.run_due()
         (held,) = Commitments(spool.root).open_requests()
         Commitments(spool.root).update(replace(held, next_at=time.time()))
@@ -303,7 +313,7 @@ def test_second_request_before_the_first_is_answered_is_left_to_a_new_associatio
 def test_answer_that_comes_too_late_changes_nothing(spool: Spool, ledger: Ledger):
     """After its time the request is the reporter's: an answer neither removes nor changes it."""
     del ledger
-    commitments = Commitments(spool.root)
+    commitments = commitments_of(spool)
     request = CommitmentRequest("1.2.9", "CT1", "EDGE", (Reference(CT, "1.2.1"),), time.time(), next_at=time.time() + 9)
     commitments.add(request)
     acceptor = _Sink()

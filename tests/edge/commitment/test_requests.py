@@ -48,6 +48,7 @@ from dicomflow.edge.ledger import LEDGER_FILE, Ledger, LedgerEntry
 from dicomflow.edge.progress import PROGRESS_FILE, read_gathered_until
 from dicomflow.edge.settings import CommitmentPeer, CommitmentSettings, DeliverySettings, EdgeSettings, SpoolSettings
 from dicomflow.edge.spool.folders import Spool
+from dicomflow.edge.spool.names import stem_of
 from dicomflow.errors import PermanentError, TransientError
 from dicomflow.send.association import SendAssociation
 
@@ -66,10 +67,13 @@ def ledger(tmp_path: Path, spool: Spool) -> Iterator[Ledger]:
 
 
 @pytest.fixture
-def receive(ledger: Ledger) -> Callable[..., None]:
-    """Put an instance into the ledger."""
+def receive(ledger: Ledger, spool: Spool) -> Callable[..., None]:
+    """Put an instance into a delivery: into the ledger, and its file, whole if it has ten zeros, into the spool."""
+    folder = spool.delivering / "d1"
+    folder.mkdir()
 
     def _receive(sop: str, *, sop_class: str = CT, sha256: str = hashlib.sha256(bytes(10)).hexdigest()) -> None:
+        (folder / f"{stem_of('a1', 0, '10.0.0.1', sha256)}.dcm").write_bytes(bytes(10))
         ledger.record_received(
             [
                 LedgerEntry(
@@ -295,6 +299,27 @@ def test_commitment_is_not_confirmed_from_memory(
     else:
         commitments.witness = StoreWitness(DeliverySettings(store_url=(objects / "other").as_uri()), objects)
     assert 0x0112 == _only(level, ledger, commitments)
+
+
+@pytest.mark.parametrize("gone", ["deleted", "rotten", "the delivery"])
+def test_commitment_of_what_is_spooled_is_not_confirmed_from_memory(
+    commitments: Commitments, ledger: Ledger, receive: Any, spool: Spool, gone: str
+):
+    """Who is told yes deletes its copy: the spool's has to be there, and whole. The deliverer finds what is wrong."""
+    receive("1.2.1")
+    assert 0 == _only("spooled", ledger, commitments)
+    (path,) = (spool.delivering / "d1").iterdir()
+    if gone == "rotten":
+        path.write_bytes(bytes(9) + b"1")
+    else:
+        path.unlink()
+        if gone == "the delivery":
+            path.parent.rmdir()
+    assert _only("spooled", ledger, commitments) is None
+    assert 0x0213 == _only("spooled", ledger, commitments, limit_seconds=60)
+    ledger.note_problem(ledger.find("1.2.1")[0], "the spooled file is gone")
+    ledger.write()
+    assert 0x0110 == _only("spooled", ledger, commitments)
 
 
 @pytest.mark.parametrize("level", ["stored", "imported"])
@@ -582,7 +607,7 @@ def test_commitment_report_survives_restart_and_is_retried(
     commitments.update(replace(kept, next_at=time.time() + 3600))
     modality = Modality()
     try:
-        again = Reporter(Commitments(spool.root), ledger, _settings(modality.port))
+        again = Reporter(Commitments(spool.root, commitments.witness), ledger, _settings(modality.port))
         assert 0 == again.run_due()
         commitments.update(replace(kept, next_at=0))
         assert 1 == again.run_due()

@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -250,17 +250,23 @@ def make_report(
     is_late = now - request.requested_at >= settings.limit_seconds
     is_settled = now - request.requested_at >= settings.settle_seconds and gathered_until > request.requested_at
     reasons: dict[Reference, int | None] = {}
-    stored: dict[Reference, list[LedgerEntry]] = {}
+    kept = _Kept()
     for reference in request.references:
-        reason = _DUPLICATE_TRANSACTION if request.is_duplicate else _judge(reference, ledger, settings, stored)
+        reason = _DUPLICATE_TRANSACTION if request.is_duplicate else _judge(reference, ledger, settings, kept)
         if reason == Status.NO_SUCH_SOP_INSTANCE and not is_settled:
             # It may have been received before the request, or a moment ago, and not be in the ledger yet.
             reason = int(Status.RESOURCE_LIMITATION)
         if reason == Status.RESOURCE_LIMITATION and not is_late:
             return None
         reasons[reference] = reason
-    if stored:
-        reasons |= _confirm(stored, witness, is_late=is_late)
+    if kept.spooled:
+        found = witness.find_spooled(kept.spooled.values()) if witness is not None else set()
+        absent = [reference for reference, entry in kept.spooled.items() if entry.object_key not in found]
+        if absent and not is_late:
+            return None  # it is just being stored, or the deliverer will find what is wrong
+        reasons |= dict.fromkeys(absent, int(Status.RESOURCE_LIMITATION))
+    if kept.stored:
+        reasons |= _confirm(kept.stored, witness, is_late=is_late)
     committed = tuple(reference for reference, reason in reasons.items() if reason is None)
     failed = tuple((reference, reason) for reference, reason in reasons.items() if reason is not None)
     return Report(request.transaction_uid, committed, failed)
@@ -283,13 +289,16 @@ def encode_report(report: Report, transfer_syntax_uid: str) -> bytes:
     return encode_references(report.transaction_uid, report.committed, report.failed, transfer_syntax_uid)
 
 
-def _judge(
-    reference: Reference, ledger: Ledger, settings: CommitmentSettings, stored: dict[Reference, list[LedgerEntry]]
-) -> int | None:
-    """Return None for an instance that is at the level by the ledger, or why it is not (yet).
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What is at the level by the ledger: the store is to confirm what is `stored`, the spool what is `spooled`."""
 
-    What the spool may not have any more is put into `stored`: the store is to confirm it.
-    """
+    stored: dict[Reference, list[LedgerEntry]] = field(default_factory=dict)
+    spooled: dict[Reference, LedgerEntry] = field(default_factory=dict)
+
+
+def _judge(reference: Reference, ledger: Ledger, settings: CommitmentSettings, kept: _Kept) -> int | None:
+    """Put an instance that is at the level by the ledger into `kept` and return None, or return why it is not (yet)."""
     entries = ledger.find(reference.sop_instance_uid)
     if not entries:
         return int(Status.NO_SUCH_SOP_INSTANCE)
@@ -309,7 +318,9 @@ def _judge(
         return int(Status.RESOURCE_LIMITATION)
     if is_stored:
         # The same bytes may be in several objects, the last one noted in another store: any that is there will do.
-        stored[reference] = [each for each in same if each.stored_at is not None]
+        kept.stored[reference] = [each for each in same if each.stored_at is not None]
+    else:
+        kept.spooled[reference] = entry
     return None
 
 
