@@ -51,6 +51,9 @@ def pull(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Compare, and fetch nothing.")] = False,
     pause: Annotated[bool, typer.Option("--pause", help="Stop all fetching from the source, until --resume.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Take the pause back, and finish what is begun.")] = False,
+    nightly: Annotated[
+        bool, typer.Option("--nightly", help="Print what the edge's last nightly comparison found, and ask nothing.")
+    ] = False,
     patience_seconds: Annotated[
         float, typer.Option(help="For how long a source that does not answer is tried again.", min=0)
     ] = 60.0,
@@ -92,16 +95,27 @@ def pull(
         if pause:
             typer.echo(f"nothing is fetched from {name} until: dicomflow pull {name} --config {config} --resume")
             return
+        if nightly:
+            last = jobs.last_nightly(name)
+            if last is None:
+                raise PermanentError(f"the edge has not compared itself with {name} at night yet")
+            _finish(jobs, [(last, "")], name, as_json=as_json, as_csv=as_csv)
+            return
         begun = jobs.unfinished(name, JobState.RUNNING, JobState.STOPPED) if resume and question == Question() else []
         done = [
             _run(settings, peer, jobs, each, patience_seconds, is_quiet=as_json)
             for each in begun or [jobs.begin(name, question, is_dry=dry_run)]
         ]
-        _print(jobs, done, name, as_json=as_json, as_csv=as_csv)
-        if not all(summary(jobs, job)["is_whole"] for job, _ in done):
-            raise typer.Exit(1)
+        _finish(jobs, done, name, as_json=as_json, as_csv=as_csv)
     finally:
         jobs.close()
+
+
+def _finish(jobs: Jobs, done: list[tuple[Job, str]], name: str, *, as_json: bool, as_csv: bool) -> None:
+    """Print the reports, and exit 1 while anything is missing."""
+    _print(jobs, done, name, as_json=as_json, as_csv=as_csv)
+    if not all(summary(jobs, job)["is_whole"] for job, _ in done):
+        raise typer.Exit(1)
 
 
 def _run(

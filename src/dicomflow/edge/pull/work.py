@@ -18,6 +18,7 @@ from dicomflow.edge.pull.fetch import MOST_UIDS, Peer
 from dicomflow.edge.pull.here import Holdings
 from dicomflow.edge.pull.jobs import Job, Jobs, StudyState
 from dicomflow.edge.pull.look import Answers
+from dicomflow.edge.pull.report import totals
 from dicomflow.edge.pull.study import Limits, StudyPull, UnknownDestinationError
 from dicomflow.edge.pull.survey import Survey
 from dicomflow.edge.settings import SpoolSettings
@@ -92,11 +93,15 @@ class Pull:
             self.interrupted = self.interrupted or str(error)
         if not self.interrupted and not self._jobs.open_studies(job.id):
             self._jobs.end(job.id)
-        _logger.info(
-            "pull_ended source=%s job=%d is_done=%s reason=%s",
-            *(self.peer.name, job.id, not self.interrupted, self.interrupted),
+        ended = self._jobs.job(job.id)
+        sums, states, all_whole = totals(self._jobs, ended)
+        _logger.log(
+            logging.INFO if all_whole else logging.WARNING,
+            "pull_ended source=%s job=%d is_nightly=%s is_whole=%s studies=%d images=%d missing=%d reason=%s",
+            *(self.peer.name, job.id, job.is_nightly, all_whole, states.total(), sums.source, sums.missing),
+            self.interrupted or ended.cut,
         )
-        return self._jobs.job(job.id)
+        return ended
 
     def _survey(self, job: Job) -> None:
         while True:
