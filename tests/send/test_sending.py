@@ -129,14 +129,20 @@ def test_sending_receiver_that_takes_fewer_associations_gets_all(receiver_with: 
     assert {"stored": 20, "skipped": 1} == send_to(receiver.port, retries=0)
 
 
-def test_sending_to_nobody_fails_each_file_at_once(send_to: Any):
-    """Where no association was ever had nothing is tried again, and each file has the reason."""
+def test_sending_to_nobody_ends_at_once_and_says_why(tmp_path: Path):
+    """Where no association was ever had nothing is tried again, and of a million files none more is read."""
+    samples.write(samples.ct_study(7, series=2, slices=10), tmp_path / "images")
     (port,) = free_ports(1)
-    ends = send_to(port, retries=100)
-    assert 1 == ends.pop("skipped")
-    ((reason, count),) = ends.items()
-    assert 20 == count
-    assert reason.startswith(f"cannot connect to 127.0.0.1 port {port}")
+    reasons: list[str] = []
+    receiver = Receiver("127.0.0.1", port, "CT1", "DICOMFLOW", WAIT_SECONDS)
+    sending = Sending(
+        receiver, lambda _, became: reasons.append(became.reason), associations=1, retries=100, batch_files=1
+    )
+    found = iter(find_candidates([tmp_path / "images"]))
+    sending.run(found)
+    assert [f"cannot connect to 127.0.0.1 port {port}: Connection refused"] == reasons
+    assert reasons == [sending.gone]
+    assert len(list(found)) > 10
 
 
 def test_send_proposes_the_stored_transfer_syntax(receiver: Any, tmp_path: Path):

@@ -19,9 +19,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from dicomflow.dicom.encoding import EXPLICIT, IMPLICIT, UNDEFINED, judge_encoding
 from dicomflow.dicom.part10 import FileMeta, decode_file_meta
 from dicomflow.dicom.scan import HEAD_BYTES, Identity, identify
-from dicomflow.dicom.uids import is_usable, strip_padding
+from dicomflow.dicom.uids import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, is_usable, strip_padding
+from dicomflow.dicom.walk import open_data_set
 from dicomflow.errors import PeerError, PermanentError
 
 __all__ = ["Candidate", "Skipped", "StoredFile", "find_candidates", "read_stored_file"]
@@ -30,6 +32,7 @@ _MAPPED_FROM_BYTES: Final = 1 << 20
 # PS3.10 8: the directory of a medium; it is no instance, and no receiver takes it.
 _MEDIA_STORAGE_DIRECTORY: Final = "1.2.840.10008.1.3.10"
 _OPEN_ARCHIVES: Final = 8
+_PIXEL_DATA: Final = 0x7FE00010
 
 _Content = bytes | None  # the fields of a file have a name like this
 
@@ -129,11 +132,7 @@ def read_stored_file(path: Path, member: str | None = None) -> StoredFile:
     with path.open("rb", buffering=0) if member is None else _reading(path, member) as file:
         head = file.read(HEAD_BYTES)
         size = os.fstat(file.fileno()).st_size if member is None else _info(path, member).file_size
-        meta = decode_file_meta(head)
-        try:
-            found = identify(file, head, meta)
-        except PeerError:
-            found = Identity(None, None, None, None)  # the receiver is to judge it
+        meta, found = _identified(file, head)
     sop_class_uid = strip_padding(found.sop_class_uid or b"")
     sop_instance_uid = strip_padding(found.sop_instance_uid or b"")
     meta = replace(
@@ -146,6 +145,43 @@ def read_stored_file(path: Path, member: str | None = None) -> StoredFile:
     if not is_usable(meta.sop_class_uid) or not is_usable(meta.sop_instance_uid):
         raise PeerError("file meta information names no SOP Class UID and SOP Instance UID")
     return StoredFile(path, meta, size, member, head if len(head) == size else None)
+
+
+def _identified(file: BinaryIO, head: bytes) -> tuple[FileMeta, Identity]:
+    try:
+        meta = decode_file_meta(head)
+    except PeerError:
+        found = _without_preamble(file, head)
+        if found is None:
+            raise
+        return found
+    try:
+        return meta, identify(file, head, meta)
+    except PeerError:
+        return meta, Identity(None, None, None, None)  # the receiver is to judge it
+
+
+def _without_preamble(file: BinaryIO, head: bytes) -> tuple[FileMeta, Identity] | None:
+    """Read a data set that stands in a file by itself, as older archives keep them, or None where it is none.
+
+    Its encoding is what its first elements say; of encapsulated pixel data nobody could say the transfer syntax.
+    """
+    encoding = judge_encoding(head, IMPLICIT_VR_LITTLE_ENDIAN)
+    syntax = {IMPLICIT: IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT: EXPLICIT_VR_LITTLE_ENDIAN}.get(encoding)
+    if syntax is None or not head.startswith(b"\x08\x00"):
+        return None
+    meta = FileMeta("", "", syntax, "", "", 0)
+    try:
+        found = identify(file, head, meta)
+        if not (is_usable(strip_padding(found.sop_class_uid or b"")) and found.sop_instance_uid):
+            return None
+        file.seek(0)
+        with open_data_set(file, syntax) as data_set:
+            if any(each.tag == _PIXEL_DATA and each.length == UNDEFINED for each in data_set.elements()):
+                return None
+    except (PeerError, OSError, ValueError):
+        return None
+    return meta, found
 
 
 def _of_path(path: Path) -> Iterator[Candidate]:

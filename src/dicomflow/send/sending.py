@@ -7,12 +7,14 @@ it.
 
 import contextlib
 import logging
+import ssl
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from dicomflow.dimse.items import UserIdentity
 from dicomflow.dimse.pdu import MAX_CONTEXTS
 from dicomflow.errors import DicomflowError, PeerError, PermanentError
 from dicomflow.send.association import Outcome, SendAssociation
@@ -37,6 +39,21 @@ class Receiver:
     calling_ae_title: str
     called_ae_title: str
     timeout_seconds: float
+    tls: ssl.SSLContext | None = None
+    user_identity: UserIdentity | None = None
+
+    def associate(self, pairs: Sequence[tuple[str, str]]) -> SendAssociation:
+        """Return an association for some SOP classes and transfer syntaxes, which its `with` opens."""
+        return SendAssociation(
+            self.host,
+            self.port,
+            pairs,
+            calling_ae_title=self.calling_ae_title,
+            called_ae_title=self.called_ae_title,
+            timeout_seconds=self.timeout_seconds,
+            tls=self.tls,
+            user_identity=self.user_identity,
+        )
 
 
 Report = Callable[[Candidate, Outcome | Skipped], None]
@@ -53,6 +70,8 @@ class _Batch:
 
 class Sending:
     """One run of sending. `_changed` guards the batches and the counts of workers; `report` is called by one at a time.
+
+    `gone` says why there is no receiver any more: then what is left is neither read nor reported.
 
     Args:
         receiver: whom to send to.
@@ -83,9 +102,10 @@ class Sending:
         self._has_established = False
         self._is_finding = True
         self._stopping = threading.Event()
+        self.gone = ""
 
     def run(self, candidates: Iterable[Candidate]) -> None:
-        """Send all of them; returns when each was reported. An exception, of Ctrl-C too, ends the run."""
+        """Send all of them; returns when each was reported, or the receiver is gone. An exception ends the run."""
         threads = [threading.Thread(target=self._work, name=f"send-{n}") for n in range(self._associations)]
         self._workers = len(threads)
         for thread in threads:
@@ -93,9 +113,13 @@ class Sending:
         try:
             for batch in self._batches(candidates):
                 with self._changed:
-                    self._changed.wait_for(lambda: len(self._waiting) < _BATCHES_AHEAD * self._associations)
+                    self._changed.wait_for(
+                        lambda: self._stopping.is_set() or len(self._waiting) < _BATCHES_AHEAD * self._associations
+                    )
                     self._waiting.append(batch)
                     self._changed.notify()
+                if self._stopping.is_set():
+                    break
         except BaseException:
             self._stopping.set()
             raise
@@ -150,7 +174,7 @@ class Sending:
                     if association is None or not association.covers(batch.pairs()):
                         opened.close()
                         association = None
-                        association = opened.enter_context(self._associate(batch))
+                        association = opened.enter_context(self._receiver.associate(batch.pairs()))
                     self._send(association, batch)
                 except (DicomflowError, OSError) as error:
                     broken, association = association, None
@@ -179,17 +203,6 @@ class Sending:
             self._changed.notify_all()
             return self._waiting.popleft()
 
-    def _associate(self, batch: _Batch) -> SendAssociation:
-        receiver = self._receiver
-        return SendAssociation(
-            receiver.host,
-            receiver.port,
-            batch.pairs(),
-            calling_ae_title=receiver.calling_ae_title,
-            called_ae_title=receiver.called_ae_title,
-            timeout_seconds=receiver.timeout_seconds,
-        )
-
     def _send(self, association: SendAssociation, batch: _Batch) -> None:
         """Send a batch; what has its outcome leaves it."""
         with self._changed:
@@ -216,6 +229,11 @@ class Sending:
         if isinstance(error, PermanentError) or not self._has_established or batch.attempts >= self._retries:
             self._fail(first, str(error))
             first.files = []
+            if not is_open:  # nor will it be for the next batch
+                with self._changed:
+                    self.gone = str(error)
+                    self._stopping.set()
+                    self._changed.notify_all()
         else:
             self._stopping.wait(min(_FIRST_PAUSE_SECONDS * 2.0**batch.attempts, _LONGEST_PAUSE_SECONDS))
         with self._changed:
