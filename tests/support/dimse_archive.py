@@ -11,8 +11,9 @@ from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind as S
 from waiting import WAIT_SECONDS
 
 from dicomflow.archive.archive import Archive
+from dicomflow.archive.dimse.move import MoveDestination
 from dicomflow.archive.dimse.peers import Peers
-from dicomflow.archive.dimse.services import ArchiveSite
+from dicomflow.archive.dimse.services import ArchiveSite, operations
 from dicomflow.network.server import DimseServer
 from dicomflow.network.settings import ArchivePeer, DimseSettings
 
@@ -22,10 +23,15 @@ ALLOWED = {"READER": ArchivePeer(query=True, retrieve=True), "NOBODY": ArchivePe
 
 
 @contextmanager
-def serving(archive: Archive, peers: Mapping[str, ArchivePeer] = ALLOWED, **settings: Any) -> Iterator[DimseServer]:
+def serving(
+    archive: Archive,
+    peers: Mapping[str, ArchivePeer] = ALLOWED,
+    destinations: Mapping[str, MoveDestination] | None = None,
+    **settings: Any,
+) -> Iterator[DimseServer]:
     """Serve an archive on a free port of this machine."""
     chosen = DimseSettings(ae_title="ARCHIVE", bind="127.0.0.1", port=0, **settings)
-    server = DimseServer(chosen, ArchiveSite(archive, Peers(peers)).serve)
+    server = DimseServer(chosen, ArchiveSite(archive, Peers(peers), operations(destinations or {})).serve)
     try:
         yield server
     finally:

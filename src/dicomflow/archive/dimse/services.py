@@ -11,29 +11,36 @@ from typing import Final
 from dicomflow.archive.archive import Archive
 from dicomflow.archive.dimse.find import begin_find
 from dicomflow.archive.dimse.identifier import read_identifier
+from dicomflow.archive.dimse.move import MoveDestination, retrieval_begins
 from dicomflow.archive.dimse.operation import Begin, Call, Operation
 from dicomflow.archive.dimse.peers import Peers
-from dicomflow.dicom.uids import PATIENT_ROOT_FIND, STUDY_ROOT_FIND
+from dicomflow.dicom.uids import PATIENT_ROOT_FIND, PATIENT_ROOT_GET, STUDY_ROOT_FIND, STUDY_ROOT_GET
 from dicomflow.dimse.acceptor import Acceptor
 from dicomflow.dimse.command import CommandField, encode_response
 from dicomflow.dimse.events import AssociationAborted, CommandReceived, DataSetReceived
 from dicomflow.dimse.negotiation import Offer
 from dicomflow.dimse.pdu import AssociateReject, AssociateRequest
 from dicomflow.dimse.status import Status
-from dicomflow.errors import PeerError
+from dicomflow.errors import PeerError, TransientError
 
-__all__ = ["ArchiveServices", "ArchiveSite"]
+__all__ = ["ArchiveServices", "ArchiveSite", "operations"]
 
 _MAX_IDENTIFIER_BYTES: Final = 4 << 20
 # PS3.4 Table C.5-1: the bytes of extended negotiation that are accepted here, in their order.
 _OF_FIND: Final = b"\x01\x01\x01\x00\x00\x01\x01"
 _AGREED: Final = {PATIENT_ROOT_FIND: _OF_FIND, STUDY_ROOT_FIND: _OF_FIND}
-_BEGIN: Final[Mapping[tuple[str, int], Begin]] = {
-    (PATIENT_ROOT_FIND, CommandField.C_FIND_RQ): begin_find,
-    (STUDY_ROOT_FIND, CommandField.C_FIND_RQ): begin_find,
-}
-
+_GETS: Final = frozenset({PATIENT_ROOT_GET, STUDY_ROOT_GET})
 _logger = logging.getLogger(__name__)
+
+
+def operations(destinations: Mapping[str, MoveDestination]) -> Mapping[tuple[str, int], Begin]:
+    """Return what begins each operation, by SOP class and command field.
+
+    Args:
+        destinations: where a C-MOVE may go, by AE title.
+    """
+    finds = {(uid, int(CommandField.C_FIND_RQ)): begin_find for uid in (PATIENT_ROOT_FIND, STUDY_ROOT_FIND)}
+    return {**finds, **retrieval_begins(destinations)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +53,7 @@ class ArchiveSite:
 
     archive: Archive
     peers: Peers
-    begin: Mapping[tuple[str, int], Begin] = field(default_factory=lambda: _BEGIN)
+    begin: Mapping[tuple[str, int], Begin] = field(default_factory=lambda: operations({}))
 
     def serve(self, acceptor: Acceptor, association_id: str, peer: str) -> "ArchiveServices":
         """Make the services of an association."""
@@ -83,8 +90,13 @@ class ArchiveServices:
         """The queries, where anybody may ask; who may not is told so when it does."""
         if not self._site.peers.has_any:
             return Offer(storage=False)
+        served = frozenset(uid for uid, _ in self._site.begin)
         return Offer(
-            storage=False, services=frozenset(uid for uid, _ in self._site.begin), extended=tuple(_AGREED.items())
+            storage=False,
+            services=served,
+            retrieving=_GETS & served,
+            stored_syntaxes=self._stored_syntaxes() if _GETS & served else (),
+            extended=tuple(_AGREED.items()),
         )
 
     @property
@@ -136,10 +148,12 @@ class ArchiveServices:
         operation = self._operation
         if operation is None:
             return False
+        # While an answer of the peer's is awaited, it is not us whom it waits for.
+        is_ours = not operation.look_seconds
         operation.go_on()
         if operation.is_done:
             self._operation = None
-        return True
+        return is_ours
 
     def end(self, how: str) -> None:
         """Leave the operation under way."""
@@ -151,6 +165,13 @@ class ArchiveServices:
     def outcome(self) -> dict[str, object]:
         """Return how many operations were performed."""
         return {"asked": self._asked}
+
+    def _stored_syntaxes(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """Return what objects are stored in; where the catalog does not say, none are preferred."""
+        try:
+            return self._site.archive.retrieval.stored_syntaxes()
+        except TransientError:
+            return ()
 
     def _perform(self) -> None:
         """Answer what is no operation at once, and begin one."""
