@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 from sqlalchemy import Engine, func, select
 from waiting import WAIT_SECONDS, wait_for
 
@@ -357,6 +358,57 @@ def test_bus_takes_what_it_takes_of_a_call_through_the_relay():
         "Detail": '{"id": "e0"}',
         "EventBusName": "default",
     } == bus.entries[0]
+
+
+class LimitedBus:
+    """EventBridge's client with its limits: a call of over ten entries or 256 KiB is refused whole."""
+
+    def __init__(self, refused: str = "none") -> None:
+        self.calls: list[int] = []
+        self.taken: list[str] = []
+        self._refused = refused
+
+    def put_events(self, Entries: list[Any]) -> Any:  # noqa: N803  # botocore's name
+        """Answer as the service does."""
+        size = sum(len(each[name].encode()) for each in Entries for name in ("Source", "DetailType", "Detail"))
+        ids = [json.loads(each["Detail"])["id"] for each in Entries]
+        if len(Entries) > 10 or size >= 256 << 10 or self._refused in ids:
+            raise ClientError({"Error": {"Code": "ValidationException", "Message": "size"}}, "PutEvents")
+        self.calls.append(len(Entries))
+        self.taken += ids
+        return {"FailedEntryCount": 0, "Entries": [{"EventId": each} for each in ids]}
+
+
+def large_events(count: int, size: int) -> list[OutgoingEvent]:
+    """Return events with details of so many bytes."""
+    details = [{"id": f"e{number}", "series": "1" * (size - 50)} for number in range(count)]
+    return [OutgoingEvent(each["id"], RECEIVING, datetime.now(UTC), each, 1) for each in details]  # type: ignore[arg-type]  # its text serves
+
+
+@pytest.mark.parametrize(("size", "calls"), [(60, [10]), (44_000, [5, 5]), (100_000, [2] * 5), (200_000, [1] * 10)])
+def test_events_are_put_within_the_buss_limit_of_a_call(size: int, calls: list[int]):
+    """Ten of the largest events do not fit one call: it is cut, in the order of the events, and all are taken."""
+    bus = LimitedBus()
+    assert [None] * 10 == EventBridge(bus, "default")(large_events(10, size))
+    assert (calls, [f"e{number}" for number in range(10)]) == (bus.calls, bus.taken)
+
+
+def test_event_that_the_bus_never_takes_holds_up_no_other():
+    """A call is refused for one of its entries: the others are put one by one, and that one waits."""
+    bus = LimitedBus(refused="e3")
+    answers = EventBridge(bus, "default")(large_events(10, 60))
+    assert [None] * 3 + ["ValidationException"] + [None] * 6 == answers
+    assert 9 == len(bus.taken)
+
+
+def test_entry_without_an_answer_is_put_again():
+    """A service that answers for fewer entries than it was given has taken no more than it says."""
+
+    class ShortBus(LimitedBus):
+        def put_events(self, Entries: list[Any]) -> Any:  # noqa: N803  # botocore's name
+            return {"FailedEntryCount": 0, "Entries": super().put_events(Entries)["Entries"][:-1]}
+
+    assert [None, None, "no answer"] == EventBridge(ShortBus(), "default")(large_events(3, 60))
 
 
 @pytest.fixture

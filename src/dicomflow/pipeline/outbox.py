@@ -37,6 +37,8 @@ KEPT: Final = timedelta(days=30)
 MOST_FAILURES: Final = 3
 """Of a run: a receiver that is away fails each after a long time."""
 WEBHOOK_SECONDS: Final = 10.0
+MOST_CALL_BYTES: Final = 240 << 10
+"""Of a call of EventBridge's, which takes less than 256 KiB."""
 
 
 class Publisher(Protocol):
@@ -135,7 +137,11 @@ def _publish(publisher: Publisher, events: Sequence[OutgoingEvent]) -> list[str 
 
 
 class EventBridge:
-    """Puts events onto a bus of EventBridge; `client` is boto3's, or what stands for it."""
+    """Puts events onto a bus of EventBridge; `client` is boto3's, or what stands for it.
+
+    A call takes ten entries of 256 KiB together, and is refused whole where it has more: so it is cut by size, and what
+    is refused whole is put one by one, so that no event is held up by another.
+    """
 
     most: Final = 10  # the service's limit of a call
 
@@ -143,18 +149,43 @@ class EventBridge:
         self._client, self._bus = client, bus
 
     def __call__(self, events: Sequence[OutgoingEvent]) -> list[str | None]:
-        """Put some in one call."""
-        entries = [
-            {
-                "Source": SOURCE,
-                "DetailType": str(event.event_type),
-                "Detail": json.dumps(event.detail),
-                "EventBusName": self._bus,
-            }
-            for event in events
-        ]
-        answered = self._client.put_events(Entries=entries)["Entries"]
-        return [None if "EventId" in each else str(each.get("ErrorCode", "no answer")) for each in answered]
+        """Put some, in as few calls as the service takes them in."""
+        answers: list[str | None] = []
+        entries: list[dict[str, str]] = []
+        for entry in map(self._entry, events):
+            if entries and sum(map(_entry_bytes, (*entries, entry))) > MOST_CALL_BYTES:
+                answers += self._put(entries)
+                entries = []
+            entries.append(entry)
+        return [*answers, *self._put(entries)] if entries else answers
+
+    def _entry(self, event: OutgoingEvent) -> dict[str, str]:
+        return {
+            "Source": SOURCE,
+            "DetailType": str(event.event_type),
+            "Detail": json.dumps(event.detail),
+            "EventBusName": self._bus,
+        }
+
+    def _put(self, entries: Sequence[dict[str, str]]) -> list[str | None]:
+        from botocore.exceptions import ClientError  # noqa: PLC0415  # a third of a cold start
+
+        try:
+            answered = self._client.put_events(Entries=list(entries))["Entries"]
+        except ClientError as error:
+            if error.response["Error"].get("Code") != "ValidationException":  # it may pass, for all of them
+                raise
+            if len(entries) == 1:
+                return ["ValidationException"]
+            return [answer for entry in entries for answer in self._put([entry])]
+        answers = [None if "EventId" in each else str(each.get("ErrorCode", "no answer")) for each in answered]
+        # Of what has no answer nobody knows: it is put again.
+        return (answers + ["no answer"] * len(entries))[: len(entries)]
+
+
+def _entry_bytes(entry: dict[str, str]) -> int:
+    """Return the size of an entry as the service counts it: source, kind and detail in UTF-8."""
+    return sum(len(entry[name].encode()) for name in ("Source", "DetailType", "Detail"))
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
