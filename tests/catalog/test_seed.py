@@ -197,6 +197,25 @@ def test_jobs_are_listed_and_counted_by_status(ask: Ask):
     assert [(1, "d", None, None)] == ask("SELECT * FROM Ahlidatastore")
 
 
+@pytest.mark.parametrize(
+    ("table", "column"),
+    [("Study", "d0020000d"), ("Studylist", "d0020000d"), ("Series", "d0020000e"), ("Instance", "d00080018")],
+)
+def test_what_is_asked_by_its_uid_is_found_by_an_index(reader: Engine, table: str, column: str):
+    """Of a million instances one is not searched for: the view gives the column itself."""
+    question = f"SELECT * FROM {table} WHERE {column} = '1.2.3'"
+    own = table.lower().removesuffix("list")
+    with reader.connect() as connection:
+        if reader.dialect.name == "postgresql":
+            connection.execute(text("SET enable_seqscan = off"))
+            plan = "\n".join(connection.scalars(text(f"EXPLAIN {question}")))
+            assert f"Seq Scan on {own}" not in plan
+        else:
+            plan = "\n".join(row.detail for row in connection.execute(text(f"EXPLAIN QUERY PLAN {question}")))
+            assert f"SCAN {own}" not in plan, plan
+            assert f"SEARCH {own} " in plan, plan
+
+
 def test_value_that_could_not_be_parsed_is_its_text(
     ask: Ask, write: Callable[..., None], an_object: Callable[..., IndexedObject]
 ):

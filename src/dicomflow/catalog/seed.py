@@ -38,6 +38,7 @@ _INSTANCE: Final = (
 )
 # Columns that the sample has as DATE and TIME; all others of elements are text.
 _TYPED: Final = frozenset({0x00100030, 0x00080020, 0x00080030, 0x00080032, 0x00080022})
+_UIDS: Final = frozenset({0x0020000D, 0x0020000E, 0x00080018, 0x00080016})
 _MODALITIES_IN_STUDY, _ACQUISITION_TIME = 0x00080061, 0x00080032
 
 Column = tuple[str, str]  # name and expression
@@ -177,7 +178,8 @@ class _View:
         attribute = BY_TAG[tag]
         assert attribute.level is level
         column = f"{level}.{attribute.column}"
-        if tag in _TYPED:
+        # A UID is never missing, and its index serves only who asks for the column itself.
+        if tag in _TYPED or tag in _UIDS:
             return column
         # What could not be parsed, or is too long for an index, is in `raw_values`.
         return f"CAST(coalesce({self._text(attribute, column)}, {self._raw(level, attribute)}) AS TEXT)"
