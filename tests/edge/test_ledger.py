@@ -300,6 +300,30 @@ def test_damage_that_shows_in_a_statement_costs_what_is_damaged(
     assert "A\\xff" not in caplog.text
 
 
+def _spoil_index(path: Path) -> None:
+    """Change a key in an index, whose page stays well-formed: the row is there, and is not found."""
+    content = bytearray(path.read_bytes())
+    pages = [at for at in range(0, len(content), 4096) if content[at] == 0x0A]  # leaves of indexes
+    (spot,) = [at + content[at : at + 4096].find(b"1.2.30aa") for at in pages if b"1.2.30aa" in content[at : at + 4096]]
+    content[spot : spot + 6] = b"1.2.31"
+    path.write_bytes(content)
+
+
+def test_index_that_lacks_a_row_is_damage(ledger: Ledger, path: Path, caplog: pytest.LogCaptureFixture):
+    """An instance that it hides was received: with the next start it is known again."""
+    ledger.record_received([_entry(f"1.2.{number}") for number in (10, 30, 50)])
+    ledger.close()
+    _spoil_index(path)
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        assert [("ok",)] == connection.execute("PRAGMA quick_check").fetchall()
+        count = "SELECT count(*) FROM instance WHERE sop_instance_uid = '1.2.30'"
+        assert [(0,)] == connection.execute(count).fetchall()
+    with contextlib.closing(Ledger(path)) as again:
+        assert [_entry("1.2.30")] == again.find("1.2.30")
+        assert again.take_begun_anew()
+    assert "ledger_damaged" in caplog.text
+
+
 def test_damage_that_a_reader_finds_is_mended_by_the_owner(ledger: Ledger, path: Path):
     """A reader changes nothing and says what is wrong; the owner, told of it, looks before its next write."""
     ledger.record_received([_entry("1.2.1"), _entry("1.2.2")])

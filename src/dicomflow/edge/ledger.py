@@ -20,6 +20,7 @@ from dicomflow.edge.ledger_file import (
     SUFFIXES,
     DamagedLedgerError,
     LedgerEntry,
+    check_whole,
     entry_of_row,
     insert_entries,
     is_damage,
@@ -272,6 +273,7 @@ class Ledger:
     def _write_pending(self, connection: sqlite3.Connection) -> None:
         if self._is_distrusted:
             self._is_distrusted = False
+            check_whole(connection)
             for row in connection.execute(f"SELECT {COLUMN_NAMES} FROM instance"):  # noqa: S608  # our names
                 entry_of_row(row)
         with connection:

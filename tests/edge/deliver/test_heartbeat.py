@@ -119,6 +119,19 @@ def test_beat_another_edge_of_the_name_is_told(
     assert not _beat(meets=None)
 
 
+def test_beat_that_cannot_look_for_another_edge_is_put(heartbeats: Heartbeats, store: Store, clock: Clock):
+    """A store that takes and does not give hears of the edge."""
+
+    async def _refuse(_key: str) -> bytes | None:
+        raise ConnectionError("reset")
+
+    heartbeats._fetch = _refuse
+    for _ in range(2):
+        clock.now += timedelta(seconds=60)
+        assert asyncio.run(heartbeats.beat())
+    assert 2 == len(store.puts)
+
+
 def test_beat_something_received_tells_at_once(
     heartbeats: Heartbeats, store: Store, spool: Spool, part10: Callable[..., bytes]
 ):

@@ -116,7 +116,10 @@ class Heartbeats:
 
     async def _look_for_another(self, now: datetime) -> None:
         """See whether what was put last is still there."""
-        found = await self._fetch(heartbeat_key(self._settings.name))
+        try:
+            found = await self._fetch(heartbeat_key(self._settings.name))
+        except Exception:  # noqa: BLE001  # it may be told all the same
+            return
         if found is None:
             return
         try:
