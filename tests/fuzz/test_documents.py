@@ -1,4 +1,4 @@
-"""Fuzz targets of what an edge keeps and is told: ledgers and feedback, spoiled in every way, stop nothing.
+"""Fuzz targets of what an edge keeps and is told: ledgers, requests, feedback, spoiled in every way, stop nothing.
 
 DICOMFLOW_FUZZ_EXAMPLES is the number of inputs for each target, DICOMFLOW_FUZZ_SEED makes a run different.
 """
@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import random
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
@@ -20,10 +21,11 @@ from spoiling import spoil_bytes, spoil_document
 
 from dicomflow.bucket.feedback import FailedObject, Feedback
 from dicomflow.dicom.references import Reference
-from dicomflow.edge.commitment.requests import CommitmentRequest, make_report
+from dicomflow.edge.commitment.reporter import Reporter
+from dicomflow.edge.commitment.requests import CommitmentRequest, Commitments, count_requests, make_report
 from dicomflow.edge.deliver.feedback import FeedbackReader
 from dicomflow.edge.ledger import Ledger, LedgerEntry
-from dicomflow.edge.settings import CommitmentSettings
+from dicomflow.edge.settings import CommitmentPeer, CommitmentSettings
 from dicomflow.errors import PermanentError
 
 EXAMPLES: Final = int(os.environ.get("DICOMFLOW_FUZZ_EXAMPLES", "100"))
@@ -161,6 +163,28 @@ def test_spoiled_feedback_stops_nothing(tmp_path: Path, restore_level: None):
         assert others == ledger.of_delivery("d2")
         assert 5 == reader._take("d1", FEEDBACK.to_json())
         ledger.record_received([replace(each, delivery_id="d3") for each in others])
+
+
+def test_spoiled_commitment_request_holds_up_no_other(tmp_path: Path, restore_level: None):
+    """It is reported as it says, or set aside; the next one of the same peer is reported."""
+    del restore_level
+    commitments = Commitments(tmp_path, fsync=False)
+    kept = CommitmentRequest("1.9", "CT1", "EDGE", tuple(Reference("1.2", f"1.3.{n}") for n in range(4)), 1e6)
+    other = replace(kept, transaction_uid="1.10")
+    peers = {"CT1": CommitmentPeer(host="127.0.0.1", port=1, without_role=True)}
+    settings = CommitmentSettings(level="spooled", settle_seconds=0, report_days=1e-9, peers=peers)
+    for number in range(EXAMPLES):
+        for request in (kept, other):
+            commitments.add(request)
+        (path,) = (tmp_path / "commitments").glob("1.9_*.json")
+        chance = random.Random(f"{SEED} {number}")  # a test's
+        path.write_bytes(spoil_document(json.loads(path.read_bytes()), chance))
+        with contextlib.closing(Ledger(tmp_path / "ledger.db", store=STORE)) as ledger:
+            Reporter(commitments, ledger, settings).run_due()
+        left = {each.transaction_uid: each for each in commitments.open_requests()}
+        assert left["1.10"].undelivered, f"seed {SEED} number {number}"
+        assert count_requests(tmp_path)["open"] == sum(not each.undelivered for each in left.values())
+        shutil.rmtree(tmp_path / "commitments")
 
 
 async def _never(_: str) -> bytes | None:

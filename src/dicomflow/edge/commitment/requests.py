@@ -9,16 +9,18 @@ import contextlib
 import hashlib
 import itertools
 import json
+import logging
+import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from dicomflow.bucket.feedback import NOT_VISIBLE
 from dicomflow.dicom.references import Reference, TooManyReferencesError, encode_references, read_references
-from dicomflow.dicom.uids import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
+from dicomflow.dicom.uids import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE, is_usable
 from dicomflow.dimse.command import Command, CommandField
 from dicomflow.dimse.status import Status
 from dicomflow.edge.commitment.witness import StoreWitness
@@ -26,7 +28,7 @@ from dicomflow.edge.ledger import Ledger, LedgerEntry
 from dicomflow.edge.settings import CommitmentSettings
 from dicomflow.edge.spool.durable import give_to_owner_of, write_note
 from dicomflow.errors import PeerError, TransientError
-from dicomflow.regularfiles import read_regular
+from dicomflow.regularfiles import free_name, read_regular
 
 __all__ = [
     "MAX_ACTION_BYTES",
@@ -49,7 +51,10 @@ FAILURES_EXIST: Final = 2
 _FOLDER: Final = "commitments"
 _SUFFIX: Final = ".json"
 _UNDELIVERED: Final = ".undelivered"
+_DAMAGED: Final = ".damaged"
 _DUPLICATE_TRANSACTION: Final = 0x0131
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +114,11 @@ class Commitments:
         return False
 
     def open_requests(self, calling_ae_title: str | None = None) -> Iterator[CommitmentRequest]:
-        """Yield the requests, of one AE title or of all, whose report is not taken yet, those given up last."""
-        return read_requests(self.root, calling_ae_title)
+        """Yield the requests, of one AE title or of all, whose report is not taken yet, those given up last.
+
+        A file that is none is set aside beside them: who asked has no report, and asks again.
+        """
+        return read_requests(self.root, calling_ae_title, _set_aside)
 
     def update(self, request: CommitmentRequest) -> None:
         """Keep what became of an attempt to report."""
@@ -141,16 +149,19 @@ class Commitments:
         give_to_owner_of(self.root, self._path(request))
 
     def _path(self, request: CommitmentRequest) -> Path:
-        # The UID has passed `is_usable`, so it is digits and dots only.
-        kind = (".duplicate" if request.is_duplicate else "") + (_UNDELIVERED if request.undelivered else "")
-        return self._folder / f"{request.transaction_uid}_{_short(request.calling_ae_title)}{kind}{_SUFFIX}"
+        return self._folder / _name(request)
 
 
-def read_requests(root: Path, calling_ae_title: str | None = None) -> Iterator[CommitmentRequest]:
-    """Yield the requests that a spool keeps, of one AE title or of all, those given up last; creates nothing."""
+def read_requests(
+    root: Path, calling_ae_title: str | None = None, damaged: Callable[[Path], None] = lambda _: None
+) -> Iterator[CommitmentRequest]:
+    """Yield the requests that a spool keeps, of one AE title or of all, those given up last; creates nothing.
+
+    `damaged` is told of each file that is none.
+    """
     names = f"*_{_short(calling_ae_title)}*{_SUFFIX}" if calling_ae_title is not None else f"*{_SUFFIX}"
     paths = sorted((root / _FOLDER).glob(names), key=lambda path: (_UNDELIVERED in path.name, path.name))
-    return filter(None, map(_read, paths))
+    return filter(None, (_read(path, damaged) for path in paths))
 
 
 def count_requests(root: Path) -> dict[str, int]:
@@ -162,12 +173,38 @@ def count_requests(root: Path) -> dict[str, int]:
     return {"open": len(names) - undelivered, "undelivered": undelivered}
 
 
-def _read(path: Path) -> CommitmentRequest | None:
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
-        document: dict[str, Any] = json.loads(read_regular(path))
-        references = tuple(Reference(**item) for item in document.pop("references"))
-        return CommitmentRequest(references=references, **document)
-    return None
+def _read(path: Path, damaged: Callable[[Path], None] = lambda _: None) -> CommitmentRequest | None:
+    """Return a kept request; None where it cannot be read, and one that never will be is told."""
+    try:
+        request = _decode(read_regular(path))
+        if "_" in path.name and path.name != _name(request):  # else an earlier version's, which is taken over
+            raise ValueError("it is another request's")  # noqa: TRY301  # as one that is none
+    except OSError:
+        return None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        damaged(path)
+        return None
+    return request
+
+
+def _decode(content: bytes) -> CommitmentRequest:
+    """Return what `_encode` wrote; raises one of the errors of what it never writes."""
+    document: dict[str, Any] = json.loads(content)
+    references = tuple(Reference(item["sop_class_uid"], item["sop_instance_uid"]) for item in document["references"])
+    known = {name: document[name] for name in CommitmentRequest.__slots__ if name in document}
+    request = CommitmentRequest(**(known | {"references": references}))
+    uids = (request.transaction_uid, *itertools.chain(*references))
+    texts = (request.calling_ae_title, request.called_ae_title, request.undelivered)
+    times = (request.requested_at, request.next_at)
+    if (
+        not references
+        or not all(isinstance(each, str) and is_usable(each) for each in uids)
+        or not all(isinstance(each, str) for each in texts)
+        or not all(type(each) in {int, float} and math.isfinite(each) for each in times)
+        or (type(request.attempts), type(request.is_duplicate)) != (int, bool)
+    ):
+        raise ValueError("a member is none that was written")
+    return request
 
 
 def _encode(request: CommitmentRequest) -> bytes:
@@ -175,6 +212,18 @@ def _encode(request: CommitmentRequest) -> bytes:
     document: dict[str, Any] = {name: getattr(request, name) for name in CommitmentRequest.__slots__}
     document["references"] = [reference._asdict() for reference in request.references]
     return json.dumps(document).encode()
+
+
+def _set_aside(path: Path) -> None:
+    with contextlib.suppress(OSError):  # another thread has done it
+        path.rename(free_name(path.with_name(path.name + _DAMAGED)))
+        _logger.error("commitment_damaged file=%s", path.name)
+
+
+def _name(request: CommitmentRequest) -> str:
+    # The UID has passed `is_usable`, so it is digits and dots only.
+    kind = (".duplicate" if request.is_duplicate else "") + (_UNDELIVERED if request.undelivered else "")
+    return f"{request.transaction_uid}_{_short(request.calling_ae_title)}{kind}{_SUFFIX}"
 
 
 def _short(calling_ae_title: str) -> str:
