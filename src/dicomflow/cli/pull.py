@@ -191,7 +191,7 @@ def _teller(*, is_quiet: bool) -> Any:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    with path.open(encoding="utf-8", errors="replace") as file:
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
         for line in file:
             if (text := line.strip()) and not text.startswith("#"):
                 yield text

@@ -21,6 +21,7 @@ __all__ = ["GetSink", "QueryAssociation", "QueryResult", "Retrieved"]
 
 _PENDING: Final = frozenset({0xFF00, 0xFF01})
 _MOST_IDENTIFIER_BYTES: Final = 4 << 20
+_MOST_ANSWERS: Final = 1_000_000  # some never come to an end
 _LOOK_SECONDS: Final = 0.5
 # PS3.4 C.4.2.3: who is asked to cancel ends with FE00H; many do not listen.
 _CANCEL_SECONDS: Final = 10.0
@@ -84,7 +85,7 @@ class QueryAssociation(RequestedAssociation):
         Raises:
             PermanentError: the peer takes no queries in this model.
             TransientError: the association broke, or nothing came in time.
-            PeerError: an answer is longer than any can be, or has no status.
+            PeerError: an answer is longer than any can be, or has no status; or there is no end of them.
         """
         message_id = self._ask(STUDY_ROOT_FIND, Command(CommandField.C_FIND_RQ), keys)
         unreadable = 0
@@ -92,6 +93,9 @@ class QueryAssociation(RequestedAssociation):
             status = _status_of(message)
             if status not in _PENDING:
                 return QueryResult(status, message.command.error_comment, answers, unreadable)
+            if answers >= _MOST_ANSWERS:
+                self.abort()
+                raise PeerError(f"more than {_MOST_ANSWERS:,} answers to one question")
             found = _identifier(message)
             unreadable += found is None
             take(found or {})

@@ -177,6 +177,18 @@ def test_fewer_images_than_the_source_counts_are_missing(site_of: Any, source_of
     assert not summary(site.jobs, job)["is_whole"]
 
 
+def test_series_that_the_source_hides_keeps_its_study_from_being_complete(site_of: Any, source_of: Any, ct: _Ct):
+    """It counts three images for the study, and its series have two: one may be in a series that it does not tell."""
+    source = source_of(ct(slices=2))
+    source.changes = {"NumberOfStudyRelatedInstances": 3}
+    site = site_of(source)
+    job = site.pull()
+    study = _only(site, job)
+    assert (StudyState.COUNTED, 3, 2, 1) == (study.state, study.source, study.here, study.missing)
+    assert "it tells 2 images of a study that has 3" == study.reason
+    assert not summary(site.jobs, job)["is_whole"]
+
+
 def test_image_without_usable_uid_keeps_its_study_from_being_complete(site_of: Any, source_of: Any, ct: _Ct):
     """It cannot be compared, so it may be missing."""
     images = ct(slices=2)

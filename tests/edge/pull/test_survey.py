@@ -199,3 +199,14 @@ def test_listed_uid_that_the_source_does_not_know_is_absent(study_images: Any, s
     assert {images[0].StudyInstanceUID: StudyState.LISTED, "1.2.3": StudyState.ABSENT} == {
         uid: study.state for uid, study in asked.studies.items()
     }
+
+
+def test_odd_values_go_no_further_and_hide_no_study(study_images: Any, source_of: Any):
+    """Control characters, formulas and names in the place of a modality or a date are left out of the report."""
+    images = study_images(1)
+    source = source_of(images)
+    source.changes = {"ModalitiesInStudy": "=cmd|'x'\x1b[31m", "StudyTime": "Doe^Jane"}
+    (study,) = Asked(source, Question()).studies.values()
+    assert ("", "") == (study.modalities, study.study_time)
+    source.changes = {"PatientID": images[0].PatientID.lower()}
+    assert _uids(images) == Asked(source, Question(patient_id=images[0].PatientID)).studies.keys()

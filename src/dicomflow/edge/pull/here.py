@@ -4,6 +4,9 @@ The ledger only says where to look. What it has as stored is asked of the store,
 its delivery's folder. What was received a moment ago, and is in no delivery yet, is not here yet.
 """
 
+import logging
+import sqlite3
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -15,6 +18,8 @@ from dicomflow.edge.spool.view import scan
 from dicomflow.errors import PermanentError
 
 __all__ = ["Held", "Holdings"]
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,8 @@ class Holdings:
         self._root = settings.spool.dir
         self._layout = Layout(self._root)
         self._witness = StoreWitness(settings.delivery, self._root)
+        self._lock = threading.Lock()  # guards the ledger that is written
+        self._keeper: Ledger | None = None
 
     def of_study(self, study_uid: str, confirmed: set[str]) -> dict[str, Held]:
         """Return the instances of a study that are here, by SOP Instance UID.
@@ -77,13 +84,22 @@ class Holdings:
             ledger.close()
 
     def keep(self, study_uid: str) -> None:
-        """Have the ledger keep the entries of a study."""
-        if (self._root / LEDGER_FILE).exists():
-            ledger = Ledger(self._root / LEDGER_FILE)
-            try:
-                ledger.keep_study(study_uid)
-            finally:
-                ledger.close()
+        """Have the ledger keep the entries of a study; where it is not to be had now, another look does."""
+        with self._lock:  # one for all studies: to open it takes a check of the whole file
+            if self._keeper is None and (self._root / LEDGER_FILE).exists():
+                self._keeper = Ledger(self._root / LEDGER_FILE)
+            if self._keeper is not None:
+                try:
+                    self._keeper.keep_study(study_uid)
+                except sqlite3.OperationalError as error:
+                    _logger.warning("study_not_kept study=%s error=%s", study_uid, type(error).__name__)
+
+    def close(self) -> None:
+        """Close the ledger."""
+        with self._lock:
+            if self._keeper is not None:
+                self._keeper.close()
+                self._keeper = None
 
     def _ledger(self) -> Ledger | None:
         """Open the ledger, each time anew: a deliverer may have put a damaged one aside."""

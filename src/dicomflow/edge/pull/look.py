@@ -105,6 +105,8 @@ def look_at_study(association: QueryAssociation, study_uid: str, claimed: int | 
     told = sum(each or 0 for each in found.series.values())
     if found.series and None not in found.series.values():
         found.claimed = max(found.claimed or 0, told)
+    if found.claimed is not None and len(found.images) < found.claimed:
+        _count(found, f"it tells {len(found.images)} images of a study that has {found.claimed}")
     return found
 
 

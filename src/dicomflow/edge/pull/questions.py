@@ -126,7 +126,9 @@ class Question:
     def fits(self, patient_id: str, accession: str) -> bool:
         """Tell whether an answer is to it; a value that it leaves out, or has in an unknown character set, may be."""
         pairs = ((self.patient_id, patient_id), (self.accession, accession))
-        return all(not asked or not found or not found.isascii() or asked == found for asked, found in pairs)
+        return all(
+            not asked or not found or not found.isascii() or asked.lower() == found.lower() for asked, found in pairs
+        )
 
 
 def parse_question(

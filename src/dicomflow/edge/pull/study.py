@@ -127,7 +127,7 @@ class StudyPull:
         self, study: Study, at: AtSource, held: dict[str, Held], modality: str, said: _Said
     ) -> tuple[Study, list[MissingImage]]:
         """Return how a study stands, and each image that is missing, with what was said of it."""
-        if modality and at.series and modality not in at.modalities:
+        if modality and at.series and at.modalities.isdisjoint({modality, ""}):  # a series may tell none
             return replace(study, state=StudyState.OTHER), []
         lacking = [each for each in at.images.values() if each.uid not in held]
         problems = self._holdings.problems_of(study.uid) if lacking else {}

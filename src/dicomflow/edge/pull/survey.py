@@ -5,6 +5,7 @@ never looks like an empty archive.
 """
 
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping
 from datetime import date
 from typing import Final
@@ -24,6 +25,9 @@ _USUAL_LIMITS: Final = frozenset({100, 200, 250, 300, 400, 500, 1000, 2000, 2500
 _MOST_FAILURES: Final = 6
 _PREFIXES: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _MOST_PREFIX: Final = 6
+_MODALITY: Final = re.compile(r"[A-Z0-9_ ]{1,16}")
+_DATE: Final = re.compile(r"[0-9]{8}")
+_TIME: Final = re.compile(r"[0-9:]{2,8}(\.[0-9]{1,6})?")
 
 _logger = logging.getLogger(__name__)
 
@@ -199,11 +203,13 @@ def _study_of(answer: Mapping[int, bytes]) -> Study | None:
     uid = uid_value(answer, Tag.STUDY_INSTANCE_UID)
     if not is_usable(uid):
         return None
-    modalities = "\\".join(sorted({each.strip() for each in _texts(answer) if each.strip()}))
+    # What goes on to terminals and tables holds nothing but what the VRs allow (PS3.5 6.2).
+    modalities = "\\".join(sorted({each.strip() for each in _texts(answer) if _MODALITY.fullmatch(each.strip())}))
+    study_date, study_time = text_value(answer, Tag.STUDY_DATE).replace(".", ""), text_value(answer, Tag.STUDY_TIME)
     return Study(
         uid,
-        study_date=text_value(answer, Tag.STUDY_DATE).replace(".", "")[:8],
-        study_time=text_value(answer, Tag.STUDY_TIME)[:16],
+        study_date=study_date if _DATE.fullmatch(study_date) else "",
+        study_time=study_time if _TIME.fullmatch(study_time) else "",
         modalities=modalities,
         claimed=answered_number(answer, Tag.NUMBER_OF_STUDY_RELATED_INSTANCES),
     )

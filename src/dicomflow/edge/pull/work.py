@@ -91,6 +91,7 @@ class Pull:
             self.interrupted = str(error)
         except TransientError as error:
             self.interrupted = self.interrupted or str(error)
+        self._holdings.close()
         if not self.interrupted and not self._jobs.open_studies(job.id):
             self._jobs.end(job.id)
         ended = self._jobs.job(job.id)
