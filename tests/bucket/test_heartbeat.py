@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from dicomflow.bucket.heartbeat import Heartbeat, SeenPeer
+from dicomflow.bucket.heartbeat import ComparedSource, Heartbeat, SeenPeer
 from dicomflow.errors import PermanentError
 
 HEARTBEAT = Heartbeat(
@@ -21,6 +21,7 @@ HEARTBEAT = Heartbeat(
     peers=(SeenPeer("CT1", "10.0.0.1", 7, datetime(2026, 1, 31, 11, 0, tzinfo=UTC)),),
     is_full=True,
     set_aside=6,
+    sources=(ComparedSource("PACS1", datetime(2026, 1, 31, 2, 0, tzinfo=UTC), 40, 2, is_whole=False, reason="cut"),),
 )
 
 

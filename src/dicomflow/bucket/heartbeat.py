@@ -10,7 +10,7 @@ from typing import Final
 
 from dicomflow.bucket.documents import Format, Moment, Text
 
-__all__ = ["SILENT_AFTER", "STATUS_VERSION", "Heartbeat", "KnownDestination", "SeenPeer"]
+__all__ = ["SILENT_AFTER", "STATUS_VERSION", "ComparedSource", "Heartbeat", "KnownDestination", "SeenPeer"]
 
 STATUS_VERSION: Final = 1
 SILENT_AFTER: Final = timedelta(minutes=3)
@@ -36,14 +36,31 @@ class KnownDestination:
 
 
 @dataclass(frozen=True, slots=True)
+class ComparedSource:
+    """What the last nightly comparison with a source found: when it ended, images there, and how many are missing.
+
+    `is_whole` tells that all that the source has of these days is here; where it is not, and nothing is counted as
+    missing, the source did not tell all, or could not be asked, and `reason` says why.
+    """
+
+    name: Text
+    at: Moment
+    images: int
+    missing: int
+    is_whole: bool
+    reason: Text = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Heartbeat:
     """How an edge is at a moment: instances in each folder of its spool, and whom it has heard of.
 
     `oldest_seconds` is the age of the oldest instance that is not stored, 0 without one. `peers` has those that were
     seen last, the latest first. `is_full` tells that it refuses images for want of space, `set_aside` how many files,
     folders and deliveries it cannot work on, `undelivered_reports` how many of storage commitment it gave up,
-    `destinations` where it can send images; `run` is of the process that tells, and `is_shared` whether another one
-    tells under the same name; an edge of an earlier version tells none of them.
+    `destinations` where it can send images, `sources` what its nightly comparisons found; `run` is of the process that
+    tells, and `is_shared` whether another one tells under the same name; an edge of an earlier version tells none of
+    them.
     """
 
     edge: Text
@@ -60,6 +77,7 @@ class Heartbeat:
     set_aside: int = 0
     undelivered_reports: int = 0
     destinations: tuple[KnownDestination, ...] = ()
+    sources: tuple[ComparedSource, ...] = ()
     run: Text = ""
     is_shared: bool = False
 

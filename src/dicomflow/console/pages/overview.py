@@ -107,6 +107,13 @@ def _of_edge(edge: Edge) -> Iterator[tuple[str, str, str]]:
     if told.undelivered_reports:
         advice = "On the edge, dicomflow commitments list says why, and dicomflow commitments retry tries again."
         yield "warn", f"gave up {told.undelivered_reports:,} storage commitment reports", advice
+    for source in told.sources:
+        advice = f"dicomflow pull {source.name} --nightly on the edge has the studies. It tries again each night."
+        if source.missing:
+            what = f"lacks {source.missing:,} of {source.images:,} images that {source.name} has of the last days"
+            yield "bad", what, advice
+        elif not source.is_whole:
+            yield "warn", f"could not compare all of the last days with {source.name}", source.reason or advice
     if told.is_shared:
         advice = "Two edges have this name. No image is lost, but both hear and send what is meant for one: rename one."
         yield "bad", "is not the only one of its name", advice

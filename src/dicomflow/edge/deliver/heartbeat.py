@@ -18,6 +18,7 @@ from dicomflow.bucket.keys import heartbeat_key
 from dicomflow.edge.commitment.requests import count_requests
 from dicomflow.edge.deliver.delivery import ReceivedInstance
 from dicomflow.edge.settings import EdgeSettings
+from dicomflow.edge.spool.compared import read_compared
 from dicomflow.edge.spool.setaside import SetAside
 from dicomflow.edge.spool.view import free_bytes, look
 from dicomflow.errors import PermanentError
@@ -157,6 +158,7 @@ class Heartbeats:
             destinations=tuple(
                 KnownDestination(name, each.ae_title) for name, each in self._settings.destinations.items()
             ),
+            sources=read_compared(self._root, tuple(self._settings.sources)),
             run=self._run,
             is_shared=self.is_shared,
         )

@@ -13,18 +13,22 @@ import threading
 from collections.abc import MutableSequence, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any, Final
 
 from filelock import Timeout
 
 from dicomflow import logs
+from dicomflow.bucket.heartbeat import ComparedSource
 from dicomflow.edge.children import beat, beat_until
 from dicomflow.edge.pull.fetch import peer_of
 from dicomflow.edge.pull.here import Holdings
 from dicomflow.edge.pull.jobs import Job, Jobs, JobState
 from dicomflow.edge.pull.questions import Question
+from dicomflow.edge.pull.report import totals
 from dicomflow.edge.pull.work import Pull, Surroundings
 from dicomflow.edge.settings import EdgeSettings
+from dicomflow.edge.spool.compared import note_compared
 from dicomflow.edge.spool.locks import lock_of
 from dicomflow.edge.spool.passing import discard_passing
 from dicomflow.logs import LogSettings
@@ -95,7 +99,7 @@ def nightly_due(nightly: str, last: Job | None, now: datetime) -> bool:
     return last is None or last.created_at < due
 
 
-def step(pull: Pull, jobs: Jobs, now: datetime) -> bool:
+def step(pull: Pull, jobs: Jobs, root: Path, now: datetime) -> bool:
     """Do what is due of a source, while its lock is held; tell whether something was interrupted."""
     peer = pull.peer
     due = jobs.unfinished(peer.name, JobState.RUNNING)
@@ -106,9 +110,19 @@ def step(pull: Pull, jobs: Jobs, now: datetime) -> bool:
         due.append(jobs.begin(peer.name, question, is_dry=False, is_nightly=True))
     interrupted = False
     for job in {each.id: each for each in due}.values():
-        pull.run(job)
+        ended = pull.run(job)
         interrupted |= bool(pull.interrupted)
+        if ended.is_nightly:
+            _note(pull, jobs, ended, root, now)
     return interrupted
+
+
+def _note(pull: Pull, jobs: Jobs, job: Job, root: Path, now: datetime) -> None:
+    """Tell the heartbeat what a nightly comparison found; one that was interrupted is not whole either."""
+    sums, _, all_whole = totals(jobs, job)
+    unread = "" if all_whole else "not all that the source has could be compared"
+    reason = pull.interrupted or job.cut or ("" if sums.missing else unread)
+    note_compared(root, ComparedSource(pull.peer.name, now, sums.source, sums.missing, all_whole, reason))
 
 
 def _follow(settings: EdgeSettings, name: str, stopping: threading.Event) -> None:
@@ -138,6 +152,6 @@ def _step(settings: EdgeSettings, name: str, stopping: threading.Event) -> bool:
             return False
         around = Surroundings(stopping, settings.spool, patience_seconds=_PATIENCE_SECONDS)
         pull = Pull(peer_of(name, settings), Holdings(settings), jobs, around)
-        return step(pull, jobs, around.clock())
+        return step(pull, jobs, settings.spool.dir, around.clock())
     finally:
         jobs.close()
