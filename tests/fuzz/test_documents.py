@@ -183,6 +183,7 @@ def test_spoiled_commitment_request_holds_up_no_other(tmp_path: Path, restore_le
             Reporter(commitments, ledger, settings).run_due()
         left = {each.transaction_uid: each for each in commitments.open_requests()}
         assert left["1.10"].undelivered, f"seed {SEED} number {number}"
+        assert all(datetime.fromtimestamp(each.requested_at, UTC) for each in left.values())  # as it is listed
         assert count_requests(tmp_path)["open"] == sum(not each.undelivered for each in left.values())
         shutil.rmtree(tmp_path / "commitments")
 

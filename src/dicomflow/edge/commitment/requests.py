@@ -10,7 +10,6 @@ import hashlib
 import itertools
 import json
 import logging
-import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -53,6 +52,7 @@ _SUFFIX: Final = ".json"
 _UNDELIVERED: Final = ".undelivered"
 _DAMAGED: Final = ".damaged"
 _DUPLICATE_TRANSACTION: Final = 0x0131
+_FAR_SECONDS: Final = 6e10  # from 1970: more than any clock says, and less than a date can hold
 
 _logger = logging.getLogger(__name__)
 
@@ -200,7 +200,7 @@ def _decode(content: bytes) -> CommitmentRequest:
         not references
         or not all(isinstance(each, str) and is_usable(each) for each in uids)
         or not all(isinstance(each, str) for each in texts)
-        or not all(type(each) in {int, float} and math.isfinite(each) for each in times)
+        or not all(type(each) in {int, float} and abs(each) < _FAR_SECONDS for each in times)
         or (type(request.attempts), type(request.is_duplicate)) != (int, bool)
     ):
         raise ValueError("a member is none that was written")

@@ -253,7 +253,7 @@ def _answer_of(line: bytes) -> Answer | None:
             is_strike=document.get("is_strike") is True,
             is_stored=document.get("is_stored") is True,
         )
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 

@@ -93,6 +93,8 @@ class Courier:
                     self._notes.told[job.transfer, job.round] = _Told(returns=ended)
             except (DicomflowError, OSError) as error:  # its job is fetched again, while the store has it
                 _logger.warning("transfer_not_taken_up transfer=%s reason=%s", folder.path.name, text_of(error))
+            except Exception:
+                _logger.exception("transfer_failed transfer=%s", folder.path.name)
 
     def step(self) -> None:
         """Look once, end what is to end, and tell what is to be told; what fails is done at the next step."""
