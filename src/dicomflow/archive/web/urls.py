@@ -3,6 +3,7 @@
 from starlette.requests import Request
 
 from dicomflow.archive.web.access import WebAccess
+from dicomflow.sites import LOOPBACK_HOSTS
 
 __all__ = ["base_url"]
 
@@ -15,4 +16,8 @@ def base_url(request: Request, access: WebAccess) -> str:
     if access.public_url is not None:
         return access.public_url
     root = request.scope.get("root_path", "").rstrip("/")
-    return f"{request.url.scheme}://{request.headers.get('host', 'localhost')}{root}"
+    host = request.headers.get("host", "localhost")
+    port = (request.scope.get("server") or ("", None))[1]
+    if host in LOOPBACK_HOSTS and port not in {None, 80, 443}:
+        host = f"{host}:{port}"  # dicomweb-client names the host without its port; nobody but this machine is there
+    return f"{request.url.scheme}://{host}{root}"
