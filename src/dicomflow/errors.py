@@ -1,6 +1,20 @@
 """The one tree of errors: whose fault it is decides the class, and the class decides what is done next."""
 
-__all__ = ["DicomflowError", "InternalError", "PeerError", "PermanentError", "TransientError", "text_of"]
+from datetime import timedelta
+from typing import Final, TypeVar
+
+__all__ = [
+    "DicomflowError",
+    "InternalError",
+    "PeerError",
+    "PermanentError",
+    "TransientError",
+    "pause_after",
+    "text_of",
+]
+
+_MOST_DOUBLINGS: Final = 30
+_Span = TypeVar("_Span", float, int, timedelta)
 
 
 class DicomflowError(Exception):
@@ -21,6 +35,12 @@ class PermanentError(DicomflowError):
 
 class InternalError(DicomflowError):
     """An invariant of ours does not hold: a bug."""
+
+
+def pause_after(failures: int, first: _Span, longest: _Span) -> _Span:
+    """Return how long to wait after so many failures on end: `first` after one, then twice as long each time."""
+    factor: int = 1 << min(max(failures - 1, 0), _MOST_DOUBLINGS)
+    return min(first * factor, longest)
 
 
 def text_of(error: DicomflowError | OSError) -> str:

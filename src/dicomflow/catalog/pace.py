@@ -13,6 +13,7 @@ from dicomflow.catalog.imports import CLOCK_TOLERANCE, LONGEST_PUT_OFF
 from dicomflow.catalog.states import UNFINISHED, JobState
 from dicomflow.catalog.tables import import_job, start_pause, wake_up
 from dicomflow.catalog.upsert import dialect_insert
+from dicomflow.errors import pause_after
 
 __all__ = [
     "clear_pause",
@@ -71,7 +72,7 @@ def pause_starts(
         until: datetime = known.until_at
         return until
     attempts = known.attempts if known is not None else 0
-    until = now + min(first * 2 ** min(attempts, 30), longest)
+    until = now + pause_after(attempts + 1, first, longest)
     new = dialect_insert(connection, start_pause).values(
         datastore_id=datastore_id, until_at=until, attempts=attempts + 1
     )

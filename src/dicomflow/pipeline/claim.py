@@ -18,7 +18,7 @@ from dicomflow.catalog.hidden import why_hidden
 from dicomflow.catalog.imports import LONGEST_PUT_OFF, UNCHANGED
 from dicomflow.catalog.jobs import Job
 from dicomflow.catalog.states import SeriesState
-from dicomflow.errors import DicomflowError, InternalError, PermanentError
+from dicomflow.errors import DicomflowError, InternalError, PermanentError, pause_after
 from dicomflow.healthimaging import client as healthimaging
 from dicomflow.healthimaging.client import ImageSetNotFoundError, ThrottledError
 from dicomflow.healthimaging.limits import MAX_BYTES, MAX_FILES
@@ -82,8 +82,7 @@ def claim_next(deps: Dependencies, prepared: Prepared) -> Job | None:
 
 def backoff(attempts: int) -> timedelta:
     """Return how long something waits that failed so many times before."""
-    factor: int = 2 ** min(attempts, MAX_START_ATTEMPTS)
-    return min(FIRST_BACKOFF * factor, LONGEST_PUT_OFF)
+    return pause_after(attempts + 1, FIRST_BACKOFF, LONGEST_PUT_OFF)
 
 
 def reason_of(error: Exception) -> str:

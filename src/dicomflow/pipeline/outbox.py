@@ -20,7 +20,7 @@ from dicomflow.catalog import outgoing
 from dicomflow.catalog.deliveries import clear_problem, record_problem
 from dicomflow.catalog.engine import begin_read
 from dicomflow.catalog.outgoing import LONGEST_WAIT, MOST_ATTEMPTS, OutgoingEvent
-from dicomflow.errors import PermanentError
+from dicomflow.errors import PermanentError, pause_after
 from dicomflow.pipeline.dependencies import Dependencies
 from dicomflow.pipeline.metrics import Metrics, Name
 
@@ -107,7 +107,7 @@ class Outbox:
             for event, answer in zip(events, answers, strict=True):
                 if answer is None:
                     continue
-                wait = min(FIRST_WAIT * 2 ** min(event.attempts - 1, 20), LONGEST_WAIT)
+                wait = pause_after(event.attempts, FIRST_WAIT, LONGEST_WAIT)
                 outgoing.put_off_event(connection, event.event_id, now + wait)
                 if event.attempts >= MOST_ATTEMPTS:
                     record_problem(connection, EVENT_KEY + event.event_id, f"nobody takes the event: {answer}")

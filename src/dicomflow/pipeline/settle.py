@@ -22,7 +22,7 @@ from dicomflow.catalog.imports import LONGEST_PUT_OFF
 from dicomflow.catalog.jobs import Job
 from dicomflow.catalog.outcomes import Outcome, StoredImageSet, record_image_sets, record_outcomes
 from dicomflow.catalog.states import UNFINISHED, InstanceState, JobState, SeriesState
-from dicomflow.errors import DicomflowError, PermanentError, TransientError
+from dicomflow.errors import DicomflowError, PermanentError, TransientError, pause_after
 from dicomflow.healthimaging import client as healthimaging
 from dicomflow.healthimaging.client import ImageSet, ImportJob
 from dicomflow.healthimaging.primary import conflicts_of_study
@@ -210,7 +210,7 @@ def _retry_or_end(
 def _postpone(deps: Dependencies, job: Job, told: ImportJob | None, reason: str) -> None:
     """Look at a job again later; `told` is of one that the service has ended."""
     now = deps.clock()
-    due_at = now + min(RESULTS_AGAIN * 2 ** min(job.attempts, MAX_RESULT_ATTEMPTS), LONGEST_PUT_OFF)
+    due_at = now + pause_after(job.attempts + 1, RESULTS_AGAIN, LONGEST_PUT_OFF)
     ended_at = None if told is None else told.ended_at or now
     with deps.engine.begin() as connection:
         if told is not None:

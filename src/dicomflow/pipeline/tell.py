@@ -17,7 +17,7 @@ from dicomflow.bucket.keys import feedback_key
 from dicomflow.catalog import deliveries, imports, jobs, outcomes, pace
 from dicomflow.catalog.imports import LONGEST_PUT_OFF
 from dicomflow.catalog.states import HELD, JobState
-from dicomflow.errors import DicomflowError, TransientError
+from dicomflow.errors import DicomflowError, TransientError, pause_after
 from dicomflow.pipeline.dependencies import Dependencies
 from dicomflow.pipeline.wakeups import wake_driver
 
@@ -145,7 +145,7 @@ def _put_off(deps: Dependencies, delivery: Row[Any], error: Exception) -> None:
     logger.warning(
         "feedback_not_sent", extra={"delivery": delivery.delivery_id, "attempts": attempts, "error": message}
     )
-    wait = min(FEEDBACK_AGAIN * 2 ** (attempts - 1), LONGEST_PUT_OFF)
+    wait = pause_after(attempts, FEEDBACK_AGAIN, LONGEST_PUT_OFF)
     with deps.engine.begin() as connection:
         if attempts < MAX_ATTEMPTS:
             deliveries.put_off_report(connection, delivery.delivery_id, deps.clock() + wait)

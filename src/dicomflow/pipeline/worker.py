@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from sqlalchemy import Engine
 
 from dicomflow.catalog import queue as local_queue
-from dicomflow.errors import PermanentError
+from dicomflow.errors import PermanentError, pause_after
 from dicomflow.pipeline.handlers import Handler
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ POLL_SECONDS: Final = 0.5
 RECOVERY_SECONDS: Final = 1.0
 FIRST_PAUSE_SECONDS: Final = 30
 LONGEST_PAUSE_SECONDS: Final = 1800
-MAX_DOUBLINGS: Final = 10
 
 Record = dict[str, Any]  # a record of Lambda's SQS event
 
@@ -174,9 +173,7 @@ class SqsQueues:
                 {
                     "Id": str(number),
                     "ReceiptHandle": record["receiptHandle"],
-                    "VisibilityTimeout": min(
-                        FIRST_PAUSE_SECONDS * 2 ** min(receive_count(record) - 1, MAX_DOUBLINGS), LONGEST_PAUSE_SECONDS
-                    ),
+                    "VisibilityTimeout": pause_after(receive_count(record), FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS),
                 }
                 for number, record in enumerate(records[start : start + BATCH])
             ]

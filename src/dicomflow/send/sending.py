@@ -16,7 +16,7 @@ from typing import Final
 
 from dicomflow.dimse.items import UserIdentity
 from dicomflow.dimse.pdu import MAX_CONTEXTS
-from dicomflow.errors import DicomflowError, PeerError, PermanentError
+from dicomflow.errors import DicomflowError, PeerError, PermanentError, pause_after
 from dicomflow.send.association import Outcome, SendAssociation
 from dicomflow.send.files import Candidate, Skipped, StoredFile, read_stored_file
 
@@ -235,7 +235,7 @@ class Sending:
                     self._stopping.set()
                     self._changed.notify_all()
         else:
-            self._stopping.wait(min(_FIRST_PAUSE_SECONDS * 2.0**batch.attempts, _LONGEST_PAUSE_SECONDS))
+            self._stopping.wait(pause_after(batch.attempts + 1, _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS))
         with self._changed:
             self._waiting.extendleft(each for each in (rest, first) if each.files)
         return True

@@ -32,7 +32,7 @@ from dicomflow.edge.commitment.witness import StoreWitness
 from dicomflow.edge.ledger import LEDGER_FILE, DamagedLedgerError, Ledger
 from dicomflow.edge.progress import read_gathered_until
 from dicomflow.edge.settings import CommitmentPeer, CommitmentSettings, EdgeSettings
-from dicomflow.errors import DicomflowError, PermanentError
+from dicomflow.errors import DicomflowError, PermanentError, pause_after
 from dicomflow.send.association import SendAssociation
 
 __all__ = ["Reporter", "report_commitments"]
@@ -120,7 +120,7 @@ class Reporter:
 
     def _put_off(self, request: CommitmentRequest, reason: str, now: float) -> None:
         is_over = now - request.requested_at >= self._settings.report_days * 86_400
-        pause = min(_FIRST_PAUSE_SECONDS * 2.0 ** min(request.attempts, 16), _LONGEST_PAUSE_SECONDS)
+        pause = pause_after(request.attempts + 1, _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
         _logger.warning(
             "commitment_not_reported transaction=%s ae_title=%s attempt=%d reason=%s",
             request.transaction_uid,

@@ -24,7 +24,7 @@ from dicomflow.edge.mount import StoreMount
 from dicomflow.edge.spool.durable import sync_directory
 from dicomflow.edge.spool.setaside import describe_failure
 from dicomflow.edge.stores import has_object
-from dicomflow.errors import PermanentError, TransientError
+from dicomflow.errors import PermanentError, TransientError, pause_after
 from dicomflow.regularfiles import open_descriptor, open_regular
 
 __all__ = ["DamagedFileError", "RefusedObjectError", "UnreadableFileError", "Uploader", "backoff_seconds", "describe"]
@@ -272,7 +272,7 @@ class _WatchedFile(FileIO):
 
 def backoff_seconds(attempt: int) -> float:
     """Return the pause after a failed attempt, counted from 1: doubling, jittered, at most a minute."""
-    longest = min(_FIRST_PAUSE_SECONDS * 2.0 ** min(attempt - 1, 16), _LONGEST_PAUSE_SECONDS)
+    longest = pause_after(attempt, _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
     return longest * random.uniform(0.5, 1.0)  # noqa: S311  # jitter, not a secret
 
 

@@ -23,13 +23,14 @@ from dicomflow.edge.pull.study import Limits, StudyPull, UnknownDestinationError
 from dicomflow.edge.pull.survey import Survey
 from dicomflow.edge.settings import SpoolSettings
 from dicomflow.edge.spool.view import free_bytes
-from dicomflow.errors import DicomflowError, PermanentError, TransientError
+from dicomflow.errors import DicomflowError, PermanentError, TransientError, pause_after
 from dicomflow.network.querying import QueryAssociation
 
 __all__ = ["Pull", "Surroundings"]
 
 _TRIES: Final = 3
 _FIRST_PAUSE_SECONDS: Final = 0.5
+_LONGEST_PAUSE_SECONDS: Final = 30.0
 _LOOK_SECONDS: Final = 0.5
 # Of a limited rate, what one list of images may take: so soon a pause, or the end of the hours, is heard.
 _LIST_SECONDS: Final = 10
@@ -223,7 +224,7 @@ class Pull:
         if isinstance(error, PermanentError):
             raise error
         with self._lock:
-            pause = min(_FIRST_PAUSE_SECONDS * 2.0**self._failures, 30.0)
+            pause = pause_after(self._failures + 1, _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
             self._failures += 1
             is_over = time.monotonic() - self._answered_at + pause > self._around.patience_seconds
         if is_over or self._is_over():

@@ -23,7 +23,7 @@ from dicomflow.edge.spool.transfers import Answer, TransferFolders
 from dicomflow.edge.transfer.board import Batch, Board, Transfer
 from dicomflow.edge.transfer.store import TransferStore
 from dicomflow.edge.transfer.verdict import TRIES, Verdict, verdict_of
-from dicomflow.errors import DicomflowError, PeerError, PermanentError, TransientError, text_of
+from dicomflow.errors import DicomflowError, PeerError, PermanentError, TransientError, pause_after, text_of
 from dicomflow.send.association import Outcome, SendAssociation
 from dicomflow.send.files import StoredFile, read_stored_file
 
@@ -35,7 +35,6 @@ _KEPT_BYTES: Final = 1 << 30  # of copies that a destination does not take now, 
 _LOOK_SECONDS: Final = 1.0
 _FIRST_PAUSE_SECONDS: Final = 1.0
 _LONGEST_PAUSE_SECONDS: Final = 60.0
-_MOST_DOUBLINGS: Final = 10
 
 _logger = logging.getLogger(__name__)
 
@@ -316,7 +315,7 @@ class _HeldUpError(Exception):
 
 def pause_of(failures: int) -> float:
     """Return how long a destination that cannot be reached is left alone, in seconds, after so many failures."""
-    return min(_FIRST_PAUSE_SECONDS * 2.0 ** min(failures - 1, _MOST_DOUBLINGS), _LONGEST_PAUSE_SECONDS)
+    return pause_after(failures, _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
 
 
 def _pair(file: StoredFile) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 from enum import Enum
 from typing import Final
 
+from dicomflow.errors import pause_after
 from dicomflow.send.association import Outcome
 
 __all__ = ["TRIES", "Verdict", "pause_seconds", "verdict_of"]
@@ -11,7 +12,6 @@ TRIES: Final = 3
 """Of an instance whose failure says neither that it is its own nor that it will pass."""
 _FIRST_PAUSE_SECONDS: Final = 5.0
 _LONGEST_PAUSE_SECONDS: Final = 900.0
-_MOST_DOUBLINGS: Final = 16
 
 # PS3.7 C.5.6: an instance of this UID exists there.
 _DUPLICATE: Final = 0x0111
@@ -48,4 +48,4 @@ def verdict_of(outcome: Outcome) -> Verdict:
 
 def pause_seconds(attempts: int) -> float:
     """Return how long an instance waits after so many failed tries."""
-    return min(_FIRST_PAUSE_SECONDS * 2.0 ** min(max(attempts - 1, 0), _MOST_DOUBLINGS), _LONGEST_PAUSE_SECONDS)
+    return pause_after(attempts, _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
