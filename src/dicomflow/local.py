@@ -8,7 +8,7 @@ import json
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +23,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
+from dicomflow.archive.catalog.building import open_archive
+from dicomflow.archive.web.access import WebAccess
+from dicomflow.archive.web.app import create_archive
 from dicomflow.catalog.buckets import remember_bucket
 from dicomflow.catalog.engine import create_engine_for, migrate
 from dicomflow.edge.http import register_edge
@@ -31,6 +34,7 @@ from dicomflow.edge.supervisor import Supervisor
 from dicomflow.healthimaging.client import build_client, create_datastore
 from dicomflow.healthimaging.simulator.app import create_app
 from dicomflow.healthimaging.simulator.settings import SimulatorSettings
+from dicomflow.local_archive import LocalArchive, beside
 from dicomflow.local_folder import KeptFile, Room, claim_folder, load_edge_settings
 from dicomflow.local_notifier import BUCKET, Notifier
 from dicomflow.logs import LogSettings
@@ -106,7 +110,13 @@ class Local:
         self._store = LocalStore(data / "objects", mkdir=True)
         self._engine = create_engine_for(self._database_url)
         self._queues = LocalQueues(self._engine, _now, _VISIBILITY_SECONDS, Room(data, _LEAST_FREE_BYTES))
-        self._supervisor = Supervisor(edge, LogSettings.of_this_process(), Notifier(self._database_url))
+        # What may be asked for on the DIMSE port is the peers' in edge.toml: reading is never promiscuous.
+        archive = LocalArchive(self._database_url, data / "objects", edge.dimse.ae_title, edge.archive)
+        self._supervisor = Supervisor(
+            edge, LogSettings.of_this_process(), Notifier(self._database_url), beside=beside(archive)
+        )
+        self._opened = ExitStack()
+        self._archive = self._opened.enter_context(open_archive(self._engine, self._store, edge.dimse.ae_title))
         self._simulator = create_app(
             SimulatorSettings(state_path=data / "healthimaging.db"), {BUCKET: self._store}, self._deliver_event, _now
         )
@@ -128,6 +138,7 @@ class Local:
             "dimse_port": self._supervisor.dimse_port,
             "http_port": self._server.port,
             "healthimaging": f"{self._server.url}/healthimaging",
+            "dicomweb": f"{self._server.url}/dicomweb",
             **({"console": f"{self._server.url}/"} if self._console else {}),
         }
 
@@ -176,6 +187,7 @@ class Local:
             self._sender.stop()
         if self._server is not None:
             self._server.close()
+        self._opened.close()
         self._engine.dispose()
         self._lock.release()
 
@@ -216,7 +228,12 @@ class Local:
         def metrics(_request: Request) -> Response:
             return Response(self._read_metrics(), media_type=CONTENT_TYPE_LATEST)
 
-        routes = [Route("/healthz", healthz), Route("/metrics", metrics), Mount("/healthimaging", self._simulator)]
+        routes = [
+            Route("/healthz", healthz),
+            Route("/metrics", metrics),
+            Mount("/healthimaging", self._simulator),
+            Mount("/dicomweb", create_archive(self._archive, WebAccess())),
+        ]
         if self._console is not None:
             routes.append(Mount("/", self._console))
         return Starlette(routes=routes, lifespan=lifespan)

@@ -73,7 +73,17 @@ IN_A_TEXT = {
     "journalctl": "needs systemd, on a device",
 }
 # Programs that run until they are stopped: tests/test_docs.py checks their options, and they have tests of their own.
-DAEMONS = {"local", "edge", "worker", "simulator", "console", "edge-install", "edge-certificate", "edge-remove"}
+DAEMONS = {
+    "local",
+    "edge",
+    "archive",
+    "worker",
+    "simulator",
+    "console",
+    "edge-install",
+    "edge-certificate",
+    "edge-remove",
+}
 # Placeholders of inline commands: a document may write what it likes there.
 WORDS = {
     "HOST": "127.0.0.1",

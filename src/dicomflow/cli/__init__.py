@@ -68,6 +68,7 @@ COMMANDS: Final = {
     "adopt": Entry("Make deliveries of what others put into the bucket.", "pipeline"),
     "catalog": Entry("Search, check and rebuild the catalog; delete studies.", "pipeline"),
     "console": Entry("Serve the operators' pages over any catalog.", "pipeline,console"),
+    "archive": Entry("Serve what is stored to viewers and other systems.", "edge,pipeline,console"),
     "simulator": Entry("Simulate AWS HealthImaging for any SDK client.", "pipeline,console,simulator"),
     "migrate": Entry("Bring the catalog's schema to this version's.", "pipeline"),
 }

@@ -32,7 +32,7 @@ from dicomflow.serving import WebServer
 from dicomflow.sites import LOOPBACK_HOSTS
 from dicomflow.visitors import Proxy
 
-__all__ = ["console"]
+__all__ = ["console", "own_hosts", "proxy_of", "require_protection", "users_of"]
 
 Bind = Annotated[str, typer.Option(help="The address to serve on.")]
 Port = Annotated[int, typer.Option(help="The port; 0 takes a free one.", min=0, max=65535)]
@@ -137,36 +137,56 @@ def _access(
     key: Path | None,
     plain_http: bool,  # noqa: FBT001  # called once
 ) -> Access:
-    """Return who may see the pages.
-
-    Raises:
-        typer.BadParameter: other machines would see patients' data without a login, or unencrypted.
-    """
-    is_loopback = bind in LOOPBACK_HOSTS
-    if (certificate is None) != (key is None):
-        raise typer.BadParameter("--certificate and --key go together", param_hint="--certificate")
-    if not is_loopback and users_file is None and not trusted_proxies:
-        raise typer.BadParameter(
-            f"{bind} is reached from other machines: give --users-file or --trusted-proxy", param_hint="--bind"
-        )
-    if not is_loopback and certificate is None and not trusted_proxies and not plain_http:
-        raise typer.BadParameter(
-            f"{bind} is reached from other machines: give --certificate and --key, or --plain-http", param_hint="--bind"
-        )
-    try:
-        networks = tuple(ip_network(each) for each in trusted_proxies)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--trusted-proxy") from error
-    own = (*hosts, *LOOPBACK_HOSTS, *([bind] if _is_address(bind) else [])) if hosts or is_loopback else ()
+    """Return who may see the pages."""
+    has_login = users_file is not None or bool(trusted_proxies)
+    require_protection(bind, certificate, key, has_login=has_login, is_plain=plain_http or bool(trusted_proxies))
     return Access(
-        proxy=Proxy(networks, user_header) if networks else None,
-        users=_users_of(users_file) if users_file is not None else None,
-        hosts=own,
+        proxy=proxy_of(trusted_proxies, user_header),
+        users=users_of(users_file) if users_file is not None else None,
+        hosts=own_hosts(bind, hosts),
         is_https=certificate is not None,
     )
 
 
-def _users_of(path: Path) -> PasscodeFile:
+def require_protection(
+    bind: str, certificate: Path | None, key: Path | None, *, has_login: bool, is_plain: bool
+) -> None:
+    """Refuse to show patients' data to other machines without a login, or unencrypted where that is not wanted.
+
+    Raises:
+        typer.BadParameter: they would be shown.
+    """
+    if (certificate is None) != (key is None):
+        raise typer.BadParameter("--certificate and --key go together", param_hint="--certificate")
+    if bind in LOOPBACK_HOSTS:
+        return
+    if not has_login:
+        raise typer.BadParameter(
+            f"{bind} is reached from other machines: give --users-file or --trusted-proxy", param_hint="--bind"
+        )
+    if certificate is None and not is_plain:
+        raise typer.BadParameter(
+            f"{bind} is reached from other machines: give --certificate and --key, or --plain-http", param_hint="--bind"
+        )
+
+
+def proxy_of(trusted_proxies: list[str], user_header: str) -> Proxy | None:
+    """Return the proxy that tells who asks; None where none is trusted."""
+    try:
+        networks = tuple(ip_network(each) for each in trusted_proxies)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--trusted-proxy") from error
+    return Proxy(networks, user_header) if networks else None
+
+
+def own_hosts(bind: str, hosts: list[str]) -> tuple[str, ...]:
+    """Return the names under which a server on an address is reached; none means any."""
+    if not hosts and bind not in LOOPBACK_HOSTS:
+        return ()
+    return (*hosts, *LOOPBACK_HOSTS, *([bind] if _is_address(bind) else []))
+
+
+def users_of(path: Path) -> PasscodeFile:
     """Read the logins; a file in which every line is flawed is a mistake to be told now, not at each login."""
     users = PasscodeFile(path, "--users-file")
     if users.bad_lines and not users.has_users:

@@ -17,7 +17,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from dicomflow.bucket.keys import check_edge_name
 from dicomflow.edge.sources import BandwidthRule, Hours, Source, SourceName
 from dicomflow.errors import PermanentError
-from dicomflow.network.settings import AeTitle, ClientTls, DimseSettings, Section
+from dicomflow.network.settings import AeTitle, ArchiveSettings, ClientTls, DimseSettings, Section
 from dicomflow.regularfiles import read_regular
 
 __all__ = [
@@ -205,6 +205,7 @@ class EdgeSettings(BaseSettings):
     spool: SpoolSettings
     delivery: DeliverySettings
     commitment: CommitmentSettings = CommitmentSettings()
+    archive: ArchiveSettings = ArchiveSettings()
     destinations: dict[Annotated[str, AfterValidator(_checked_destination)], Destination] = Field({})
     sources: dict[SourceName, Source] = Field({})
 

@@ -48,6 +48,7 @@ from dicomflow.network.arrivals import open_inboxes, pass_on
 from dicomflow.network.connections import DRAIN_SECONDS
 from dicomflow.network.descriptors import raise_limit
 from dicomflow.network.listening import bind
+from dicomflow.network.services import Beside
 from dicomflow.network.tls import TlsContexts
 from dicomflow.network.users import Users
 
@@ -79,6 +80,7 @@ class Supervisor:
         log_settings: LogSettings,
         announce: Announce | None = None,
         config: Path | None = None,
+        beside: Callable[[], Beside] | None = None,
     ) -> None:
         """Prepare an edge.
 
@@ -87,12 +89,14 @@ class Supervisor:
             log_settings: how its processes log.
             announce: told of every stored object, at least once.
             config: the file of the settings; limits and priorities are read again when it changes.
+            beside: makes, in each worker, what it serves beside storage; it is pickled.
         """
         self._settings = settings
         self._mount = StoreMount(local_root(settings.delivery.store_url), settings.spool.dir)
         self._logs = log_settings
         self._announce = announce
         self._config = config
+        self._beside = beside
         self._context = multiprocessing.get_context("spawn")
         self._children: list[Child] = []
         self._beats: MutableSequence[int] = ()  # type: ignore[assignment]  # until there are children
@@ -200,6 +204,8 @@ class Supervisor:
             _logger.info("incoming_discarded files=%d", discarded)
         self._unnoted = self._associations.process_ids()
         self._note_lost()
+        if settings.archive.peers and self._beside is None:
+            _logger.warning("archive_peers_ignored reason=there is no archive beside this edge")
         self._start_children()
         self._watcher = threading.Thread(target=self._watch, name="watcher", daemon=True)
         self._watcher.start()
@@ -247,6 +253,7 @@ class Supervisor:
                 slots_of(index)[0],
                 self._stop_reader,
                 room=self._room,
+                beside=self._beside,
             )
             self._add(f"worker-{index}", lambda start=start: self._spawn_worker(start), 1)  # type: ignore[misc]
         self._add("deliverer", lambda: self._spawn_deliverer(slots_of(workers)), 2)

@@ -17,7 +17,7 @@ from dicomflow.network.probes import Probes
 from dicomflow.network.settings import DimseSettings
 from dicomflow.network.users import Users
 
-__all__ = ["Host", "Services"]
+__all__ = ["Beside", "Host", "Services"]
 
 
 class Services(Protocol):
@@ -59,6 +59,16 @@ class Services(Protocol):
 
     def outcome(self) -> Mapping[str, object]:
         """Return what came of it, by name: the fields of its line in the log."""
+
+
+class Beside(Protocol):
+    """What a process serves on the same associations beside its own services, from its making to `close`."""
+
+    def serve(self, acceptor: Acceptor, association_id: str, peer: str) -> Services:
+        """Make the services of an association. Threads: any."""
+
+    def close(self) -> None:
+        """End what runs for it: no association is left."""
 
 
 @dataclass(frozen=True, slots=True)

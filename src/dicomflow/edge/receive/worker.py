@@ -31,7 +31,8 @@ from dicomflow.network.admission import Admission
 from dicomflow.network.arrivals import Inbox, Listener
 from dicomflow.network.connections import Connections
 from dicomflow.network.descriptors import most_waiting
-from dicomflow.network.services import Host
+from dicomflow.network.joined import joined
+from dicomflow.network.services import Beside, Host
 from dicomflow.network.tls import TlsContexts
 from dicomflow.network.users import KnownUsers, Users
 
@@ -59,6 +60,8 @@ class WorkerStart:
     slot: int
     stop: multiprocessing.connection.Connection
     room: Room | None = None
+    # What is served beside storage on the same port, made in this process; it knows what the edge does not.
+    beside: Callable[[], Beside] | None = None
     users: KnownUsers = field(default_factory=dict)  # in force where the file of the users cannot be read
 
 
@@ -79,14 +82,8 @@ def run_worker(start: WorkerStart) -> None:
     dimse = start.settings.dimse
     metrics = Metrics(kept.dir)
     receiver = _receiver(start, lane, stopping, metrics)
-    host = Host(
-        dimse,
-        receiver.serve,
-        stopping,
-        Admission(start.table, start.index, dimse.max_associations, dimse.max_associations_per_ae_title),
-        Users(dimse.users_file, start.users) if dimse.users_file is not None else None,
-        metrics.ended,
-    )
+    asked = start.beside() if start.beside is not None else None
+    host = _host(start, receiver, asked, stopping, metrics)
     # What is made so far stays, so the collector need not walk it again and again.
     gc.freeze()
     connections = Connections(host, most_waiting(dimse.max_associations))
@@ -103,9 +100,25 @@ def run_worker(start: WorkerStart) -> None:
         listener = Listener(start.tls_listener, contexts, host.admission, givers)
         _wait_for_stop(start, stopping, partial(_accept_tls, listener, contexts, connections))
     connections.drain()
+    if asked is not None:
+        asked.close()
     # Threads still in a system call must not keep the process: what they hold was not acknowledged.
     logging.shutdown()
     os._exit(0)
+
+
+def _host(
+    start: WorkerStart, receiver: Receiver, asked: Beside | None, stopping: threading.Event, metrics: Metrics
+) -> Host:
+    dimse = start.settings.dimse
+    return Host(
+        dimse,
+        receiver.serve if asked is None else joined(receiver.serve, asked.serve),
+        stopping,
+        Admission(start.table, start.index, dimse.max_associations, dimse.max_associations_per_ae_title),
+        Users(dimse.users_file, start.users) if dimse.users_file is not None else None,
+        metrics.ended,
+    )
 
 
 def _receiver(start: WorkerStart, lane: Lane, stopping: threading.Event, metrics: Metrics) -> Receiver:
