@@ -1,5 +1,6 @@
 """The archive of `dicomflow local` on its DIMSE port, made in each worker of the edge, which knows no catalog."""
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,13 +9,35 @@ from typing import Final
 from obstore.store import LocalStore
 
 from dicomflow.archive.catalog.building import open_archive
+from dicomflow.archive.dimse.move import MoveDestination
 from dicomflow.archive.dimse.peers import Peers
-from dicomflow.archive.dimse.services import ArchiveServices, ArchiveSite
+from dicomflow.archive.dimse.services import ArchiveServices, ArchiveSite, operations
 from dicomflow.catalog.engine import create_engine_for
 from dicomflow.dimse.acceptor import Acceptor
-from dicomflow.network.settings import ArchiveSettings
+from dicomflow.edge.settings import Destination
+from dicomflow.errors import PermanentError
+from dicomflow.network.settings import ArchiveSettings, ClientTls
+from dicomflow.network.tls import client_context
 
-__all__ = ["LocalArchive", "beside"]
+__all__ = ["LocalArchive", "beside", "move_destinations"]
+
+
+def move_destinations(destinations: Mapping[str, Destination], ae_title: str) -> dict[str, MoveDestination]:
+    """Return where a C-MOVE may go, by AE title, from the nodes of the settings by their names.
+
+    Raises:
+        PermanentError: the files of one's TLS do not load.
+    """
+
+    def destination(name: str, each: Destination) -> MoveDestination:
+        try:
+            tls = client_context(each.tls if isinstance(each.tls, ClientTls) else ClientTls()) if each.tls else None
+        except PermanentError as error:
+            raise PermanentError(f"destinations.{name}: {error}") from error
+        calling = each.calling_ae_title or ae_title
+        return MoveDestination(each.host, each.port, each.ae_title, calling, each.timeout_seconds, tls)
+
+    return {each.ae_title: destination(name, each) for name, each in destinations.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +48,7 @@ class LocalArchive:
     objects: Path
     ae_title: str
     settings: ArchiveSettings
+    destinations: Mapping[str, Destination]
 
     def __call__(self) -> "_Opened":
         """Open it in this process."""
@@ -40,7 +64,8 @@ class _Opened:
         self._stack.callback(engine.dispose)
         store = LocalStore(wanted.objects, mkdir=True)
         archive = self._stack.enter_context(open_archive(engine, store, wanted.ae_title))
-        self._site = ArchiveSite(archive, Peers(wanted.settings.peers))
+        moves = operations(move_destinations(wanted.destinations, wanted.ae_title))
+        self._site = ArchiveSite(archive, Peers(wanted.settings.peers), moves)
 
     def serve(self, acceptor: Acceptor, association_id: str, peer: str) -> ArchiveServices:
         """Make the services of an association."""
@@ -53,5 +78,6 @@ class _Opened:
 
 def beside(wanted: LocalArchive) -> LocalArchive | None:
     """Return what the edge's workers make beside their receivers: nothing where no peer may ask."""
-    Peers(wanted.settings.peers)  # a certificate that cannot be read is told of at the start
+    Peers(wanted.settings.peers)  # a certificate that cannot be read is told of at the start, and so is what follows
+    move_destinations(wanted.destinations, wanted.ae_title)
     return wanted if wanted.settings.peers else None

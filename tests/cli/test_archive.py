@@ -13,6 +13,9 @@ from archived import a_study, fill
 from dicomweb_client import DICOMwebClient
 from dimse_archive import find
 from obstore.store import LocalStore
+from pydicom import Dataset
+from pynetdicom import AE
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelMove as StudyRootMove
 from typer.testing import CliRunner
 from waiting import WAIT_SECONDS
 
@@ -24,6 +27,12 @@ from dicomflow.passcodes import hash_passcode
 EDGE = """
 [archive.peers.READER]
 query = true
+retrieve = true
+
+[destinations.NODE]
+host = "127.0.0.1"
+port = 1
+ae_title = "NODE"
 
 [archive.users.eve]
 retrieve = true
@@ -64,6 +73,8 @@ def test_archive_answers_a_researcher_and_a_workstation(data: Path):
         assert 2 == len(client.search_for_instances(uid, fields=["Rows"]))
         answers, statuses, _ = find(addresses["dimse_port"], {"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": ""})
         assert ([uid], [0xFF00, 0]) == ([each.StudyInstanceUID for each in answers], statuses)
+        # A node of the settings is known, though away; any other is not.
+        assert [0xA702, 0xA801] == [_move(addresses["dimse_port"], uid, each) for each in ("NODE", "OTHER")]
     finally:
         process.send_signal(signal.SIGTERM)
         assert 0 == process.wait(WAIT_SECONDS)
@@ -125,6 +136,18 @@ def test_peers_may_nothing_by_default():
     """What is not said is not allowed."""
     peer = ArchiveSettings(peers={"A": {}}).peers["A"]
     assert (False, False) == (peer.query, peer.retrieve)
+
+
+def _move(port: int, study_instance_uid: str, destination: str) -> int:
+    """Return the final status of a C-MOVE."""
+    ae = AE("READER")
+    ae.add_requested_context(StudyRootMove)
+    association = ae.associate("127.0.0.1", port, ae_title="ARCHIVE")
+    query = Dataset()
+    query.QueryRetrieveLevel, query.StudyInstanceUID = "STUDY", study_instance_uid
+    status = [status.Status for status, _ in association.send_c_move(query, destination, StudyRootMove)][-1]
+    association.release()
+    return int(status)
 
 
 def _command() -> Any:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
+from starlette.types import ASGIApp
 
 from dicomflow.archive.access import Right
-from dicomflow.archive.archive import Archive
 from dicomflow.archive.catalog.building import open_archive
 from dicomflow.archive.dimse.peers import Peers
-from dicomflow.archive.dimse.services import ArchiveSite
+from dicomflow.archive.dimse.services import ArchiveSite, operations
 from dicomflow.archive.web.access import ReadingRights, WebAccess
 from dicomflow.archive.web.app import create_archive
 from dicomflow.archive.web.tokens import Tokens
@@ -35,8 +35,9 @@ from dicomflow.cli.console import (
 )
 from dicomflow.cli.database import DatabaseUrl, DataFolder, writing
 from dicomflow.cli.stores import StoreUrl, store_of
-from dicomflow.edge.settings import EdgeSettings, read_document
+from dicomflow.edge.settings import Destination, EdgeSettings, read_document
 from dicomflow.errors import PermanentError
+from dicomflow.local_archive import move_destinations
 from dicomflow.local_folder import SETTINGS_FILE
 from dicomflow.network.server import DimseServer
 from dicomflow.network.settings import ArchiveSettings, ArchiveUser, DimseSettings, Section
@@ -45,7 +46,7 @@ from dicomflow.serving import WebServer
 __all__ = ["archive"]
 
 _PATH: Final = "/dicomweb"
-_SECTIONS: Final = ("dimse", "archive")
+_SECTIONS: Final = ("dimse", "archive", "destinations")
 
 
 class _Settings(Section):
@@ -53,6 +54,7 @@ class _Settings(Section):
 
     dimse: DimseSettings = DimseSettings()
     archive: ArchiveSettings = ArchiveSettings()
+    destinations: dict[str, Destination] = Field({})
 
 
 def archive(
@@ -62,7 +64,9 @@ def archive(
     store_url: StoreUrl = None,
     config: Annotated[
         Path | None,
-        typer.Option(help="TOML file with [archive] and [dimse]; DIR/edge.toml if --data is given and it is there."),
+        typer.Option(
+            help="TOML file with [archive], [dimse], [destinations]; DIR/edge.toml if --data is given and it is there."
+        ),
     ] = None,
     bind: Annotated[str, typer.Option(help="The address to serve on, HTTP and DIMSE.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The DIMSE port; 0 takes a free one.", min=0, max=65535)] = 11113,
@@ -84,10 +88,10 @@ def archive(
     """Serve what is stored to viewers and other systems.
 
     Over any catalog and store. DICOMweb is at /dicomweb of the HTTP port: QIDO-RS searches and WADO-RS retrieves.
-    C-FIND and C-ECHO are on the DIMSE port, for the AE titles under [archive.peers] alone. On a loopback address nobody
-    is asked over HTTP who it is; on any other a file of users, a provider of bearer tokens ([archive.tokens]) or a
-    proxy that has asked says so. Each query and retrieval is in the audit trail. `dicomflow local` has the same on its
-    own ports.
+    C-FIND, C-MOVE and C-GET are on the DIMSE port, for the AE titles under [archive.peers] alone. On a loopback address
+    nobody is asked over HTTP who it is; on any other a file of users, a provider of bearer tokens ([archive.tokens]) or
+    a proxy that has asked says so. Each query and retrieval is in the audit trail. `dicomflow local` has the same on
+    its own ports.
 
     For example: dicomflow archive --data DIR --http-port 8045
     """
@@ -110,14 +114,15 @@ def archive(
         require_schema(engine)
         _, store = store_of(data, store_url)
         opened = stack.enter_context(open_archive(engine, store, dimse.ae_title))
-        _serve(opened, access, dimse, settings.archive, (bind, http_port, certificate, key))
+        moves = operations(move_destinations(settings.destinations, dimse.ae_title))
+        site = ArchiveSite(opened, Peers(settings.archive.peers), moves)
+        _serve(create_archive(opened, access), site, dimse, (bind, http_port, certificate, key))
 
 
 def _serve(
-    opened: Archive,
-    access: WebAccess,
+    dicomweb: ASGIApp,
+    site: ArchiveSite,
     dimse: DimseSettings,
-    settings: ArchiveSettings,
     http: tuple[str, int, Path | None, Path | None],
 ) -> None:
     """Serve until a signal."""
@@ -125,9 +130,9 @@ def _serve(
     from starlette.routing import Mount  # noqa: PLC0415  # as above
 
     bind, http_port, certificate, key = http
-    application = Starlette(routes=[Mount(_PATH, create_archive(opened, access))])
+    application = Starlette(routes=[Mount(_PATH, dicomweb)])
     web = WebServer(application, bind, http_port, certificate=certificate, key=key)
-    server = DimseServer(dimse, ArchiveSite(opened, Peers(settings.peers)).serve)
+    server = DimseServer(dimse, site.serve)
     try:
         for name in (signal.SIGTERM, signal.SIGINT):
             signal.signal(name, lambda _number, _frame: web.stop())
