@@ -7,6 +7,7 @@ from typing import Any
 import obstore
 import pytest
 
+from dicomflow.bucket import reading
 from dicomflow.bucket.heartbeat import Heartbeat, KnownDestination
 from dicomflow.bucket.keys import heartbeat_key, job_key, pending_key, returns_key
 from dicomflow.bucket.transfer import (
@@ -316,3 +317,63 @@ def test_states_end_nowhere_but_in_the_four(hospital: Any) -> None:
     give_back(hospital, reason="the edge edge knows no destination 'PACS'")
     assert (TransferState.FAILED, {FAILED: 3}) == state(hospital)
     assert "the edge edge knows no destination 'PACS'" == hospital.rows("transfer")[0]["reason"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sequence": 1 << 63},
+        {"round": 1 << 40},
+        {"instances": [{"number": 0, "state": "done", "attempts": 1 << 40}]},
+        {"instances": [{"number": 0, "state": "done", "status": 1 << 20}]},
+        {"edge": "another"},
+        {"transfer": "another"},
+        {"format": 2},
+    ],
+)
+def test_returns_that_no_catalog_takes_settle_nothing_and_are_done(hospital: Any, changes: dict[str, Any]) -> None:
+    """An edge that tells numbers of any size, or of others, is a problem by name and no message that dies."""
+    send(hospital, transfer="t1", to="PACS", uid="1.2")
+    document = {"edge": "edge", "transfer": "t1", "round": 1, "sequence": 1, "at": "2026-11-01T00:00:00Z"}
+    document |= {"is_final": True, "instances": []} | changes
+    hospital.store.put("returns/edge/t1.json", json.dumps(document).encode())
+    assert OK == hospital.handle("transfers", hospital.object_event("returns/edge/t1.json"))
+    assert ("queued", {"queued": 3}) == state(hospital)
+    assert 1 == len([row for row in hospital.rows("stored_object") if row["problem"]])
+
+
+def test_reason_that_no_database_holds_is_replaced(hospital: Any) -> None:
+    """A destination's or an edge's control characters reach neither a row nor a page."""
+    send(hospital, transfer="t1", to="PACS", uid="1.2")
+    document = {"edge": "edge", "transfer": "t1", "round": 1, "sequence": 1, "at": "2026-11-01T00:00:00Z"}
+    instances = [{"number": n, "state": "failed", "reason": "a\0b\x1b[31m\n"} for n in range(3)]
+    document |= {"is_final": True, "instances": instances, "reason": "c\0"}
+    hospital.store.put("returns/edge/t1.json", json.dumps(document).encode())
+    assert OK == hospital.handle("transfers", hospital.object_event("returns/edge/t1.json"))
+    assert ("failed", {"failed": 3}) == state(hospital)
+    assert {"a\ufffdb\ufffd[31m\ufffd"} == {row["reason"] for row in hospital.rows("transfer_instance")}
+
+
+def test_returns_that_are_too_large_are_not_read(hospital: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A function's memory holds no gigabytes that an edge puts there."""
+    send(hospital, transfer="t1", to="PACS", uid="1.2")
+    monkeypatch.setattr(reading, "MOST_BYTES", 10)
+    assert OK == give_back(hospital, DONE, DONE, DONE)
+    assert ("queued", {"queued": 3}) == state(hospital)
+
+
+def test_instance_that_is_named_and_not_there_refuses_the_transfer(hospital: Any) -> None:
+    """Of three that the sample's message names the catalog has two: nothing is sent as if it were all."""
+    known = [row["sop_instance_uid"] for row in hospital.rows("instance")][:2]
+    sops = [{"d00080018": each} for each in (*known, "1.2.3.999")]
+    series = [{"d0020000E": "1.2.1", "SOPs": sops}]
+    send(hospital, JobId="t1", destinationAE="PACS", DCMObjs=[{"d0020000D": "1.2", "series": series}])
+    (row,) = hospital.rows("transfer")
+    assert ("failed", "the catalog has 2 of the 3 instances that are named") == (row["state"], row["reason"])
+
+
+def test_instance_that_is_named_twice_is_sent_once(hospital: Any) -> None:
+    """By its own UID, its series' and its study's."""
+    known = hospital.rows("instance")[0]["sop_instance_uid"]
+    send(hospital, transfer="t1", to="PACS", uids=[known, "1.2.1", "1.2", known])
+    assert ("queued", {"queued": 3}) == state(hospital)

@@ -12,7 +12,7 @@ from enum import StrEnum
 from functools import cache
 from typing import Annotated, Any, Final, TypeVar
 
-from pydantic import AwareDatetime, Field, StringConstraints, TypeAdapter, ValidationError
+from pydantic import AfterValidator, AwareDatetime, Field, StringConstraints, TypeAdapter, ValidationError
 
 from dicomflow.errors import PermanentError
 
@@ -68,13 +68,20 @@ class InstanceState(StrEnum):
     CANCELLED = "cancelled"
 
 
+_MOST_INTEGER: Final = (1 << 31) - 1  # of the catalog's columns
+_MOST_BIG_INTEGER: Final = (1 << 63) - 1
 _TRANSFER_ID: Final = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"  # a folder's name too, at the edge
 _PLAIN_ID: Final = re.compile(_TRANSFER_ID)
 _TransferId = Annotated[str, StringConstraints(pattern=_TRANSFER_ID)]
 _Uid = Annotated[str, StringConstraints(pattern=r"^[0-9.]{1,64}$")]
-_Reason = Annotated[str, StringConstraints(max_length=MAX_REASON)]
+# What no database holds, and no page or log shows, is replaced.
+_Reason = Annotated[
+    str,
+    StringConstraints(max_length=MAX_REASON),
+    AfterValidator(lambda text: "".join(each if each.isprintable() else "\ufffd" for each in text)),
+]
 _Number = Annotated[int, Field(ge=0, lt=MAX_INSTANCES)]
-_Round = Annotated[int, Field(ge=1)]
+_Round = Annotated[int, Field(ge=1, le=_MOST_INTEGER)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +110,7 @@ class JobInstance:
     sop_class_uid: _Uid
     sop_instance_uid: _Uid
     transfer_syntax_uid: Annotated[str, StringConstraints(pattern=r"^[0-9.]{0,64}$")]
-    bytes: Annotated[int, Field(ge=1)]
+    bytes: Annotated[int, Field(ge=1, le=_MOST_BIG_INTEGER)]
     sha256: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")]
 
 
@@ -127,7 +134,7 @@ class ReturnedInstance:
     state: InstanceState
     status: Annotated[int, Field(ge=0, le=0xFFFF)] | None = None
     reason: _Reason = ""
-    attempts: Annotated[int, Field(ge=0)] = 0
+    attempts: Annotated[int, Field(ge=0, le=_MOST_INTEGER)] = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +147,7 @@ class Returns:
     edge: str
     transfer: _TransferId
     round: _Round
-    sequence: Annotated[int, Field(ge=0)]
+    sequence: Annotated[int, Field(ge=0, le=_MOST_BIG_INTEGER)]
     at: AwareDatetime
     is_final: bool
     instances: Annotated[tuple[ReturnedInstance, ...], Field(max_length=MAX_INSTANCES)]

@@ -99,6 +99,9 @@ def find_instances(connection: Connection, selections: Sequence[Selection]) -> l
         rows = connection.execute(_instances(selection).limit(MAX_INSTANCES + 1)).mappings().all()
         if not rows:
             raise PermanentError("the catalog has no such study, series or instance")
+        named = len(set(selection.instances))
+        if named > len({row["sop_instance_uid"] for row in rows}):
+            raise PermanentError(f"the catalog has {len(rows):,} of the {named:,} instances that are named")
         found |= {row["sop_instance_uid"]: dict(row) for row in rows}
     if len(found) > MAX_INSTANCES:
         raise PermanentError(f"more than {MAX_INSTANCES:,} instances: send series by series")

@@ -20,6 +20,7 @@ from sqlalchemy import Connection, Engine, Row
 
 from dicomflow.bucket.keys import job_key, outbound_key, pending_key, returns_key, transfer_of_returns, transfer_prefix
 from dicomflow.bucket.listing import list_objects
+from dicomflow.bucket.reading import read_document
 from dicomflow.bucket.transfer import Job, Pending, Returns, TransferState, decode, encode
 from dicomflow.catalog import transfers as catalog
 from dicomflow.catalog.audit import record_audit_event
@@ -272,7 +273,7 @@ def _copy(deps: Dependencies, row: Row[Any], copies: Sequence[Row[Any]]) -> None
 def _settle(deps: Dependencies, edge: str, transfer_id: str) -> None:
     """Take in what an edge says of a transfer now, which may be newer than the event."""
     try:
-        returns = decode(Returns, bytes(obstore.get(deps.store, returns_key(edge, transfer_id)).bytes()))
+        returns = decode(Returns, read_document(deps.store, returns_key(edge, transfer_id))[0])
     except FileNotFoundError:
         return
     except (BaseError, OSError) as error:

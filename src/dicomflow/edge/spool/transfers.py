@@ -186,6 +186,8 @@ class TransferFolder:
                 for chunk in chunks:
                     digest.update(chunk)
                     size += len(chunk)
+                    if size > instance.bytes:  # no more of it than there is room for
+                        break
                     write_all(file, chunk)
             _check(instance, size, digest.hexdigest())
             part.replace(path)
@@ -267,7 +269,7 @@ def _compare(path: Path, instance: JobInstance) -> None:
 def _check(instance: JobInstance, size: int, sha256: str) -> None:
     if size < instance.bytes:
         raise TransientError(f"the copy ended after {size:,} of {instance.bytes:,} bytes")
-    if size != instance.bytes:
-        raise PermanentError(f"the copy has {size:,} bytes instead of {instance.bytes:,}")
+    if size > instance.bytes:
+        raise PermanentError(f"the copy has more than {instance.bytes:,} bytes")
     if instance.sha256 and sha256 != instance.sha256:
         raise PermanentError(f"SHA-256 of the copy is {sha256}, not {instance.sha256}")

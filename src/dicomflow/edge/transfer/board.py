@@ -246,6 +246,7 @@ class Board:
 
     @staticmethod
     def _tell(transfer: Transfer, reason: str) -> None:
+        reason = reason[:MAX_REASON]
         if reason != transfer.reason:
             transfer.reason = reason
             transfer.is_changed = True

@@ -9,6 +9,7 @@ from obstore.exceptions import BaseError, NotModifiedError, PermissionDeniedErro
 from obstore.store import ObjectStore
 
 from dicomflow.bucket.keys import job_key, outbound_key, pending_key, returns_key
+from dicomflow.bucket.reading import read_document
 from dicomflow.bucket.transfer import Job, Pending, PendingTransfer, Returns, decode, encode
 from dicomflow.edge.mount import StoreMount
 from dicomflow.errors import PermanentError, TransientError
@@ -58,8 +59,7 @@ class TransferStore:
         """
         try:
             options: GetOptions = {} if self._e_tag is None else {"if_none_match": self._e_tag}
-            found = obstore.get(self._store(to_ask=True), pending_key(self._edge), options=options)
-            content, e_tag = bytes(found.bytes()), found.meta["e_tag"]
+            content, e_tag = read_document(self._store(to_ask=True), pending_key(self._edge), options)
         except NotModifiedError:
             return self._pending
         except (FileNotFoundError, PermissionDeniedError):  # S3 calls forbidden what is not there
@@ -80,7 +80,7 @@ class TransferStore:
             PermanentError: it is no job, or that of another edge or transfer.
         """
         try:
-            content = bytes(obstore.get(self._store(), job_key(self._edge, transfer)).bytes())
+            content, _ = read_document(self._store(), job_key(self._edge, transfer))
         except PermissionDeniedError as error:
             raise FileNotFoundError(transfer) from error
         except FileNotFoundError:
