@@ -457,6 +457,16 @@ def test_webhook_is_posted_to_until_it_takes_each(web: Any, deployment: Any):
         assert {"id", "source", "detail-type", "time", "detail"} == body.keys()
 
 
+@pytest.mark.parametrize(
+    "url",
+    ["", "http://", "http:///path", "https://:443/", "http://[::1", "http://host:x/", "ftp://host/", "file:///etc"],
+)
+def test_webhook_that_is_no_address_is_refused_at_once(url: str):
+    """And not found out with each event; the text does not repeat it, since it may hold a password."""
+    with pytest.raises(PermanentError, match="names a host"):
+        Webhook(url)
+
+
 def test_webhook_that_hangs_or_is_away_is_no_answer(web: Any):
     """Neither takes an event, and neither holds longer than it is given."""
     event = OutgoingEvent("e", RECEIVING, datetime.now(UTC), {}, 1)  # type: ignore[arg-type]  # its text serves

@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, Protocol
+from urllib.parse import urlsplit
 
 from sqlalchemy import Engine
 
@@ -202,8 +203,13 @@ class Webhook:
 
     def __init__(self, url: str, timeout_seconds: float = WEBHOOK_SECONDS) -> None:
         """Raises PermanentError where the URL is none of HTTP."""
-        if not url.lower().startswith(("http://", "https://")):
-            raise PermanentError("a webhook's URL begins with http:// or https://")
+        try:
+            parts = urlsplit(url)
+            names_host = bool(parts.hostname) and parts.port != 0
+        except ValueError:  # no number is its port, or its brackets do not close
+            names_host = False
+        if not names_host or parts.scheme not in {"http", "https"}:
+            raise PermanentError("a webhook's URL begins with http:// or https:// and names a host")
         self._url, self._timeout_seconds = url, timeout_seconds
         self._opener = urllib.request.build_opener(_NoRedirect)
 

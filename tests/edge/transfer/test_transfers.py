@@ -1,9 +1,12 @@
 """What goes to a destination and what is told of it, whatever the destination answers."""
 
+import contextlib
 import errno
 import os
 import re
+import socket
 import ssl
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -70,7 +73,11 @@ def test_status_a700_is_tried_again_until_it_is_taken(site: Site, pacs: Pacs, cl
         ([0x0110] * 9, 3, FAILED, 0x0110),
         ([0x0122], 1, FAILED, 0x0122),
         ([0x0111], 1, DONE, 0x0111),
+        ([0xB000], 1, DONE, 0xB000),
+        ([0xB006], 1, DONE, 0xB006),
         ([0xB007], 1, DONE, 0xB007),
+        ([0x0107], 1, DONE, 0x0107),
+        ([0xFE00] * 9, 3, FAILED, 0xFE00),
     ],
 )
 def test_status_decides_how_often_an_instance_is_tried(
@@ -115,6 +122,55 @@ def test_class_that_is_not_accepted_fails_with_its_reason(
     assert {(FAILED, None)} == set(states(site))
     assert "accepts no context for 1.2.840.10008.5.1.4.1.1.2 in 1.2.840.10008.1.2.1" in returns.instances[0].reason
     assert not pacs.seen
+
+
+def test_destination_that_takes_implicit_vr_alone_fails_with_that_reason(site: Site, pacs: Pacs):
+    """Nothing is converted on this way: what is stored in Explicit VR has no context there, and it is told which."""
+    other = Pacs("1.2.840.10008.1.2")
+    site.destinations["PACS"] = site.destinations["PACS"].model_copy(update={"port": other.port})
+    site.restart()
+    site.offer()
+    site.step()
+    other.close()
+    assert {(FAILED, None)} == set(states(site))
+    assert "in 1.2.840.10008.1.2.1" in site.returns().instances[0].reason
+    assert {} == other.seen == pacs.seen
+
+
+@pytest.mark.parametrize("closes", [True, False])
+def test_destination_that_says_nothing_costs_no_instance_a_try(site: Site, pacs: Pacs, clock: Clock, closes: bool):  # noqa: FBT001  # a case
+    """A port that takes connections and closes them, or never answers, is a destination that is away."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def accept() -> None:
+            with contextlib.suppress(OSError):
+                connection, _ = listener.accept()
+                if closes:
+                    connection.close()
+                else:
+                    taken.append(connection)
+
+        taken: list[socket.socket] = []
+        thread = threading.Thread(target=accept)
+        thread.start()
+        changes = {"port": listener.getsockname()[1], "timeout_seconds": 0.2}
+        site.destinations["PACS"] = site.destinations["PACS"].model_copy(update=changes)
+        site.restart()
+        site.offer()
+        site.courier.step()
+        site.lanes[0].step()
+        clock.now += 10
+        site.courier.step()
+        thread.join()
+    for each in taken:
+        each.close()
+    returns = site.returns()
+    assert (False, ()) == (returns.is_final, returns.instances)
+    assert returns.reason in {"the peer closed the connection", "no answer: timed out"} or "reset" in returns.reason
+    site.destinations["PACS"] = site.destinations["PACS"].model_copy(update={"port": pacs.port, "timeout_seconds": 60})
+    site.restart()
+    site.step()
+    assert [(DONE, 0)] * 3 == states(site)
 
 
 def test_destination_away_for_a_day_costs_no_instance_a_try(site: Site, pacs: Pacs, clock: Clock):
