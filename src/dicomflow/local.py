@@ -29,7 +29,10 @@ from dicomflow.archive.web.app import create_archive
 from dicomflow.catalog.buckets import remember_bucket
 from dicomflow.catalog.engine import create_engine_for, migrate
 from dicomflow.edge.http import register_edge
+from dicomflow.edge.receive.posting import Posting
+from dicomflow.edge.receive.watermark import Watermark
 from dicomflow.edge.settings import EdgeSettings
+from dicomflow.edge.spool.lane import Lane
 from dicomflow.edge.supervisor import Supervisor
 from dicomflow.healthimaging.client import build_client, create_datastore
 from dicomflow.healthimaging.simulator.app import create_app
@@ -103,6 +106,7 @@ class Local:
         self._webhook = Webhook(settings.webhook) if settings.webhook else None
         self._sender: SendingThread | None = None
         self._lock = claim_folder(data)
+        self._stopping = threading.Event()
         self._http_port = settings.http_port
         self._issuers = settings.issuers
         self._character_sets = settings.character_sets
@@ -117,6 +121,10 @@ class Local:
         self._supervisor = Supervisor(
             edge, LogSettings.of_this_process(), Notifier(self._database_url), beside=beside(archive)
         )
+        kept = edge.spool
+        # What viewers store goes the way of what modalities send, by a lane of this process.
+        lane = Lane(kept.dir, "web", fsync=kept.fsync)
+        self._posting = Posting(lane, Watermark(kept), edge.dimse.ae_title, self._stopping)
         self._opened = ExitStack()
         self._archive = self._opened.enter_context(open_archive(self._engine, self._store, edge.dimse.ae_title))
         self._simulator = create_app(
@@ -126,7 +134,6 @@ class Local:
         self._console = build_console and build_console(
             self._engine, self._store, self._queues.enqueue, self._read_metrics
         )
-        self._stopping = threading.Event()
         self._is_ready = False
         self._catalog: KeptFile | None = None
         self._server: WebServer | None = None
@@ -234,7 +241,7 @@ class Local:
             Route("/healthz", healthz),
             Route("/metrics", metrics),
             Mount("/healthimaging", self._simulator),
-            Mount("/dicomweb", create_archive(self._archive, WebAccess())),
+            Mount("/dicomweb", create_archive(self._archive, WebAccess(), self._posting)),
         ]
         if self._console is not None:
             routes.append(Mount("/", self._console))
