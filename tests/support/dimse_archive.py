@@ -39,14 +39,19 @@ def serving(
 
 
 def find(
-    port: int, keys: Mapping[str, Any] | Dataset, model: str = StudyRoot, calling: str = "READER", ext_neg: Any = ()
+    port: int,
+    keys: Mapping[str, Any] | Dataset,
+    model: str = StudyRoot,
+    calling: str = "READER",
+    ext_neg: Any = (),
+    called: str = "ARCHIVE",
 ) -> tuple[list[Dataset], list[int], str]:
     """Ask as pynetdicom does; return the answers, all status codes, and the last comment."""
     ae = AE(calling)
     ae.add_requested_context(model)
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = WAIT_SECONDS
     identifier = keys if isinstance(keys, Dataset) else _data_set(keys)
-    association = ae.associate("127.0.0.1", port, ae_title="ARCHIVE", ext_neg=list(ext_neg))
+    association = ae.associate("127.0.0.1", port, ae_title=called, ext_neg=list(ext_neg))
     assert association.is_established
     answers, statuses, comment = [], [], ""
     for status, answer in association.send_c_find(identifier, model):

@@ -16,7 +16,7 @@ __all__ = ["Orthanc"]
 class Orthanc:
     """An Orthanc of its own, with one modality. One owner: the test."""
 
-    def __init__(self, folder: Path, modality: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, modality: dict[str, Any], **more: Any) -> None:
         program = shutil.which("Orthanc", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
         if program is None:
             pytest.skip("Orthanc is not installed (package orthanc)")
@@ -33,6 +33,7 @@ class Orthanc:
             "RemoteAccessAllowed": False,
             "AuthenticationEnabled": False,
             "DicomModalities": {"dicomflow": modality | {"Host": "127.0.0.1"}},
+            **more,
         }
         (folder / "orthanc.json").write_text(json.dumps(settings))
         with self._log.open("wb") as log:
