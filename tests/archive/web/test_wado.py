@@ -455,6 +455,7 @@ def test_metadata_is_packed_and_images_are_not(web: httpx.Client):
         ("/studies/%2e%2e", 400),
         (f"/studies/{'1' * 65}", 400),
         (f"/studies/{STUDY}?version={'0' * 64}", 404),
+        (f"/studies/{STUDY}?version=%00", 400),
     ],
 )
 def test_what_is_not_there_is_not_found(web: httpx.Client, address: str, status: int):

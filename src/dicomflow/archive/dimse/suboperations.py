@@ -53,6 +53,8 @@ def select(identifier: Identifier, *, is_patient_root: bool) -> Selection:
         raise BadQueryError("the level is missing" if not level else "the model does not have this level")
     lists = {tag: _uids(identifier.text(tag)) for tag in _KEYS[level] if tag != Tag.PATIENT_ID}
     patient_id = identifier.text(Tag.PATIENT_ID).strip(" \0") or None if is_patient_root else None
+    if patient_id is not None and "\0" in patient_id:
+        raise BadQueryError("the Patient ID holds a NUL, which no database takes")
     if not (patient_id if level == "PATIENT" else lists[_KEYS[level][0]]):
         raise BadQueryError(f"the unique key of level {level} is missing")
     return Selection(

@@ -4,6 +4,7 @@ An answer is made while it is sent, piece by piece. Where an object fails on the
 answer's end, so that no client takes a part of a study for the whole; what fails before the first piece is a status.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -37,6 +38,7 @@ _SERIES: Final = _STUDY + "/series/{series}"
 _INSTANCE: Final = _SERIES + "/instances/{instance}"
 _LEVELS: Final = (_STUDY, _SERIES, _INSTANCE)
 _JSON_BYTES: Final = 256 << 10
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 Answer = Callable[[Asked], Response]
 
@@ -75,6 +77,8 @@ def _answered(archive: Archive, access: WebAccess, request: Request, answer: Ans
             raise HTTPException(400, "an UID of the path is none (PS3.5 9.1)")
     study, series, instance = (() if uid is None else (uid,) for uid in uids)
     version = request.query_params.get("version")
+    if version is not None and _DIGEST.fullmatch(version) is None:
+        raise HTTPException(400, "a version is the SHA-256 of its file, in lower-case hexadecimal digits")
     instances = archive.retrieval.find(Selection(None, study, series, instance, version))
     if not instances:
         raise HTTPException(404, "the archive has no such study, series or instance")
