@@ -94,6 +94,19 @@ def test_local_stored_bytes_equal_sent_bytes(shared_daemon: Any, send: Any, tmp_
         assert recorded[path.stem] == hashlib.sha256(stored.read_bytes()).hexdigest()
 
 
+def test_local_gives_back_over_the_web_what_was_stored_over_it(shared_daemon: Any, tmp_path: Path):
+    """STOW-RS into the spool, the way of what modalities send, and WADO-RS from the store: the data set is the same."""
+    web = f"http://127.0.0.1:{shared_daemon.http_port}/dicomweb/studies"
+    (path, *_) = samples.write(samples.ct_study(301, slices=1), tmp_path / "posted")
+    sent = path.read_bytes()
+    posted = httpx.post(web, content=sent, headers={"content-type": "application/dicom"}, timeout=WAIT_SECONDS)
+    assert 200 == posted.status_code, posted.text
+    shared_daemon.wait_until_mapped([path.stem])
+    address = posted.json()["00081199"]["Value"][0]["00081190"]["Value"][0]
+    got = httpx.get(address, headers={"accept": "application/dicom; transfer-syntax=*"}, timeout=WAIT_SECONDS)
+    assert (200, _data_set(sent)) == (got.status_code, _data_set(got.content))
+
+
 def test_local_same_study_twice_changes_nothing_a_reader_sees(shared_daemon: Any, send: Any, tmp_path: Path):
     """A study that is sent again is acknowledged again, and the four index tables stay as they were."""
     study = samples.write(samples.ct_study(201, slices=5), tmp_path / "study")
