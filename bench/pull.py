@@ -106,7 +106,10 @@ def _archive(base: Path, pacs: Path, hosts: dict[str, int]) -> Iterator[int]:
     try:
         _wait(
             lambda: (
-                subprocess.run(["echoscu", "127.0.0.1", str(port)], check=False, capture_output=True).returncode == 0
+                subprocess.run(
+                    ["echoscu", "-aec", "PACS", "127.0.0.1", str(port)], check=False, capture_output=True
+                ).returncode
+                == 0
             )
         )
         yield port

@@ -53,7 +53,9 @@ class Source:
         self.sent: Counter[str] = Counter()
         self.stopping = threading.Event()
         ae = AE(ae_title)
-        ae.network_timeout = ae.acse_timeout = ae.dimse_timeout = WAIT_SECONDS
+        ae.network_timeout = ae.acse_timeout = WAIT_SECONDS
+        # Its reactor may take the answer to a C-STORE from under who waits for it: then that sub-operation has failed.
+        ae.dimse_timeout = 3
         for each in (
             StudyRootQueryRetrieveInformationModelFind,
             StudyRootQueryRetrieveInformationModelMove,

@@ -9,6 +9,7 @@ from pydicom.dataset import Dataset
 from waiting import wait_for
 
 from dicomflow.edge.ledger import LEDGER_FILE, Ledger
+from dicomflow.edge.pull import look
 from dicomflow.edge.pull.jobs import Job, JobState, Study, StudyState
 from dicomflow.edge.pull.questions import Question
 from dicomflow.edge.pull.report import summary
@@ -118,7 +119,7 @@ def test_refused_lists_are_fetched_in_smaller_ones(site_of: Any, source_of: Any,
     source.refuses = status
     site = site_of(source)
     assert summary(site.jobs, site.pull())["is_whole"]
-    assert {1} == {source.sent[uid] for uid in source.sent}
+    assert 5 == len(source.sent)
 
 
 def test_unknown_destination_names_the_setting_and_ends_the_job(site_of: Any, source_of: Any, ct: _Ct):
@@ -164,6 +165,23 @@ def test_missing_counts_are_unknown_not_zero(site_of: Any, source_of: Any, ct: _
     job = site.pull(is_dry=True)
     assert StudyState.UNREAD is _only(site, job).state
     assert not summary(site.jobs, job)["is_whole"]
+
+
+def test_series_that_may_be_cut_is_fetched_whole(
+    site_of: Any, source_of: Any, ct: _Ct, monkeypatch: pytest.MonkeyPatch
+):
+    """Images without numbers that prove it, and no counts: what is told is fetched, and the whole study asked for."""
+    monkeypatch.setattr(look, "_LEAST_LIMIT", 5)
+    source = source_of(ct(slices=6, InstanceNumber="1"))
+    source.changes = dict.fromkeys(("NumberOfStudyRelatedInstances", "NumberOfSeriesRelatedInstances"))
+    site = site_of(source)
+    assert StudyState.UNREAD is _only(site, site.pull(is_dry=True)).state
+    study = _only(site, site.pull())
+    assert (StudyState.COUNTED, 6, 6, 0) == (study.state, study.source, study.here, study.missing)
+    assert "may be as many as it ever does" in study.reason
+    source.most = 5
+    found = _only(site, site.pull())
+    assert (StudyState.UNREAD, 1) == (found.state, found.unknown)
 
 
 def test_fewer_images_than_the_source_counts_are_missing(site_of: Any, source_of: Any, ct: _Ct):

@@ -50,6 +50,7 @@ class _Said:
 
     status: int = 0
     promised: int = 0  # how many it says to have sent
+    is_whole_asked: bool = False  # whether it was to send the study, whatever of it it tells
     reasons: dict[str, str] = field(default_factory=dict)
     refused: set[str] = field(default_factory=set)
 
@@ -107,9 +108,8 @@ class StudyPull:
         at, held = self._look(study, confirmed)
         for _ in range(_MOST_LOOKS):
             judged, missing = self._judged(study, at, held, modality, said)
-            if judged.state in {StudyState.COMPLETE, StudyState.OTHER, StudyState.UNREAD}:
-                return judged, missing
-            if judged.state is StudyState.COUNTED and not judged.missing:
+            is_known = judged.state in {StudyState.COMPLETE, StudyState.OTHER}
+            if is_known or (not judged.missing and (judged.state is StudyState.COUNTED or said.is_whole_asked)):
                 return judged, missing
             before, said = at.images.keys(), _Said()
             begun(replace(judged, state=StudyState.FETCHING))
@@ -150,7 +150,7 @@ class StudyPull:
             state=StudyState.INCOMPLETE if missing or at.unusable else StudyState.COMPLETE,
         )
         if at.is_counted:
-            judged = self._counted(judged, at)
+            judged = self._counted(judged, at, said)
         if at.unusable:  # an image that cannot be compared may be missing, whatever the numbers say
             reason = f"{at.unusable} answers of the source have no usable UID"
             judged = replace(judged, reason=reason, state=StudyState.INCOMPLETE)
@@ -161,10 +161,14 @@ class StudyPull:
         return judged, missing
 
     @staticmethod
-    def _counted(judged: Study, at: AtSource) -> Study:
-        """Return a study of which the source does not tell all images: its numbers are all there is to compare."""
+    def _counted(judged: Study, at: AtSource, said: _Said) -> Study:
+        """Return a study of which the source does not tell all images: its numbers are all there is to compare.
+
+        Without a number it is unread, unless it sent the whole study and nothing came that it had not told.
+        """
         if at.claimed is None:
-            return replace(judged, state=StudyState.UNREAD)
+            is_all = said.is_whole_asked and not said.status and bool(at.images) and not judged.unknown
+            return replace(judged, state=StudyState.COUNTED if is_all else StudyState.UNREAD)
         lacking = max(judged.missing, at.claimed - judged.here, 0)
         return replace(
             judged, state=StudyState.COUNTED, source=max(at.claimed, len(at.images)), missing=lacking, unknown=0
@@ -174,6 +178,7 @@ class StudyPull:
         """Ask for what is missing in lists that become smaller, until a round brings nothing for the second time."""
         if at.is_counted:
             self._ask(Wanted(study_uid, sop_class_uids=_classes(at)), [], said)
+            said.is_whole_asked = True
             self._await_quiet(study_uid, 1)
         fruitless = 0
         missing = self._missing(study_uid, at, confirmed)
