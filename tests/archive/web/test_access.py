@@ -216,11 +216,12 @@ def test_invented_keys_do_not_have_the_provider_asked_for_each(archive: Archive,
 
 
 def test_provider_that_is_away_is_503(archive: Archive, provider: Provider):
-    """Nobody is let in, and nobody is told that the token is wrong."""
-    provider.is_away = True
+    """Nobody is let in, nobody is told that the token is wrong, and it is not asked for each request."""
+    provider.is_away, provider.asked = True, 0
     try:
         with asking(archive, WebAccess(tokens=Tokens(ISSUER, AUDIENCE, provider.url))) as client:
-            assert 503 == client.get("/studies", headers=bearer(provider.token())).status_code
+            asked = [client.get("/studies", headers=bearer(provider.token())).status_code for _ in range(5)]
+        assert ([503] * 5, 1) == (asked, provider.asked)
     finally:
         provider.is_away = False
 

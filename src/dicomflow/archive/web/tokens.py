@@ -1,5 +1,7 @@
 """Bearer tokens of an OpenID Connect provider (RFC 6750, RFC 7519), checked by its public keys (JWKS, RFC 7517)."""
 
+import threading
+import time
 from typing import Any, Final
 
 import jwt
@@ -17,6 +19,12 @@ _KEYS_SECONDS: Final = 600
 _COOLDOWN_SECONDS: Final = 30
 """So that tokens with invented key IDs do not have the provider asked for each."""
 _TIMEOUT_SECONDS: Final = 10
+_AWAY: Final = "the keys of the tokens' provider cannot be had"
+_AWAY_SECONDS: Final = 5.0
+"""How long a provider that did not answer is not asked again."""
+_ASKING_AT_ONCE: Final = 8
+_TURN_SECONDS: Final = 1.0
+"""So that a provider that hangs holds up a few threads, and not those of all other answers."""
 
 
 class TokenError(PeerError):
@@ -44,6 +52,8 @@ class Tokens:
         self._issuer = issuer
         self._audience = audience
         self._claim = rights_claim
+        self._asking = threading.BoundedSemaphore(_ASKING_AT_ONCE)
+        self._away_until = float("-inf")
         self._keys = jwt.PyJWKClient(
             jwks_url, lifespan=_KEYS_SECONDS, timeout=_TIMEOUT_SECONDS, cooldown_duration=_COOLDOWN_SECONDS
         )
@@ -56,7 +66,7 @@ class Tokens:
             TransientError: the provider's keys cannot be had.
         """
         try:
-            key = self._keys.get_signing_key_from_jwt(token)
+            key = self._key_of(token)
             claims = jwt.decode(
                 token,
                 key.key,
@@ -66,11 +76,21 @@ class Tokens:
                 leeway=_SKEW_SECONDS,
                 options={"require": ["exp", "iss", "aud", "sub"]},
             )
-        except PyJWKClientConnectionError as error:
-            raise TransientError("the keys of the tokens' provider cannot be had") from error
         except (InvalidTokenError, PyJWKClientError, ValueError, TypeError) as error:
             raise TokenError(type(error).__name__) from error
         return Principal(f"token:{claims['sub']}", _rights(claims.get(self._claim)))
+
+    def _key_of(self, token: str) -> jwt.PyJWK:
+        """Return the key that a token names; it is looked up at the provider's where it is not known."""
+        if time.monotonic() < self._away_until or not self._asking.acquire(timeout=_TURN_SECONDS):
+            raise TransientError(_AWAY)
+        try:
+            return self._keys.get_signing_key_from_jwt(token)
+        except PyJWKClientConnectionError as error:
+            self._away_until = time.monotonic() + _AWAY_SECONDS
+            raise TransientError(_AWAY) from error
+        finally:
+            self._asking.release()
 
 
 def _rights(told: Any) -> frozenset[Right]:
