@@ -3,8 +3,7 @@
 import hashlib
 import json as json_
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Final
@@ -14,13 +13,13 @@ import typer
 
 from dicomflow.cli.database import CATALOG_FILE, DATABASE_URL_VARIABLE, DataFolder, writing
 from dicomflow.cli.stores import StoreUrl, store_of
+from dicomflow.cli.telling import teller
 from dicomflow.errors import PermanentError
 from dicomflow.pipeline.adopt import Adopting, Announce, adopt_objects
 from dicomflow.pipeline.adoptions import Adoptions
 
 __all__ = ["adopt"]
 
-_TELL_SECONDS: Final = 1.0
 _SHOWN: Final = 20
 
 
@@ -51,7 +50,7 @@ def adopt(
     adoptions = Adoptions(path, url or "objects")
     try:
         with _announcing(data) as announce:
-            counts = adopt_objects(Adopting(store, adoptions, announce, tell=_teller(is_quiet=json)), wanted)
+            counts = adopt_objects(Adopting(store, adoptions, announce, tell=teller(is_quiet=json)), wanted)
         problems = adoptions.problems()
         if json:
             listed = [{"key": key, "reason": reason} for key, reason in problems]
@@ -107,15 +106,3 @@ def _announcing(data: Path | None) -> Iterator[Announce]:
     with writing(data, database_url) as engine:
         notifier = Notifier(engine.url.render_as_string(hide_password=False))
         yield lambda put: notifier([StoredObject(key, size) for key, size in put])
-
-
-def _teller(*, is_quiet: bool) -> Callable[[str], None]:
-    told_at = 0.0
-
-    def tell(text: str) -> None:
-        nonlocal told_at
-        if not is_quiet and time.monotonic() - told_at >= _TELL_SECONDS:
-            told_at = time.monotonic()
-            typer.echo(text, err=True)
-
-    return tell

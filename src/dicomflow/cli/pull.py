@@ -6,7 +6,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -17,6 +16,7 @@ from filelock import Timeout
 from rich.console import Console
 
 from dicomflow.cli.tables import print_table
+from dicomflow.cli.telling import teller
 from dicomflow.edge.pull.fetch import Peer, peer_of
 from dicomflow.edge.pull.here import Holdings
 from dicomflow.edge.pull.jobs import Job, Jobs, JobState
@@ -31,7 +31,6 @@ __all__ = ["pull"]
 
 _SHOWN: Final = 200
 _SHOWN_IMAGES: Final = 20
-_TELL_SECONDS: Final = 1.0
 _WAIT_SECONDS: Final = 0.5
 
 
@@ -123,7 +122,7 @@ def _run(
 ) -> tuple[Job, str]:
     """Work on a job until it ends or is interrupted, and return it with what interrupted it."""
     stopping = threading.Event()
-    around = Surroundings(stopping, settings.spool, _teller(is_quiet=is_quiet), patience_seconds=patience_seconds)
+    around = Surroundings(stopping, settings.spool, teller(is_quiet=is_quiet), patience_seconds=patience_seconds)
     if not job.is_dry:
         _require_receiver(peer)
     work = Pull(peer, Holdings(settings), jobs, around)
@@ -175,19 +174,6 @@ class _stopped_by_signals:  # noqa: N801  # used as a function is
     def __exit__(self, *_: object) -> None:
         for number, before in self._before.items():
             signal.signal(number, before)
-
-
-def _teller(*, is_quiet: bool) -> Any:
-    """Return what tells how far it is, a line at most each second."""
-    told_at = 0.0
-
-    def tell(text: str) -> None:
-        nonlocal told_at
-        if not is_quiet and time.monotonic() - told_at >= _TELL_SECONDS:
-            told_at = time.monotonic()
-            typer.echo(text, err=True)
-
-    return tell
 
 
 def _lines(path: Path) -> Iterator[str]:
