@@ -52,7 +52,10 @@ def test_what_is_no_instance_is_told_and_an_empty_prefix_is_an_error(tmp_path: P
     out = capsys.readouterr().out
     assert "4 of 5 objects adopted, in 1 deliveries of 1 studies" in out
     assert "not adopted: old-edge/notes.txt: " in out
-    assert 1 == run(["adopt", "nowhere", "--data", str(tmp_path / "objects"), "--store-url", tmp_path.as_uri()])
+    remembered = ("--state", str(tmp_path / "state.db"))
+    assert 1 == run(
+        ["adopt", "nowhere", "--data", str(tmp_path / "objects"), "--store-url", tmp_path.as_uri(), *remembered]
+    )
     assert "there is nothing to adopt below nowhere" in capsys.readouterr().err
 
 

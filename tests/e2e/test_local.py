@@ -97,7 +97,7 @@ def test_local_stored_bytes_equal_sent_bytes(shared_daemon: Any, send: Any, tmp_
 def test_local_gives_back_over_the_web_what_was_stored_over_it(shared_daemon: Any, tmp_path: Path):
     """STOW-RS into the spool, the way of what modalities send, and WADO-RS from the store: the data set is the same."""
     web = f"http://127.0.0.1:{shared_daemon.http_port}/dicomweb/studies"
-    (path, *_) = samples.write(samples.ct_study(301, slices=1), tmp_path / "posted")
+    (path, *_) = samples.write(samples.ct_study(601, slices=1), tmp_path / "posted")
     sent = path.read_bytes()
     posted = httpx.post(web, content=sent, headers={"content-type": "application/dicom"}, timeout=WAIT_SECONDS)
     assert 200 == posted.status_code, posted.text

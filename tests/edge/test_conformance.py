@@ -27,12 +27,18 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
     return [model for part in getattr(annotation, "__args__", ()) for model in _models(part)]
 
 
+def _has_many(annotation: Any) -> bool:
+    """Tell whether an annotation has a list or a mapping of tables, be it optional."""
+    is_many = getattr(annotation, "__origin__", None) in {tuple, dict}
+    return is_many or any(_has_many(part) for part in getattr(annotation, "__args__", ()))
+
+
 def _settings(model: type[BaseModel], prefix: str = "") -> list[tuple[str, str, list[str]]]:
     """Return name, default as the manual writes it, and for lists of tables their keys."""
     found: list[tuple[str, str, list[str]]] = []
     for name, field in model.model_fields.items():
         models = _models(field.annotation)
-        is_table = bool(models) and getattr(field.annotation, "__origin__", None) not in {tuple, dict}
+        is_table = bool(models) and not _has_many(field.annotation)
         if is_table:
             found += _settings(models[0], f"{prefix}{name}.")
             continue
