@@ -235,6 +235,7 @@ def _stamp() -> str:
 def _offer_command(work: Path) -> None:
     command = work / "dicomflow"
     if not IS_WINDOWS and _read(command) != COMMAND:
+        work.mkdir(parents=True, exist_ok=True)
         _write(command, COMMAND)
         command.chmod(0o755)
 
