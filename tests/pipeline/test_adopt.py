@@ -1,5 +1,6 @@
 """Adoption: what something else put into the bucket becomes deliveries, once, whatever interrupts it."""
 
+import contextlib
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -122,7 +123,7 @@ def test_an_end_at_any_copy_is_gone_on_from(bucket: ObjectStore, adopting: Any, 
     real = Adopting(bucket, state)
     adopt._list(real, "old/")
     adopt._read(real)
-    with pytest.raises(OSError, match="gone") if calls < 8 else _nothing():
+    with pytest.raises(OSError, match="gone") if calls < 8 else contextlib.nullcontext():
         for study in iter(state.next_study, None):
             for delivery in adopt._group(state, study):
                 adopt._adopt(Adopting(failing, state), delivery)  # type: ignore[arg-type]
@@ -131,14 +132,6 @@ def test_an_end_at_any_copy_is_gone_on_from(bucket: ObjectStore, adopting: Any, 
         assert all(obstore.head(bucket, each.key)["size"] == each.bytes for each in manifest.instances())
     assert 8 == adopting()["adopted"]
     assert 8 == len({each.sop_instance_uid for manifest in _manifests(bucket) for each in manifest.instances()})
-
-
-class _nothing:  # noqa: N801  # used as a function is
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *_: object) -> None:
-        return None
 
 
 def test_what_is_no_dicom_is_listed_and_stops_nothing(bucket: ObjectStore, adopting: Any, tmp_path: Path):

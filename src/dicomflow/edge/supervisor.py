@@ -29,8 +29,9 @@ from dicomflow.edge.deliver.deliverer import Announce, StoredObject
 from dicomflow.edge.deliver.process import DelivererStart, run_deliverer
 from dicomflow.edge.ledger import LEDGER_FILE
 from dicomflow.edge.mount import StoreMount
+from dicomflow.edge.processes import ProcessStart
 from dicomflow.edge.pull.fetch import peer_of
-from dicomflow.edge.pull.process import PullsStart, run_pulls
+from dicomflow.edge.pull.process import run_pulls
 from dicomflow.edge.receive.worker import WorkerStart, run_worker
 from dicomflow.edge.settings import EdgeSettings, SettingsFile
 from dicomflow.edge.spool.associations import AssociationLog
@@ -314,11 +315,11 @@ class Supervisor:
         return self._spawn(run_transfers, start)
 
     def _spawn_pulls(self, slots: range) -> SpawnProcess:
-        start = PullsStart(self._settings, self._logs, self._beats, slots, self._stop_reader)
+        start = ProcessStart(self._settings, self._logs, self._beats, slots, self._stop_reader)
         return self._spawn(run_pulls, start)
 
     def _spawn(
-        self, target: Callable[..., None], argument: WorkerStart | DelivererStart | TransfersStart | PullsStart
+        self, target: Callable[..., None], argument: WorkerStart | DelivererStart | ProcessStart
     ) -> SpawnProcess:
         process = self._context.Process(target=target, args=(argument,), daemon=False)
         process.start()

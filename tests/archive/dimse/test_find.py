@@ -1,5 +1,6 @@
 """C-FIND: answers, leniency, rights, cancel, and failures that are told (PS3.4 C.4.1)."""
 
+import contextlib
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -149,17 +150,11 @@ def test_status_tells_what_was_compared(port: int, keys: dict[str, Any], statuse
         if keys.get("StudyDate") == "-"
         or keys.get("QueryRetrieveLevel") == "study"
         or "*" in keys.get("StudyInstanceUID", "")
-        else _nothing()
+        else contextlib.nullcontext()
     ):
         for keyword, value in keys.items():
             setattr(data_set, keyword, value)
     assert statuses == find(port, data_set)[1]
-
-
-class _nothing:  # noqa: N801  # as contextlib.nullcontext
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None: ...
 
 
 def test_items_of_a_sequence_are_matched_and_cut_to_what_was_asked(port: int):

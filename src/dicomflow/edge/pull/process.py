@@ -5,22 +5,16 @@ that `dicomflow pull` and the edge never fetch the same at once.
 """
 
 import logging
-import multiprocessing
-import multiprocessing.connection
 import os
-import signal
 import threading
-from collections.abc import MutableSequence, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from filelock import Timeout
 
-from dicomflow import logs
 from dicomflow.bucket.heartbeat import ComparedSource
-from dicomflow.edge.children import beat, beat_until
+from dicomflow.edge.processes import ProcessStart, begin_process, watch_until_stop
 from dicomflow.edge.pull.fetch import peer_of
 from dicomflow.edge.pull.here import Holdings
 from dicomflow.edge.pull.jobs import Job, Jobs, JobState
@@ -31,12 +25,9 @@ from dicomflow.edge.settings import EdgeSettings
 from dicomflow.edge.spool.compared import note_compared
 from dicomflow.edge.spool.locks import lock_of
 from dicomflow.edge.spool.passing import discard_passing
-from dicomflow.logs import LogSettings
 
-__all__ = ["PullsStart", "nightly_due", "run_pulls", "step"]
+__all__ = ["nightly_due", "run_pulls", "step"]
 
-_NICENESS: Final = 10
-_LOOK_SECONDS: Final = 0.2
 _POLL_SECONDS: Final = 5.0
 # Between two tries of what was interrupted: a source that is off for the night is asked once in so long.
 _FIRST_PAUSE_SECONDS: Final = 10.0
@@ -47,27 +38,9 @@ _PATIENCE_SECONDS: Final = 300.0
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class PullsStart:
-    """What the process is started with; `beats` and `slots` are as the deliverer's, the end of `stop` is the stop."""
-
-    settings: EdgeSettings
-    logs: LogSettings
-    beats: MutableSequence[int] | None = None
-    slots: Sequence[int] = ()
-    stop: multiprocessing.connection.Connection | None = None
-
-
-def run_pulls(start: PullsStart) -> None:
+def run_pulls(start: ProcessStart) -> None:
     """Run pulls until the stop. Process: the main function of its process."""
-    logs.configure(start.logs.level, as_json=start.logs.as_json)
-    if hasattr(os, "nice"):
-        os.nice(_NICENESS)
-    stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: stopping.set())
-    if start.beats is not None:
-        beat_until(threading.Event(), start.beats, start.slots[0])
+    stopping = begin_process(start)
     discard_passing(start.settings.spool.dir)
     threads = [
         threading.Thread(target=_follow, args=(start.settings, name, stopping), name=f"pull-{name}", daemon=True)
@@ -75,14 +48,7 @@ def run_pulls(start: PullsStart) -> None:
     ]
     for thread in threads:
         thread.start()
-    parent = multiprocessing.parent_process()
-    ends: list[Any] = [each for each in (parent and parent.sentinel, start.stop) if each is not None]
-    while not stopping.is_set():
-        if start.beats is not None:
-            beat(start.beats, start.slots[1])
-        if ends and multiprocessing.connection.wait(ends, timeout=0):
-            stopping.set()
-        stopping.wait(_LOOK_SECONDS)
+    watch_until_stop(start, stopping)
     for thread in threads:
         thread.join(_STOP_SECONDS / len(threads))
     logging.shutdown()

@@ -6,24 +6,20 @@ be told so. What it does is `courier`'s, `lane`'s and `asker`'s.
 
 import contextlib
 import logging
-import multiprocessing
-import multiprocessing.connection
 import os
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, MutableSequence, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from filelock import FileLock, Timeout
 
-from dicomflow import logs
-from dicomflow.edge.children import beat, beat_until
 from dicomflow.edge.commitment.asked import Questions
 from dicomflow.edge.metrics import TransferMetrics
 from dicomflow.edge.mount import StoreMount
+from dicomflow.edge.processes import ProcessStart, begin_process, watch_until_stop
 from dicomflow.edge.settings import Destination, EdgeSettings
 from dicomflow.edge.spool.locks import lock_of
 from dicomflow.edge.spool.transfers import TransferFolders
@@ -34,15 +30,11 @@ from dicomflow.edge.transfer.courier import Courier
 from dicomflow.edge.transfer.lane import Lane, Route
 from dicomflow.edge.transfer.store import TransferStore
 from dicomflow.errors import PermanentError
-from dicomflow.logs import LogSettings
 from dicomflow.network.settings import ClientTls
 from dicomflow.network.tls import client_context
 
 __all__ = ["TransfersStart", "has_transfers", "routes_of", "run_transfers"]
 
-# Receiving goes first, as with deliveries.
-_NICENESS: Final = 10
-_LOOK_SECONDS: Final = 0.2
 _POLL_SECONDS: Final = 3.0
 _SELDOM_SECONDS: Final = 60.0  # without destinations
 _STOP_SECONDS: Final = 3.5
@@ -51,14 +43,9 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class TransfersStart:
-    """What the process is started with; `beats` and `slots` are as the deliverer's, the end of `stop` is the stop."""
+class TransfersStart(ProcessStart):
+    """What the process is started with."""
 
-    settings: EdgeSettings
-    logs: LogSettings
-    beats: MutableSequence[int] | None = None
-    slots: Sequence[int] = ()
-    stop: multiprocessing.connection.Connection | None = None
     # Told of each object that is put, by its key and size.
     announce: Callable[[str, int], None] | None = None
 
@@ -83,29 +70,18 @@ def routes_of(settings: EdgeSettings) -> list[Route]:
 
 def run_transfers(start: TransfersStart) -> None:
     """Run transfers until the stop. Process: the main function of its process."""
-    logs.configure(start.logs.level, as_json=start.logs.as_json)
-    if hasattr(os, "nice"):
-        os.nice(_NICENESS)
-    stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: stopping.set())
-    if start.beats is not None:
-        beat_until(threading.Event(), start.beats, start.slots[0])
+    stopping = begin_process(start)
     lock = lock_of(start.settings.spool.dir, "transfers")
     board = Board()
     threads: list[threading.Thread] = []
-    parent = multiprocessing.parent_process()
-    ends: list[Any] = [each for each in (parent and parent.sentinel, start.stop) if each is not None]
-    while not stopping.is_set():
+
+    def take_up() -> None:
         if not threads and _is_locked(lock):  # one of an earlier run may still be ending
-            threads = list(_threads(start, board, stopping))
+            threads.extend(_threads(start, board, stopping))
             for thread in threads:
                 thread.start()
-        if start.beats is not None:
-            beat(start.beats, start.slots[1])
-        if ends and multiprocessing.connection.wait(ends, timeout=0):
-            stopping.set()
-        stopping.wait(_LOOK_SECONDS)
+
+    watch_until_stop(start, stopping, take_up)
     board.wake()
     deadline = time.monotonic() + _STOP_SECONDS
     for thread in threads:
