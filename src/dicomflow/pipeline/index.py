@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Final, cast
+from typing import Final
 from urllib.parse import unquote
 
 import obstore
@@ -21,6 +21,7 @@ from obstore.store import ObjectStore
 from sqlalchemy import Engine
 
 from dicomflow.bucket.keys import is_received
+from dicomflow.bucket.ranged import RangedFile
 from dicomflow.catalog.engine import is_of_a_value
 from dicomflow.catalog.index import (
     IndexedObject,
@@ -204,7 +205,14 @@ async def _read(
             return location, header
         if len(head) == size:
             return location, await asyncio.to_thread(read_header_from, io.BytesIO(head), site_character_set)
-    file = io.BufferedReader(_RangeFile(store, key, size), _READ_AHEAD_BYTES)
+
+    def fetch(start: int, length: int) -> bytes:
+        try:
+            return bytes(obstore.get_range(store, key, start=start, length=length))
+        except (BaseError, OSError, ValueError) as error:
+            raise _store_error(error) from error
+
+    file = io.BufferedReader(RangedFile(size, fetch), _READ_AHEAD_BYTES)
     return location, await asyncio.to_thread(read_header_from, file, site_character_set)
 
 
@@ -261,34 +269,3 @@ def _refusal(indexed: IndexedObject, error: Exception) -> ObjectProblem:
     location = indexed.location
     reason = f"the catalog cannot hold a value: {type(error).__name__}"
     return ObjectProblem(location.object_key, location.edge, location.delivery_id, location.bytes, reason)
-
-
-class _RangeFile(io.RawIOBase):
-    """A stored object as a seekable file, each read a ranged GET. Thread: one owner."""
-
-    def __init__(self, store: ObjectStore, key: str, size_bytes: int) -> None:
-        self._store, self._key, self._size_bytes, self._position = store, key, size_bytes, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size_bytes}[whence]
-        self._position = max(0, start + offset)
-        return self._position
-
-    def readinto(self, buffer: object) -> int:
-        view = memoryview(cast("bytearray", buffer))
-        length = min(len(view), self._size_bytes - self._position)
-        if length <= 0:
-            return 0
-        try:
-            data = obstore.get_range(self._store, self._key, start=self._position, length=length)
-        except (BaseError, OSError, ValueError) as error:
-            raise _store_error(error) from error
-        view[: len(data)] = memoryview(data)
-        self._position += len(data)
-        return len(data)

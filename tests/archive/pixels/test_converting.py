@@ -16,7 +16,7 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 from dicomflow.archive.pixels.codecs import is_convertible
 from dicomflow.archive.pixels.converting import converted
 from dicomflow.archive.pixels.picture import FrameError
-from dicomflow.archive.pixels.ranged import RangedFile
+from dicomflow.bucket.ranged import RangedFile
 from dicomflow.dicom.part10 import encode_file_meta
 
 COLOR = np.stack([GREY // 16, 255 - GREY // 16, (GREY * 7) % 256], axis=-1).astype(np.uint8)

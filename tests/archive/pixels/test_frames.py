@@ -11,8 +11,6 @@ import imagecodecs
 import numpy as np
 import pytest
 from framed import COLUMNS, GREY, ROOT, ROWS, encode, image
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from obstore.store import LocalStore, MemoryStore
 from pydicom import dcmread
 from pydicom.datadict import tag_for_keyword
@@ -26,7 +24,7 @@ from pydicom.uid import RLELossless
 
 from dicomflow.archive.pixels.frames import open_object, read_frame
 from dicomflow.archive.pixels.picture import FrameError
-from dicomflow.archive.pixels.ranged import BLOCK_BYTES, RangedFile
+from dicomflow.bucket.ranged import BLOCK_BYTES, RangedFile
 from dicomflow.dicom.part10 import decode_file_meta, encode_file_meta
 
 COLOR = np.stack([GREY // 16, 255 - GREY // 16, (GREY * 7) % 256], axis=-1).astype(np.uint8)
@@ -357,22 +355,6 @@ def test_frame_that_is_not_there_says_so(read: Put, store: MemoryStore):
             read(dataset, index)
     with pytest.raises(FrameError, match="not in the store"):
         open_object(store, "gone.dcm")
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    st.binary(min_size=1, max_size=3 * BLOCK_BYTES),
-    st.lists(st.tuples(st.integers(0, 4 * BLOCK_BYTES), st.integers(-1, 2 * BLOCK_BYTES)), max_size=8),
-)
-def test_ranged_file_reads_as_a_file_does(content: bytes, reads: list[tuple[int, int]]):
-    """Whatever is sought and read, the bytes are those of a file."""
-    store = MemoryStore()
-    store.put("x", content)
-    ranged, plain = RangedFile.of_object(store, "x"), io.BytesIO(content)
-    for at, size in reads:
-        assert plain.seek(at) == ranged.seek(at)
-        assert plain.read(size) == ranged.read(size)
-        assert max(plain.tell(), 0) == ranged.tell()
 
 
 def test_deflated_object_that_is_broken_says_so(read: Put):

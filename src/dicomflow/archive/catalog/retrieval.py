@@ -13,8 +13,8 @@ from sqlalchemy import Connection, Engine, Row
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicomflow.archive.errors import BadQueryError, NotHeldError
-from dicomflow.archive.pixels.ranged import RangedFile
 from dicomflow.archive.retrieval import Selection, StoredInstance
+from dicomflow.bucket.ranged import RangedFile
 from dicomflow.catalog.retrieving import find_stored, find_version, recent_syntaxes
 from dicomflow.errors import TransientError
 

@@ -11,7 +11,7 @@ from typing import BinaryIO, Final, cast
 from dicomflow.archive.pixels.described import colors_of, frame_bits, number_of
 from dicomflow.archive.pixels.frames import MAX_WHOLE_BYTES, Opened, decode_samples, open_file
 from dicomflow.archive.pixels.picture import FrameError
-from dicomflow.archive.pixels.ranged import RangedFile
+from dicomflow.bucket.ranged import RangedFile
 from dicomflow.dicom.encoding import UNDEFINED
 from dicomflow.dicom.fields import PIXEL_DATA, DataSetFields, Field, read_fields
 from dicomflow.dicom.part10 import decode_file_meta, with_transfer_syntax

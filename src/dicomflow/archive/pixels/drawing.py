@@ -16,8 +16,8 @@ from typing import Any, Final
 from dicomflow.archive.pixels.converting import converted, native_samples
 from dicomflow.archive.pixels.frames import Frame, open_file, read_frame
 from dicomflow.archive.pixels.picture import Channel, FrameError, Picture, Window
-from dicomflow.archive.pixels.ranged import RangedFile
 from dicomflow.archive.pixels.rendering import Rendering, encode_png, render, shown, window_of
+from dicomflow.bucket.ranged import RangedFile
 
 __all__ = ["draw", "serve_pictures"]
 

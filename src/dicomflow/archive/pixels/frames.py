@@ -24,7 +24,7 @@ from dicomflow.archive.pixels.codecs import DECODERS, RLE
 from dicomflow.archive.pixels.described import colors_of, frame_bits, number_of, number_of_frame, side_of
 from dicomflow.archive.pixels.offsets import FrameTable, read_fragments
 from dicomflow.archive.pixels.picture import FrameError
-from dicomflow.archive.pixels.ranged import RangedFile
+from dicomflow.bucket.ranged import RangedFile
 from dicomflow.dicom.codestream import is_larger
 from dicomflow.dicom.encoding import BIG_ENDIAN, EXPLICIT, IMPLICIT
 from dicomflow.dicom.part10 import decode_file_meta

@@ -2,13 +2,14 @@
 
 import io
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from obstore.store import ObjectStore
 from pydicom import FileDataset, dcmread
 from pydicom.errors import InvalidDicomError
 
 from dicomflow.bucket.listing import list_objects
+from dicomflow.bucket.ranged import RangedFile
 from dicomflow.dicom.quiet import without_warnings
 from dicomflow.healthimaging.simulator.documents import (
     Elements,
@@ -75,7 +76,7 @@ def list_input(store: ObjectStore, prefix: str, settings: SimulatorSettings) -> 
 
 def read_header(store: ObjectStore, file: InputFile) -> Header | Failure:
     """Read one file as far as its pixel data."""
-    reader = io.BufferedReader(_RangedFile(store, file.key, file.bytes), READ_BYTES)
+    reader = io.BufferedReader(_file(store, file), READ_BYTES)
     try:
         with without_warnings():
             return _header(file, dcmread(reader, stop_before_pixels=True))
@@ -114,32 +115,8 @@ def _header(file: InputFile, dataset: FileDataset) -> Header | Failure:
     )
 
 
-class _RangedFile(io.RawIOBase):
-    """An object as a seekable file; each read is one ranged GET."""
+def _file(store: ObjectStore, file: InputFile) -> RangedFile:
+    def fetch(start: int, length: int) -> bytes:
+        return bytes(store.get_range(file.key, start=start, length=length))
 
-    def __init__(self, store: ObjectStore, key: str, size: int) -> None:
-        self.name = key  # pydicom asks for it
-        self._store = store
-        self._key = key
-        self._size = size
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = origin + offset
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        end = min(self._position + len(buffer), self._size)
-        if end <= self._position:
-            return 0
-        found = memoryview(self._store.get_range(self._key, start=self._position, end=end))
-        buffer[: len(found)] = found
-        self._position += len(found)
-        return len(found)
+    return RangedFile(file.bytes, fetch, file.key)

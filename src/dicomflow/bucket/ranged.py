@@ -21,10 +21,12 @@ class RangedFile(io.RawIOBase):
     Args:
         size: the object's, in bytes.
         fetch: gives so many bytes from a place on.
+        name: as files have one; pydicom asks for it.
     """
 
-    def __init__(self, size: int, fetch: Callable[[int, int], bytes]) -> None:
+    def __init__(self, size: int, fetch: Callable[[int, int], bytes], name: str = "") -> None:
         super().__init__()
+        self.name = name
         self.size = size
         self._fetch = fetch
         self.fetched_bytes = 0
