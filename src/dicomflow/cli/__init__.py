@@ -56,6 +56,7 @@ COMMANDS: Final = {
     "send": Entry("Send DICOM files to a receiver over DIMSE.", "edge"),
     "pull": Entry("Compare with a source, and fetch what is missing here.", "edge"),
     "samples": Entry("Write a few invented studies, to try things with.", "edge"),
+    "routes": Entry("Say which destinations files would go to, and why.", "edge"),
     "spool": Entry("List what cannot be delivered, and try it again.", "edge"),
     "ledger": Entry("Show an instance's chain of custody; check, forget it.", "edge"),
     "commitments": Entry("List storage commitment reports not taken; send again.", "edge"),

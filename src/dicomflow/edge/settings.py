@@ -15,9 +15,10 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError, field_va
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from dicomflow.bucket.keys import check_edge_name
+from dicomflow.edge.destinations import Destination, DestinationName, Route, check_routes
 from dicomflow.edge.sources import BandwidthRule, Hours, Source, SourceName
 from dicomflow.errors import PermanentError
-from dicomflow.network.settings import AeTitle, ArchiveSettings, ClientTls, DimseSettings, Section
+from dicomflow.network.settings import AeTitle, ArchiveSettings, DimseSettings, Section
 from dicomflow.regularfiles import read_regular
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "EdgeSettings",
     "Hours",
     "PriorityRule",
+    "Route",
     "SettingsFile",
     "Source",
     "SpoolSettings",
@@ -45,7 +47,6 @@ _LIKE_OURS: Final = "DICOMFLOW_EDGE"
 # Some records of the largest size, or most of a segment would be left empty.
 _LEAST_SEGMENT_BYTES: Final = 1 << 20
 _NAME: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
-_DEFAULT_STORE: Final = "store"  # what `delivery.store_url` is called
 
 _logger = logging.getLogger(__name__)
 
@@ -164,33 +165,6 @@ class CommitmentSettings(Section):
     report_days: float = Field(3.0, gt=0)
 
 
-class Destination(Section):
-    """A node that images are sent to, under the name by which a transfer asks for it; no address comes from elsewhere.
-
-    `calling_ae_title` is the edge's own unless said; `tls` true trusts whom the system trusts. What it does not take is
-    tried again for `keep_days`. With `commitment` it is asked for storage commitment of what it has taken, which has
-    arrived when it reports so within `commitment_hours`.
-    """
-
-    kind: Literal["dimse"] = "dimse"
-    host: str = Field(min_length=1)
-    port: int = Field(ge=1, le=65535)
-    ae_title: AeTitle
-    calling_ae_title: AeTitle | None = None
-    tls: bool | ClientTls = False
-    associations: int = Field(2, ge=1, le=16)
-    timeout_seconds: float = Field(60.0, gt=0)
-    keep_days: float = Field(7.0, gt=0)
-    commitment: bool = False
-    commitment_hours: float = Field(24.0, gt=0)
-
-
-def _checked_destination(name: str) -> str:
-    if name == _DEFAULT_STORE or _NAME.fullmatch(name) is None:
-        raise ValueError(f"a destination's name matches {_NAME.pattern} and is not {_DEFAULT_STORE!r}")
-    return name
-
-
 class EdgeSettings(BaseSettings):
     """All settings of one edge; `name` becomes part of object keys."""
 
@@ -206,8 +180,14 @@ class EdgeSettings(BaseSettings):
     delivery: DeliverySettings
     commitment: CommitmentSettings = CommitmentSettings()
     archive: ArchiveSettings = ArchiveSettings()
-    destinations: dict[Annotated[str, AfterValidator(_checked_destination)], Destination] = Field({})
+    destinations: dict[DestinationName, Destination] = Field({})
     sources: dict[SourceName, Source] = Field({})
+    routes: tuple[Route, ...] = ()
+
+    @model_validator(mode="after")
+    def _routes_lead_somewhere(self) -> Self:
+        check_routes(self.routes, self.destinations)
+        return self
 
     @classmethod
     def settings_customise_sources(
@@ -263,7 +243,13 @@ def build_settings(document: dict[str, Any], source: str) -> EdgeSettings:
 
 
 def _describe(error: ValidationError) -> str:
-    return "; ".join(f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors())
+    return "; ".join(map(_describe_one, error.errors()))
+
+
+def _describe_one(item: Any) -> str:  # pydantic's, whose type it does not export
+    where = ".".join(str(part) for part in item["loc"])
+    # What no one key is to blame for names its keys itself.
+    return f"{where}: {item['msg']}" if where else str(item["msg"]).removeprefix("Value error, ")
 
 
 def _names_a_setting(variable: str) -> bool:

@@ -179,6 +179,10 @@ class Supervisor:
     def start(self) -> None:
         """Bind, open the spool, start the children; on return connections are accepted."""
         settings = self._settings
+        if settings.routes:
+            raise PermanentError(
+                "routes: this version decides by them in `dicomflow routes test` alone; leave them out"
+            )
         routes_of(settings)  # what is wrong with their files is told at start
         for name in settings.sources:
             peer_of(name, settings)

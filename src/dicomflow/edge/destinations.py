@@ -1,0 +1,143 @@
+"""Settings of destinations, and of the routes that say which of them get what; knows no other section.
+
+`store` is the default store, `delivery.store_url`, and no destination's name.
+"""
+
+import fnmatch
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
+
+from dicomflow.network.settings import AeTitle, ClientTls, Section
+
+__all__ = ["DEFAULT_STORE", "Conditions", "Destination", "DestinationName", "Route", "When", "check_routes"]
+
+DEFAULT_STORE: Final = "store"
+_NAME: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+
+
+def _checked_destination(name: str) -> str:
+    if name == DEFAULT_STORE or _NAME.fullmatch(name) is None:
+        raise ValueError(f"a destination's name matches {_NAME.pattern} and is not {DEFAULT_STORE!r}")
+    return name
+
+
+DestinationName = Annotated[str, AfterValidator(_checked_destination)]
+
+
+class Destination(Section):
+    """A node that images are sent to, under the name by which a transfer asks for it; no address comes from elsewhere.
+
+    `calling_ae_title` is the edge's own unless said; `tls` true trusts whom the system trusts. What it does not take is
+    tried again for `keep_days`; of what a route sends it, only where it is not `required`. With `commitment` it is
+    asked for storage commitment of what it has taken, which has arrived when it reports so within `commitment_hours`.
+    """
+
+    kind: Literal["dimse"] = "dimse"
+    host: str = Field(min_length=1)
+    port: int = Field(ge=1, le=65535)
+    ae_title: AeTitle
+    calling_ae_title: AeTitle | None = None
+    tls: bool | ClientTls = False
+    associations: int = Field(2, ge=1, le=16)
+    timeout_seconds: float = Field(60.0, gt=0)
+    keep_days: float = Field(7.0, gt=0)
+    commitment: bool = False
+    commitment_hours: float = Field(24.0, gt=0)
+    required: bool = True
+    profile: str | None = None
+
+
+def _listed(value: Any) -> Any:  # as TOML has it
+    return (value,) if isinstance(value, str) else value
+
+
+_Globs = Annotated[tuple[str, ...] | None, BeforeValidator(_listed), Field(min_length=1)]
+
+
+class Conditions(Section):
+    """Globs, each of which one value of a series must fit, whatever the case: `*`, `?`, `[abc]`, and "" for no value.
+
+    `sop_class` is a UID or the class's keyword.
+    """
+
+    calling_ae_title: _Globs = None
+    called_ae_title: _Globs = None
+    modality: _Globs = None
+    study_description: _Globs = None
+    series_description: _Globs = None
+    body_part: _Globs = None
+    station_name: _Globs = None
+    sop_class: _Globs = None
+
+    def globs(self) -> Mapping[str, tuple[str, ...]]:
+        """Return those that are set, by their keys."""
+        found = ((name, getattr(self, name)) for name in Conditions.model_fields)
+        return {name: globs for name, globs in found if globs is not None}
+
+    def fit(self, name: str, values: frozenset[str]) -> bool:
+        """Tell whether one of a key's globs fits one of its values; "" fits where there is none."""
+        globs = self.globs()[name]
+        present = {each.strip().casefold() for each in values if each.strip()}
+        if not present:
+            return "" in globs
+        return any(fnmatch.fnmatchcase(value, each.casefold()) for each in globs for value in present)
+
+
+class When(Conditions):
+    """What a series must be for a route: all conditions hold, and none of those in `not`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    excluded: Conditions = Field(Conditions(), alias="not")
+
+    def keys(self) -> frozenset[str]:
+        """Return the keys that are looked at."""
+        return frozenset(self.globs()) | frozenset(self.excluded.globs())
+
+    def holds_for(self, values: Mapping[str, frozenset[str]]) -> bool:
+        """Tell whether it holds for a series, of which the values of each key are given."""
+        return all(self.fit(name, values[name]) for name in self.globs()) and not any(
+            self.excluded.fit(name, values[name]) for name in self.excluded.globs()
+        )
+
+
+class Route(Section):
+    """Which destinations get a series; `name` is told where it decides, and is its number in the file unless said.
+
+    All routes that fit are taken, up to one with `stop`.
+    """
+
+    name: str | None = Field(None, min_length=1, max_length=64)
+    when: When = When()
+    to: tuple[str, ...] = Field(min_length=1)
+    stop: bool = False
+
+
+def check_routes(routes: tuple[Route, ...], destinations: Mapping[str, Destination]) -> None:
+    """Raise `ValueError` for a destination that nobody knows, and for a route that leaves the original no home."""
+    for name, each in destinations.items():
+        if each.profile is not None:
+            raise ValueError(
+                f"destinations.{name}.profile: no de-identified copies are made yet, nor originals sent instead"
+            )
+    for number, route in enumerate(routes, 1):
+        title = f"routes: {route.name or f'route {number}'}"
+        unknown = [name for name in route.to if name != DEFAULT_STORE and name not in destinations]
+        if unknown:
+            known = ", ".join([DEFAULT_STORE, *destinations])
+            raise ValueError(f"{title} names {unknown[0]!r}, which is no destination: there are {known}")
+        if not any(name == DEFAULT_STORE or _keeps_originals(destinations[name]) for name in route.to):
+            raise ValueError(
+                f"{title} goes only to destinations that are not required, or get no originals, so that an image could"
+                f" end nowhere: name {DEFAULT_STORE!r}, or one that is required and has no profile"
+            )
+    names = [route.name for route in routes if route.name is not None]
+    if len(set(names)) < len(names):
+        raise ValueError("routes: two have one name")
+
+
+def _keeps_originals(destination: Destination) -> bool:
+    return destination.required and destination.profile is None
