@@ -26,7 +26,7 @@ from dicomflow.dicom.encoding import (
 from dicomflow.dicom.walk import MAX_ELEMENTS, DataSet, Element
 from dicomflow.errors import PeerError
 
-__all__ = ["PIXEL_DATA", "DataSetFields", "Field", "Item", "first_value", "read_fields", "vr_of"]
+__all__ = ["PIXEL_DATA", "DataSetFields", "Field", "Item", "first_value", "read_fields", "read_items", "vr_of"]
 
 PIXEL_DATA: Final = 0x7FE00010
 _HEAD_BYTES: Final = 60 << 10
@@ -90,6 +90,19 @@ def read_fields(file: BinaryIO, transfer_syntax_uid: str, size_bytes: int, most_
             return DataSetFields(encoding, tuple(fields))
     file.seek(start)
     return _patient(file, transfer_syntax_uid, most_value_bytes)
+
+
+def read_items(value: bytes, encoding: Encoding) -> "tuple[Item, ...] | None":
+    """Return the items of a sequence that stands as UN, in implicit VR (PS3.5 6.2.2); None where it holds none.
+
+    Some devices write the VRs all the same.
+    """
+    for within in (replace(encoding, is_implicit=True), encoding):
+        try:
+            return _items(value, 0, len(value), within, "SQ", _Budget())[0]
+        except PeerError:
+            continue
+    return None
 
 
 def first_value(fields: Sequence[Field], tag: int) -> bytes | None:

@@ -52,14 +52,20 @@ def encode_file_meta(
     sop_class_uid: str,
     sop_instance_uid: str,
     transfer_syntax_uid: str,
-    calling_ae_title: str,
-    called_ae_title: str,
+    calling_ae_title: str | None = None,
+    called_ae_title: str | None = None,
 ) -> bytes:
     """Encode preamble, prefix and group 0002, Explicit VR Little Endian; the data set follows as received.
 
+    AE titles stand in it where both are given.
+
     The same arguments give the same bytes, so that a file received again can be recognised by its digest.
     """
-    calling = calling_ae_title.encode("ascii")
+    titles = b""
+    if calling_ae_title is not None and called_ae_title is not None:
+        calling = _short(0x0016, b"AE", calling_ae_title.encode("ascii"))
+        called = _short(0x0018, b"AE", called_ae_title.encode("ascii"))
+        titles = calling + _short(0x0017, b"AE", calling_ae_title.encode("ascii")) + called
     group = b"".join(
         (
             _VERSION,
@@ -67,9 +73,7 @@ def encode_file_meta(
             _short(0x0003, b"UI", sop_instance_uid.encode("ascii")),
             _short(0x0010, b"UI", transfer_syntax_uid.encode("ascii")),
             _IMPLEMENTATION,
-            _short(0x0016, b"AE", calling),
-            _short(0x0017, b"AE", calling),
-            _short(0x0018, b"AE", called_ae_title.encode("ascii")),
+            titles,
         )
     )
     return _START + _GROUP_LENGTH.pack(0x0002, 0x0000, b"UL", 4, len(group)) + group
