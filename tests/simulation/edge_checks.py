@@ -83,7 +83,7 @@ def manifest_not_true(edge: Edge) -> Iterator[str]:
 def commitment_not_true(edge: Edge) -> Iterator[str]:
     """Commitment never says more than is true, nor 0112 of what was answered 0000 and is there."""
     for asked_at, told_at, bucket, report in edge.books.reports:
-        objects = [(key, content) for key, (content, at) in bucket.objects.items() if at <= told_at]
+        objects = [(key, content) for key, (content, _) in bucket.objects.items() if bucket.since[key] <= told_at]
         objects += [(key, content) for key, (content, at) in bucket.deleted.items() if at > told_at]
         there = {(_sop_of(key), hashlib.sha256(content).hexdigest()) for key, content in objects}
         # Of several contents the last is meant; of one that came with the question the ledger may not know yet.

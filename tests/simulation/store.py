@@ -42,6 +42,7 @@ class Bucket:
 
     def __init__(self, clock: Callable[[], datetime]) -> None:
         self._clock, self.objects = clock, {}
+        self.since: dict[str, datetime] = {}  # since when a key has had its bytes: to put them again changes nothing
         self.deleted: dict[str, tuple[bytes, datetime]] = {}  # with when
         self.on_put: Callable[[str], None] = lambda _key: None
         self.unreadable: set[str] = set()  # prefixes that no one may read, as KMS refuses
@@ -72,7 +73,10 @@ class Bucket:
 
     def put(self, key: str, content: Any, **_options: object) -> None:
         """Store an object."""
-        self.objects[key] = (bytes(content), self._clock())
+        content = bytes(content)
+        if self.objects.get(key, (None,))[0] != content:
+            self.since[key] = self._clock()
+        self.objects[key] = (content, self._clock())
         self.on_put(key)
 
     def copy(self, source: str, target: str, **_options: object) -> None:
