@@ -118,6 +118,15 @@ class Monitoring(Construct):
             0,
             "Images that were sent back to a site did not all arrive",
         )
+        missing, not_compared = (self._alarms.metric(name, MAXIMUM) for name in ("ImagesMissing", "SourcesNotCompared"))
+        self._alarms.add(self, "images-missing", missing, 0, "A PACS has images that did not arrive at its edge")
+        self._alarms.add(
+            self,
+            "sources-not-compared",
+            not_compared,
+            0,
+            "A nightly comparison with a PACS is late, or did not see all",
+        )
         self._alarms.add(
             self,
             "objects-unreadable",

@@ -44,7 +44,7 @@ from dicomflow.logs import LogSettings
 from dicomflow.pipeline.behind import catch_up
 from dicomflow.pipeline.events import decode_object_events
 from dicomflow.pipeline.handlers import QUEUES, Dependencies, handlers_of
-from dicomflow.pipeline.metrics import PrometheusMetrics, register_silences
+from dicomflow.pipeline.metrics import PrometheusMetrics, register_edges
 from dicomflow.pipeline.outbox import Outbox, SendingThread, Webhook
 from dicomflow.pipeline.worker import LocalQueues, run
 from dicomflow.serving import WebServer, serve
@@ -158,7 +158,7 @@ class Local:
             self._catalog = KeptFile.of(Path(self._engine.url.database or ""))
         remember_bucket(self._engine, BUCKET, None)
         metrics = PrometheusMetrics(self._registry)
-        register_silences(self._registry, self._store)
+        register_edges(self._registry, self._store)
         self._server = serve(self._application(), port=self._http_port)
         endpoint = f"{self._server.url}/healthimaging"
         client = build_client(endpoint, "us-east-1", "local", "local")

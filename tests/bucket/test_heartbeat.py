@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from dicomflow.bucket.heartbeat import ComparedSource, Heartbeat, SeenPeer
+from dicomflow.bucket.compared import ComparedSource
+from dicomflow.bucket.heartbeat import Heartbeat, SeenPeer
 from dicomflow.errors import PermanentError
 
 HEARTBEAT = Heartbeat(

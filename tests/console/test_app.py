@@ -30,6 +30,8 @@ PAGES = (
     "/imports/1",
     "/studies/{chest}/send",
     "/transfers",
+    "/completeness",
+    "/completeness/harbour/PACS1/{lacking_day}",
     "/edges",
     "/problems",
     "/audit",

@@ -52,6 +52,8 @@ PAGES = {
     "associations": "/associations",
     "imports": "/imports?state=failed&state=partial&state=in_progress&state=queued",
     "import": "/imports/{failed_import}",
+    "completeness": "/completeness",
+    "day": "/completeness/harbour/PACS1/{lacking_day}",
     "edges": "/edges",
     "problems": "/problems",
     "audit": "/audit",
@@ -145,7 +147,7 @@ def test_every_page_fits_and_is_accessible(
             _check(page, name, *(["color-contrast"] if scheme == "dark" else []))
         if scheme == "light" and size == WIDE:
             _keep(page, name)
-        elif name in {"overview", "viewer"}:
+        elif name in {"overview", "viewer", "completeness", "day"}:
             _keep(page, f"{name}-{'dark' if size == WIDE else 'narrow'}")
 
 

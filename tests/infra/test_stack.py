@@ -453,13 +453,28 @@ def test_alarm_for_each_way_to_lose_sight_of_an_image(template: Any):
     alarms = {each["AlarmName"]: each for each in template.resources("AWS::CloudWatch::Alarm").values()}
     expected = {f"iep-{name}-dead-letters" for name in QUEUES} | {f"iep-{name}-errors" for name in FUNCTIONS}
     expected |= {"iep-imports-failed", "iep-import-backlog", "iep-objects-unreadable", "iep-catalog-capacity"}
-    expected |= {"iep-transfers-failed"}
+    expected |= {"iep-transfers-failed", "iep-images-missing", "iep-sources-not-compared"}
     expected |= {"iep-edge-1-silent", "iep-edge-2-silent", "iep-index-oldest-message"}
     assert expected <= alarms.keys()
     assert all(alarm["AlarmActions"] and alarm["OKActions"] for alarm in alarms.values())
     assert {"notBreaching"} == {
         alarm["TreatMissingData"] for name, alarm in alarms.items() if not name.endswith("-silent")
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "metric"), [("images-missing", "ImagesMissing"), ("sources-not-compared", "SourcesNotCompared")]
+)
+def test_alarm_of_nightly_comparisons_goes_off_at_the_first_value_above_none(template: Any, name: str, metric: str):
+    """The watch writes the present state every five minutes, so that one period is enough, and a maximum of it."""
+    alarm = template.one("AWS::CloudWatch::Alarm", AlarmName=f"iep-{name}")
+    assert (metric, "Maximum", 0, 1, "GreaterThanThreshold") == (
+        alarm["MetricName"],
+        alarm["Statistic"],
+        alarm["Threshold"],
+        alarm["EvaluationPeriods"],
+        alarm["ComparisonOperator"],
+    )
 
 
 @pytest.mark.parametrize("edge", ["edge-1", "edge-2"])

@@ -9,10 +9,11 @@ import pytest
 from obstore.store import LocalStore
 from prometheus_client import CollectorRegistry, generate_latest
 
+from dicomflow.bucket.compared import ComparedSource
 from dicomflow.bucket.heartbeat import Heartbeat
 from dicomflow.bucket.keys import heartbeat_key, instance_key
 from dicomflow.pipeline import lambdas
-from dicomflow.pipeline.metrics import EmfMetrics, Name, PrometheusMetrics, after_commit, register_silences
+from dicomflow.pipeline.metrics import EmfMetrics, Name, PrometheusMetrics, after_commit, register_edges
 
 ROOT = Path(__file__).parents[2]
 
@@ -134,12 +135,39 @@ def test_watch_writes_how_long_each_edge_is_silent(
     ]
 
 
+def test_watch_and_prometheus_tell_what_nightly_comparisons_lack(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    restore_logging: None,
+) -> None:
+    """Images that are missing, and sources of which nobody knows: late, partial, or never compared."""
+    store, now = LocalStore(tmp_path), datetime.now(UTC)
+    _beat(store, "site-0", 1)
+    lacking = ComparedSource("A", now, 40, 2, is_whole=False)
+    late = ComparedSource("B", now - timedelta(days=2), 40, 0, is_whole=True)
+    partial = ComparedSource("C", now, 0, 0, is_whole=False, reason="cannot connect")
+    good = ComparedSource("D", now, 40, 0, is_whole=True)
+    _beat(store, "site-1", 1, sources=(lacking, late), nightly=("A", "B", "NEVER"))
+    _beat(store, "site-2", 1, sources=(partial, good), nightly=("C", "D"))
+    monkeypatch.setenv("DICOMFLOW_STORE_URL", tmp_path.as_uri())
+    lambdas.watch()
+    documents = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    (told,) = [each for each in documents if "ImagesMissing" in each]
+    assert ([2.0], [3.0], False) == (told["ImagesMissing"], told["SourcesNotCompared"], "edge" in told)
+    registry = CollectorRegistry()
+    register_edges(registry, store)
+    for edge, missing, not_compared in (("site-0", None, None), ("site-1", 2, 2), ("site-2", 0, 1)):
+        assert missing == registry.get_sample_value("dicomflow_images_missing", {"edge": edge})
+        assert not_compared == registry.get_sample_value("dicomflow_sources_not_compared", {"edge": edge})
+
+
 def test_silences_in_prometheus_grow_while_the_store_is_away(tmp_path: Path) -> None:
     """The gauge is by edge, and a store that cannot be read leaves what was known."""
     store = LocalStore(tmp_path / "objects", mkdir=True)
     _beat(store, "site-1", 100)
     registry = CollectorRegistry()
-    register_silences(registry, store)
+    register_edges(registry, store)
     first = registry.get_sample_value("dicomflow_edge_silent_seconds", {"edge": "site-1"})
     (tmp_path / "objects" / "status" / "site-1.json").unlink()
     second = registry.get_sample_value("dicomflow_edge_silent_seconds", {"edge": "site-1"})
@@ -167,6 +195,6 @@ def test_counters_are_served_before_they_count() -> None:
     assert b"dicomflow_imports_failed_total 0.0" in generate_latest(registry)
 
 
-def _beat(store: LocalStore, edge: str, seconds_ago: float) -> None:
+def _beat(store: LocalStore, edge: str, seconds_ago: float, **compared: Any) -> None:
     at = datetime.now(UTC) - timedelta(seconds=seconds_ago)
-    store.put(heartbeat_key(edge), Heartbeat(edge, "1", at, "EDGE", 0, 0, 0, 1, 0.0).to_json())
+    store.put(heartbeat_key(edge), Heartbeat(edge, "1", at, "EDGE", 0, 0, 0, 1, 0.0, **compared).to_json())

@@ -6,7 +6,7 @@ made up here. The same seed gives the same bytes.
 
 import hashlib
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from io import BytesIO
 from typing import Any
@@ -18,6 +18,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID
 from sqlalchemy import Engine
 
+from dicomflow.bucket.compared import ComparedDay, ComparedSource, LackingStudy
 from dicomflow.bucket.heartbeat import Heartbeat, SeenPeer
 from dicomflow.bucket.keys import heartbeat_key, instance_key, manifest_key
 from dicomflow.bucket.manifest import Association, Instance, Manifest, Series, Study
@@ -82,6 +83,7 @@ class Hospital:
     report_series: str = ""
     failed_series: str = ""
     partial_series: str = ""
+    lacking_day: str = ""
     uids: random.Random = field(default_factory=lambda: random.Random(7))
 
     def uid(self) -> str:
@@ -95,6 +97,7 @@ def build_hospital(
     """Fill an empty catalog and store; `more` adds studies of one small image."""
     hospital = Hospital(engine, store, now)
     hospital.chest = hospital.uid()
+    hospital.lacking_day = f"{now - timedelta(days=3):%Y-%m-%d}"
     chest = _patient(hospital, "Lindqvist^Ada Maria", "HV-20417", "19610314", "F")
     arterial = _series(hospital, chest, "CT", 1, "Chest, lung", hospital.chest, "CT chest", 3)
     images = [_chest(hospital, arterial, number, slices, side) for number in range(1, slices + 1)]
@@ -366,13 +369,41 @@ def _heartbeats(hospital: Hospital) -> None:
         SeenPeer(title, address, count, now - timedelta(minutes=ago))
         for title, address, count, ago in (("CT_EAST", "10.20.4.11", 18233, 2), ("MR_1", "10.20.4.30", 7410, 21))
     )
+    beats = _compared(hospital)
     other = (SeenPeer("CR_ER", "10.30.1.7", 1204, now - timedelta(minutes=14)),)
     for beat in (
-        Heartbeat("harbour", "0.1.0", now - timedelta(seconds=22), "HARBOUR", 3, 41, 0, 412 * 10**9, 4.0, peers),
+        replace(beats, received=3, delivering=41, oldest_seconds=4.0, peers=peers),
         Heartbeat("hill", "0.1.0", now - timedelta(seconds=48), "HILL", 0, 0, 2, 7_300_000_000, 0.0, other),
         Heartbeat("lake", "0.1.0", now - timedelta(minutes=47), "LAKE", 12, 0, 0, 88 * 10**9, 0.0),
     ):
         hospital.store.put(heartbeat_key(beat.edge), beat.to_json())
+
+
+def _compared(hospital: Hospital) -> Heartbeat:
+    """Return the heartbeat of an edge that compares itself with three sources: one of each kind."""
+    now = hospital.now
+    at = now - timedelta(hours=3)
+    days = []
+    for ago in range(40):
+        day = now.date() - timedelta(days=ago)
+        seen_at = at - timedelta(days=max(0, ago - 7))
+        images = 0 if day.weekday() == 6 else 1200 + 37 * ago
+        missing = {3: 14, 9: 2}.get(ago, 0)
+        lacking = [LackingStudy(hospital.chest, missing, "the source answered success, and they did not come")] * (
+            missing > 0
+        )
+        if ago == 5:
+            lacking = [LackingStudy("2.25.4711", 0, "the source did not answer in time")]
+        days.append(ComparedDay(day, seen_at, images // 200, images, missing, ago != 5, tuple(lacking)))
+    images = sum(each.images for each in days[:8])
+    late = ComparedSource("ARCHIVE", now - timedelta(days=3), 900, 0, is_whole=True, days=tuple(days[10:]))
+    sources = (ComparedSource("PACS1", at, images, 14, is_whole=False, days=tuple(days)), late)
+    nightly = ("PACS1", "ARCHIVE", "VNA")
+    return Heartbeat(
+        *("harbour", "0.1.0", now - timedelta(seconds=22), "HARBOUR", 0, 0, 0, 412 * 10**9, 0.0),
+        sources=sources,
+        nightly=nightly,
+    )
 
 
 def _audit(hospital: Hospital) -> None:

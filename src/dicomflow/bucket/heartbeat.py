@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
+from dicomflow.bucket.compared import ComparedSource
 from dicomflow.bucket.documents import Format, Moment, Text
 
-__all__ = ["SILENT_AFTER", "STATUS_VERSION", "ComparedSource", "Heartbeat", "KnownDestination", "SeenPeer"]
+__all__ = ["SILENT_AFTER", "STATUS_VERSION", "Heartbeat", "KnownDestination", "SeenPeer"]
 
 STATUS_VERSION: Final = 1
 SILENT_AFTER: Final = timedelta(minutes=3)
@@ -36,31 +37,15 @@ class KnownDestination:
 
 
 @dataclass(frozen=True, slots=True)
-class ComparedSource:
-    """What the last nightly comparison with a source found: when it ended, images there, and how many are missing.
-
-    `is_whole` tells that all that the source has of these days is here; where it is not, and nothing is counted as
-    missing, the source did not tell all, or could not be asked, and `reason` says why.
-    """
-
-    name: Text
-    at: Moment
-    images: int
-    missing: int
-    is_whole: bool
-    reason: Text = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Heartbeat:
     """How an edge is at a moment: instances in each folder of its spool, and whom it has heard of.
 
     `oldest_seconds` is the age of the oldest instance that is not stored, 0 without one. `peers` has those that were
     seen last, the latest first. `is_full` tells that it refuses images for want of space, `set_aside` how many files,
     folders and deliveries it cannot work on, `undelivered_reports` how many of storage commitment it gave up,
-    `destinations` where it can send images, `sources` what its nightly comparisons found; `run` is of the process that
-    tells, and `is_shared` whether another one tells under the same name; an edge of an earlier version tells none of
-    them.
+    `destinations` where it can send images, `nightly` the sources that it compares itself with every night, `sources`
+    what that found; `run` is of the process that tells, and `is_shared` whether another one tells under the same name;
+    an edge of an earlier version tells none of them.
     """
 
     edge: Text
@@ -78,8 +63,13 @@ class Heartbeat:
     undelivered_reports: int = 0
     destinations: tuple[KnownDestination, ...] = ()
     sources: tuple[ComparedSource, ...] = ()
+    nightly: tuple[Text, ...] = ()
     run: Text = ""
     is_shared: bool = False
+
+    def compared(self) -> dict[str, ComparedSource | None]:
+        """Return by name what is known of each source that is compared every night; None where nothing is yet."""
+        return dict.fromkeys(self.nightly) | {each.name: each for each in self.sources}
 
     def to_json(self) -> bytes:
         """Encode as UTF-8 JSON with stable key order; `version` is the edge's, `format` this module's."""

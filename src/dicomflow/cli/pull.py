@@ -20,6 +20,7 @@ from dicomflow.cli.telling import teller
 from dicomflow.edge.pull.fetch import Peer, peer_of
 from dicomflow.edge.pull.here import Holdings
 from dicomflow.edge.pull.jobs import Job, Jobs, JobState
+from dicomflow.edge.pull.process import note_days
 from dicomflow.edge.pull.questions import Question, parse_question
 from dicomflow.edge.pull.report import COLUMNS, documents, row_of, summary
 from dicomflow.edge.pull.work import Pull, Surroundings
@@ -135,6 +136,7 @@ def _run(
             try:
                 with lock.acquire(timeout=_WAIT_SECONDS):
                     job = work.run(jobs.job(job.id))
+                    note_days(settings.spool.dir, jobs, job, job.created_at.astimezone())
                     break
             except Timeout:
                 around.tell(f"something fetches from {peer.name} already, the edge itself or another command: waiting")

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from dicomflow.pipeline.connect import build_dependencies, build_queues
 from dicomflow.pipeline.dependencies import Dependencies
 from dicomflow.pipeline.handlers import QUEUES, handlers_of
-from dicomflow.pipeline.metrics import PrometheusMetrics, register_silences
+from dicomflow.pipeline.metrics import PrometheusMetrics, register_edges
 from dicomflow.pipeline.settings import load_settings
 from dicomflow.pipeline.worker import run
 
@@ -64,6 +64,6 @@ def _serve_metrics(dependencies: Dependencies, host: str, port: int) -> tuple[Pr
     """Serve a registry on a thread of its own, which ends with the process."""
     registry = CollectorRegistry()
     metrics = PrometheusMetrics(registry)
-    register_silences(registry, dependencies.store)
+    register_edges(registry, dependencies.store)
     server, _ = start_http_server(port, host, registry)
     return metrics, server.server_port

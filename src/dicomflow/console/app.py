@@ -29,7 +29,7 @@ from dicomflow.console.guard import Guard, Headers, wants_json
 from dicomflow.console.history import History
 from dicomflow.console.metrics import METRICS_PATH, build_registry
 from dicomflow.console.page import Context, Page, Views, positive
-from dicomflow.console.pages import images, overview, studies, transfers, work
+from dicomflow.console.pages import completeness, images, overview, studies, transfers, work
 from dicomflow.console.templating import Templates
 from dicomflow.console.totals import Totals
 from dicomflow.errors import DicomflowError
@@ -126,6 +126,8 @@ def create_console(context: Context, access: Access, secret: str | None = None) 
         Route("/transfers/{name}/{action:str}", _change_transfer(context), methods=["POST"]),
         *shows("/transfers", transfers.transfers),
         *shows("/transfers/{name}", transfers.transfer),
+        *shows("/completeness", completeness.completeness),
+        *shows("/completeness/{edge}/{source}/{day}", completeness.compared_day),
         *shows("/edges", work.edges),
         *shows("/problems", work.problems),
         *shows("/audit", work.audit),

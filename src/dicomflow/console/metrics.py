@@ -12,7 +12,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from dicomflow.console.totals import Totals
-from dicomflow.pipeline.metrics import register_silences
+from dicomflow.pipeline.metrics import register_edges
 
 __all__ = ["METRICS_PATH", "build_registry"]
 
@@ -23,7 +23,7 @@ def build_registry(totals: Totals, store: ObjectStore) -> CollectorRegistry:
     """Return the registry of a console over a catalog and a bucket."""
     registry = CollectorRegistry()
     registry.register(_CatalogCollector(totals))
-    register_silences(registry, store)
+    register_edges(registry, store)
     return registry
 
 

@@ -26,6 +26,7 @@ _PAGES: Final = (
     ("/associations", "Associations", "send"),
     ("/imports", "Imports", "import"),
     ("/transfers", "Transfers", "send"),
+    ("/completeness", "Completeness", "check"),
     ("/edges", "Edges", "edge"),
     ("/problems", "Problems", "alert"),
     ("/audit", "Audit", "list"),
@@ -51,6 +52,7 @@ class Templates:
             "moment": _moment,
             "clock": _clock,
             "seconds": _seconds,
+            "short": _short,
             "person": _person,
             "words": lambda text: str(text).replace("_", " "),
             "tail": lambda uid: uid if len(uid or "") <= 18 else f"…{uid[-16:]}",
@@ -89,6 +91,16 @@ class Templates:
 
 def _number(value: float | None) -> str:
     return _DASH if value is None else f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
+
+
+def _short(value: float | None) -> str:
+    """Write a number in four characters."""
+    if value is None:
+        return ""
+    if value < 1000:
+        return f"{value:.0f}"
+    value, unit = (value / 1000, "k") if value < 999_500 else (value / 1e6, "M")
+    return f"{value:.1f}{unit}" if value < 9.95 else f"{value:.0f}{unit}"
 
 
 def _size(value: float | None) -> str:

@@ -1,18 +1,21 @@
-"""Reads what edges tell of themselves: the heartbeats in the store, and how long each edge has been silent."""
+"""Reads what edges tell of themselves: the heartbeats in the store, how long each is silent, and what it lacks."""
 
 import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime
 
 import obstore
 from obstore.exceptions import BaseError
 from obstore.store import ObjectStore
 
+from dicomflow.bucket.compared import Standing, judge_source
 from dicomflow.bucket.heartbeat import Heartbeat
 from dicomflow.bucket.keys import STATUS_PREFIX, is_heartbeat
 from dicomflow.bucket.listing import list_objects
 from dicomflow.errors import PermanentError, TransientError
 
-__all__ = ["read_heartbeats", "silences"]
+__all__ = ["Completeness", "completeness", "read_heartbeats", "silences"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +40,25 @@ def read_heartbeats(store: ObjectStore) -> list[Heartbeat]:
     return sorted(found, key=lambda each: each.edge)
 
 
-def silences(store: ObjectStore, now: datetime) -> dict[str, float]:
+def silences(beats: Iterable[Heartbeat], now: datetime) -> dict[str, float]:
     """Return by edge the seconds since its last heartbeat; 0 for a clock that is ahead of ours."""
-    return {each.edge: max(0.0, (now - each.at).total_seconds()) for each in read_heartbeats(store)}
+    return {each.edge: max(0.0, (now - each.at).total_seconds()) for each in beats}
+
+
+@dataclass(frozen=True, slots=True)
+class Completeness:
+    """What nightly comparisons of an edge came to: images that it lacks, and sources of which nobody knows."""
+
+    missing: int
+    not_compared: int
+
+
+def completeness(beats: Iterable[Heartbeat], now: datetime) -> dict[str, Completeness]:
+    """Return by edge what its nightly comparisons found, of those that have any; no report is not a good one."""
+    found = {}
+    for beat in beats:
+        if compared := beat.compared():
+            standings = [judge_source(source, now) for source in compared.values()]
+            missing = sum(source.missing for source in compared.values() if source is not None)
+            found[beat.edge] = Completeness(missing, standings.count(Standing.UNCHECKED))
+    return found

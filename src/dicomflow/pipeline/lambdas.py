@@ -22,7 +22,7 @@ from dicomflow.errors import DicomflowError, InternalError, PermanentError
 from dicomflow.pipeline.connect import build_dependencies, build_queues, build_store, client_of
 from dicomflow.pipeline.dependencies import Dependencies
 from dicomflow.pipeline.handlers import SqsEvent, handlers_of
-from dicomflow.pipeline.heartbeats import silences
+from dicomflow.pipeline.heartbeats import completeness, read_heartbeats, silences
 from dicomflow.pipeline.metrics import EmfMetrics
 from dicomflow.pipeline.settings import load_settings
 from dicomflow.pipeline.worker import SqsQueues
@@ -63,14 +63,19 @@ def transfers(event: SqsEvent, context: "LambdaContext | None" = None) -> dict[s
 
 
 def watch(_event: Any = None, context: "LambdaContext | None" = None) -> dict[str, float]:
-    """Write how long each edge has been silent, and return it; called by a schedule. Needs no database."""
+    """Write how long each edge has been silent, which is returned, and what nightly comparisons found.
+
+    Called by a schedule. Needs no database.
+    """
     store_url = os.environ.get("DICOMFLOW_STORE_URL")
     if not store_url:
         raise PermanentError("DICOMFLOW_STORE_URL is not set")
     _configure_logging()
     _request_id.set(context.aws_request_id if context else None)
-    found = silences(build_store(store_url)[1], datetime.now(UTC))
+    beats, now = read_heartbeats(build_store(store_url)[1]), datetime.now(UTC)
+    found = silences(beats, now)
     _metrics().write_silences(found)
+    _metrics().write_completeness(completeness(beats, now).values())
     return found
 
 

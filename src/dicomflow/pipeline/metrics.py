@@ -9,14 +9,15 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import Enum
 from typing import TYPE_CHECKING, Final, Protocol
 
+from dicomflow.bucket.heartbeat import Heartbeat
 from dicomflow.errors import TransientError
-from dicomflow.pipeline.heartbeats import read_heartbeats
+from dicomflow.pipeline.heartbeats import Completeness, completeness, read_heartbeats, silences
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -32,7 +33,7 @@ __all__ = [
     "NoMetrics",
     "PrometheusMetrics",
     "after_commit",
-    "register_silences",
+    "register_edges",
 ]
 
 NAMESPACE: Final = "dicomflow"
@@ -58,6 +59,12 @@ class Name(Enum):
     INSTANCES_SENT_BACK = ("InstancesSentBack", "dicomflow_instances_sent_back", "Instances that a destination has.")
     IMPORT_BACKLOG = ("ImportBacklog", "dicomflow_import_backlog", "Series queued or in progress.")
     EDGE_SILENT_SECONDS = ("EdgeSilentSeconds", "dicomflow_edge_silent_seconds", "Since the edge's last heartbeat.")
+    IMAGES_MISSING = ("ImagesMissing", "dicomflow_images_missing", "Images that sources have and the edge has not.")
+    SOURCES_NOT_COMPARED = (
+        "SourcesNotCompared",
+        "dicomflow_sources_not_compared",
+        "Sources whose nightly comparison is late, or did not see all.",
+    )
 
     @property
     def cloudwatch(self) -> str:
@@ -153,6 +160,13 @@ class EmfMetrics:
         for edge, seconds in silences.items():
             _write({Name.EDGE_SILENT_SECONDS: round(seconds)}, {"edge": edge})
 
+    @staticmethod
+    def write_completeness(found: Iterable[Completeness]) -> None:
+        """Write what nightly comparisons found, of all edges together: one line, and none without comparisons."""
+        if edges := list(found):
+            missing, not_compared = sum(each.missing for each in edges), sum(each.not_compared for each in edges)
+            _write({Name.IMAGES_MISSING: missing, Name.SOURCES_NOT_COMPARED: not_compared})
+
 
 def _write(values: Mapping[Name, int], dimensions: Mapping[str, str] | None = None) -> None:
     from aws_lambda_powertools.metrics import EphemeralMetrics, MetricUnit  # noqa: PLC0415  # Lambda's need only
@@ -187,37 +201,43 @@ class PrometheusMetrics:
         self._backlog.set(series)
 
 
-def register_silences(registry: "CollectorRegistry", store: "ObjectStore") -> None:
-    """Let a registry tell how long each edge has been silent; the store is asked at most every half minute."""
-    registry.register(_SilenceCollector(store))
+def register_edges(registry: "CollectorRegistry", store: "ObjectStore") -> None:
+    """Let a registry tell what heartbeats say of each edge; the store is asked at most every half minute."""
+    registry.register(_HeartbeatCollector(store))
 
 
-class _SilenceCollector:
+class _HeartbeatCollector:
     """Reads the heartbeats when it is asked. Thread: any; `_lock` guards what was read last."""
 
     def __init__(self, store: "ObjectStore") -> None:
         self._store = store
         self._lock = threading.Lock()
         self._read_at = float("-inf")
-        self._beats: dict[str, datetime] = {}
+        self._beats: list[Heartbeat] = []
 
     def collect(self) -> "Iterator[Metric]":
-        """Yield the gauge."""
-        from prometheus_client.core import GaugeMetricFamily  # noqa: PLC0415  # not in Lambda
+        """Yield the gauges."""
+        beats, now = self._last_beats(), datetime.now(UTC)
+        lacks = completeness(beats, now)
+        yield _by_edge(Name.EDGE_SILENT_SECONDS, silences(beats, now))
+        yield _by_edge(Name.IMAGES_MISSING, {edge: each.missing for edge, each in lacks.items()})
+        yield _by_edge(Name.SOURCES_NOT_COMPARED, {edge: each.not_compared for edge, each in lacks.items()})
 
-        name = Name.EDGE_SILENT_SECONDS
-        family = GaugeMetricFamily(name.prometheus, name.description, labels=["edge"])
-        now = datetime.now(UTC)
-        for edge, at in self._last_beats().items():
-            family.add_metric([edge], max(0.0, (now - at).total_seconds()))
-        yield family
-
-    def _last_beats(self) -> dict[str, datetime]:
+    def _last_beats(self) -> list[Heartbeat]:
         with self._lock:
             if time.monotonic() - self._read_at >= _READ_SECONDS:
                 self._read_at = time.monotonic()
                 try:
-                    self._beats = {each.edge: each.at for each in read_heartbeats(self._store)}
+                    self._beats = read_heartbeats(self._store)
                 except TransientError as error:  # what was read before grows older, which is the truth
                     logger.warning("heartbeats_not_read", extra={"error": str(error)})
             return self._beats
+
+
+def _by_edge(name: Name, values: Mapping[str, float]) -> "Metric":
+    from prometheus_client.core import GaugeMetricFamily  # noqa: PLC0415  # not in Lambda
+
+    family = GaugeMetricFamily(name.prometheus, name.description, labels=["edge"])
+    for edge, value in values.items():
+        family.add_metric([edge], value)
+    return family

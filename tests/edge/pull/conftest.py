@@ -3,6 +3,7 @@
 import itertools
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,8 @@ class Site:
         self.stopping = threading.Event()
         self.told: list[str] = []
         folder.mkdir(exist_ok=True)
-        self.jobs = Jobs(folder)
+        self.now: datetime | None = None
+        self.jobs = Jobs(folder, lambda: self.now or datetime.now(UTC))
         self.interrupted = ""
 
     def pull(self, question: Question | None = None, *, is_dry: bool = False, patience_seconds: float = 2.0) -> Job:

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dicomflow.bucket.heartbeat import ComparedSource
+from dicomflow.bucket.compared import ComparedSource
 from dicomflow.edge.spool.compared import note_compared, read_compared
 
 FOUND = ComparedSource("PACS1", datetime(2026, 11, 30, 2, 30, tzinfo=UTC), 40, 2, is_whole=False)

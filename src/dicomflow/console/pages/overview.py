@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from starlette.requests import Request
 
+from dicomflow.bucket.compared import Standing, is_late, judge_source
 from dicomflow.catalog.activity import Backlog, activity_since, count_states, read_backlog
 from dicomflow.catalog.states import SeriesState
 from dicomflow.console.edges import LOW_BYTES, Edge, read_edges
@@ -75,17 +76,19 @@ def find_concerns(
     """Return what needs attention, the worst first."""
     found = [
         *_of_hidden(states),
-        *_of_edges(edges),
+        *_of_edges(edges, now),
         *_of_imports(backlog, states, now),
         *_of_objects(backlog, counted),
     ]
     return sorted(found, key=lambda concern: concern.level != "bad")
 
 
-def _of_edges(edges: list[Edge]) -> Iterator[Concern]:
+def _of_edges(edges: list[Edge], now: datetime) -> Iterator[Concern]:
     for edge in edges:
         for level, what, advice in _of_edge(edge):
             yield Concern(level, f"Edge {edge.name} {what}", advice, "/edges")
+        for level, what, advice in _of_sources(edge, now):
+            yield Concern(level, f"Edge {edge.name} {what}", advice, "/completeness")
 
 
 def _of_edge(edge: Edge) -> Iterator[tuple[str, str, str]]:
@@ -107,13 +110,6 @@ def _of_edge(edge: Edge) -> Iterator[tuple[str, str, str]]:
     if told.undelivered_reports:
         advice = "On the edge, dicomflow commitments list says why, and dicomflow commitments retry tries again."
         yield "warn", f"gave up {told.undelivered_reports:,} storage commitment reports", advice
-    for source in told.sources:
-        advice = f"dicomflow pull {source.name} --nightly on the edge has the studies. It tries again each night."
-        if source.missing:
-            what = f"lacks {source.missing:,} of {source.images:,} images that {source.name} has of the last days"
-            yield "bad", what, advice
-        elif not source.is_whole:
-            yield "warn", f"could not compare all of the last days with {source.name}", source.reason or advice
     if told.is_shared:
         advice = "Two edges have this name. No image is lost, but both hear and send what is meant for one: rename one."
         yield "bad", "is not the only one of its name", advice
@@ -125,6 +121,22 @@ def _of_edge(edge: Edge) -> Iterator[tuple[str, str, str]]:
     if told.oldest_seconds > _OLD_SECONDS:
         minutes = round(told.oldest_seconds / 60)
         yield "warn", f"has had instances for {minutes:,} minutes", "Its line to the store is slow or down."
+
+
+def _of_sources(edge: Edge, now: datetime) -> Iterator[tuple[str, str, str]]:
+    """Yield level, what nightly comparisons found, and advice."""
+    for name, source in edge.heartbeat.compared().items() if edge.heartbeat else ():
+        advice = f"dicomflow pull {name} --nightly on the edge has the studies. It tries again each night."
+        standing = judge_source(source, now)
+        if source is not None and standing is Standing.MISSING:
+            what = f"lacks {source.missing:,} of {source.images:,} images that {name} has of the last days"
+            yield "bad", what, advice
+        elif source is None:
+            yield "warn", f"has not compared itself with {name} yet", "It does so every night."
+        elif is_late(source, now):
+            yield "warn", f"has not compared itself with {name} since {source.at:%Y-%m-%d %H:%M}", advice
+        elif standing is Standing.UNCHECKED:
+            yield "warn", f"could not compare all of the last days with {name}", source.reason or advice
 
 
 def _of_hidden(states: Mapping[str, int]) -> Iterator[Concern]:

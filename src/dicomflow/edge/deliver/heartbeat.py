@@ -141,6 +141,7 @@ class Heartbeats:
 
     def _look(self, now: datetime, peers: tuple[SeenPeer, ...]) -> Heartbeat:
         view = look(self._root)
+        nightly = tuple(name for name, each in self._settings.sources.items() if each.nightly is not None)
         return Heartbeat(
             edge=self._settings.name,
             version=__version__,
@@ -158,7 +159,8 @@ class Heartbeats:
             destinations=tuple(
                 KnownDestination(name, each.ae_title) for name, each in self._settings.destinations.items()
             ),
-            sources=read_compared(self._root, tuple(self._settings.sources)),
+            sources=read_compared(self._root, nightly),
+            nightly=nightly,
             run=self._run,
             is_shared=self.is_shared,
         )

@@ -8,7 +8,7 @@ import contextlib
 import json
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -131,8 +131,9 @@ class Jobs:
         PermanentError: on creation, when the file is none of this version or cannot be opened.
     """
 
-    def __init__(self, spool: Path) -> None:
+    def __init__(self, spool: Path, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._path = spool / JOBS_FILE
+        self._clock = clock
         self._lock = threading.Lock()
         try:
             if not self._path.exists():
@@ -164,7 +165,7 @@ class Jobs:
         with self._writing() as connection:
             job_id = connection.execute(
                 "INSERT INTO job (source, question, state, is_dry, is_nightly, created_at) VALUES (?, ?, ?, ?, ?, ?)",
-                (source, question.to_json(), JobState.RUNNING, is_dry, is_nightly, _now()),
+                (source, question.to_json(), JobState.RUNNING, is_dry, is_nightly, self._clock().isoformat()),
             ).lastrowid
         assert job_id is not None
         return self.job(job_id)
@@ -217,7 +218,7 @@ class Jobs:
         with self._writing() as connection:
             connection.execute(
                 "UPDATE job SET state = ?, ended_at = ? WHERE id = ? AND state = ?",
-                (JobState.DONE, _now(), job_id, JobState.RUNNING),
+                (JobState.DONE, self._clock().isoformat(), job_id, JobState.RUNNING),
             )
             earlier = (
                 "SELECT old.id FROM job old JOIN job new ON new.source = old.source AND new.question = old.question"
@@ -322,7 +323,3 @@ def _values(study: Study) -> tuple[Any, ...]:
 def _study(row: tuple[Any, ...]) -> Study:
     values = dict(zip(_STUDY_COLUMNS, row, strict=True))
     return Study(**values | {"state": StudyState(values["state"])})
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat()

@@ -7,14 +7,16 @@ that `dicomflow pull` and the edge never fetch the same at once.
 import logging
 import os
 import threading
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
 from filelock import Timeout
 
-from dicomflow.bucket.heartbeat import ComparedSource
+from dicomflow.bucket.compared import ComparedSource
 from dicomflow.edge.processes import ProcessStart, begin_process, watch_until_stop
+from dicomflow.edge.pull.days import days_after
 from dicomflow.edge.pull.fetch import peer_of
 from dicomflow.edge.pull.here import Holdings
 from dicomflow.edge.pull.jobs import Job, Jobs, JobState
@@ -22,11 +24,11 @@ from dicomflow.edge.pull.questions import Question
 from dicomflow.edge.pull.report import totals
 from dicomflow.edge.pull.work import Pull, Surroundings
 from dicomflow.edge.settings import EdgeSettings
-from dicomflow.edge.spool.compared import note_compared
+from dicomflow.edge.spool.compared import note_compared, read_compared
 from dicomflow.edge.spool.locks import lock_of
 from dicomflow.edge.spool.passing import discard_passing
 
-__all__ = ["nightly_due", "run_pulls", "step"]
+__all__ = ["nightly_due", "note_days", "run_pulls", "step"]
 
 _POLL_SECONDS: Final = 5.0
 # Between two tries of what was interrupted: a source that is off for the night is asked once in so long.
@@ -80,7 +82,15 @@ def step(pull: Pull, jobs: Jobs, root: Path, now: datetime) -> bool:
         interrupted |= bool(pull.interrupted)
         if ended.is_nightly:
             _note(pull, jobs, ended, root, now)
+        else:
+            note_days(root, jobs, ended, _begun_at(job, now))
     return interrupted
+
+
+def note_days(root: Path, jobs: Jobs, job: Job, at: datetime) -> None:
+    """Put what a job found of each day into the note of its source, if there is one; `at` is when it was begun."""
+    for told in read_compared(root, (job.source,)):
+        note_compared(root, replace(told, days=days_after(jobs, job, told.days, at)))
 
 
 def _note(pull: Pull, jobs: Jobs, job: Job, root: Path, now: datetime) -> None:
@@ -88,7 +98,14 @@ def _note(pull: Pull, jobs: Jobs, job: Job, root: Path, now: datetime) -> None:
     sums, _, all_whole = totals(jobs, job)
     unread = "" if all_whole else "not all that the source has could be compared"
     reason = pull.interrupted or job.cut or ("" if sums.missing else unread)
-    note_compared(root, ComparedSource(pull.peer.name, now, sums.source, sums.missing, all_whole, reason))
+    before = next((each.days for each in read_compared(root, (job.source,))), ())
+    days = days_after(jobs, job, before, _begun_at(job, now))
+    note_compared(root, ComparedSource(job.source, now, sums.source, sums.missing, all_whole, reason, days))
+
+
+def _begun_at(job: Job, now: datetime) -> datetime:
+    """Return the local time at which a job was begun: what one that was interrupted has listed is of before."""
+    return min(job.created_at.astimezone(now.tzinfo), now)
 
 
 def _follow(settings: EdgeSettings, name: str, stopping: threading.Event) -> None:

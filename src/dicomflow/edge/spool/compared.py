@@ -7,8 +7,8 @@ import logging
 from pathlib import Path
 from typing import Final
 
+from dicomflow.bucket.compared import ComparedSource
 from dicomflow.bucket.documents import Format
-from dicomflow.bucket.heartbeat import ComparedSource
 from dicomflow.edge.spool.durable import give_to_owner_of, write_note
 from dicomflow.edge.spool.layout import FOLDER_MODE
 from dicomflow.errors import PermanentError
