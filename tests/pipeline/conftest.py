@@ -21,6 +21,7 @@ from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 from sqlalchemy import Engine, select, update
+from transfer_messages import OK, SERIES, beat
 
 from dicomflow.bucket.keys import instance_key, manifest_key
 from dicomflow.bucket.manifest import Association, Instance, Manifest, Series, Study
@@ -349,3 +350,13 @@ def environment(
     for variable, value in variables.items():
         monkeypatch.setenv(variable, value)
     return variables
+
+
+@pytest.fixture
+def hospital(deployment: Any) -> Any:
+    """Give a deployment with a study of three instances, and an edge that knows a PACS."""
+    deployment.plan(deployment.deliver(SERIES, delivery="d1"))
+    keys = deployment.keys("edge/")
+    assert OK == deployment.handle("index", *map(deployment.object_event, keys))
+    beat(deployment, "edge", "PACS")
+    return deployment

@@ -1,89 +1,15 @@
 """Transfers on the cloud's side: messages to copies, jobs and what waits; and what edges return."""
 
-import json
-from datetime import UTC, datetime
 from typing import Any
 
 import obstore
 import pytest
+from transfer_messages import OK, beat, give_back, pending, read, send, state
 
-from dicomflow.bucket import reading
-from dicomflow.bucket.heartbeat import Heartbeat, KnownDestination
-from dicomflow.bucket.keys import heartbeat_key, job_key, pending_key, returns_key
-from dicomflow.bucket.transfer import (
-    InstanceState,
-    Job,
-    Pending,
-    PendingTransfer,
-    ReturnedInstance,
-    Returns,
-    TransferState,
-    decode,
-    encode,
-)
-from dicomflow.catalog.transfers import cancel_transfer, get_transfer, retry_transfer
+from dicomflow.bucket.keys import job_key, pending_key
+from dicomflow.bucket.transfer import InstanceState, Job, PendingTransfer, TransferState
+from dicomflow.catalog.transfers import cancel_transfer, retry_transfer
 from dicomflow.pipeline import transfers
-
-OK = {"batchItemFailures": []}
-SERIES = {"1.2.1": 2, "1.2.2": 1}
-
-
-@pytest.fixture
-def hospital(deployment: Any) -> Any:
-    """Give a deployment with a study of three instances, and an edge that knows a PACS."""
-    deployment.plan(deployment.deliver(SERIES, delivery="d1"))
-    keys = deployment.keys("edge/")
-    assert OK == deployment.handle("index", *map(deployment.object_event, keys))
-    beat(deployment, "edge", "PACS")
-    return deployment
-
-
-def beat(deployment: Any, edge: str, *destinations: str) -> None:
-    """Have an edge say which destinations it knows."""
-    known = tuple(KnownDestination(name, f"{name}_AE") for name in destinations)
-    heartbeat = Heartbeat(edge, "1", datetime.now(UTC), "AE", 0, 0, 0, 0, 0.0, destinations=known)
-    deployment.store.put(heartbeat_key(edge), heartbeat.to_json())
-
-
-def send(deployment: Any, **message: Any) -> dict[str, Any]:
-    """Hand a message to the queue's handler."""
-    found: dict[str, Any] = deployment.handle("transfers", json.dumps(message))
-    return found
-
-
-def read(deployment: Any, kind: Any, key: str) -> Any:
-    """Return a document of the store."""
-    return decode(kind, bytes(deployment.store.get(key).bytes()))
-
-
-def pending(deployment: Any, edge: str = "edge") -> tuple[PendingTransfer, ...]:
-    """Return what waits for an edge."""
-    found: Pending = read(deployment, Pending, pending_key(edge))
-    return found.transfers
-
-
-def give_back(
-    deployment: Any, *states: InstanceState, transfer: str = "t1", edge: str = "edge", final: bool = True, **more: Any
-) -> dict[str, Any]:
-    """Have an edge say what became of the first instances, and hand on the event of that."""
-    instances = tuple(
-        ReturnedInstance(number, state, 0 if state is InstanceState.DONE else 0xA900, "", 1)
-        for number, state in enumerate(states)
-    )
-    values = {"round": 1, "sequence": 1} | more
-    returns = Returns(edge, transfer, at=datetime.now(UTC), is_final=final, instances=instances, **values)
-    key = returns_key(edge, transfer)
-    deployment.store.put(key, encode(returns))
-    found: dict[str, Any] = deployment.handle("transfers", deployment.object_event(key))
-    return found
-
-
-def state(deployment: Any, transfer: str = "t1") -> tuple[str, dict[str, int]]:
-    """Return a transfer's state and how its instances are."""
-    with deployment.deps.engine.begin() as connection:
-        found = get_transfer(connection, transfer)
-    return found.row.state, found.counts
-
 
 DONE, FAILED, QUEUED, CANCELLED = (
     InstanceState.DONE,
@@ -319,49 +245,6 @@ def test_states_end_nowhere_but_in_the_four(hospital: Any) -> None:
     assert "the edge edge knows no destination 'PACS'" == hospital.rows("transfer")[0]["reason"]
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"sequence": 1 << 63},
-        {"round": 1 << 40},
-        {"instances": [{"number": 0, "state": "done", "attempts": 1 << 40}]},
-        {"instances": [{"number": 0, "state": "done", "status": 1 << 20}]},
-        {"edge": "another"},
-        {"transfer": "another"},
-        {"format": 2},
-    ],
-)
-def test_returns_that_no_catalog_takes_settle_nothing_and_are_done(hospital: Any, changes: dict[str, Any]) -> None:
-    """An edge that tells numbers of any size, or of others, is a problem by name and no message that dies."""
-    send(hospital, transfer="t1", to="PACS", uid="1.2")
-    document = {"edge": "edge", "transfer": "t1", "round": 1, "sequence": 1, "at": "2026-11-01T00:00:00Z"}
-    document |= {"is_final": True, "instances": []} | changes
-    hospital.store.put("returns/edge/t1.json", json.dumps(document).encode())
-    assert OK == hospital.handle("transfers", hospital.object_event("returns/edge/t1.json"))
-    assert ("queued", {"queued": 3}) == state(hospital)
-    assert 1 == len([row for row in hospital.rows("stored_object") if row["problem"]])
-
-
-def test_reason_that_no_database_holds_is_replaced(hospital: Any) -> None:
-    """A destination's or an edge's control characters reach neither a row nor a page."""
-    send(hospital, transfer="t1", to="PACS", uid="1.2")
-    document = {"edge": "edge", "transfer": "t1", "round": 1, "sequence": 1, "at": "2026-11-01T00:00:00Z"}
-    instances = [{"number": n, "state": "failed", "reason": "a\0b\x1b[31m\n"} for n in range(3)]
-    document |= {"is_final": True, "instances": instances, "reason": "c\0"}
-    hospital.store.put("returns/edge/t1.json", json.dumps(document).encode())
-    assert OK == hospital.handle("transfers", hospital.object_event("returns/edge/t1.json"))
-    assert ("failed", {"failed": 3}) == state(hospital)
-    assert {"a\ufffdb\ufffd[31m\ufffd"} == {row["reason"] for row in hospital.rows("transfer_instance")}
-
-
-def test_returns_that_are_too_large_are_not_read(hospital: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A function's memory holds no gigabytes that an edge puts there."""
-    send(hospital, transfer="t1", to="PACS", uid="1.2")
-    monkeypatch.setattr(reading, "MOST_BYTES", 10)
-    assert OK == give_back(hospital, DONE, DONE, DONE)
-    assert ("queued", {"queued": 3}) == state(hospital)
-
-
 def test_instance_that_is_named_and_not_there_refuses_the_transfer(hospital: Any) -> None:
     """Of three that the sample's message names the catalog has two: nothing is sent as if it were all."""
     known = [row["sop_instance_uid"] for row in hospital.rows("instance")][:2]
@@ -377,3 +260,14 @@ def test_instance_that_is_named_twice_is_sent_once(hospital: Any) -> None:
     known = hospital.rows("instance")[0]["sop_instance_uid"]
     send(hospital, transfer="t1", to="PACS", uids=[known, "1.2.1", "1.2", known])
     assert ("queued", {"queued": 3}) == state(hospital)
+
+
+def test_cancelled_transfer_shows_no_hold_up(hospital: Any) -> None:
+    """What held it up when it was cancelled holds up nothing any more."""
+    send(hospital, transfer="t1", to="PACS", uid="1.2")
+    give_back(hospital, final=False, reason="the destination does not answer")
+    assert "the destination does not answer" == hospital.rows("transfer")[0]["reason"]
+    with hospital.deps.engine.begin() as connection:
+        cancel_transfer(connection, hospital.now(), "t1")
+    give_back(hospital, DONE, CANCELLED, CANCELLED, sequence=2, reason="the destination does not answer")
+    assert ("cancelled", None) == (hospital.rows("transfer")[0]["state"], hospital.rows("transfer")[0]["reason"])

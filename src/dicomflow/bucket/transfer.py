@@ -141,7 +141,8 @@ class ReturnedInstance:
 class Returns:
     """What became of a round so far; instances of which nothing is known yet are left out.
 
-    `sequence` grows with every one that an edge makes; `reason` is of what holds up, or has ended, the whole.
+    `sequence` grows with every one that an edge makes: microseconds since the epoch, or one more than the last.
+    `reason` is of what holds up, or has ended, the whole.
     """
 
     edge: str

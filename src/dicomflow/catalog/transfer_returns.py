@@ -1,22 +1,26 @@
 """What an edge tells of a transfer: it holds only where it is newer than what was told before.
 
-So that events may come twice and in any order. Transactions are the caller's. This module must not know the store.
+So that events may come twice and in any order. What is of a round that nobody has asked for, or of a time to come, is
+not believed: it would be newer than all that follows. Transactions are the caller's. This module must not know the
+store.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from sqlalchemy import Connection, bindparam, func, select, update
 
 from dicomflow.bucket.transfer import InstanceState, ReturnedInstance, Returns, TransferState
 from dicomflow.catalog.tables import transfer, transfer_instance
+from dicomflow.errors import PermanentError
 
-__all__ = ["OPEN", "Settled", "change_instances", "end_queued", "settle_returns"]
+__all__ = ["OPEN", "Settled", "change_instances", "end_queued", "hold_up_transfer", "settle_returns"]
 
 OPEN: Final = (TransferState.QUEUED, TransferState.UNDER_WAY)
 """The states of a transfer that has not ended."""
+_CLOCKS_DIFFER: Final = timedelta(days=1)  # no more, or S3 takes nothing of an edge
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +33,14 @@ class Settled:
 
 
 def settle_returns(connection: Connection, now: datetime, edge: str, returns: Returns) -> Settled | None:
-    """Take in what an edge has told of a transfer of its own; None when it is no news, or of no such transfer."""
+    """Take in what an edge has told of a transfer of its own; None when it is no news, or of no such transfer.
+
+    Raises:
+        PermanentError: it is of a round after the last one that was asked for, or of a time to come.
+    """
+    latest = int((now + _CLOCKS_DIFFER).timestamp() * 1_000_000)
+    if returns.sequence > latest:
+        raise PermanentError(f"its sequence {returns.sequence} is of a time to come: the latest now is {latest}")
     row = connection.execute(
         update(transfer)
         .where(
@@ -42,6 +53,8 @@ def settle_returns(connection: Connection, now: datetime, edge: str, returns: Re
     ).one_or_none()
     if row is None:
         return None
+    if returns.round > row.rounds:
+        raise PermanentError(f"it is of round {returns.round}, and the last one that was asked for is {row.rounds}")
     is_current = returns.round == row.rounds
     known = {
         each.number: each
@@ -75,6 +88,16 @@ def settle_returns(connection: Connection, now: datetime, edge: str, returns: Re
             .values(state=state, reason=returns.reason or None)
         )
     return Settled(state, ended=False, arrived=arrived)
+
+
+def hold_up_transfer(connection: Connection, edge: str, transfer_id: str, reason: str) -> bool:
+    """Say what holds up a transfer until its edge tells of it again; False when there is none that has not ended."""
+    statement = (
+        update(transfer)
+        .where(transfer.c.transfer_id == transfer_id, transfer.c.edge == edge, transfer.c.state.in_(OPEN))
+        .values(reason=reason)
+    )
+    return connection.execute(statement).rowcount == 1
 
 
 def change_instances(connection: Connection, transfer_id: str, changes: Sequence[ReturnedInstance]) -> None:
@@ -154,9 +177,11 @@ def _end_round(connection: Connection, now: datetime, returns: Returns, before: 
         state = TransferState.CANCELLED
     else:
         state = TransferState.PARTIAL if arrived else TransferState.FAILED
+    # What held up a transfer that was cancelled holds up nothing any more.
+    reason = None if state is TransferState.CANCELLED else returns.reason or None
     connection.execute(
         update(transfer)
         .where(transfer.c.transfer_id == returns.transfer)
-        .values(state=state, answered_rounds=transfer.c.rounds, settled_at=now, reason=returns.reason or None)
+        .values(state=state, answered_rounds=transfer.c.rounds, settled_at=now, reason=reason)
     )
     return state

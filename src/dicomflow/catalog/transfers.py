@@ -263,6 +263,7 @@ def retry_transfer(connection: Connection, now: datetime, transfer_id: str) -> b
         .values(
             state=TransferState.QUEUED,
             rounds=transfer.c.rounds + 1,
+            returned_sequence=0,  # whatever was told of another round, of this one all is news
             reason=None,
             copied_at=None,
             settled_at=None,

@@ -7,7 +7,7 @@ comes as the event of its object. Each step may be repeated, and a message that 
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any, Final
@@ -21,14 +21,24 @@ from sqlalchemy import Connection, Engine, Row
 from dicomflow.bucket.keys import job_key, outbound_key, pending_key, returns_key, transfer_of_returns, transfer_prefix
 from dicomflow.bucket.listing import list_objects
 from dicomflow.bucket.reading import read_document
-from dicomflow.bucket.transfer import Job, Pending, Returns, TransferState, decode, encode
+from dicomflow.bucket.transfer import (
+    MAX_REASON,
+    Job,
+    Pending,
+    Returns,
+    TransferState,
+    decode,
+    encode,
+    is_transfer_id,
+)
 from dicomflow.catalog import transfers as catalog
 from dicomflow.catalog.audit import record_audit_event
-from dicomflow.catalog.transfer_returns import settle_returns
+from dicomflow.catalog.deliveries import clear_problem, record_problem
+from dicomflow.catalog.transfer_returns import hold_up_transfer, settle_returns
 from dicomflow.catalog.transfers import Selection
 from dicomflow.errors import PermanentError, TransientError
 from dicomflow.pipeline.dependencies import Dependencies
-from dicomflow.pipeline.events import decode_object_events
+from dicomflow.pipeline.events import StoredObjectEvent, decode_object_events
 from dicomflow.pipeline.metrics import Name
 from dicomflow.pipeline.staging import COPIES_AT_ONCE, MAX_COPY_BYTES
 from dicomflow.pipeline.transfer_requests import Request, edge_of, read_request
@@ -69,10 +79,7 @@ def handle_message(deps: Dependencies, message_id: str, body: str) -> None:
     """
     document = _decode(body)
     if _is_event(document):
-        for stored in decode_object_events(message_id, body):
-            named = transfer_of_returns(stored.key)
-            if named is not None:
-                _settle(deps, *named)
+        _settle_each(deps, decode_object_events(message_id, body))
         return
     if set(document) == {"transfer"}:
         _prepare(deps, str(document["transfer"]))
@@ -219,10 +226,7 @@ def _prepare(deps: Dependencies, transfer_id: str) -> None:
     if len(missing) > COPIES_A_MESSAGE:
         deps.enqueue(TRANSFER_QUEUE, continue_message(transfer_id))
         return
-    with deps.engine.begin() as connection:
-        instances = catalog.job_instances(connection, transfer_id)
-    job = Job(row.edge, transfer_id, row.rounds, row.destination, instances)
-    _put(deps, job_key(row.edge, transfer_id), encode(job))
+    _put_job(deps, row)
     with deps.engine.begin() as connection:
         is_current = catalog.set_copied(connection, deps.clock(), transfer_id, row.rounds)
     if not is_current:
@@ -231,6 +235,13 @@ def _prepare(deps: Dependencies, transfer_id: str) -> None:
         return
     tell_edge(deps, row.edge)
     logger.info("transfer_prepared", extra={"transfer": transfer_id, "edge": row.edge, "instances": len(copies)})
+
+
+def _put_job(deps: Dependencies, row: Row[Any]) -> None:
+    with deps.engine.begin() as connection:
+        instances = catalog.job_instances(connection, row.transfer_id)
+    job = Job(row.edge, row.transfer_id, row.rounds, row.destination, instances)
+    _put(deps, job_key(row.edge, row.transfer_id), encode(job))
 
 
 def _missing(deps: Dependencies, row: Row[Any], copies: Sequence[Row[Any]]) -> Iterator[Row[Any]]:
@@ -270,8 +281,50 @@ def _copy(deps: Dependencies, row: Row[Any], copies: Sequence[Row[Any]]) -> None
         raise TransientError(f"the store did not make {len(failures) - len(gone)} of {len(copies)} copies")
 
 
+def _settle_each(deps: Dependencies, events: Iterable[StoredObjectEvent]) -> None:
+    """Take in what each event is of; what one failed with is raised when all are tried."""
+    failure: Exception | None = None
+    for stored in events:
+        named = transfer_of_returns(stored.key)
+        if named is None:
+            continue
+        try:
+            try:
+                _settle(deps, *named)
+            except PermanentError as error:
+                _disbelieve(deps, *named, str(error))
+        except Exception as error:  # noqa: BLE001  # raised below
+            failure = error
+    if failure is not None:
+        raise failure
+
+
+def _disbelieve(deps: Dependencies, edge: str, transfer_id: str, reason: str) -> None:
+    """Say that what an edge has told is not believed, and tell it anew what it is to do: it may have been told else."""
+    key = returns_key(edge, transfer_id)
+    logger.warning("returns_not_believed", extra={"transfer": transfer_id, "edge": edge, "error": reason})
+    text = f"what the edge told is not believed: {reason}"[:MAX_REASON]
+    with deps.engine.begin() as connection:
+        record_problem(connection, key, reason)
+    if not is_transfer_id(transfer_id) or not edge.isprintable():  # what the key names no database holds
+        return
+    with deps.engine.begin() as connection:
+        is_open = hold_up_transfer(connection, edge, transfer_id, text)
+        found = catalog.get_transfer(connection, transfer_id)
+    if found is None or found.row.edge != edge:
+        return
+    if is_open and found.row.copied_at is not None:
+        _put_job(deps, found.row)
+    tell_edge(deps, edge)
+
+
 def _settle(deps: Dependencies, edge: str, transfer_id: str) -> None:
-    """Take in what an edge says of a transfer now, which may be newer than the event."""
+    """Take in what an edge says of a transfer now, which may be newer than the event.
+
+    Raises:
+        PermanentError: it is not to be believed.
+        TransientError: the store did not answer.
+    """
     try:
         returns = decode(Returns, read_document(deps.store, returns_key(edge, transfer_id))[0])
     except FileNotFoundError:
@@ -282,6 +335,7 @@ def _settle(deps: Dependencies, edge: str, transfer_id: str) -> None:
         raise PermanentError("what an edge returned is of another edge or transfer")
     with deps.engine.begin() as connection:
         settled = settle_returns(connection, deps.clock(), edge, returns)
+        clear_problem(connection, returns_key(edge, transfer_id))
         found = catalog.get_transfer(connection, transfer_id)
     if settled is not None:
         deps.metrics.count(Name.INSTANCES_SENT_BACK, settled.arrived)

@@ -13,6 +13,7 @@ again whose answer had come. Of a copy nothing is believed but its digest, which
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -45,7 +46,8 @@ class Answer:
     """What one try of an instance came to; `status` is None where the destination said nothing.
 
     `is_strike` tells a failure of which an instance has only so many, `is_stored` that the destination has it and is
-    to commit to it: until then it is queued.
+    to commit to it: until then it is queued. `sop_instance_uid` says what it is of, whatever number that has in another
+    round; without one it is of the number.
     """
 
     round: int
@@ -56,6 +58,7 @@ class Answer:
     at: float
     is_strike: bool = False
     is_stored: bool = False
+    sop_instance_uid: str = ""
 
 
 class TransferFolders:
@@ -102,9 +105,17 @@ class TransferFolders:
                 count += 1
         return count
 
-    def has_room(self, size_bytes: int, refuse_below_bytes: int) -> bool:
-        """Tell whether a copy leaves the room that receiving needs."""
-        return free_bytes(self.root.parent) >= refuse_below_bytes + size_bytes
+    def check_room(self, size_bytes: int, refuse_below_bytes: int) -> None:
+        """Check that a copy leaves the room that receiving needs.
+
+        Raises:
+            PermanentError: it is larger than the volume.
+            OSError: it does not now.
+        """
+        if size_bytes > (total := shutil.disk_usage(self.root.parent).total):
+            raise PermanentError(f"a copy of {size_bytes:,} bytes is larger than the volume of {total:,}")
+        if free_bytes(self.root.parent) < refuse_below_bytes + size_bytes:
+            raise OSError(errno.ENOSPC, "the spool has no room for copies now")
 
     def _sync(self, folder: Path) -> None:
         if self._fsync:
@@ -254,6 +265,7 @@ def _answer_of(line: bytes) -> Answer | None:
             at=float(document["at"]),
             is_strike=document.get("is_strike") is True,
             is_stored=document.get("is_stored") is True,
+            sop_instance_uid=str(document.get("sop_instance_uid", "")),
         )
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None

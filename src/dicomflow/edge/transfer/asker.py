@@ -23,8 +23,8 @@ from dicomflow.edge.commitment.asked import Question, Questions, action_command,
 from dicomflow.edge.commitment.requests import Report
 from dicomflow.edge.spool.transfers import Answer
 from dicomflow.edge.transfer.board import Board, Transfer
-from dicomflow.edge.transfer.lane import Route, pause_of
-from dicomflow.edge.transfer.verdict import TRIES
+from dicomflow.edge.transfer.lane import Route
+from dicomflow.edge.transfer.verdict import TRIES, pause_of
 from dicomflow.errors import DicomflowError, PermanentError, TransientError, text_of
 from dicomflow.send.association import SendAssociation
 

@@ -8,16 +8,16 @@ import heapq
 import logging
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final
 
 from dicomflow.bucket.transfer import MAX_REASON, InstanceState, Job, JobInstance, ReturnedInstance, Returns
 from dicomflow.dimse.pdu import MAX_CONTEXTS
 from dicomflow.edge.spool.transfers import Answer, TransferFolder
-from dicomflow.edge.transfer.verdict import pause_seconds
+from dicomflow.edge.transfer.verdict import pause_of, pause_seconds
 
 __all__ = ["Batch", "Board", "Transfer"]
 
@@ -34,8 +34,9 @@ class Transfer:
     """One round of a transfer. `Board` guards it.
 
     `fresh` and `again` hold what is to be sent, `again` from when on; `alone` what an association broke of, which takes
-    no other with it. What a thread has taken is in `taken`; what the destination has, but has not committed to yet, is
-    in `awaiting`, with the time since when.
+    no other with it. `put_off` has how often a copy could not be had. What a thread has taken is in `taken`, with
+    the batch that it took it by; what the
+    destination has, but has not committed to yet, is in `awaiting`, with the time since when.
     """
 
     job: Job
@@ -46,8 +47,9 @@ class Transfer:
     fresh: deque[int] = field(default_factory=deque)
     again: list[tuple[float, int]] = field(default_factory=list)
     alone: set[int] = field(default_factory=set)
-    taken: set[int] = field(default_factory=set)
+    taken: "dict[int, Batch | None]" = field(default_factory=dict)
     awaiting: dict[int, float] = field(default_factory=dict)
+    put_off: Counter[int] = field(default_factory=Counter)
     attempts: dict[int, int] = field(default_factory=dict)
     strikes: dict[int, int] = field(default_factory=dict)
     returned: dict[int, ReturnedInstance] = field(default_factory=dict)
@@ -101,12 +103,12 @@ class Board:
             folder.record([Answer(job.round, _BEGUN, InstanceState.QUEUED, None, "", began_at)])
         transfer = Transfer(job, folder, destination, began_at, {each.number: each for each in job.instances})
         now = self._clock()
+        numbers = {each.sop_instance_uid: each.number for each in job.instances}
         for answer in answers:
+            number = numbers.get(answer.sop_instance_uid) if answer.sop_instance_uid else answer.number
             # What a destination has it need not be sent in another round.
-            if answer.number in transfer.instances and (
-                answer.round == job.round or answer.state is InstanceState.DONE
-            ):
-                _take_in(transfer, answer)
+            if number in transfer.instances and (answer.round == job.round or answer.state is InstanceState.DONE):
+                _take_in(transfer, replace(answer, number=number))
         for number in transfer.instances:
             returned = transfer.returned.get(number)
             if returned is None:
@@ -138,9 +140,10 @@ class Board:
         with self._changed:
             for transfer in list(self._transfers.values()):
                 if transfer.destination == destination and (numbers := _due(transfer, self._clock())):
-                    transfer.taken.update(numbers)
+                    batch = Batch(transfer, tuple(transfer.instances[each] for each in numbers))
+                    transfer.taken.update(dict.fromkeys(numbers, batch))
                     self._transfers[transfer.name] = self._transfers.pop(transfer.name)
-                    return Batch(transfer, tuple(transfer.instances[each] for each in numbers))
+                    return batch
         return None
 
     def put_back(self, batch: Batch, reason: str = "", but: Collection[int] = ()) -> None:
@@ -153,14 +156,27 @@ class Board:
         """
         with self._changed:
             for each in reversed(batch.instances):
-                if each.number in batch.transfer.taken and each.number not in but:
-                    batch.transfer.taken.discard(each.number)
+                # What was put off meanwhile may be another's by now.
+                if batch.transfer.taken.get(each.number) is batch and each.number not in but:
+                    del batch.transfer.taken[each.number]
                     if each.number in batch.transfer.alone:
                         heapq.heappush(batch.transfer.again, (self._clock(), each.number))
                     else:
                         batch.transfer.fresh.appendleft(each.number)
             if reason:
                 self._tell(batch.transfer, reason)
+
+    def put_off(self, transfer: Transfer, number: int, reason: str) -> None:
+        """Give back an instance whose copy cannot be had now: it costs no try, and its neighbours go before it."""
+        with self._changed:
+            transfer.taken.pop(number, None)
+            transfer.put_off[number] += 1
+            heapq.heappush(transfer.again, (self._clock() + pause_of(transfer.put_off[number]), number))
+            last = transfer.returned.get(number) or ReturnedInstance(number, InstanceState.QUEUED)
+            told = replace(last, reason=reason[:MAX_REASON])
+            if told != transfer.returned.get(number):
+                transfer.returned[number] = told
+                transfer.is_changed = True
 
     def hold_up(self, transfer: Transfer, reason: str) -> None:
         """Say what holds up a transfer, or with no reason that nothing does any more."""
@@ -180,14 +196,16 @@ class Board:
     ) -> Answer:
         """Return what is to be written of a try, before `note`."""
         at = self._clock()
-        return Answer(transfer.job.round, number, state, status, reason[:MAX_REASON], at, is_strike, is_stored)
+        uid = transfer.instances[number].sop_instance_uid
+        return Answer(transfer.job.round, number, state, status, reason[:MAX_REASON], at, is_strike, is_stored, uid)
 
     def note(self, transfer: Transfer, answer: Answer, *, is_alone: bool = False) -> None:
         """Take in an answer that is written. One that is queued is tried again later, by itself with `is_alone`."""
         with self._changed:
             if answer.number not in transfer.taken and answer.number not in transfer.awaiting:
                 return
-            transfer.taken.discard(answer.number)
+            transfer.taken.pop(answer.number, None)
+            transfer.put_off.pop(answer.number, None)
             _take_in(transfer, answer)
             if answer.state is InstanceState.QUEUED and not answer.is_stored:
                 due_at = self._clock() + pause_seconds(transfer.attempts[answer.number])
@@ -202,7 +220,7 @@ class Board:
             numbers = [*transfer.fresh, *(number for _, number in transfer.again)]
             transfer.fresh.clear()
             transfer.again.clear()
-            transfer.taken.update(numbers)
+            transfer.taken.update(dict.fromkeys(numbers))
             return numbers
 
     def awaiting_of(self, transfer: Transfer) -> dict[int, float]:
@@ -214,7 +232,7 @@ class Board:
         """Give back what `untried` took and whose end could not be written."""
         with self._changed:
             for number in numbers:
-                transfer.taken.discard(number)
+                transfer.taken.pop(number, None)
                 transfer.fresh.append(number)
 
     def returns_of(self, transfer: Transfer, edge: str) -> Returns:

@@ -1,5 +1,7 @@
 """Takes transfers from the store, ends those that are not to be sent, and tells what became of each.
 
+A round is taken where what waits and its job agree on it, be it later or earlier than the one that is known: the store
+says which it is, and no number is believed for being the greater one.
 A step is repeated until it is done: what is taken is on disk, what has ended is on disk before it is told, and the end
 is told until the store has it, and again while the store still says that the transfer waits.
 """
@@ -7,11 +9,11 @@ is told until the store has it, and again while the store still says that the tr
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final
 
-from dicomflow.bucket.transfer import MAX_REASON, InstanceState, PendingTransfer, Returns, TransferState
+from dicomflow.bucket.transfer import MAX_REASON, InstanceState, Job, PendingTransfer, Returns, TransferState
 from dicomflow.edge.settings import Destination
 from dicomflow.edge.spool.transfers import TransferFolders
 from dicomflow.edge.transfer.board import Board, Transfer
@@ -42,7 +44,8 @@ class _Told:
 @dataclass(slots=True)
 class _Notes:
     told: dict[tuple[str, int], _Told] = field(default_factory=dict)
-    refused: set[tuple[str, int]] = field(default_factory=set)  # what the log has heard of
+    waits: dict[tuple[str, int], str] = field(default_factory=dict)  # what is not begun, and why
+    told_waits: dict[tuple[str, int], str] = field(default_factory=dict)
     forgot_at: float = float("-inf")
 
 
@@ -127,32 +130,51 @@ class Courier:
         name, key = pending.transfer, (pending.transfer, pending.round)
         known = self._board.get(name)
         if known is not None:
-            if pending.round > known.job.round or (pending.is_cancelled and pending.round == known.job.round):
-                known.is_cancelled = True
+            known.is_cancelled = known.is_cancelled or self._is_to_leave(known, pending)
             return
         told = self._notes.told.get(key)
         if told is not None and (told.returns is not None or self._clock() - told.at < _TELL_AGAIN_SECONDS):
             return
         ended = self._folders.of(name).returns()
-        if ended is not None and ended.round >= pending.round:
-            self._notes.told[key] = _Told(returns=ended)
+        if ended is not None and ended.round == pending.round:
+            # By a sequence of now: another's may have been taken for a later one.
+            self._notes.told[key] = _Told(returns=replace(ended, sequence=max(ended.sequence + 1, self._sequence())))
             return
         if pending.is_cancelled:
             self._refuse(pending, "cancelled before it was begun")
             return
         self._begin(pending)
 
-    def _begin(self, pending: PendingTransfer) -> None:
+    def _is_to_leave(self, known: Transfer, pending: PendingTransfer) -> bool:
+        """Tell whether a round that is under way is cancelled, or gives way to another."""
+        if pending.is_cancelled or pending.round == known.job.round:
+            return pending.is_cancelled and pending.round >= known.job.round
+        return self._job_of(pending) is not None
+
+    def _job_of(self, pending: PendingTransfer) -> Job | None:
+        """Return the job of a round that waits; None while there is none, or one of another round.
+
+        Raises:
+            TransientError: the store did not answer.
+            PermanentError: it is no job, or that of another edge or transfer.
+        """
         try:
             job = self._store.job(pending.transfer)
         except FileNotFoundError:
-            self._log_once(pending, "its job is not there")
-            return
+            self._wait_for(pending, "its job is not there")
+            return None
+        if job.round != pending.round:
+            self._wait_for(pending, f"its job is of round {job.round}, and round {pending.round} waits")
+            return None
+        return job
+
+    def _begin(self, pending: PendingTransfer) -> None:
+        try:
+            job = self._job_of(pending)
         except PermanentError as error:
             self._refuse(pending, str(error))
             return
-        if job.round < pending.round:
-            self._log_once(pending, f"its job is of round {job.round}")
+        if job is None:
             return
         folder = self._folders.take(job)
         transfer = self._board.add(job, folder, self._destination_of(job.destination))
@@ -257,20 +279,38 @@ class Courier:
     def _refuse(self, pending: PendingTransfer, reason: str) -> None:
         """Tell the end of what was never begun."""
         _logger.warning("transfer_refused transfer=%s reason=%s", pending.transfer, reason)
-        at = self._clock()
-        sequence, moment = int(at * 1_000_000), datetime.fromtimestamp(at, UTC)
         key = (pending.transfer, pending.round)
-        returns = Returns(
-            self._edge, *key, sequence=sequence, at=moment, is_final=True, instances=(), reason=reason[:MAX_REASON]
-        )
-        self._notes.told[key] = _Told(returns=returns)
+        self._notes.told[key] = _Told(returns=self._returns_of(pending, reason, is_final=True))
         self._tell_end(*key)
 
-    def _log_once(self, pending: PendingTransfer, reason: str) -> None:
+    def _wait_for(self, pending: PendingTransfer, reason: str) -> None:
+        """Leave what cannot be begun for the next step; say so once, when it is not the moment between two puts."""
         key = (pending.transfer, pending.round)
-        if key not in self._notes.refused:
-            self._notes.refused.add(key)
-            _logger.warning("transfer_waits transfer=%s reason=%s", pending.transfer, reason)
+        before, self._notes.waits[key] = self._notes.waits.get(key), reason
+        if reason != before or self._notes.told_waits.get(key) == reason:
+            return
+        _logger.warning("transfer_waits transfer=%s reason=%s", pending.transfer, reason)
+        if self._board.get(pending.transfer) is None:
+            self._store.put(self._returns_of(pending, reason, is_final=False))
+        self._notes.told_waits[key] = reason
+
+    def _returns_of(self, pending: PendingTransfer, reason: str, *, is_final: bool) -> Returns:
+        """Return what is told of a round that is not begun: nothing but what has arrived in those before."""
+        ended = self._folders.of(pending.transfer).returns()
+        before = ended.instances if ended is not None and ended.round < pending.round else ()
+        return Returns(
+            self._edge,
+            pending.transfer,
+            pending.round,
+            sequence=self._sequence(),
+            at=datetime.fromtimestamp(self._clock(), UTC),
+            is_final=is_final,
+            instances=tuple(each for each in before if each.state is InstanceState.DONE),
+            reason=reason[:MAX_REASON],
+        )
+
+    def _sequence(self) -> int:
+        return int(self._clock() * 1_000_000)
 
     def _forget(self) -> None:
         now = self._clock()
@@ -281,6 +321,8 @@ class Courier:
             old = [key for key, told in self._notes.told.items() if told.returns is None and told.at < before]
             for key in old:
                 del self._notes.told[key]
+            self._notes.waits.clear()
+            self._notes.told_waits.clear()
 
 
 def state_of(returns: Returns) -> TransferState:

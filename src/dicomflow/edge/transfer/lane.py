@@ -5,7 +5,6 @@ which an association broke is sent by itself the next time, so that one that a r
 """
 
 import contextlib
-import errno
 import logging
 import ssl
 import threading
@@ -22,19 +21,17 @@ from dicomflow.edge.spool.durable import is_full
 from dicomflow.edge.spool.transfers import Answer, TransferFolders
 from dicomflow.edge.transfer.board import Batch, Board, Transfer
 from dicomflow.edge.transfer.store import TransferStore
-from dicomflow.edge.transfer.verdict import TRIES, Verdict, verdict_of
-from dicomflow.errors import DicomflowError, PeerError, PermanentError, TransientError, pause_after, text_of
+from dicomflow.edge.transfer.verdict import TRIES, Verdict, pause_of, verdict_of
+from dicomflow.errors import DicomflowError, PeerError, PermanentError, TransientError, text_of
 from dicomflow.send.association import Outcome, SendAssociation
 from dicomflow.send.files import StoredFile, read_stored_file
 
-__all__ = ["AWAITED", "Lane", "Route", "pause_of"]
+__all__ = ["AWAITED", "Lane", "Route"]
 
 AWAITED: Final = "arrived, and its storage commitment is awaited"
 _FETCHES_AT_ONCE: Final = 4
 _KEPT_BYTES: Final = 1 << 30  # of copies that a destination does not take now, of one transfer
 _LOOK_SECONDS: Final = 1.0
-_FIRST_PAUSE_SECONDS: Final = 1.0
-_LONGEST_PAUSE_SECONDS: Final = 60.0
 
 _logger = logging.getLogger(__name__)
 
@@ -127,7 +124,11 @@ class Lane:
         return True
 
     def _fetch(self, batch: Batch) -> list[_File]:
-        """Return the files of a batch, those that are here and those that the store gives."""
+        """Return the files of a batch, those that are here and those that the store gives; the others wait.
+
+        Raises:
+            _HeldUpError: the store gives none.
+        """
         transfer = batch.transfer
         with ThreadPoolExecutor(min(_FETCHES_AT_ONCE, len(batch.instances)), "fetch") as threads:
             fetches = [(each, threads.submit(self._copy, transfer, each)) for each in batch.instances]
@@ -135,15 +136,19 @@ class Lane:
         held_up = ""
         for instance, fetch in fetches:
             try:
-                files.append((instance, self._opened(fetch)))
+                files.append((instance, self._opened(instance, fetch)))
             except FileNotFoundError:
                 self._end(transfer, instance, InstanceState.FAILED, "the copy to send is gone: it was kept too long")
             except PeerError as error:
                 self._end(transfer, instance, InstanceState.FAILED, str(error))
             except PermanentError as error:
                 self._strike(transfer, instance, str(error))
-            except (TransientError, OSError) as error:
+            except OSError as error:  # no room: smaller ones go on
+                self._board.put_off(transfer, instance.number, text_of(error))
+                self._board.hold_up(transfer, text_of(error))
+            except TransientError as error:
                 held_up = text_of(error)
+                self._board.put_off(transfer, instance.number, held_up)
         if not files and held_up:
             raise _HeldUpError(held_up)
         return files
@@ -152,14 +157,17 @@ class Lane:
         path = transfer.folder.copy_of(instance)
         if path is not None:
             return path
-        if not self._folders.has_room(instance.bytes, self._refuse_below_bytes):
-            raise OSError(errno.ENOSPC, "the spool has no room for copies now")
-        with contextlib.closing(self._store.copy(transfer.name, instance.number)) as chunks:
+        self._folders.check_room(instance.bytes, self._refuse_below_bytes)
+        with contextlib.closing(self._store.copy(transfer.name, instance)) as chunks:
             return transfer.folder.fetch(instance, chunks)
 
     @staticmethod
-    def _opened(fetch: Future[Path]) -> StoredFile:
-        return read_stored_file(fetch.result())
+    def _opened(instance: JobInstance, fetch: Future[Path]) -> StoredFile:
+        """Return a copy's file, which is of the instance that it is sent for: else that would be told as arrived."""
+        file = read_stored_file(fetch.result())
+        if file.meta.sop_instance_uid != instance.sop_instance_uid:
+            raise PeerError(f"the copy is of SOP Instance {file.meta.sop_instance_uid}: it is not sent for another")
+        return file
 
     def _send(self, transfer: Transfer, files: list[_File]) -> None:
         association = self._associated(files)
@@ -311,11 +319,6 @@ class Lane:
 
 class _HeldUpError(Exception):
     """Why nothing can be sent just now: it is no instance's fault."""
-
-
-def pause_of(failures: int) -> float:
-    """Return how long a destination that cannot be reached is left alone, in seconds, after so many failures."""
-    return pause_after(failures, _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
 
 
 def _pair(file: StoredFile) -> tuple[str, str]:

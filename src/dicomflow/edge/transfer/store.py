@@ -10,7 +10,7 @@ from obstore.store import ObjectStore
 
 from dicomflow.bucket.keys import job_key, outbound_key, pending_key, returns_key
 from dicomflow.bucket.reading import read_document
-from dicomflow.bucket.transfer import Job, Pending, PendingTransfer, Returns, decode, encode
+from dicomflow.bucket.transfer import Job, JobInstance, Pending, PendingTransfer, Returns, decode, encode
 from dicomflow.edge.mount import StoreMount
 from dicomflow.errors import PermanentError, TransientError
 
@@ -92,22 +92,25 @@ class TransferStore:
             raise PermanentError("the job is not of this edge, or not of this transfer")
         if len({each.number for each in job.instances}) != len(job.instances):
             raise PermanentError("the job has two instances of one number")
+        if len({each.sop_instance_uid for each in job.instances}) != len(job.instances):
+            raise PermanentError("the job has one SOP Instance under two numbers")
         return job
 
-    def copy(self, transfer: str, number: int) -> Generator[bytes]:
+    def copy(self, transfer: str, instance: JobInstance) -> Generator[bytes]:
         """Yield the bytes of a copy.
 
         Raises:
             FileNotFoundError: it is not there any more.
+            PermanentError: it has not as many bytes as its job says.
             TransientError: the store did not answer.
         """
         try:
-            yield from map(bytes, self._copy(transfer, number))
+            yield from map(bytes, self._copy(transfer, instance))
         except FileNotFoundError:
             raise
         except PermissionDeniedError as error:
             self.job(transfer)  # where that may be read, the copy is not there
-            raise FileNotFoundError(f"{transfer}/{number}") from error
+            raise FileNotFoundError(f"{transfer}/{instance.number}") from error
         except (BaseError, OSError) as error:
             raise _unanswered(error) from error
 
@@ -120,8 +123,10 @@ class TransferStore:
             raise _unanswered(error) from error
         self._announce(key, len(content))
 
-    def _copy(self, transfer: str, number: int) -> Iterator[obstore.Bytes]:
-        found = obstore.get(self._store(), outbound_key(self._edge, transfer, number))
+    def _copy(self, transfer: str, instance: JobInstance) -> Iterator[obstore.Bytes]:
+        found = obstore.get(self._store(), outbound_key(self._edge, transfer, instance.number))
+        if (size := found.meta["size"]) != instance.bytes:
+            raise PermanentError(f"the copy has {size:,} bytes, not {instance.bytes:,}")
         yield from found.stream(min_chunk_size=_CHUNK_BYTES)
 
     def _store(self, *, to_ask: bool = False) -> ObjectStore:

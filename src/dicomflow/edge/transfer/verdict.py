@@ -6,12 +6,14 @@ from typing import Final
 from dicomflow.errors import pause_after
 from dicomflow.send.association import Outcome
 
-__all__ = ["TRIES", "Verdict", "pause_seconds", "verdict_of"]
+__all__ = ["TRIES", "Verdict", "pause_of", "pause_seconds", "verdict_of"]
 
 TRIES: Final = 3
 """Of an instance whose failure says neither that it is its own nor that it will pass."""
 _FIRST_PAUSE_SECONDS: Final = 5.0
 _LONGEST_PAUSE_SECONDS: Final = 900.0
+_FIRST_WAIT_SECONDS: Final = 1.0
+_LONGEST_WAIT_SECONDS: Final = 60.0
 
 # PS3.7 C.5.6: an instance of this UID exists there.
 _DUPLICATE: Final = 0x0111
@@ -49,3 +51,8 @@ def verdict_of(outcome: Outcome) -> Verdict:
 def pause_seconds(attempts: int) -> float:
     """Return how long an instance waits after so many failed tries."""
     return pause_after(attempts, _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
+
+
+def pause_of(failures: int) -> float:
+    """Return how long what cannot be had or reached is left alone, in seconds, after so many failures."""
+    return pause_after(failures, _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS)
