@@ -11,7 +11,10 @@ ROOT = Path(__file__).parent.parent
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 MODULE_OF = {"aws-lambda-powertools": "aws_lambda_powertools", "prometheus-client": "prometheus_client"}
 OURS = {
-    "edge": ("dicom", "dimse", "network", "send", "edge", "cli.edge", "cli.send"),
+    "edge": (
+        *("dicom", "dimse", "network", "send", "edge", "archive.dimse", "archive.remote", "edge_archive"),
+        *("cli.edge", "cli.send"),
+    ),
     "pipeline": ("dicom", "catalog", "healthimaging", "pipeline", "cli.status", "cli.query", "cli.migrate"),
 }
 # Needs the console's packages, as it is itself a web application.

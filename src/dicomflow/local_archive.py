@@ -9,35 +9,15 @@ from typing import Final
 from obstore.store import LocalStore
 
 from dicomflow.archive.catalog.building import open_archive
-from dicomflow.archive.dimse.move import MoveDestination
 from dicomflow.archive.dimse.peers import Peers
 from dicomflow.archive.dimse.services import ArchiveServices, ArchiveSite, operations
 from dicomflow.catalog.engine import create_engine_for
 from dicomflow.dimse.acceptor import Acceptor
 from dicomflow.edge.settings import Destination
-from dicomflow.errors import PermanentError
-from dicomflow.network.settings import ArchiveSettings, ClientTls
-from dicomflow.network.tls import client_context
+from dicomflow.edge_archive import move_destinations
+from dicomflow.network.settings import ArchiveSettings
 
-__all__ = ["LocalArchive", "beside", "move_destinations"]
-
-
-def move_destinations(destinations: Mapping[str, Destination], ae_title: str) -> dict[str, MoveDestination]:
-    """Return where a C-MOVE may go, by AE title, from the nodes of the settings by their names.
-
-    Raises:
-        PermanentError: the files of one's TLS do not load.
-    """
-
-    def destination(name: str, each: Destination) -> MoveDestination:
-        try:
-            tls = client_context(each.tls if isinstance(each.tls, ClientTls) else ClientTls()) if each.tls else None
-        except PermanentError as error:
-            raise PermanentError(f"destinations.{name}: {error}") from error
-        calling = each.calling_ae_title or ae_title
-        return MoveDestination(each.host, each.port, each.ae_title, calling, each.timeout_seconds, tls)
-
-    return {each.ae_title: destination(name, each) for name, each in destinations.items()}
+__all__ = ["LocalArchive", "beside"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,28 @@ nor a protocol.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from dicomflow.dicom.attributes import Level
 
-__all__ = ["Answers", "Field", "Keys", "Query", "Question", "Value"]
+__all__ = ["COMPARED", "COUNTED", "Answers", "Field", "Keys", "Query", "Question", "Value"]
+
+COUNTED: Final[Mapping[int, Level]] = {
+    0x00080056: Level.PATIENT,
+    0x00080061: Level.STUDY,
+    0x00080062: Level.STUDY,
+    0x00083002: Level.INSTANCE,
+    0x00201200: Level.PATIENT,
+    0x00201202: Level.PATIENT,
+    0x00201204: Level.PATIENT,
+    0x00201206: Level.STUDY,
+    0x00201208: Level.STUDY,
+    0x00201209: Level.SERIES,
+}
+"""Attributes of a level that no object says, and that are answered nevertheless (PS3.4 C.3.4)."""
+
+COMPARED: Final = frozenset({0x00080061, 0x00080062, 0x00083002})
+"""Those of them that can be asked for by value: the modalities and classes of a study, and the syntax of an object."""
 
 Keys: TypeAlias = Mapping[int, "str | Keys"]
 """Matching keys by tag; a sequence's are those of its one item (PS3.4 C.2.2.2.6). Empty ones match all."""

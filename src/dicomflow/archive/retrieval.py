@@ -1,10 +1,14 @@
 """What an archive holds, and its bytes: the interface of retrieval. Knows neither SQL, nor stores, nor a protocol."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, TypeAlias
 
-__all__ = ["Retrieval", "Selection", "StoredInstance"]
+__all__ = ["AsStored", "Pair", "Reading", "Retrieval", "Selection", "StoredInstance"]
+
+Pair: TypeAlias = tuple[str, str]
+"""SOP class and transfer syntax."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +30,8 @@ class Selection:
 class StoredInstance:
     """An instance as it is stored: a Part 10 file of `size_bytes`, where only its archive knows.
 
-    `sha256` is the file's, in lower-case hex; None where nobody has told. `transfer_syntax_uid` is "" where the
-    object has to be asked.
+    `sha256` is the file's, in lower-case hex; None where nobody has told. `transfer_syntax_uid` is "" and `size_bytes`
+    0 where the object has to be asked.
     """
 
     study_instance_uid: str
@@ -38,6 +42,36 @@ class StoredInstance:
     size_bytes: int
     sha256: str | None
     location: str
+
+
+class Reading(Protocol):
+    """One operation's reading of what it found, object by object, until `close`. Thread: one owner."""
+
+    def take(self, instance: StoredInstance, accepted: Collection[Pair]) -> AbstractContextManager[StoredInstance]:
+        """Give an instance for as long as it is read, with its size and transfer syntax as far as it is stored here.
+
+        Args:
+            instance: one that was found.
+            accepted: what it may be in; where it can be had so from elsewhere it is, and is not converted here.
+
+        Raises:
+            NotHeldError, TransientError: as `Retrieval.read`.
+        """
+
+    def close(self) -> None:
+        """Let go of all that was begun."""
+
+
+class AsStored:
+    """The reading of what lies in a store: each object is read where it is. Threads: any."""
+
+    def take(self, instance: StoredInstance, accepted: Collection[Pair]) -> AbstractContextManager[StoredInstance]:
+        """Give it as it is stored."""
+        del accepted
+        return nullcontext(instance)
+
+    def close(self) -> None:
+        """Nothing was begun."""
 
 
 class Retrieval(Protocol):
@@ -55,6 +89,16 @@ class Retrieval(Protocol):
 
     def stored_syntaxes(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
         """Return by SOP class the transfer syntaxes of what came lately, the most frequent first."""
+
+    def syntaxes_of(self, instance: StoredInstance) -> tuple[str, ...]:
+        """Return the transfer syntax of an instance, or several where only reading it whole tells which; as `read`."""
+
+    def reading(self, waiting: Sequence[StoredInstance]) -> Reading:
+        """Begin to read instances whole.
+
+        Args:
+            waiting: what comes next, in this order; the caller takes from its front, so that it may be fetched ahead.
+        """
 
     def open(self, instance: StoredInstance) -> BinaryIO:
         """Return the object as a file that is read by ranges; reading raises as `read` does."""

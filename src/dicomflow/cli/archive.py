@@ -36,8 +36,8 @@ from dicomflow.cli.console import (
 from dicomflow.cli.database import DatabaseUrl, DataFolder, writing
 from dicomflow.cli.stores import StoreUrl, store_of
 from dicomflow.edge.settings import Destination, EdgeSettings, read_document
+from dicomflow.edge_archive import move_destinations
 from dicomflow.errors import PermanentError
-from dicomflow.local_archive import move_destinations
 from dicomflow.local_folder import SETTINGS_FILE
 from dicomflow.network.server import DimseServer
 from dicomflow.network.settings import ArchiveSettings, ArchiveUser, DimseSettings, Section

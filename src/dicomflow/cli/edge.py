@@ -11,7 +11,7 @@ import typer
 
 from dicomflow.edge.http import EdgeHttp
 from dicomflow.edge.settings import load_settings
-from dicomflow.edge.supervisor import Supervisor
+from dicomflow.edge.supervisor import Supervisor, worker_count
 from dicomflow.logs import LogSettings
 
 __all__ = ["edge"]
@@ -37,7 +37,12 @@ def edge(
     # SIGBREAK is what Windows sends to a console program that is to end.
     for name in (signal.SIGTERM, signal.SIGINT, getattr(signal, "SIGBREAK", signal.SIGINT)):
         signal.signal(name, lambda _number, _frame: stopping.set())
-    supervisor = Supervisor(settings, LogSettings.of_this_process(), config=config)
+    archive = None
+    if settings.archive.dicomweb_url is not None:
+        from dicomflow.edge_archive import edge_archive  # noqa: PLC0415  # most edges are asked for nothing
+
+        archive = edge_archive(settings, worker_count(settings))
+    supervisor = Supervisor(settings, LogSettings.of_this_process(), config=config, beside=archive)
     supervisor.start()
     http = None
     try:

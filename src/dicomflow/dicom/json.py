@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-__all__ = ["json_element", "json_name", "json_number"]
+__all__ = ["json_element", "json_name", "json_number", "json_values"]
 
 _EXACT: Final = 2**53
 _GROUPS: Final = ("Alphabetic", "Ideographic", "Phonetic")
@@ -27,6 +27,17 @@ def json_element(vr: str, value: Any) -> dict[str, Any]:
     if vr in _NUMBER_VRS:
         return {"vr": vr, "Value": [json_number(each) for each in values]}
     return {"vr": vr, "Value": [None if each == "" else each for each in values]}
+
+
+def json_values(vr: str, element: Mapping[str, Any]) -> list[Any]:
+    """Return the values of an element as `json_element` takes them; [] where it has none, or is no element."""
+    values = element.get("Value")
+    if not isinstance(values, list):
+        return []
+    if vr == "PN":
+        names = [each if isinstance(each, Mapping) else {} for each in values]
+        return ["=".join(str(name.get(group, "")) for group in _GROUPS).rstrip("=") for name in names]
+    return values
 
 
 def json_name(name: str | None) -> Mapping[str, str] | None:

@@ -16,7 +16,7 @@ from dicomflow.edge.credentials import Credentials
 from dicomflow.edge.settings import DeviceCredentials
 from dicomflow.errors import PermanentError, TransientError
 
-__all__ = ["client_context", "load_device_credentials"]
+__all__ = ["client_context", "is_excluded", "load_device_credentials"]
 
 _TIMEOUT_SECONDS: Final = 10
 _MOST_BYTES: Final = 64 << 10
@@ -41,8 +41,8 @@ def load_device_credentials(settings: DeviceCredentials, proxy_url: str | None, 
     try:
         handlers: list[urllib.request.BaseHandler] = [urllib.request.HTTPSHandler(context=client_context(settings))]
         if proxy_url is not None:
-            is_excluded = _is_excluded(settings.endpoint.partition(":")[0], excludes or "")
-            handlers.append(urllib.request.ProxyHandler({} if is_excluded else {"https": proxy_url}))
+            is_without = is_excluded(settings.endpoint.partition(":")[0], excludes or "")
+            handlers.append(urllib.request.ProxyHandler({} if is_without else {"https": proxy_url}))
         answer = _ask(urllib.request.build_opener(*handlers), settings)
         found = json.loads(answer)["credentials"]
         ends = datetime.fromisoformat(found["expiration"]).astimezone(UTC)
@@ -84,7 +84,7 @@ def client_context(settings: DeviceCredentials) -> ssl.SSLContext:
     return context
 
 
-def _is_excluded(host: str, excludes: str) -> bool:
+def is_excluded(host: str, excludes: str) -> bool:
     """Tell whether a host is one of a list, or below one, as obstore reads such a list."""
     names = (name.strip().lstrip("*.") for name in excludes.split(","))
     return any(name and f".{host}".endswith(f".{name}") for name in names)

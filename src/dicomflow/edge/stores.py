@@ -6,7 +6,7 @@ import os
 import re
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from obstore.exceptions import BaseError
@@ -22,7 +22,11 @@ from dicomflow.errors import PermanentError, TransientError
 from dicomflow.folders import folder_of_url
 from dicomflow.regularfiles import has_digest, read_regular
 
+if TYPE_CHECKING:
+    from dicomflow.edge.credentials import CredentialProvider
+
 __all__ = [
+    "build_credentials",
     "build_store",
     "check_store",
     "describe_refusal",
@@ -100,6 +104,14 @@ def identify_store(settings: DeliverySettings) -> str:
     return f"{url} at {endpoint.rstrip('/')}" if endpoint else url
 
 
+def build_credentials(settings: DeliverySettings) -> "tuple[CredentialProvider, str | None]":
+    """Return what gives the credentials of the edge's store, and the region that is set, for other services of AWS."""
+    import botocore.session  # noqa: PLC0415  # as in `_build_s3`
+
+    session = botocore.session.Session()
+    return _provider(session, settings), session.get_config_variable("region")
+
+
 def check_store(settings: DeliverySettings, edge: str, mount: StoreMount | None = None) -> None:
     """Put a small object beside the edge's manifests and delete it; of a folder, ask only whether it may be written to.
 
@@ -172,15 +184,7 @@ def _build_s3(settings: DeliverySettings, patience: Patience) -> ObjectStore:
     # A third of a second, which an edge with a folder for a store need not wait for at its start.
     import botocore.session  # noqa: PLC0415  # as above
 
-    from dicomflow.edge.credentials import CredentialProvider, load_credentials  # noqa: PLC0415  # imports botocore
-
     session = botocore.session.Session()
-    load = partial(load_credentials, session)
-    if (device := settings.credentials) is not None:
-        from dicomflow.edge.devicecredentials import client_context, load_device_credentials  # noqa: PLC0415  # as above
-
-        client_context(device)  # what is wrong with the files is told at start
-        load = partial(load_device_credentials, device, settings.proxy_url, settings.proxy_excludes)
     config: dict[str, object] = {"checksum_algorithm": "SHA256"}
     if region := session.get_config_variable("region"):
         config["region"] = region
@@ -206,11 +210,23 @@ def _build_s3(settings: DeliverySettings, patience: Patience) -> ObjectStore:
             patience,
             config=config,
             client_options=_client_options(settings),
-            credential_provider=CredentialProvider(load),
+            credential_provider=_provider(session, settings),
         )
     except BaseError as error:  # nobody was asked yet
         wrong = "delivery.ca_certificate is no certificate" if settings.ca_certificate else _first_line(error)
         raise PermanentError(f"the store {settings.store_url} cannot be set up: {wrong}") from error
+
+
+def _provider(session: Any, settings: DeliverySettings) -> "CredentialProvider":
+    from dicomflow.edge.credentials import CredentialProvider, load_credentials  # noqa: PLC0415  # imports botocore
+
+    load = partial(load_credentials, session)
+    if (device := settings.credentials) is not None:
+        from dicomflow.edge.devicecredentials import client_context, load_device_credentials  # noqa: PLC0415  # as above
+
+        client_context(device)  # what is wrong with the files is told at start
+        load = partial(load_device_credentials, device, settings.proxy_url, settings.proxy_excludes)
+    return CredentialProvider(load)
 
 
 def _fips_endpoint(session: Any, settings: DeliverySettings) -> str | None:

@@ -56,7 +56,7 @@ from dicomflow.network.users import Users
 if TYPE_CHECKING:
     import socket
 
-__all__ = ["Supervisor"]
+__all__ = ["Supervisor", "worker_count"]
 
 _LEAST_WORKERS: Final = 2
 _STOP_SECONDS: Final = 4.5
@@ -66,6 +66,11 @@ _LOOK_SECONDS: Final = 0.1
 _READ_SETTINGS_SECONDS: Final = 1.0
 
 _logger = logging.getLogger(__name__)
+
+
+def worker_count(settings: EdgeSettings) -> int:
+    """Return how many processes receive."""
+    return settings.spool.workers or max(_LEAST_WORKERS, os.cpu_count() or 1)
 
 
 class Supervisor:
@@ -210,7 +215,7 @@ class Supervisor:
         self._unnoted = self._associations.process_ids()
         self._note_lost()
         if settings.archive.peers and self._beside is None:
-            _logger.warning("archive_peers_ignored reason=there is no archive beside this edge")
+            _logger.warning("archive_peers_ignored reason=archive.dicomweb_url names no archive to ask")
         self._start_children()
         self._watcher = threading.Thread(target=self._watch, name="watcher", daemon=True)
         self._watcher.start()
@@ -240,7 +245,7 @@ class Supervisor:
         """Start the workers, the deliverer, and what else the settings have work for."""
         assert self._listener is not None
         settings = self._settings
-        workers = settings.spool.workers or max(_LEAST_WORKERS, os.cpu_count() or 1)
+        workers = worker_count(settings)
         length = table_length(workers, settings.dimse.max_associations)
         self._table = self._context.RawArray("Q", length)
         self._beats = self._context.RawArray("Q", slots_of(workers + 3).start)

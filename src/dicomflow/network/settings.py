@@ -3,9 +3,10 @@
 import ipaddress
 import re
 from pathlib import Path
-from typing import Annotated, Final, Self
+from typing import Annotated, Final, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 __all__ = [
     "AeTitle",
@@ -21,6 +22,7 @@ __all__ = [
 
 # DCMTK and others take no smaller one; 0 stands for no limit (PS3.8 D.1).
 _LEAST_MAX_PDU_BYTES: Final = 4096
+_LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 _AE_TITLE: Final = re.compile(r"[ -\[\]-~]{1,16}")
 
 
@@ -96,11 +98,29 @@ class ArchiveTokens(Section):
 
 
 class ArchiveSettings(Section):
-    """Who may ask for what is stored. Without `users` each user of the file may query and retrieve."""
+    """Who may ask for what is stored. Without `users` each user of the file may query and retrieve.
 
+    An edge answers its peers from the DICOMweb origin `dicomweb_url`: an archive of dicomflow, or HealthImaging's own,
+    whose requests are signed with the edge's credentials. The text of `dicomweb_authorization_file` is sent as the
+    header Authorization instead. `dicomweb_requests_per_second` is for the whole edge.
+    """
+
+    dicomweb_url: str | None = Field(None, pattern=r"^https?://[^/?#]+[^?#]*$")
+    dicomweb_kind: Literal["dicomflow", "healthimaging"] | None = None
+    dicomweb_authorization_file: Path | None = None
+    dicomweb_ca: Path | None = None
+    dicomweb_requests_per_second: float | None = Field(None, gt=0)
     peers: dict[AeTitle, ArchivePeer] = Field({})
     users: dict[str, ArchiveUser] | None = None
     tokens: ArchiveTokens | None = None
+
+    @field_validator("dicomweb_url")
+    @classmethod
+    def _is_protected(cls, url: str | None) -> str | None:
+        parts = urlsplit(url or "https://")
+        if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
+            raise ValueError("patients' data go by https:// alone, but on this machine")
+        return url
 
 
 class DimseSettings(Section):

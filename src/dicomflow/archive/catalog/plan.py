@@ -11,8 +11,8 @@ from typing import Any, Final, cast
 from sqlalchemy import Column, ColumnElement
 
 from dicomflow.archive.catalog.computed import COMPUTED, Computed
-from dicomflow.archive.catalog.items import ItemMatch
 from dicomflow.archive.errors import BadQueryError
+from dicomflow.archive.items import ItemMatch
 from dicomflow.archive.query import Field, Keys, Question, Value
 from dicomflow.catalog import querying
 from dicomflow.catalog.querying import LEVELS, column_of, order_of

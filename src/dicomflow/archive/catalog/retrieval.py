@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, BinaryIO, Final, cast
 
@@ -13,7 +13,8 @@ from sqlalchemy import Connection, Engine, Row
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicomflow.archive.errors import BadQueryError, NotHeldError
-from dicomflow.archive.retrieval import Selection, StoredInstance
+from dicomflow.archive.objects import open_stored
+from dicomflow.archive.retrieval import AsStored, Reading, Selection, StoredInstance
 from dicomflow.bucket.ranged import RangedFile
 from dicomflow.catalog.retrieving import find_stored, find_version, recent_syntaxes
 from dicomflow.errors import TransientError
@@ -65,6 +66,15 @@ class CatalogRetrieval:
                     self._syntaxes = recent_syntaxes(connection)
                 self._syntaxes_at = self._clock()
             return self._syntaxes
+
+    def syntaxes_of(self, instance: StoredInstance) -> tuple[str, ...]:
+        """Return an instance's transfer syntax; see `Retrieval`."""
+        return (instance.transfer_syntax_uid or open_stored(self, instance).transfer_syntax_uid,)
+
+    def reading(self, waiting: Sequence[StoredInstance]) -> Reading:
+        """Read objects where they are; see `Retrieval`."""
+        del waiting
+        return AsStored()
 
     def open(self, instance: StoredInstance) -> BinaryIO:
         """Return an object as a file; see `Retrieval`."""

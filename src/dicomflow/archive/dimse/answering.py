@@ -12,6 +12,7 @@ from pydicom.datadict import dictionary_VR
 from dicomflow.archive.query import Field, Keys
 from dicomflow.dicom.charsets import codec_to_write
 from dicomflow.dicom.encoding import ITEM
+from dicomflow.dicom.json import json_values
 from dicomflow.dicom.uids import IMPLICIT_VR_LITTLE_ENDIAN
 
 __all__ = ["RowEncoder"]
@@ -92,7 +93,7 @@ class RowEncoder:
                 tag, vr = int(name, 16), str(element.get("vr", "UN"))
                 if wanted is not None and tag not in wanted:
                     continue
-                value = _of_json(vr, element)
+                value = json_values(vr, element)
                 inner = None if wanted is None else wanted[tag]
                 elements.append(self._element(tag, vr, value, codec, inner))
             if wanted is not None:
@@ -147,18 +148,6 @@ def _text_of(vr: str, value: Any) -> str:
         text = repr(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
         return text if len(text) <= _MOST_DECIMAL_CHARACTERS or vr != "DS" else f"{value:.9e}"
     return str(value)
-
-
-def _of_json(vr: str, element: Mapping[str, Any]) -> Any:
-    """Return an element of an item as a row has its values."""
-    values = element.get("Value")
-    if not isinstance(values, list):
-        return None
-    if vr == "PN":
-        names = [each if isinstance(each, Mapping) else {} for each in values]
-        groups = ("Alphabetic", "Ideographic", "Phonetic")
-        return ["=".join(str(name.get(group, "")) for group in groups).rstrip("=") for name in names]
-    return values
 
 
 def _vr_of(tag: int) -> str:

@@ -87,7 +87,7 @@ class GetOperation:
         while objects.waiting and not self._is_cancelled and failed < _FAILED_AT_ONCE:
             instance = objects.waiting.popleft()
             try:
-                prepared = prepare(self._call.archive, instance, self._contexts)
+                prepared = prepare(self._call.archive, objects.reading, instance, self._contexts)
             except (NoContextError, NotHeldError, FrameError, TransientError) as error:
                 objects.ended(instance, None, str(error))
                 failed += 1
@@ -118,6 +118,8 @@ class GetOperation:
         self._call.respond(status, comment=comment)
 
     def _release(self) -> None:
+        if self._objects is not None:
+            self._objects.close()
         under_way, self._under_way = self._under_way, None
         if under_way is not None:
             under_way[1].close()

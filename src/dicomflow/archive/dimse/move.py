@@ -12,12 +12,12 @@ from typing import Final
 
 from dicomflow.archive.access import Right
 from dicomflow.archive.dimse.get import begin_get
-from dicomflow.archive.dimse.objects import NoContextError, Pair, PreparedObject, pairs_of, prepare
+from dicomflow.archive.dimse.objects import NoContextError, PreparedObject, pairs_of, prepare
 from dicomflow.archive.dimse.operation import Begin, Call
 from dicomflow.archive.dimse.suboperations import SubOperations, attempt
 from dicomflow.archive.errors import NotHeldError
 from dicomflow.archive.pixels.picture import FrameError
-from dicomflow.archive.retrieval import StoredInstance
+from dicomflow.archive.retrieval import Pair, StoredInstance
 from dicomflow.dicom.uids import PATIENT_ROOT_GET, PATIENT_ROOT_MOVE, STUDY_ROOT_GET, STUDY_ROOT_MOVE
 from dicomflow.dimse.command import Command, CommandField
 from dicomflow.dimse.events import CommandReceived
@@ -96,6 +96,8 @@ class MoveOperation:
         self.is_done = True
         self._drop_ahead()
         self._leave()
+        if self._objects is not None:
+            self._objects.close()
 
     def _begin(self) -> None:
         if self._destination is None:
@@ -154,7 +156,7 @@ class MoveOperation:
                     return None
             objects.waiting.popleft()
             try:
-                return instance, prepare(self._call.archive, instance, self._contexts)
+                return instance, prepare(self._call.archive, objects.reading, instance, self._contexts)
             except (NoContextError, NotHeldError, FrameError, TransientError) as error:
                 objects.ended(instance, None, str(error))
                 if is_open:
@@ -162,8 +164,10 @@ class MoveOperation:
         return None
 
     def _is_proposed(self, instance: StoredInstance) -> bool:
-        return self._association is not None and (
-            not instance.transfer_syntax_uid or (instance.sop_class_uid, instance.transfer_syntax_uid) in self._proposed
+        # One whose syntax only reading tells is proposed in several.
+        return self._association is not None and any(
+            kind == instance.sop_class_uid and instance.transfer_syntax_uid in {"", syntax}
+            for kind, syntax in self._proposed
         )
 
     def _associate(self, objects: SubOperations) -> bool:

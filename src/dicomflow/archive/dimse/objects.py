@@ -12,21 +12,17 @@ from typing import Final
 
 from dicomflow.archive.archive import Archive
 from dicomflow.archive.errors import NotHeldError
-from dicomflow.archive.objects import open_stored
-from dicomflow.archive.retrieval import StoredInstance
+from dicomflow.archive.retrieval import Pair, Reading, StoredInstance
 from dicomflow.dicom.part10 import decode_file_meta
 from dicomflow.dicom.uids import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 from dicomflow.errors import PeerError, PermanentError
 
-__all__ = ["NoContextError", "Pair", "PreparedObject", "pairs_of", "prepare"]
+__all__ = ["NoContextError", "PreparedObject", "pairs_of", "prepare"]
 
 _IN_MEMORY_BYTES: Final = 16 << 20
 _HEAD_BYTES: Final = 64 << 10
 # What an object can be converted to, the first that is accepted.
 _CONVERTED: Final = (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)
-
-Pair = tuple[str, str]
-"""SOP class and transfer syntax."""
 
 
 class NoContextError(PermanentError):
@@ -74,7 +70,9 @@ class PreparedObject:
             self._mapped = None
 
 
-def prepare(archive: Archive, instance: StoredInstance, contexts: Mapping[Pair, int]) -> PreparedObject:
+def prepare(
+    archive: Archive, reading: Reading, instance: StoredInstance, contexts: Mapping[Pair, int]
+) -> PreparedObject:
     """Read an object for one of the contexts that are accepted, of which it takes its own syntax's first.
 
     Raises:
@@ -82,7 +80,25 @@ def prepare(archive: Archive, instance: StoredInstance, contexts: Mapping[Pair, 
         NotHeldError, FrameError: it is not there, or cannot be read or converted.
         TransientError: the store does not answer.
     """
-    syntax = _syntax_of(archive, instance)
+    if not any(kind == instance.sop_class_uid for kind, _ in contexts):
+        raise NoContextError(f"no presentation context for {instance.sop_class_uid}")
+    with reading.take(instance, contexts.keys()) as held:
+        return _prepared(archive, held, contexts)
+
+
+def pairs_of(archive: Archive, instances: Sequence[StoredInstance], most: int) -> list[Pair]:
+    """Return what to propose for instances, up to `most` contexts: each as stored, then what it can be converted to."""
+    can_convert = archive.conversions.can_convert
+    stored: dict[Pair, None] = {}
+    for each in instances:
+        with contextlib.suppress(NotHeldError):  # it is told of when its turn comes
+            stored |= dict.fromkeys((each.sop_class_uid, syntax) for syntax in archive.retrieval.syntaxes_of(each))
+    other = dict.fromkeys((kind, target) for target in _CONVERTED for kind, syntax in stored if can_convert(syntax))
+    return list({**stored, **other})[:most]
+
+
+def _prepared(archive: Archive, instance: StoredInstance, contexts: Mapping[Pair, int]) -> PreparedObject:
+    (syntax,) = archive.retrieval.syntaxes_of(instance)
     context_id = contexts.get((instance.sop_class_uid, syntax))
     if context_id is not None:
         return PreparedObject(context_id, archive.retrieval.chunks(instance), instance.size_bytes)
@@ -95,18 +111,6 @@ def prepare(archive: Archive, instance: StoredInstance, contexts: Mapping[Pair, 
                 # What comes of it is larger than what is stored; how large shows when it is made.
                 return _converted(context_id, pieces)
     raise NoContextError(f"no presentation context for {instance.sop_class_uid} in {syntax}")
-
-
-def pairs_of(archive: Archive, instances: Sequence[StoredInstance], most: int) -> list[Pair]:
-    """Return what to propose for instances, up to `most` contexts: each as stored, then what it can be converted to."""
-    stored = dict.fromkeys((each.sop_class_uid, _syntax_of(archive, each)) for each in instances)
-    can_convert = archive.conversions.can_convert
-    other = dict.fromkeys((kind, target) for target in _CONVERTED for kind, syntax in stored if can_convert(syntax))
-    return list({**stored, **other})[:most]
-
-
-def _syntax_of(archive: Archive, instance: StoredInstance) -> str:
-    return instance.transfer_syntax_uid or open_stored(archive.retrieval, instance).transfer_syntax_uid
 
 
 def _converted(context_id: int, pieces: Iterator[bytes]) -> PreparedObject:

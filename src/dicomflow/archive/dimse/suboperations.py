@@ -108,6 +108,7 @@ class SubOperations:
         uids = selection.instances or selection.series or selection.studies
         call.archive.audit.record(call.principal, "archive_retrieve", uids[0] if len(uids) == 1 else None, told)
         self.total = len(self.waiting)
+        self.reading = call.archive.retrieval.reading(self.waiting)
         self._call = call
         self._clock = clock
         self._completed = self._warning = 0
@@ -140,8 +141,13 @@ class SubOperations:
             self._call.respond(PENDING, counts=self._counts(remaining=True))
             self._is_told = True
 
+    def close(self) -> None:
+        """Read no more."""
+        self.reading.close()
+
     def finish(self, *, is_cancelled: bool = False) -> None:
         """Send the final response (PS3.4 C.4.2.3.1), before it the last pending one."""
+        self.close()
         if self.total and not self._is_told and not is_cancelled:
             self._call.respond(PENDING, counts=self._counts(remaining=True))
         status = CANCELLED if is_cancelled else self._status()
