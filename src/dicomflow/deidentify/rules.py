@@ -59,7 +59,9 @@ _CHARACTER_SET: Final = 0x00080005
 _OFFSET: Final = 0x00080201
 _CONTENT_SEQUENCES: Final = frozenset({0x0040A730, 0x00400555, 0x00400610, 0x0040B020})
 _TEXT_VALUE: Final = 0x0040A160
-_GRAPHIC_ANNOTATION: Final = 0x00700001
+# Graphic Annotation Sequence, of which a dummy would be a drawing; the name of an ethics committee, which may not stand
+# without the number of its approval, which goes.
+_DROPPED_FOR_ANOTHER: Final = frozenset({0x00700001, 0x00120081})
 _PIXEL_GROUP: Final = 0x7FE0
 _WAVEFORM_BYTES: Final = frozenset({0x54001010, 0x54000110, 0x54000112, 0x5400100A})
 _DATES: Final = frozenset({"DA", "TM", "DT"})
@@ -86,7 +88,7 @@ _BY_TYPE: Final = {
     "X/Z": {"1": "D", "2": "Z", "3": "X"},
     "X/D": {"1": "D", "2": "Z", "3": "X"},
     "X/Z/D": {"1": "D", "2": "Z", "3": "X"},
-    "X/Z/U*": {"1": "W", "2": "Z", "3": "X"},
+    "X/Z/U*": {"1": "W", "2": "W", "3": "X"},
 }
 _DOES: Final = {"X": Do.DROP, "Z": Do.EMPTY, "D": Do.DUMMY, "U": Do.UID, "W": Do.WALK}
 
@@ -157,8 +159,8 @@ class Rules:
         Where the IOD does not have the attribute, removing it is right whatever the code says (PS3.15 E.1.1). Of a
         class that nobody knows everything counts as required.
         """
-        if tag == _GRAPHIC_ANNOTATION:
-            return Do.DROP  # with all that is drawn; a dummy of a drawing would be one
+        if tag in _DROPPED_FOR_ANOTHER:
+            return Do.DROP
         if code in _BY_TYPE:
             kind = "1" if self._types is None else self._types.get((parent, tag))
             code = "X" if kind is None else _BY_TYPE[code][kind]

@@ -214,6 +214,8 @@ class Walk:
                 continue
             kept.append(self.level(item, field.tag))
         self._path.pop()
+        if is_content and items and not kept:
+            return None
         return field._replace(vr="SQ", value=None, items=tuple(kept))
 
     def _code_of(self, fields: Sequence[Field]) -> list[Field] | None:
