@@ -14,6 +14,7 @@ from pydantic import (
     model_validator,
 )
 
+from dicomflow.spelling import meant
 from infra.devices import DeviceConfig
 from infra.edgesettings import check_edge_settings, own_settings
 from infra.errors import ConfigError
@@ -317,7 +318,8 @@ def load_deployment(config: Mapping[str, Any]) -> DeploymentSettings:
         ConfigError: a name is unknown or missing, or a value is wrong; the text names each.
     """
     found = {name: value for name, value in config.items() if name.isupper()}
-    problems = [f"{name}: no such parameter" for name in sorted(found.keys() - _SECTIONS.keys())]
+    unknown = sorted(found.keys() - _SECTIONS.keys())
+    problems = [f"{name}: no such parameter{meant(name, _SECTIONS)}" for name in unknown]
     problems += [f"{name}: is missing" for name in _NEEDED if name not in found]
     try:
         deployment = DeploymentSettings(**{_SECTIONS[name]: found[name] for name in found.keys() & _SECTIONS.keys()})

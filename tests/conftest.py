@@ -98,6 +98,8 @@ def _refuse_skip(report: Any) -> Any:
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Name each failure as it happens, in the process that prints: a run that is cut off reaches no summary."""
+    # Where commands look unless told: never the home of whoever runs the tests.
+    os.environ["XDG_DATA_HOME"] = str(Path(tempfile.gettempdir()) / "dicomflow-tests-have-no-home")
     plugins = session.config.pluginmanager
     printed = plugins.getplugin("terminalreporter")
     if printed is not None and not hasattr(session.config, "workerinput"):

@@ -10,10 +10,23 @@ import pytest
 ROOT = Path(__file__).parent.parent
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 MODULE_OF = {"aws-lambda-powertools": "aws_lambda_powertools", "prometheus-client": "prometheus_client"}
+EDGE_COMMANDS = (
+    "edge",
+    "send",
+    "pull",
+    "spool",
+    "ledger",
+    "commitments",
+    "doctor",
+    "status",
+    "edge_status",
+    "users",
+    "samples",
+)
 OURS = {
     "edge": (
         *("dicom", "dimse", "network", "send", "edge", "archive.dimse", "archive.remote", "edge_archive"),
-        *("cli.edge", "cli.send"),
+        *("doctor.edge", *(f"cli.{name}" for name in EDGE_COMMANDS)),
     ),
     "pipeline": ("dicom", "catalog", "healthimaging", "pipeline", "cli.status", "cli.query", "cli.migrate"),
 }

@@ -1,9 +1,25 @@
-"""Folders in the place of a bucket: which one a `file://` URL names, on every platform."""
+"""Folders: that of `dicomflow local` where none is named, and the one in the place of a bucket that a URL names."""
 
+import os
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-__all__ = ["folder_of_url"]
+from dicomflow.errors import PermanentError
+
+__all__ = ["folder_of_url", "own_data_folder"]
+
+
+def own_data_folder() -> Path:
+    """Return where `dicomflow local` keeps its data unless told: `$XDG_DATA_HOME/dicomflow`, below `~/.local/share`.
+
+    Raises:
+        PermanentError: this user has no folder of its own.
+    """
+    base = os.environ.get("XDG_DATA_HOME", "")
+    try:
+        return (Path(base) if Path(base).is_absolute() else Path.home() / ".local" / "share") / "dicomflow"
+    except RuntimeError as error:
+        raise PermanentError("this user has no home folder: name one with --data DIR") from error
 
 
 def folder_of_url(store_url: str, path: type[Path] = Path) -> Path | None:

@@ -34,7 +34,9 @@ class WebServer:
         try:
             self._socket = socket.create_server((host, port), family=family, backlog=_BACKLOG)
         except OSError as error:
-            raise PermanentError(f"cannot serve HTTP on {host} port {port}: {error.strerror}") from error
+            raise PermanentError(
+                f"cannot serve HTTP on {host} port {port}: {error.strerror}; choose another port"
+            ) from error
         # asyncio sets it where a socket names its protocol, which this one does not; the connections have it from here.
         # Without it each answer of more than one piece waits 40 ms for the reader's acknowledgement.
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

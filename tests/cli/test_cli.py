@@ -159,7 +159,8 @@ def test_missing_package_names_the_extra(run: Run, monkeypatch: pytest.MonkeyPat
     monkeypatch.delitem(sys.modules, "dicomflow.catalog.report")
     code, _, errors = run("query", "SELECT 1")
     assert 1 == code
-    assert "'query' needs the package sqlalchemy; install it with: pip install 'dicomflow[pipeline]'\n" in errors
+    assert "'query' needs the package sqlalchemy; install the extra pipeline too: python -m pip " in errors
+    assert f"'dicomflow-{__version__}-py3-none-any.whl[pipeline]'" in errors
 
 
 def test_operating_system_error_names_the_file(run: Run, tmp_path: Path):

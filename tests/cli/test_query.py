@@ -136,9 +136,20 @@ def test_query_on_path_with_special_characters_reads_its_catalog(run: Run, tmp_p
     assert ["catalog.db"] == [path.name for path in folder.iterdir() if path.suffix == ".db"]
 
 
-def test_query_without_database_exits_2(run: Run):
-    """Neither folder nor URL is a wrong call, and the line names both."""
+def test_query_without_a_folder_asks_the_users_own(run: Run, data: Path, monkeypatch: pytest.MonkeyPatch):
+    """Neither folder nor URL means the one that `dicomflow local` makes for this user, and the line says which."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(data.parent))
     code, _, errors = run("query", "SELECT 1")
+    assert 1 == code
+    assert f"no catalog.db in {data.parent / 'dicomflow'}; start `dicomflow local --data " in errors
+    data.rename(data.parent / "dicomflow")
+    assert 0 == run("query", "SELECT 1")[0]
+
+
+def test_query_of_a_store_without_a_catalog_exits_2(run: Run, monkeypatch: pytest.MonkeyPatch):
+    """Where a variable says that it is not the user's own folder, the catalog must be named too."""
+    monkeypatch.setenv("DICOMFLOW_STORE_URL", "s3://bucket")
+    code, _, errors = run("catalog", "rebuild")
     assert 2 == code
     assert "--data" in errors
     assert "DICOMFLOW_DATABASE_URL" in errors

@@ -8,6 +8,7 @@ import pytest
 from spool_files import receive
 
 from dicomflow.edge.spool.folders import Spool
+from dicomflow.folders import own_data_folder
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -87,9 +88,9 @@ def test_spool_of_an_edge_is_found_by_its_settings(run: Run, tmp_path: Path, spo
 
 @pytest.mark.parametrize("command", ["list", "retry"])
 def test_spool_that_is_not_there_is_said_in_one_line(run: Run, tmp_path: Path, command: str):
-    """A wrong folder is not made into a spool, and no folder at all is asked for."""
+    """A wrong folder is not made into a spool; no folder at all is the user's own, where there need be none either."""
     code, _, errors = run("spool", command, "--data", tmp_path / "nowhere")
     assert (1, f"dicomflow: there is no spool in {tmp_path / 'nowhere' / 'spool'}\n") == (code, errors)
     assert not (tmp_path / "nowhere").exists()
     code, _, errors = run("spool", command)
-    assert (1, "dicomflow: name one of --config FILE and --data DIR\n") == (code, errors)
+    assert (1, f"dicomflow: there is no spool in {own_data_folder() / 'spool'}\n") == (code, errors)

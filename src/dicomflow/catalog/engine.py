@@ -14,7 +14,15 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import URL, ExceptionContext, make_url
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError, SQLAlchemyError, StatementError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    ProgrammingError,
+    SQLAlchemyError,
+    StatementError,
+)
 
 from dicomflow.catalog import indexes, views
 from dicomflow.catalog.access import grant_readers
@@ -52,14 +60,21 @@ def database_url(url: str) -> URL:
     of the URL's `sslrootcert`, of PGSSLROOTCERT, or of ~/.postgresql/root.crt, as libpq has it.
 
     Raises:
-        PermanentError: the database is neither.
+        PermanentError: the database is neither, or the text is no URL; it is not shown, since it may hold a password.
     """
-    parsed = make_url(url)
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError) as error:
+        raise PermanentError(
+            "the catalog's URL is no URL: use sqlite:////FOLDER/catalog.db or postgresql://USER@HOST:PORT/NAME"
+        ) from error
     if parsed.drivername in {"postgres", "postgresql", "postgresql+psycopg"}:
         return _verifying(parsed.set(drivername="postgresql+psycopg"))
     if parsed.drivername in {"sqlite", "sqlite+pysqlite"}:
         return parsed.set(drivername="sqlite+pysqlite")
-    raise PermanentError(f"no catalog on {parsed.drivername}: use sqlite:///PATH or postgresql://HOST/NAME")
+    raise PermanentError(
+        f"no catalog on {parsed.drivername}: use sqlite:////FOLDER/catalog.db or postgresql://USER@HOST:PORT/NAME"
+    )
 
 
 def make_engine(url: URL, **options: Any) -> Engine:

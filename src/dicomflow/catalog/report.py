@@ -8,7 +8,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, Table, event, func, select
-from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DatabaseError, DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from dicomflow.catalog import seed
@@ -25,7 +25,8 @@ from dicomflow.catalog.tables import (
     stored_object,
     study,
 )
-from dicomflow.errors import PermanentError, TransientError
+from dicomflow.catalog.trouble import explained
+from dicomflow.errors import PermanentError
 
 __all__ = ["count_everything", "create_read_only_engine", "find_objects", "run_read_only"]
 
@@ -97,6 +98,10 @@ def run_read_only(engine: Engine, sql: str) -> tuple[list[str], list[tuple[Any, 
                 raise PermanentError("the statement returns no rows; `query` is for SELECT")
             return [column[0] for column in cursor.description], [tuple(row) for row in cursor.fetchall()]
     except (SQLAlchemyError, engine.dialect.loaded_dbapi.Error) as error:
+        trouble = explained(error, engine.url)
+        # Mistakes in a statement are SQLite's OperationalErrors.
+        if isinstance(trouble, PermanentError) or (trouble is not None and engine.dialect.name == "postgresql"):
+            raise trouble from error
         cause = error.orig if isinstance(error, DBAPIError) else error
         raise PermanentError(f"the database refused the statement: {_first_line(cause)}") from error
 
@@ -130,8 +135,8 @@ def count_everything(engine: Engine) -> dict[str, Any]:
             counts["unreadable"] = connection.execute(problems).scalar_one()
             counts["hidden_image_sets"] = count_hidden(connection)
             counts["imports"] = _count_imports(connection)
-    except OperationalError as error:
-        raise TransientError(f"the catalog does not answer: {_first_line(error.orig)}") from error
+    except DatabaseError as error:
+        raise explained(error, engine.url) or error from error
     return counts
 
 
@@ -169,8 +174,8 @@ def find_objects(engine: Engine, object_keys: Sequence[str]) -> dict[str, dict[s
             for row in connection.execute(outcomes):
                 known = {"import_outcome": row.outcome, "image_set_id": row.image_set_id}
                 found[row.object_key] = {"indexed_at": None} | found.get(row.object_key, {}) | known
-    except OperationalError as error:
-        raise TransientError(f"the catalog does not answer: {_first_line(error.orig)}") from error
+    except DatabaseError as error:
+        raise explained(error, engine.url) or error from error
     return found
 
 

@@ -17,6 +17,8 @@ from typer.core import TyperCommand, TyperGroup
 from dicomflow import __version__, logs
 from dicomflow.cli.operator import run_on_stack, split_stack
 from dicomflow.errors import DicomflowError
+from dicomflow.extras import how_to_install
+from dicomflow.spelling import meant
 
 __all__ = ["COMMANDS", "EXIT_CODES", "LOG_LEVELS", "Entry", "app", "load_command", "main", "run"]
 
@@ -29,6 +31,7 @@ EXIT_CODES: Final = {
 LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
+_OF_AN_EDGE_TOO: Final = frozenset({"status", "doctor"})
 _AWS_HINT: Final = "; check the region (AWS_REGION, or `region` in the AWS profile), credentials and endpoints"
 _AWS_ADVICE: Final = {
     "NoRegionError": "no AWS region: set AWS_REGION, or `region` in the AWS profile",
@@ -49,7 +52,7 @@ class Entry(NamedTuple):
 COMMANDS: Final = {
     "local": Entry("Run everything on this machine, with a simulated import.", "local"),
     "edge": Entry("Run the edge daemon: receive, spool, deliver.", "edge"),
-    "doctor": Entry("Check a set-up and say what to do.", "edge"),
+    "doctor": Entry("Check a set-up and say what to do.", "local"),
     "edge-install": Entry("Write the commands that make a device an edge.", "edge"),
     "edge-certificate": Entry("Give this machine the certificate of an edge.", "edge"),
     "edge-remove": Entry("Take an edge's device out of a deployed stack.", "edge"),
@@ -91,6 +94,8 @@ class _LazyGroup(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:  # as above
         """Return the command that is to run, imported."""
+        if args[0] not in self.list_commands(ctx) and not args[0].startswith("-"):
+            ctx.fail(f"No such command {args[0]!r}{meant(args[0], self.list_commands(ctx)) or '.'}")
         name, command, rest = super().resolve_command(ctx, args)
         return name, load_command(name) if name in COMMANDS else command, rest
 
@@ -98,6 +103,7 @@ class _LazyGroup(TyperGroup):
 app = typer.Typer(
     cls=_LazyGroup,
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},  # of every command below it too
     epilog="Exit codes: 0 done, 1 failed or not well, 2 called wrongly. More in docs/cli.md.",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -173,19 +179,30 @@ def load_command(name: str) -> Any:
     return typer.main.get_command(single)
 
 
+def _extras_of(name: str, arguments: Sequence[str]) -> str:
+    """Return the extras that a call of a command needs: one that asks an edge needs the edge's alone."""
+    extra = COMMANDS[name].extra if name else "pipeline"
+    if name in _OF_AN_EDGE_TOO:
+        extra = "edge" if "--config" in arguments else "pipeline" if "--worker" in arguments else extra
+    return "edge,pipeline,console" if extra == "local" else extra
+
+
 def _explain(error: Exception, arguments: Sequence[str]) -> str:
     """Return what went wrong and what to do, in one line without the text of errors that are not ours."""
     if isinstance(error, DicomflowError):
         return " ".join(str(error).split())
     if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("dicomflow"):
         name = next((word for word in arguments if word in COMMANDS), "")
-        extra = COMMANDS[name].extra if name else "pipeline"
-        extras = "edge,pipeline,console" if extra == "local" else extra
-        return f"'{name}' needs the package {error.name}; install it with: pip install 'dicomflow[{extras}]'"
+        return f"'{name}' needs the package {error.name}; {how_to_install(_extras_of(name, arguments))}"
     if isinstance(error, OSError) and error.strerror:
         where = f": {os.fspath(error.filename)}" if isinstance(error.filename, str | os.PathLike) else ""
         return f"{error.strerror}{where}; check that it exists, is free and may be used by this user"
     kind = type(error).__name__
+    if type(error).__module__ == "sqlalchemy.exc":
+        from dicomflow.catalog.trouble import explained  # noqa: PLC0415  # where there is no such error, no such package
+
+        if (trouble := explained(error)) is not None:
+            return str(trouble)
     if type(error).__module__ == "botocore.exceptions":
         return _AWS_ADVICE.get(kind, f"AWS cannot be used ({kind}){_AWS_HINT}")
     return f"internal error ({kind}); run it again with --log-level DEBUG and report the traceback"

@@ -42,6 +42,7 @@ from dicomflow.local_folder import SETTINGS_FILE
 from dicomflow.network.server import DimseServer
 from dicomflow.network.settings import ArchiveSettings, ArchiveUser, DimseSettings, Section
 from dicomflow.serving import WebServer
+from dicomflow.spelling import describe_settings, meant
 
 __all__ = ["archive"]
 
@@ -155,13 +156,12 @@ def _settings_of(config: Path | None, data: Path | None) -> _Settings:
     document = read_document(path)
     unknown = sorted(set(document) - set(EdgeSettings.model_fields))
     if unknown:
-        raise PermanentError(f"{path}: {unknown[0]}: no such section")
+        raise PermanentError(f"{path}: {unknown[0]}: no such section{meant(unknown[0], EdgeSettings.model_fields)}")
     taken: dict[str, Any] = {name: document[name] for name in _SECTIONS if name in document}
     try:
         return _Settings(**taken)
     except ValidationError as error:
-        told = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-        raise PermanentError(f"{path}: {told}") from error
+        raise PermanentError(f"{path}: {describe_settings(error, _Settings)}") from error
 
 
 def _rights_of(users: dict[str, ArchiveUser] | None) -> Callable[[str], frozenset[Right]]:

@@ -8,41 +8,24 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Final
 from urllib.parse import quote
 
 import typer
 from sqlalchemy import Engine
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DatabaseError
 
 from dicomflow.catalog.engine import create_engine_for
 from dicomflow.catalog.report import create_read_only_engine
-from dicomflow.errors import PermanentError, TransientError
+from dicomflow.catalog.trouble import explained
+from dicomflow.cli.folders import DATABASE_URL_VARIABLE, DatabaseUrl, DataFolder
+from dicomflow.errors import PermanentError
 
 __all__ = ["CATALOG_FILE", "DATABASE_URL_VARIABLE", "DataFolder", "DatabaseUrl", "give_to_owner", "reading", "writing"]
 
 CATALOG_FILE: Final = "catalog.db"
-DATABASE_URL_VARIABLE: Final = "DICOMFLOW_DATABASE_URL"
 _PRIVATE_FOLDER: Final = 0o700
 _PRIVATE_FILE: Final = 0o600
-
-DataFolder = Annotated[
-    Path | None,
-    typer.Option(
-        "--data",
-        help="The folder that `dicomflow local --data` was given.",
-        show_default=False,
-        readable=False,  # is looked at here, where there is more to say
-    ),
-]
-DatabaseUrl = Annotated[
-    str | None,
-    typer.Option(
-        envvar=DATABASE_URL_VARIABLE,
-        help="The catalog's SQLAlchemy URL; it goes before the catalog under --data.",
-        show_default=False,
-    ),
-]
 
 
 @contextmanager
@@ -111,9 +94,8 @@ def _url(file: Path | None, database_url: str | None) -> str:
 def _disposed(engine: Engine) -> Iterator[Engine]:
     try:
         yield engine
-    except OperationalError as error:
-        reason = str(error.orig).strip().partition("\n")[0]
-        raise TransientError(f"the catalog cannot be used now: {reason}") from error
+    except DatabaseError as error:
+        raise explained(error, engine.url) or error from error
     finally:
         engine.dispose()
 

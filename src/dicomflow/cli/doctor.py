@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from dicomflow.cli.folders import DataFolder
 from dicomflow.doctor.findings import SELF_TEST, Check, Finding, State, run_checks
 
 __all__ = ["doctor"]
@@ -23,7 +24,7 @@ _NAME_WIDTH: Final = 20
 
 def doctor(
     config: Annotated[Path | None, typer.Option(help="Check an edge: its settings file.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Check `dicomflow local`: its data folder.")] = None,
+    data: DataFolder = None,
     port: Annotated[
         int | None, typer.Option(help="With --data, its DIMSE port, 11112 by default.", min=0, max=65535)
     ] = None,
@@ -39,8 +40,8 @@ def doctor(
 
     Looks at folders, free space and the speed of a sync, ports, clock, certificate, store, KMS key, database, queues
     and HealthImaging, as far as the set-up has them, and sends an image to an edge that it starts with the same
-    settings. Nothing of it stays. May be run before and while the edge, the worker or `dicomflow local` runs. Exits 1
-    when something is wrong.
+    settings. Nothing of it stays. May be run before and while the edge, the worker or `dicomflow local` runs; without
+    --config and --worker it is `dicomflow local` that is checked. Exits 1 when something is wrong.
 
     For example: dicomflow doctor --config /etc/dicomflow/edge.toml
     """

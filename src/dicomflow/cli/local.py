@@ -10,6 +10,7 @@ from typing import Annotated, Final
 import typer
 
 from dicomflow.console.local import local_console
+from dicomflow.folders import own_data_folder
 from dicomflow.local import Local, LocalSettings
 from dicomflow.pipeline.settings import load_character_sets, load_issuers
 
@@ -19,7 +20,12 @@ _PRIVATE: Final = 0o077  # images, catalog and spool are patients' data
 
 
 def local(
-    data: Annotated[Path, typer.Option(help="The folder for catalog, objects and spool; it outlives the program.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="The folder for catalog, objects and spool; ~/.local/share/dicomflow by default.", show_default=False
+        ),
+    ] = None,
     port: Annotated[
         int | None, typer.Option(help="The DIMSE port, 11112 by default; 0 takes a free one.", min=0, max=65535)
     ] = None,
@@ -46,22 +52,26 @@ def local(
     DIR is for the user's own eyes. DICOMFLOW_ISSUERS and DICOMFLOW_CHARACTER_SETS are read as the pipeline reads
     them. Runs until SIGTERM or Ctrl-C; what is not done goes on at the next start.
 
-    For example: dicomflow local --data ~/dicomflow --quiet-seconds 5
+    For example: dicomflow local
+
+    Or: dicomflow local --data /var/lib/dicomflow --quiet-seconds 5
     """
     stopping = threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda _number, _frame: stopping.set())
     os.umask(_PRIVATE)
     database_url = os.environ.get("DICOMFLOW_DATABASE_URL")
+    folder = own_data_folder() if data is None else data
     settings = LocalSettings(
-        data, http_port, port, bind, quiet_seconds, database_url, load_issuers(), load_character_sets(), webhook
+        folder, http_port, port, bind, quiet_seconds, database_url, load_issuers(), load_character_sets(), webhook
     )
     system = Local(settings, local_console)
     try:
         system.start()
         addresses = system.addresses
         typer.echo(
-            f"ready: DIMSE port {addresses['dimse_port']}, console {addresses['console']} {json.dumps(addresses)}"
+            f"ready: DIMSE port {addresses['dimse_port']}, console {addresses['console']}, data in {folder}"
+            f" {json.dumps(addresses)}"
         )
         stopping.wait()
     finally:

@@ -7,13 +7,14 @@ import typer
 
 from dicomflow.catalog.engine import migrate as migrate_catalog
 from dicomflow.catalog.engine import schema_revision
-from dicomflow.cli.database import DatabaseUrl, DataFolder, writing
+from dicomflow.cli.database import DatabaseUrl, writing
+from dicomflow.cli.folders import NamedDataFolder
 
 __all__ = ["migrate"]
 
 
 def migrate(
-    data: DataFolder = None,
+    data: NamedDataFolder = None,
     database_url: DatabaseUrl = None,
     *,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,

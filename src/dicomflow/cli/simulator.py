@@ -22,6 +22,7 @@ from dicomflow.healthimaging.simulator import (
     serve,
 )
 from dicomflow.pipeline.connect import build_store
+from dicomflow.spelling import meant
 
 __all__ = ["simulator"]
 
@@ -77,7 +78,9 @@ def _settings(data: Path, switches: list[str], *, service_limits: bool) -> Simul
         values |= {"rates": SERVICE_RATES, "concurrent_jobs": SERVICE_CONCURRENT_JOBS}
     for name, value in (_pair(text, "--set") for text in switches):
         if name not in known:
-            raise typer.BadParameter(f"there is no switch {name!r}; see docs/simulator.md", param_hint="--set")
+            raise typer.BadParameter(
+                f"there is no switch {name!r}{meant(name, known)}; see docs/simulator.md", param_hint="--set"
+            )
         values[name] = value
     try:
         return TypeAdapter(SimulatorSettings).validate_python(values)

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from dicomflow.cli.folders import DataFolder
 from dicomflow.edge.settings import load_settings
 from dicomflow.edge.spool.folders import Spool
 from dicomflow.errors import PermanentError
@@ -16,7 +17,7 @@ from dicomflow.errors import PermanentError
 __all__ = ["Config", "Data", "find_spool", "open_spool"]
 
 Config = Annotated[Path | None, typer.Option(help="The edge's settings file.")]
-Data = Annotated[Path | None, typer.Option(help="The data folder of `dicomflow local`.")]
+Data = DataFolder
 
 
 def find_spool(config: Path | None, data: Path | None) -> Path:

@@ -11,6 +11,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from dicomflow.cli.moments import moment
+
 __all__ = ["as_json", "print_table"]
 
 _GAP: Final = "  "
@@ -23,7 +25,7 @@ def as_json(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
         repeats = sum(name == column or name.startswith(f"{column}#") for name in names)
         names.append(f"{column}#{repeats + 1}" if repeats else column)
     documents = [dict(zip(names, row, strict=True)) for row in rows]
-    return json.dumps(documents, indent=2, default=_to_text, ensure_ascii=False)
+    return json.dumps(documents, indent=2, default=_in_json, ensure_ascii=False)
 
 
 def print_table(
@@ -89,12 +91,18 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], block: Sequenc
     return table
 
 
+def _in_json(value: Any) -> str:
+    return value.isoformat(sep=" ", timespec="seconds") if isinstance(value, datetime) else _to_text(value)
+
+
 def _to_text(value: Any) -> str:
     match value:
         case None:
             return ""
         case bytes() | memoryview():
             return bytes(value).hex()
+        case datetime() if value.tzinfo is not None:
+            return moment(value)
         case datetime():
             return value.isoformat(sep=" ", timespec="seconds")
         case date() | time():

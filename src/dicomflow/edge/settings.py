@@ -20,6 +20,7 @@ from dicomflow.edge.sources import BandwidthRule, Hours, Source, SourceName
 from dicomflow.errors import PermanentError
 from dicomflow.network.settings import AeTitle, ArchiveSettings, DimseSettings, Section
 from dicomflow.regularfiles import read_regular
+from dicomflow.spelling import describe_settings, meant, setting_paths
 
 __all__ = [
     "BandwidthRule",
@@ -235,21 +236,14 @@ def build_settings(document: dict[str, Any], source: str) -> EdgeSettings:
     """
     unknown = sorted(name for name in os.environ if name.upper().startswith(_LIKE_OURS) and not _names_a_setting(name))
     if unknown:
-        raise PermanentError(f"unknown environment variable {unknown[0]}: no such edge setting")
+        known = (f"{ENVIRONMENT_PREFIX}{path.upper().replace('.', '__')}" for path in setting_paths(EdgeSettings))
+        raise PermanentError(
+            f"unknown environment variable {unknown[0]}: no such edge setting{meant(unknown[0].upper(), known)}"
+        )
     try:
         return EdgeSettings(**document)
     except ValidationError as error:
-        raise PermanentError(f"{source}: {_describe(error)}") from error
-
-
-def _describe(error: ValidationError) -> str:
-    return "; ".join(map(_describe_one, error.errors()))
-
-
-def _describe_one(item: Any) -> str:  # pydantic's, whose type it does not export
-    where = ".".join(str(part) for part in item["loc"])
-    # What no one key is to blame for names its keys itself.
-    return f"{where}: {item['msg']}" if where else str(item["msg"]).removeprefix("Value error, ")
+        raise PermanentError(f"{source}: {describe_settings(error, EdgeSettings)}") from error
 
 
 def _names_a_setting(variable: str) -> bool:

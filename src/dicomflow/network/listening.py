@@ -32,9 +32,20 @@ def bind(address: str, port: int, *, patience_seconds: float = 0.0) -> socket.so
         except OSError as error:
             if error.errno != errno.EADDRINUSE or time.monotonic() >= deadline:
                 raise PermanentError(
-                    f"cannot listen on {address} port {port}: {error.strerror}; choose another port or stop what has it"
+                    f"cannot listen on {address} port {port}: {error.strerror}; {_advice(error, port)}"
                 ) from error
         time.sleep(_PORT_RETRY_SECONDS)  # a port that becomes free tells nobody
+
+
+def _advice(error: OSError, port: int) -> str:
+    if error.errno in {errno.EACCES, errno.EPERM}:
+        return (
+            "ports below 1024 need a right: take one above 1023, set AmbientCapabilities=CAP_NET_BIND_SERVICE in the"
+            f" service's unit, or as root sysctl net.ipv4.ip_unprivileged_port_start={port}"
+        )
+    if error.errno == errno.EADDRNOTAVAIL:
+        return "this machine has no such address: name one of its own, or 0.0.0.0 for all"
+    return f"choose another port or stop what has it: `ss -ltnp | grep :{port}` tells"
 
 
 def _listen(address: str, port: int) -> socket.socket:

@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from dicomflow.dicom.charsets import is_known_term
 from dicomflow.errors import PermanentError
+from dicomflow.spelling import meant, setting_paths
 
 __all__ = [
     "EventSettings",
@@ -127,7 +128,10 @@ def load_settings() -> PipelineSettings:
     """
     unknown = sorted(name for name in os.environ if name.startswith(ENVIRONMENT_PREFIX) and not _is_known(name))
     if unknown:
-        raise PermanentError(f"unknown environment variable {unknown[0]}: no such setting")
+        known = (f"{ENVIRONMENT_PREFIX}{path.upper().replace('.', '__')}" for path in setting_paths(PipelineSettings))
+        raise PermanentError(
+            f"unknown environment variable {unknown[0]}: no such setting{meant(unknown[0], (*known, *_OTHERS))}"
+        )
     try:
         settings = PipelineSettings()
     except ValidationError as error:

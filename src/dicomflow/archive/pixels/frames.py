@@ -37,6 +37,7 @@ from dicomflow.dicom.uids import (
 )
 from dicomflow.dicom.walk import DataSet
 from dicomflow.errors import PeerError
+from dicomflow.extras import how_to_install
 
 __all__ = ["MAX_WHOLE_BYTES", "Frame", "Opened", "decode_samples", "open_file", "open_object", "read_frame"]
 
@@ -168,7 +169,7 @@ def _decoded(opened: Opened, index: int, present: Callable[[Any], _Present]) -> 
     except FrameError:
         raise
     except ImportError as error:
-        raise FrameError("frames need the extra: pip install 'dicomflow[console]'") from error
+        raise FrameError(f"frames: {how_to_install('console')}") from error
     except BaseError as error:
         raise FrameError(f"the store does not answer: {type(error).__name__}") from error
     except Exception as error:  # codecs raise anything on broken pixels; the frame is then none

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from dicomflow.archive.pixels.frames import Frame
 from dicomflow.archive.pixels.picture import FrameError, Window
+from dicomflow.extras import how_to_install
 
 __all__ = ["MAX_SIDE", "MEDIA_TYPES", "Rendering", "encode_png", "render", "shown", "window_of"]
 
@@ -58,7 +59,7 @@ def render(frame: Frame, rendering: Rendering) -> bytes:
         import imagecodecs  # noqa: PLC0415  # an extra, and 60 MB
         import numpy as np  # noqa: PLC0415  # an extra
     except ImportError as error:
-        raise FrameError("frames need the extra: pip install 'dicomflow[console]'") from error
+        raise FrameError(f"frames: {how_to_install('console')}") from error
     return bytes(imagecodecs.jpeg8_encode(np.ascontiguousarray(samples), level=rendering.quality or _USUAL_QUALITY))
 
 
@@ -106,7 +107,7 @@ def encode_png(samples: Any) -> bytes:
         import imagecodecs  # noqa: PLC0415  # an extra, and 60 MB
         import numpy as np  # noqa: PLC0415  # an extra
     except ImportError as error:
-        raise FrameError("frames need the extra: pip install 'dicomflow[console]'") from error
+        raise FrameError(f"frames: {how_to_install('console')}") from error
     return bytes(imagecodecs.png_encode(np.ascontiguousarray(samples), level=_FASTEST))
 
 

@@ -17,6 +17,7 @@ from pydicom.errors import InvalidDicomError
 
 from dicomflow.dicom.codestream import is_larger
 from dicomflow.dicom.quiet import without_warnings
+from dicomflow.extras import how_to_install
 
 __all__ = ["DEFAULT_CONTENT_TYPE", "Frame", "PixelsError", "encode_frames"]
 
@@ -162,6 +163,6 @@ def _codec(name: str) -> Callable[..., Any]:
     try:
         import imagecodecs  # noqa: PLC0415  # an extra, and 60 MB
     except ImportError as error:
-        raise PixelsError("frames need the extra: pip install 'dicomflow[simulator]'") from error
+        raise PixelsError(f"frames: {how_to_install('simulator')}") from error
     codec: Callable[..., Any] = getattr(imagecodecs, name)
     return codec
