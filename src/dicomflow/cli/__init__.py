@@ -58,6 +58,7 @@ COMMANDS: Final = {
     "edge-remove": Entry("Take an edge's device out of a deployed stack.", "edge"),
     "send": Entry("Send DICOM files to a receiver over DIMSE.", "edge"),
     "pull": Entry("Compare with a source, and fetch what is missing here.", "edge"),
+    "deidentify": Entry("Make de-identified copies of files.", "edge"),
     "samples": Entry("Write a few invented studies, to try things with.", "edge"),
     "routes": Entry("Say which destinations files would go to, and why.", "edge"),
     "spool": Entry("List what cannot be delivered, and try it again.", "edge"),

@@ -42,6 +42,8 @@ _MOST_VALUE_BYTES: Final = 64 << 20
 _SOP_CLASS: Final = 0x00080016
 _SOP_INSTANCE: Final = 0x00080018
 _STUDY: Final = 0x0020000D
+_PATIENT_NAME: Final = 0x00100010
+_PATIENT_ID: Final = 0x00100020
 _SERIES: Final = 0x0020000E
 _NATIVE: Final = frozenset({IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_BIG_ENDIAN})
 
@@ -146,8 +148,16 @@ def _copied_data_set(file: BinaryIO, syntax: str, target: Path, profile: Profile
         out_syntax,
         size,
         digest,
-        tuple(walk.changes or ()),
+        _changes(walk.changes),
     )
+
+
+def _changes(changes: list[Change] | None) -> tuple[Change, ...]:
+    """Return what the walk did, and what stands in the places of Patient's Name and ID after it."""
+    if changes is None:
+        return ()
+    named = ((_PATIENT_NAME,), (_PATIENT_ID,))
+    return (*(each for each in changes if each.path not in named), *(Change(path, "pseudonym") for path in named))
 
 
 def _syntax_of_copy(syntax: str, encoding: Encoding) -> str:

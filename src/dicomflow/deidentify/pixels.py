@@ -124,7 +124,7 @@ def judge_pixels(fields: Sequence[Field], encoding: Encoding, settings: ProfileS
 def _refused_class(sop_class: str, settings: ProfileSettings) -> Refused | None:
     """Name what no device rule lets pass."""
     if is_private(sop_class):
-        return Refused("a private SOP class holds nobody knows what")
+        return Refused("the SOP class is private, and what it holds is not known")
     if sop_class.startswith(_ENCAPSULATED):
         return Refused("an encapsulated document cannot be cleaned")
     if sop_class.startswith(_REPORTS) and Option.CLEAN_STRUCTURED_CONTENT not in settings.options:
@@ -141,7 +141,7 @@ def _by_signs(found: "_Texts", sop_class: str, image_type: list[str], settings: 
         return Refused("Modality (0008,0060) is OT, and no device rule knows this one")
     kind = _KINDS.get(sop_class)
     if kind is None:
-        return Refused("nobody knows whether text is burned into images of this SOP class")
+        return Refused("whether text is burned into images of this SOP class is not known")
     if kind not in settings.unmasked:
         return Refused(f"{kind} is not among the kinds that the profile vouches for (unmasked)")
     for tag, name in _CAPTURED.items():

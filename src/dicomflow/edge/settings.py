@@ -11,10 +11,12 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from dicomflow.bucket.keys import check_edge_name
+from dicomflow.deidentify.pseudonyms import LEAST_SECRET_BYTES
+from dicomflow.deidentify.settings import BASIC, BUILT_IN, ProfileSettings
 from dicomflow.edge.destinations import Destination, DestinationName, Route, check_routes
 from dicomflow.edge.sources import BandwidthRule, Hours, Source, SourceName
 from dicomflow.errors import PermanentError
@@ -166,6 +168,12 @@ class CommitmentSettings(Section):
     report_days: float = Field(3.0, gt=0)
 
 
+def _checked_profile(name: str) -> str:
+    if name in BUILT_IN or _NAME.fullmatch(name) is None:
+        raise ValueError(f"a profile's name matches {_NAME.pattern} and is not one that is built in, as {BASIC!r}")
+    return name
+
+
 class EdgeSettings(BaseSettings):
     """All settings of one edge; `name` becomes part of object keys."""
 
@@ -184,6 +192,8 @@ class EdgeSettings(BaseSettings):
     destinations: dict[DestinationName, Destination] = Field({})
     sources: dict[SourceName, Source] = Field({})
     routes: tuple[Route, ...] = ()
+    profiles: dict[Annotated[str, AfterValidator(_checked_profile)], ProfileSettings] = Field({})
+    site_secret: SecretStr | None = Field(None, min_length=LEAST_SECRET_BYTES)
 
     @model_validator(mode="after")
     def _routes_lead_somewhere(self) -> Self:
