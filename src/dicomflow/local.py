@@ -37,6 +37,7 @@ from dicomflow.edge.supervisor import Supervisor
 from dicomflow.healthimaging.client import build_client, create_datastore
 from dicomflow.healthimaging.simulator.app import create_app
 from dicomflow.healthimaging.simulator.settings import SimulatorSettings
+from dicomflow.local_address import forget_addresses, note_addresses
 from dicomflow.local_archive import LocalArchive, beside
 from dicomflow.local_folder import KeptFile, Room, claim_folder, load_edge_settings
 from dicomflow.local_notifier import BUCKET, Notifier
@@ -105,6 +106,7 @@ class Local:
         edge = edge_settings(settings)
         self._webhook = Webhook(settings.webhook) if settings.webhook else None
         self._sender: SendingThread | None = None
+        self._data = data
         self._lock = claim_folder(data)
         self._stopping = threading.Event()
         self._http_port = settings.http_port
@@ -183,11 +185,13 @@ class Local:
         self._worker.start()
         self._supervisor.start()
         register_edge(self._registry, self._supervisor)
+        note_addresses(self._data, self.addresses)
         self._is_ready = True
 
     def stop(self) -> None:
         """Drain: the edge first, then the handlers at work, then HTTP. What is not done goes on at the next start."""
         self._is_ready = False
+        forget_addresses(self._data)
         self._stopping.set()
         self._supervisor.stop()
         if self._worker is not None:

@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from dicomflow.edge.settings import EdgeSettings, build_settings, read_document
 from dicomflow.errors import PermanentError
+from dicomflow.local_address import ADDRESS_FILE
 
 __all__ = ["SETTINGS_FILE", "KeptFile", "Room", "claim_folder", "load_edge_settings", "open_to_others"]
 
@@ -29,6 +30,7 @@ _OURS: Final = (
     "objects",
     "spool",
     _LOCK_FILE,
+    ADDRESS_FILE,
     *(f"{name}{suffix}" for name in _DATABASES for suffix in ("", "-wal", "-shm")),
 )
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO

@@ -25,7 +25,9 @@ Write = Callable[..., None]
 def conflicts(engine: Engine, *kinds: str) -> list[Conflict]:
     """Return the conflicts of some kinds."""
     with begin_read(engine) as connection:
-        return [each for each in list_conflicts(connection) if each.kind in kinds]
+        found = list_conflicts(connection, kinds=kinds)
+        assert [each for each in list_conflicts(connection) if each.kind in kinds] == found
+        return found
 
 
 def a_manifest(key: str, sha256: str, delivery: str = "delivery") -> Manifest:

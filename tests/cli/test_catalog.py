@@ -108,6 +108,7 @@ def test_deletion_that_is_not_possible_is_audited_as_failed(
     for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(data / "none"))
+    monkeypatch.setenv("AWS_ENDPOINT_URL_MEDICAL_IMAGING", "http://127.0.0.1:9")
     build_client.cache_clear()
     code, _, error = run("catalog", "delete-study", indexed["uid"], "--data", data, "--yes", "--image-sets")
     assert (1, True) == (code, "no AWS region" in error), error

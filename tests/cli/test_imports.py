@@ -1,6 +1,8 @@
 """`dicomflow imports`: what an operator sees of the import queue, and can do about it."""
 
 import json
+import os
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,9 +19,10 @@ from dicomflow.catalog.deliveries import record_delivery, record_problem
 from dicomflow.catalog.engine import create_engine_for
 from dicomflow.catalog.outcomes import StoredImageSet, record_image_sets
 from dicomflow.catalog.states import SeriesState
-from dicomflow.catalog.tables import series_import
+from dicomflow.catalog.tables import series_image_set, series_import
 from dicomflow.healthimaging.client import build_client
 from dicomflow.healthimaging.simulator import SimulatorSettings, create_app, serve
+from dicomflow.local_address import forget_addresses, note_addresses
 
 Run = Callable[..., tuple[int, str, str]]
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -130,7 +133,7 @@ def test_retry_called_wrongly_exits_2(run: Run, data: Path, arguments: list[str]
 
 
 @pytest.fixture
-def hidden(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def hidden(engine: Engine, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Give the id of an image set that a service hides, for another Patient ID, and that the catalog knows."""
     (image,) = samples.ct_study(7, series=1, slices=1)
     samples.write(iter([image]), tmp_path / "images" / "1")
@@ -161,18 +164,27 @@ def hidden(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     with engine.begin() as connection:
         known = StoredImageSet(str(image.StudyInstanceUID), "1.2.2", image_set_id, 1, is_primary=False)
         record_image_sets(connection, datastore_id, [known], NOW)
-    variables = {"AWS_ENDPOINT_URL_MEDICAL_IMAGING": server.url, "AWS_DEFAULT_REGION": "us-east-1"}
-    for name, value in (variables | {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y"}).items():
-        monkeypatch.setenv(name, value)
+    (data / "objects").mkdir()
+    note_addresses(data, {"healthimaging": server.url})
+    monkeypatch.setattr(time, "sleep", lambda _: app.state.runner.run_due())  # no second is waited for
     build_client.cache_clear()
     yield image_set_id
     build_client.cache_clear()
     server.close()
 
 
+@pytest.fixture(autouse=True)
+def _no_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Have neither region nor credentials nor endpoint of AWS."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+
+
 def test_repair_says_what_it_would_do(run: Run, data: Path, hidden: str):
     """A dry run names image sets and elements, and no value; as JSON too."""
-    (data / "objects").mkdir()
     arguments = ("imports", "repair", hidden, "--keep", "primary", "--dry-run", "--data", data)
     code, output, errors = run(*arguments)
     assert (0, "") == (code, errors)
@@ -188,10 +200,64 @@ def test_repair_says_what_it_would_do(run: Run, data: Path, hidden: str):
     assert "ANOTHER" not in output + json.dumps(told)
 
 
-def test_repair_of_an_unknown_image_set_fails(run: Run, data: Path, monkeypatch: pytest.MonkeyPatch):
+def test_repair_of_an_unknown_image_set_fails(run: Run, data: Path):
     """The line says where the known ones are listed; without --keep nobody decides."""
     (data / "objects").mkdir()
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     code, _, errors = run("imports", "repair", "0" * 32, "--keep", "this", "--data", data)
     assert (1, True) == (code, "see `dicomflow catalog conflicts`" in errors)
     assert 2 == run("imports", "repair", "0" * 32, "--data", data)[0]
+
+
+def study_of(engine: Engine) -> str:
+    """Return the study of the hidden image set."""
+    with engine.begin() as connection:
+        return str(connection.scalar(select(series_image_set.c.study_instance_uid)))
+
+
+def test_repair_of_a_local_study_needs_no_credentials(run: Run, data: Path, engine: Engine, hidden: str):
+    """By its Study Instance UID all that is hidden of a study becomes visible, in the simulator of the data folder."""
+    study = study_of(engine)
+    listed = json.loads(run("catalog", "conflicts", "--kind", "hidden", "--data", data, "--json")[1])
+    assert [(f"image set {hidden}", "hidden")] == [(each["details"][0], each["kind"]) for each in listed]
+    code, output, _ = run("imports", "repair", study, "--keep", "this", "--data", data, "--json")
+    assert (0, [(hidden, True)]) == (
+        code,
+        [(each["image_set"], bool(each["primary_image_set_id"])) for each in json.loads(output)],
+    )
+    assert [] == json.loads(run("catalog", "conflicts", "--kind", "hidden", "--data", data, "--json")[1])
+    code, _, errors = run("imports", "repair", study, "--keep", "this", "--data", data)
+    assert (1, True) == (code, f"no hidden image set of study {study}" in errors)
+
+
+def test_repair_where_no_local_system_runs_says_so(run: Run, data: Path, hidden: str):
+    """It is not AWS's HealthImaging that has what the folder's images became."""
+    forget_addresses(data)
+    code, _, errors = run("imports", "repair", hidden, "--keep", "this", "--data", data)
+    assert (1, True) == (code, f"no `dicomflow local` runs on {data}" in errors)
+
+
+def test_repair_without_credentials_says_so_at_once(run: Run, data: Path, hidden: str, monkeypatch: pytest.MonkeyPatch):
+    """Waiting helps nobody: the reason is the line that it ends with."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL_MEDICAL_IMAGING", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail(f"waits for {seconds} s"))
+    code, _, errors = run("imports", "repair", hidden, "--keep", "this", "--data", data)
+    assert (1, True) == (code, "HealthImaging cannot be asked: Unable to locate credentials" in errors), errors
+
+
+def test_repair_that_waits_says_why(run: Run, data: Path, hidden: str, monkeypatch: pytest.MonkeyPatch):
+    """Each wait has its reason in the log, and the last one is the line that it ends with."""
+    note_addresses(data, {"healthimaging": "http://127.0.0.1:9"})
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    code, _, errors = run("imports", "repair", hidden, "--keep", "this", "--data", data)
+    reason = "HealthImaging cannot be reached: EndpointConnectionError"
+    assert (1, len(waits)) == (code, errors.count(f"repair_waits reason={reason}"))
+    assert waits
+    assert f"dicomflow: {reason}" in errors
+
+
+def test_conflicts_of_a_kind_that_is_none_is_called_wrongly(run: Run, data: Path):
+    """The line lists those that there are."""
+    code, _, errors = run("catalog", "conflicts", "--kind", "nonsense", "--data", data)
+    assert (2, True) == (code, "demographics" in errors)

@@ -121,13 +121,11 @@ def test_local_same_study_twice_changes_nothing_a_reader_sees(shared_daemon: Any
     assert {path.stem: 1 for path in study} == {path.stem: mapped[path.stem] for path in study}
 
 
-def test_local_deleted_study_that_is_sent_again_is_back(
-    shared_daemon: Any, send: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    """Whatever was deleted with it: the study is in catalog and imports again, and without a resend it stays away."""
-    monkeypatch.setenv("AWS_ENDPOINT_URL_MEDICAL_IMAGING", f"http://127.0.0.1:{shared_daemon.http_port}/healthimaging")
-    for name, value in (("ACCESS_KEY_ID", "local"), ("SECRET_ACCESS_KEY", "local"), ("DEFAULT_REGION", "us-east-1")):
-        monkeypatch.setenv(f"AWS_{name}", value)
+def test_local_deleted_study_that_is_sent_again_is_back(shared_daemon: Any, send: Any, tmp_path: Path):
+    """Whatever was deleted with it: the study is in catalog and imports again, and without a resend it stays away.
+
+    The folder says where image sets are deleted, without AWS's variables.
+    """
     deleted_with = ((), ("--objects",), ("--image-sets",), ("--objects", "--image-sets"))
     options, studies = {}, []
     for seed, chosen in enumerate(deleted_with, 301):

@@ -7,7 +7,7 @@ from waiting import free_ports
 
 from dicomflow.errors import PermanentError, TransientError
 from dicomflow.healthimaging import client as healthimaging
-from dicomflow.healthimaging.client import JobNotFoundError, build_client
+from dicomflow.healthimaging.client import AccessError, JobNotFoundError, build_client
 from dicomflow.healthimaging.simulator.errors import STATUS_OF
 
 ROLE_ARN = "arn:aws:iam::123456789012:role/import"
@@ -75,8 +75,9 @@ def test_datastores_are_listed_over_pages(client: Any) -> None:
 def test_error_of_the_service_is_transient_or_permanent(client: Any, simulation: Any, error: str) -> None:
     """Throttling, quota, conflict, access and the service's own faults pass; the rest does not."""
     simulation.app.state.world.faults.fail_calls("StartDICOMImportJob", error)
-    with pytest.raises(TransientError if error in TRANSIENT else PermanentError, match=error):
+    with pytest.raises(TransientError if error in TRANSIENT else PermanentError, match=error) as raised:
         start(client, simulation)
+    assert isinstance(raised.value, AccessError) == (error == "AccessDeniedException")
 
 
 def test_unknown_job_is_told_apart(client: Any, simulation: Any) -> None:

@@ -4,6 +4,7 @@ Nothing is merged and nothing is dropped: a conflict is found in the rows as the
 This module only reads, and shows no patient's name.
 """
 
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -71,17 +72,11 @@ def list_problems(connection: Connection, *, after: str = "", limit: int = 1000)
     return [Problem(*row) for row in connection.execute(statement)]
 
 
-def list_conflicts(connection: Connection, *, limit: int = 1000) -> list[Conflict]:
-    """Return at most `limit` conflicts of each kind, sorted by UID."""
-    return [
-        *_versions(connection, limit),
-        *_damaged(connection, limit),
-        *_of_several(connection, "study_of_patients", study_patient, limit),
-        *_of_several(connection, "series_of_studies", series_study, limit),
-        *_demographics(connection, limit),
-        *_unidentified(connection, limit),
-        *_hidden(connection, limit),
-    ]
+def list_conflicts(
+    connection: Connection, *, limit: int = 1000, kinds: Collection[str] = KINDS.keys()
+) -> list[Conflict]:
+    """Return at most `limit` conflicts of each of some kinds, sorted by UID."""
+    return [each for kind, listed in _LISTED.items() if kind in kinds for each in listed(connection, limit)]
 
 
 def _versions(connection: Connection, limit: int) -> list[Conflict]:
@@ -155,6 +150,17 @@ def _hidden(connection: Connection, limit: int) -> list[Conflict]:
         Conflict("hidden", row.series_instance_uid, (f"image set {row.image_set_id}", *_differs(row.differs_in)))
         for row in list_hidden(connection, limit)
     ]
+
+
+_LISTED: Final[Mapping[str, Callable[[Connection, int], list[Conflict]]]] = {
+    "versions": _versions,
+    "damaged": _damaged,
+    "study_of_patients": lambda connection, limit: _of_several(connection, "study_of_patients", study_patient, limit),
+    "series_of_studies": lambda connection, limit: _of_several(connection, "series_of_studies", series_study, limit),
+    "demographics": _demographics,
+    "unidentified": _unidentified,
+    "hidden": _hidden,
+}
 
 
 def _differs(elements: list[str] | None) -> tuple[str, ...]:

@@ -23,7 +23,15 @@ from dicomflow.catalog.tables import (
     stored_object,
 )
 
-__all__ = ["count_hidden", "find_image_set", "is_hidden", "list_hidden", "record_repair", "why_hidden"]
+__all__ = [
+    "count_hidden",
+    "find_image_set",
+    "hidden_of_study",
+    "is_hidden",
+    "list_hidden",
+    "record_repair",
+    "why_hidden",
+]
 
 _IS_HIDDEN: Final = text("NOT is_primary")  # as it stands in the index of the few that are
 _MOST_NAMED: Final = 3
@@ -86,6 +94,18 @@ def list_hidden(connection: Connection, limit: int) -> list[Row[Any]]:
         .limit(limit)
     )
     return list(connection.execute(statement))
+
+
+def hidden_of_study(connection: Connection, study_instance_uid: str) -> list[str]:
+    """Return the image sets of a study that are not primary."""
+    statement = (
+        select(image_set.c.image_set_id)
+        .join(series_image_set, _is_set(series_image_set.c.datastore_id, series_image_set.c.image_set_id))
+        .where(_IS_HIDDEN, series_image_set.c.study_instance_uid == study_instance_uid)
+        .distinct()
+        .order_by(image_set.c.image_set_id)
+    )
+    return list(connection.scalars(statement))
 
 
 def is_hidden(connection: Connection, datastore_id: str, image_set_id: str) -> bool:

@@ -53,11 +53,21 @@ def problems(
 
 @catalog.command()
 def conflicts(
-    data: DataFolder = None, database_url: DatabaseUrl = None, *, limit: Limit = 1000, json: Json = False
+    data: DataFolder = None,
+    database_url: DatabaseUrl = None,
+    *,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Only conflicts of this kind: {', '.join(KINDS)}.", metavar="KIND", show_default=False),
+    ] = None,
+    limit: Limit = 1000,
+    json: Json = False,
 ) -> None:
     """List objects that contradict each other: versions, UIDs under two patients, changed demographics."""
+    if unknown := set(kind or ()) - KINDS.keys():
+        raise typer.BadParameter(f"{min(unknown)!r} is not one of {', '.join(KINDS)}", param_hint="--kind")
     with _reading(data, database_url) as connection:
-        found = list_conflicts(connection, limit=limit)
+        found = list_conflicts(connection, limit=limit, kinds=kind or KINDS)
     if json:
         typer.echo(json_.dumps([asdict(each) for each in found], indent=2))
         return

@@ -7,8 +7,8 @@ import typer
 
 from dicomflow.catalog.engine import require_schema
 from dicomflow.cli.database import DatabaseUrl, DataFolder, writing
+from dicomflow.cli.healthimaging import healthimaging_of
 from dicomflow.cli.stores import StoreUrl, actor, store_of
-from dicomflow.healthimaging.client import build_client
 from dicomflow.pipeline.deletion import Deletion, find_study
 from dicomflow.pipeline.settings import load_character_sets, load_issuers
 
@@ -29,8 +29,8 @@ def delete_study_(
 
     Objects that stay in the store come back into the catalog when their events are sent again. What is delivered
     meanwhile stays. An image of another study with a SOP Instance UID of this one is indexed again, and a patient who
-    has other studies is made anew from their objects: the store is read. HealthImaging is where AWS's own environment
-    variables say, as AWS_ENDPOINT_URL_MEDICAL_IMAGING for a simulator.
+    has other studies is made anew from their objects: the store is read. HealthImaging is that of the `dicomflow
+    local` which runs on DIR; else, or with AWS_ENDPOINT_URL_MEDICAL_IMAGING, where AWS's own variables say.
     """
     with writing(data, database_url) as engine:
         require_schema(engine)
@@ -42,7 +42,8 @@ def delete_study_(
             )
             raise typer.Exit(2)
         open_store = partial(store_of, data, store_url)
-        deletion = Deletion(engine, open_store, build_client, actor(), load_issuers(), load_character_sets())
+        open_client = partial(healthimaging_of, data)
+        deletion = Deletion(engine, open_store, open_client, actor(), load_issuers(), load_character_sets())
         deleted = deletion.delete(study, objects=objects, image_sets=image_sets)
     rows = ", ".join(f"{count} {table}" for table, count in deleted.rows.items() if count)
     typer.echo(f"deleted study {uid}: {rows}; {deleted.objects} objects; {deleted.image_sets} image sets")

@@ -7,23 +7,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
 from sqlalchemy import Connection, Engine, Row
 
+from dicomflow.catalog import hidden, outcomes, queue
 from dicomflow.catalog import imports as catalog
-from dicomflow.catalog import outcomes, queue
 from dicomflow.catalog.engine import begin_read, require_schema
 from dicomflow.catalog.states import RETRIED, RETRYABLE, SeriesState
 from dicomflow.cli.database import DatabaseUrl, DataFolder, reading, writing
+from dicomflow.cli.healthimaging import healthimaging_of
 from dicomflow.cli.stores import StoreUrl, actor, store_of
 from dicomflow.cli.tables import as_json, print_table
-from dicomflow.errors import PermanentError
-from dicomflow.pipeline.connect import build_queues, client_of
+from dicomflow.errors import PermanentError, TransientError
+from dicomflow.pipeline.connect import Later, build_queues
 from dicomflow.pipeline.forecast import forecast_series
-from dicomflow.pipeline.repair import Keep, Repair
+from dicomflow.pipeline.repair import Keep, Repair, Repaired
 from dicomflow.pipeline.settings import load_relay
 from dicomflow.pipeline.wakeups import DRIVE_QUEUE
 
@@ -151,8 +153,13 @@ def retry(
 
 @imports.command("repair")
 def repair(
-    image_set: Annotated[
-        str, typer.Argument(help="The hidden image set; `dicomflow catalog conflicts` lists them.", metavar="IMAGE_SET")
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="The hidden image set, or a Study Instance UID for all of its; `dicomflow catalog conflicts"
+            " --kind hidden` lists them.",
+            metavar="IMAGE_SET",
+        ),
     ],
     data: DataFolder = None,
     database_url: DatabaseUrl = None,
@@ -169,23 +176,55 @@ def repair(
 
     HealthImaging shows primary image sets alone, and keeps one that conflicts with those of its study as not primary.
     It allows a change in four seconds, and locks what it changes; after an interruption, call it again. Elements are
-    named and no value is; the audit trail has who did it. HealthImaging is where AWS's own environment variables say,
-    as AWS_ENDPOINT_URL_MEDICAL_IMAGING for a simulator.
+    named and no value is; the audit trail has who did it. HealthImaging is that of the `dicomflow local` which runs on
+    DIR; else, or with AWS_ENDPOINT_URL_MEDICAL_IMAGING, where AWS's own environment variables say.
 
     For example: dicomflow imports repair 0a1b2c3d4e5f60718293a4b5c6d7e8f9 --keep primary --dry-run
     """
     opening = reading if dry_run else writing
+    documents: list[dict[str, Any]] = []
+    failures: list[PermanentError | TransientError] = []
     with opening(data, database_url) as engine:
         require_schema(engine)
-        client = client_of("medical-imaging", load_relay())
+        client: Any = Later(partial(healthimaging_of, data))  # what the catalog does not know is told first
         _, store = store_of(data, store_url)
-        work = Repair(client, engine, store, image_set, keep, actor(), lambda: datetime.now(UTC), time.sleep)
-        found = work.foresee() if dry_run else work.run()
-        if not dry_run:
+        for image_set in _image_sets(engine, name):
+            try:
+                work = Repair(client, engine, store, image_set, keep, actor(), lambda: datetime.now(UTC), time.sleep)
+                found = work.foresee() if dry_run else work.run()
+            except (PermanentError, TransientError) as error:
+                failures.append(type(error)(f"{image_set}: {error}") if _is_uid(name) else error)
+                continue
+            documents.append({"image_set": image_set, "keep": keep, "dry_run": dry_run, **asdict(found)})
+            if not json:
+                _say_repaired(found, dry_run=dry_run)
+        if documents and not dry_run:
             _wake(engine, drive_queue_url, datetime.now(UTC))
-    if json:
-        typer.echo(json_.dumps({"image_set": image_set, "keep": keep, "dry_run": dry_run, **asdict(found)}))
-        return
+    if json and (documents or _is_uid(name)):
+        typer.echo(json_.dumps(documents if _is_uid(name) else documents[0]))
+    if len(failures) == 1:
+        raise failures[0]
+    if failures:
+        raise PermanentError("; ".join(map(str, failures)))
+
+
+def _is_uid(name: str) -> bool:
+    return "." in name  # which an image set's id has not
+
+
+def _image_sets(engine: Engine, name: str) -> list[str]:
+    if not _is_uid(name):
+        return [name]
+    with begin_read(engine) as connection:
+        found = hidden.hidden_of_study(connection, name)
+    if not found:
+        raise PermanentError(
+            f"the catalog knows no hidden image set of study {name}: see `dicomflow catalog conflicts`"
+        )
+    return found
+
+
+def _say_repaired(found: Repaired, *, dry_run: bool) -> None:
     for step in found.steps:
         scope = " and its study's others" if step.of_study else ""
         elements = f": {', '.join(step.elements)}" if step.elements else ""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mypy_boto3_medical_imaging.client import HealthImagingClient
 
 __all__ = [
+    "AccessError",
     "Datastore",
     "ImageSet",
     "ImageSetNotFoundError",
@@ -45,6 +46,7 @@ __all__ = [
     "search_image_sets",
     "start_import_job",
     "update_image_set",
+    "why_not",
 ]
 
 # 402 is a quota that running jobs fill, 409 a resource that is busy: both pass. The rest of 4xx does not.
@@ -82,6 +84,10 @@ class JobNotFoundError(PermanentError):
 
 class ImageSetNotFoundError(PermanentError):
     """The service has no such image set, or not any more."""
+
+
+class AccessError(TransientError):
+    """There are no credentials, or they are refused: nothing changes until somebody mends that."""
 
 
 class ThrottledError(TransientError):
@@ -460,22 +466,32 @@ def _call(call: Callable[[], T]) -> T:
 
     Whatever else comes out of it is an answer that nobody can read: botocore's parsers raise many kinds of errors.
     """
-    from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError  # noqa: PLC0415  # see the module
+    from botocore import exceptions as botocore  # noqa: PLC0415  # see the module
 
     try:
         return call()
-    except ClientError as error:
+    except botocore.ClientError as error:
         code = _code(error)
         told = clean_text(str(error.response["Error"].get("Message", "")), MESSAGE_LENGTH)
         message = f"{error.operation_name}: {code}: {told}"
         if code in THROTTLED:
             raise ThrottledError(message) from error
+        if code in ACCESS_ERRORS:
+            raise AccessError(message) from error
         if _is_transient(error):
             raise TransientError(message) from error
         raise PermanentError(message) from error
-    except ParamValidationError as error:
+    except botocore.ParamValidationError as error:
         raise PermanentError(str(error)[:MESSAGE_LENGTH]) from error
-    except BotoCoreError as error:
+    except (
+        botocore.NoCredentialsError,
+        botocore.PartialCredentialsError,
+        botocore.CredentialRetrievalError,
+        botocore.TokenRetrievalError,
+        botocore.SSOError,
+    ) as error:
+        raise AccessError(f"HealthImaging cannot be asked: {clean_text(str(error), MESSAGE_LENGTH)}") from error
+    except botocore.BotoCoreError as error:
         raise TransientError(f"HealthImaging cannot be reached: {type(error).__name__}") from error
     except DicomflowError:
         raise
@@ -483,7 +499,13 @@ def _call(call: Callable[[], T]) -> T:
         raise TransientError(f"the answer of HealthImaging cannot be read: {type(error).__name__}") from error
 
 
-def _cause_code(error: PermanentError) -> str | None:
+def why_not(error: DicomflowError) -> str:
+    """Return why a call failed, for a log: the service's code in the place of its text, which may repeat a value."""
+    code = _cause_code(error)
+    return str(error) if code is None else code
+
+
+def _cause_code(error: DicomflowError) -> str | None:
     """Return the service's code for what an error of ours was raised from."""
     response: dict[str, Any] = getattr(error.__cause__, "response", {})
     code: str | None = response.get("Error", {}).get("Code")
@@ -496,4 +518,4 @@ def _code(error: "ClientError") -> str:
 
 def _is_transient(error: "ClientError") -> bool:
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    return _code(error) in TRANSIENT_ERRORS | ACCESS_ERRORS or status in TRANSIENT_STATUSES or status >= SERVER_ERROR
+    return _code(error) in TRANSIENT_ERRORS or status in TRANSIENT_STATUSES or status >= SERVER_ERROR

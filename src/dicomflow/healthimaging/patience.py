@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from dicomflow.errors import TransientError
+from dicomflow.healthimaging.client import AccessError
 
 __all__ = ["PACE_SECONDS", "call_patiently"]
 
@@ -28,11 +29,14 @@ def call_patiently(
         tell: hears of each failure that is waited for.
 
     Raises:
+        AccessError: at once.
         TransientError: the last attempt's.
     """
     for attempt in range(1, _ATTEMPTS):
         try:
             return call()
+        except AccessError:  # that takes somebody, and no patience
+            raise
         except TransientError as error:
             tell(error)
         wait(PACE_SECONDS * attempt)

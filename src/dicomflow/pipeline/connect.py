@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mypy_boto3_medical_imaging.client import HealthImagingClient
     from mypy_boto3_sqs import SQSClient
 
-__all__ = ["LOCAL_BUCKET", "build_dependencies", "build_queues", "build_store", "client_of"]
+__all__ = ["LOCAL_BUCKET", "Later", "build_dependencies", "build_queues", "build_store", "client_of"]
 
 LOCAL_BUCKET: Final = "local-bucket"
 """The name under which a folder stands for a bucket."""
@@ -54,7 +54,7 @@ def build_dependencies(settings: PipelineSettings) -> Dependencies:
         engine=engine,
         store=store,
         bucket=bucket,
-        client=cast("HealthImagingClient", _Later(lambda: client_of("medical-imaging", settings.relay))),
+        client=cast("HealthImagingClient", Later(lambda: client_of("medical-imaging", settings.relay))),
         datastore_id=settings.imports.datastore_id,
         data_access_role_arn=settings.imports.data_access_role_arn,
         concurrent_imports=settings.imports.concurrent,
@@ -74,7 +74,7 @@ def build_dependencies(settings: PipelineSettings) -> Dependencies:
 def _publisher(settings: PipelineSettings) -> EventBridge | None:
     if not settings.events.bus:
         return None
-    return EventBridge(_Later(lambda: client_of("events", settings.relay)), settings.events.bus)
+    return EventBridge(Later(lambda: client_of("events", settings.relay)), settings.events.bus)
 
 
 def build_store(store_url: str) -> tuple[str, ObjectStore]:
@@ -105,7 +105,7 @@ def _fips_endpoint() -> str | None:
 
 def build_queues(urls: Mapping[str, str], relay: RelaySettings | None = None) -> SqsQueues:
     """Return the SQS queues with these URLs."""
-    return SqsQueues(cast("SQSClient", _Later(lambda: client_of("sqs", relay))), urls)
+    return SqsQueues(cast("SQSClient", Later(lambda: client_of("sqs", relay))), urls)
 
 
 def client_of(service: str, relay: RelaySettings | None = None) -> Any:
@@ -138,7 +138,7 @@ def _build_sqs_client() -> "SQSClient":
     return client
 
 
-class _Later:
+class Later:
     """Stands for a client until it is used. Thread: any; `_lock` guards the building."""
 
     def __init__(self, build: Callable[[], Any]) -> None:

@@ -26,7 +26,7 @@ from dicomflow.catalog.audit import record_audit_event
 from dicomflow.catalog.engine import begin_read
 from dicomflow.errors import PermanentError, TransientError
 from dicomflow.healthimaging import client as healthimaging
-from dicomflow.healthimaging.client import ImageSet, ImageSetSummary, ThrottledError
+from dicomflow.healthimaging.client import ImageSet, ImageSetSummary
 from dicomflow.healthimaging.patience import PACE_SECONDS, call_patiently
 from dicomflow.healthimaging.primary import SERIES_ELEMENTS, SERIES_UID, STUDY_ELEMENTS, differing_elements
 
@@ -246,7 +246,7 @@ class Repair:
         return call_patiently(
             call,
             self.wait,
-            lambda error: logger.info("repair_waits", extra={"throttled": isinstance(error, ThrottledError)}),
+            lambda error: logger.info("repair_waits", extra={"reason": healthimaging.why_not(error)}),
         )
 
     def _record(self, primary_id: str) -> int:
