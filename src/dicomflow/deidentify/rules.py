@@ -58,6 +58,7 @@ _DROPPED_GROUPS: Final = frozenset({0x0000, 0x0002, 0x0004, 0x4FFE, 0xFFFA, 0xFF
 _CHARACTER_SET: Final = 0x00080005
 _OFFSET: Final = 0x00080201
 _CONTENT_SEQUENCES: Final = frozenset({0x0040A730, 0x00400555, 0x00400610, 0x0040B020})
+_CONTENT: Final = 0x0040A730
 _TEXT_VALUE: Final = 0x0040A160
 # Graphic Annotation Sequence, of which a dummy would be a drawing; the name of an ethics committee, which may not stand
 # without the number of its approval, which goes.
@@ -132,18 +133,18 @@ class Rules:
         if code is None:
             return self._by_vr(parent, tag, vr, stated)
         base = self._base(parent, tag, vr, code)
-        if (chosen := self._by_option(tag, vr, base)) is not None:
+        if (chosen := self._by_option(parent, tag, vr, base)) is not None:
             return chosen
         return Rule(base, base, vr)
 
-    def _by_option(self, tag: int, vr: str, base: Do) -> Rule | None:
+    def _by_option(self, parent: int, tag: int, vr: str, base: Do) -> Rule | None:
         """Return what an option says in the place of the Basic Profile's code."""
         if self._dates_stay:
             if tag == _OFFSET:
                 return Rule(Do.OFFSET, base, vr)
             if (vr in _DATES or tag in options.OTHER_DATES) and tag not in options.NO_OPTION_DATES:
                 return Rule(Do.DATE, base, "DT" if tag in options.OTHER_DATES else vr)
-        if vr == "UI" and Option.RETAIN_UIDS in self._options and tag not in options.NO_OPTION_UIDS:
+        if vr == "UI" and Option.RETAIN_UIDS in self._options and self._retains_uid(parent, tag):
             return Rule(Do.STRUCTURE, base, vr)
         if tag in self._retained:
             return Rule(Do.WALK if vr == "SQ" else Do.KEEP, base, vr)
@@ -152,6 +153,11 @@ class Rules:
                 return Rule(Do.CONTENT, base, vr)
             return Rule(Do.WALK if vr == "SQ" else Do.WORDS, base, vr)
         return None
+
+    def _retains_uid(self, parent: int, tag: int) -> bool:
+        """Tell whether a row is in the option's column; that of a content item is in its concept's (E.3.4)."""
+        is_content = parent == _CONTENT and Option.CLEAN_STRUCTURED_CONTENT in self._options
+        return tag not in options.NO_OPTION_UIDS or is_content
 
     def _base(self, parent: int, tag: int, vr: str, code: str) -> Do:
         """Return what the Basic Profile's code comes to (PS3.15 Table E.1-1a).
