@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
 
+from dicomflow.cli.toml import merged
 from infra.words import in_words
 
 if TYPE_CHECKING:
     from infra.settings import EdgeDevice
 
-__all__ = ["check_edge_settings", "merged", "own_settings"]
+__all__ = ["check_edge_settings", "own_settings"]
 
 _MAX_CHARACTERS: Final = 30_000
 """Windows has 32,767 for a variable of the environment, in which a device gets them."""
@@ -72,15 +73,6 @@ def own_settings(edges: Iterable["EdgeDevice"], prefix: str) -> str:
             f"EDGE_CONFIG: the settings of all edges have {len(told):,} characters, {_MAX_CHARACTERS:,} at most"
         )
     return told
-
-
-def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings with others above them, table by table."""
-    found = {**below, **above}
-    for name in below.keys() & above.keys():
-        if isinstance(below[name], dict) and isinstance(above[name], dict):
-            found[name] = merged(below[name], above[name])
-    return found
 
 
 def _has(settings: Mapping[str, Any], path: tuple[str, ...]) -> bool:

@@ -4,9 +4,9 @@ import json
 from dataclasses import dataclass
 from typing import Any, Final
 
+from dicomflow.cli.toml import merged
 from greengrass.component import to_toml
 from infra.devices import DeviceConfig
-from infra.edgesettings import merged
 
 __all__ = ["Surroundings", "log_group_of", "user_data_lines"]
 

@@ -86,6 +86,7 @@ def device(tmp_path: Path) -> dict[str, str]:
         "id",
         "rm",
         "find",
+        "chmod",
     ):
         (tools / name).write_text(f'#!/bin/sh\necho {name} "$@" >>"$CALLS"\n[ {name} != "${{BROKEN:-}}" ]\n')
     (tools / "sudo").write_text('#!/bin/sh\nwhile [ "$1" = -E ]; do shift; done\n[ "$1" = -u ] && shift 2\nexec "$@"\n')

@@ -14,16 +14,16 @@ from dicomflow.bucket.keys import check_edge_name
 from dicomflow.cli import edge_powershell as powershell
 from dicomflow.cli import edge_scripts as scripts
 from dicomflow.cli.edge_certificate import CERTIFICATE, KEY
+from dicomflow.cli.edge_config import EdgeConfig, Network, edge_toml
 from dicomflow.cli.nucleus import CREDENTIALS_HOST, NUCLEUS, NUCLEUS_COMPONENT, NUCLEUS_SHA256, nucleus_settings
-from dicomflow.cli.stacks import EdgeName, Region, StackName, config_of_stack, stack_of_config
+from dicomflow.cli.stacks import EdgeName, Region, StackName, stack_of_config
 from dicomflow.errors import PermanentError, TransientError
 
 __all__ = ["edge_install"]
 
 INSTALLER_SECONDS: Final = 3600
 _PRIVATE: Final = 0o600
-_PROXY: Final = re.compile(r"https?://[^\s'\"`$\\]+")
-_EXCLUDES: Final = re.compile(r"[\w.:/*-]+(,[\w.:/*-]+)*")
+_BUCKET: Final = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/?")
 
 
 class _Kind(StrEnum):
@@ -41,15 +41,6 @@ class _Kind(StrEnum):
     @property
     def has_nucleus(self) -> bool:
         return self in {_Kind.GREENGRASS, _Kind.WINDOWS}
-
-
-class _Network(NamedTuple):
-    """What is between the device and AWS."""
-
-    proxy_url: str
-    proxy_excludes: str
-    only_443: bool
-    is_fips: bool
 
 
 class _Credentials(NamedTuple):
@@ -119,27 +110,36 @@ def edge_install(
             check_edge_name(name)
         except ValueError as error:
             raise typer.BadParameter(str(error), param_hint="NAME") from error
-    stack = stack or stack_of_config(name)
+    given_stack, stack = stack, stack or stack_of_config(name)
+    config = EdgeConfig.of(stack, name, has_nucleus=kind.has_nucleus)
     thing = f"{stack}-{name}"
     target = output or Path(f"edge-install-{name}.txt")
     if uninstall:
         text = powershell.UNINSTALL if kind.is_windows else scripts.UNINSTALL
         _write_private(target, text.format(thing=thing, file=target.name))
-        typer.echo(f"the commands are in {target}; then: dicomflow edge-remove {name}")
+        option = "" if given_stack is None else f" --stack {stack}"
+        typer.echo(f"the commands are in {target}; then: dicomflow edge-remove {name}{option}")
         return
     digest = _digest_of(nucleus, nucleus_sha256)
-    if not kind.has_nucleus and not (store_url or "").startswith("s3://"):
+    if not kind.has_nucleus and _BUCKET.fullmatch(store_url or "") is None:
         raise typer.BadParameter("give the stack's bucket, s3://NAME", param_hint="--store-url")
-    network = _network_of(stack, proxy_url, proxy_excludes, only_443=only_port_443, is_fips=fips)
+    network = config.network(proxy_url, proxy_excludes, only_443=only_port_443, is_fips=fips)
     region = region or _region_of_profile()
-    values: dict[str, Any] = {"stack": stack, "thing": thing, "region": region, "file": target.name}
+    values: dict[str, Any] = {
+        "stack": stack,
+        "thing": thing,
+        "region": region,
+        "file": target.name,
+        "ports": config.ports,
+    }
     credentials = None if own_credentials else _assume_installer(stack, region)
     if credentials is not None:
         values |= credentials._asdict() | {"expires": credentials.expires.isoformat()}
     if kind.has_nucleus:
         text = _with_nucleus(kind, values | {"nucleus": nucleus, "digest": digest}, network)
     else:
-        text = _without_nucleus(kind, values | {"store_url": store_url}, network, credentials)
+        values |= {"store_url": str(store_url).rstrip("/")}
+        text = _without_nucleus(kind, values, config, network, credentials)
     _write_private(target, text)
     readers = "which only you can read" if os.name == "posix" else "which is a secret"  # Windows knows no mode
     typer.echo(f"the commands for {thing} are in {target}, {readers if credentials else 'which hold no secret'}")
@@ -154,30 +154,7 @@ def _kind_of(chosen: dict[_Kind, bool]) -> _Kind:
     return found[0] if found else _Kind.GREENGRASS
 
 
-def _network_of(
-    stack: str, proxy_url: str | None, proxy_excludes: str | None, *, only_443: bool | None, is_fips: bool | None
-) -> _Network:
-    """Return what the options say, and of the rest what the stack's config.py says.
-
-    Raises:
-        typer.BadParameter: it could not stand in a command.
-    """
-    config = config_of_stack(stack)
-    devices, account = (config.get(section, {}) for section in ("DEVICE_CONFIG", "ACCOUNT_CONFIG"))
-    found = _Network(
-        str(devices.get("proxy_url", "")) if proxy_url is None else proxy_url,
-        str(devices.get("proxy_excludes", "")) if proxy_excludes is None else proxy_excludes,
-        bool(devices.get("only_port_443", False)) if only_443 is None else only_443,
-        bool(account.get("fips_endpoints", False)) if is_fips is None else is_fips,
-    )
-    if found.proxy_url and _PROXY.fullmatch(found.proxy_url) is None:
-        raise typer.BadParameter("give http:// and the proxy's host and port", param_hint="--proxy-url")
-    if found.proxy_excludes and _EXCLUDES.fullmatch(found.proxy_excludes) is None:
-        raise typer.BadParameter("give hosts, parted by commas without blanks", param_hint="--proxy-excludes")
-    return found
-
-
-def _with_nucleus(kind: _Kind, values: dict[str, Any], network: _Network) -> str:
+def _with_nucleus(kind: _Kind, values: dict[str, Any], network: Network) -> str:
     """Return the commands that install Greengrass; the nucleus gets a file of settings where it needs some."""
     told = nucleus_settings(
         values["region"],
@@ -207,19 +184,21 @@ def _with_nucleus(kind: _Kind, values: dict[str, Any], network: _Network) -> str
     return (powershell.GREENGRASS if kind.is_windows else scripts.GREENGRASS).format(**values)
 
 
-def _without_nucleus(kind: _Kind, values: dict[str, Any], network: _Network, credentials: _Credentials | None) -> str:
+def _without_nucleus(
+    kind: _Kind, values: dict[str, Any], config: EdgeConfig, network: Network, credentials: _Credentials | None
+) -> str:
     """Return the commands that install a service of the machine's own, with a certificate unless it has credentials."""
     data, slash = (r"C:\ProgramData\dicomflow", "\\") if kind.is_windows else ("/var/lib/dicomflow", "/")
-    delivery = {"proxy_url": network.proxy_url, "proxy_excludes": network.proxy_excludes if network.proxy_url else ""}
-    if network.is_fips:
-        delivery["endpoint"] = f"https://s3-fips.{values['region']}.amazonaws.com"
-    told = "".join(f'{name} = "{value}"\n' for name, value in delivery.items() if value)
-    settings = scripts.SETTINGS.format(**values, spool=f"{data}{slash}spool", delivery=told)
+    told = None
     certificate = ""
     if credentials is not None:
-        files = {"certificate": f"{data}{slash}{CERTIFICATE}", "key": f"{data}{slash}{KEY}"}
-        endpoint = _credentials_endpoint(credentials, values["region"], network)
-        settings += scripts.CREDENTIALS.format(**values, **files, endpoint=endpoint)
+        told = {
+            "endpoint": _credentials_endpoint(credentials, values["region"], network),
+            "role_alias": f"{values['thing']}-GG-Role-Alias",
+            "thing": values["thing"],
+            "certificate": f"{data}{slash}{CERTIFICATE}",
+            "key": f"{data}{slash}{KEY}",
+        }
         proxy = network.proxy_url
         if kind.is_windows:
             line = f"        $env:HTTPS_PROXY = '{proxy}'\n" if proxy else ""
@@ -227,6 +206,7 @@ def _without_nucleus(kind: _Kind, values: dict[str, Any], network: _Network, cre
         else:
             line = f"export HTTPS_PROXY='{proxy}'\n" if proxy else ""
             certificate = scripts.SYSTEMD_CERTIFICATE.format(**values, proxy=line)
+    settings = edge_toml(values, f"{data}{slash}spool", config, network, told)
     unless = f" but iot.{values['region']}.amazonaws.com, once, and S3" if credentials is not None else " but S3"
     text = powershell.SERVICE if kind.is_windows else scripts.SYSTEMD
     return text.format(**values, settings=settings, certificate=certificate, unless=unless)
@@ -289,7 +269,7 @@ def _assume_installer(stack: str, region: str) -> _Credentials:
     return _Credentials(answer["AccessKeyId"], answer["SecretAccessKey"], answer["SessionToken"], answer["Expiration"])
 
 
-def _credentials_endpoint(credentials: _Credentials, region: str, network: _Network) -> str:
+def _credentials_endpoint(credentials: _Credentials, region: str, network: Network) -> str:
     """Return the account's host that gives credentials for a certificate.
 
     Raises:

@@ -21,7 +21,7 @@ if (-not (Get-Command -Name 'py', 'python' -ErrorAction SilentlyContinue)) {{
     throw 'install Python 3.11 or newer first, for all users'
 }}
 if (-not (Get-NetFirewallRule -DisplayName 'dicomflow edge' -ErrorAction SilentlyContinue)) {{
-    $rule = @{{ DisplayName = 'dicomflow edge'; Direction = 'Inbound'; Protocol = 'TCP'; LocalPort = 11112 }}
+    $rule = @{{ DisplayName = 'dicomflow edge'; Direction = 'Inbound'; Protocol = 'TCP'; LocalPort = {ports} }}
     New-NetFirewallRule @rule -Action Allow | Out-Null
 }}
 if (Test-Path -Path C:\\greengrass\\v2\\config\\effectiveConfig.yaml) {{
@@ -109,7 +109,7 @@ Invoke-Program $python @('C:\\dicomflow\\windows_service.py', '--startup', 'auto
 $restarts = 'restart/5000/restart/5000/restart/60000'
 Invoke-Program sc.exe @('failure', 'dicomflow-edge', 'reset=', '86400', 'actions=', $restarts)
 if (-not (Get-NetFirewallRule -DisplayName 'dicomflow edge' -ErrorAction SilentlyContinue)) {{
-    $rule = @{{ DisplayName = 'dicomflow edge'; Direction = 'Inbound'; Protocol = 'TCP'; LocalPort = 11112 }}
+    $rule = @{{ DisplayName = 'dicomflow edge'; Direction = 'Inbound'; Protocol = 'TCP'; LocalPort = {ports} }}
     New-NetFirewallRule @rule -Action Allow | Out-Null
 }}
 Start-Service -Name dicomflow-edge

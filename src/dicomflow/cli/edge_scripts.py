@@ -5,7 +5,7 @@ Each ends at the first command that fails, and run again it changes nothing that
 
 from typing import Final
 
-__all__ = ["CREDENTIALS", "GREENGRASS", "SETTINGS", "SYSTEMD", "SYSTEMD_CERTIFICATE", "UNINSTALL"]
+__all__ = ["GREENGRASS", "SYSTEMD", "SYSTEMD_CERTIFICATE", "UNINSTALL"]
 
 # In a shell of their own: the first command that fails ends them, and not the terminal that they were pasted into.
 GREENGRASS: Final = """\
@@ -14,6 +14,7 @@ GREENGRASS: Final = """\
 [ -z "${{BASH_VERSION:-}}" ] || set +o history
 (
 set -eu
+umask 022
 has_python() {{
     for python in python3.14 python3.13 python3.12 python3.11 python3; do
         ! "$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || return 0
@@ -52,6 +53,7 @@ if [ ! -f /greengrass/v2/config/effectiveConfig.yaml ]; then
         --aws-region {region} --thing-name {thing} --thing-group-name {stack}-IEP-devices \\
         --thing-policy-name {thing}-GG-Thing -trn {thing}-GG-Role -tra {thing}-GG-Role-Alias \\
         --component-default-user ggc_user:ggc_group --provision true --setup-system-service true{init}
+    sudo chmod a+rx /greengrass /greengrass/v2
     rm -rf "$folder"
 else
     echo 'the nucleus is installed already, and stays as it is'
@@ -85,37 +87,21 @@ sudo systemctl daemon-reload
 )
 """
 
-SETTINGS: Final = """\
-name = "{thing}"
-
-[spool]
-dir = '{spool}'
-
-[delivery]
-store_url = "{store_url}"
-{delivery}"""
-
-CREDENTIALS: Final = """
-[delivery.credentials]
-endpoint = "{endpoint}"
-role_alias = "{thing}-GG-Role-Alias"
-thing = "{thing}"
-certificate = '{certificate}'
-key = '{key}'
-"""
-
 SYSTEMD: Final = """\
 # Run this file on the machine that becomes the edge {thing}: sh {file}, with dicomflow-edge-linux-amd64.zip or -aarch64
 # beside. `python -m infra.greengrass` makes the zip; the machine needs Python 3.11 or newer with venv, unzip, curl, and
 # no internet. Run again it upgrades to the zip beside, and leaves settings, keys and spool as they are.
 (
 set -eu
+umask 022
 id dicomflow >/dev/null 2>&1 || sudo useradd --system --user-group --home-dir /var/lib/dicomflow dicomflow
 sudo install -d -m 750 -o dicomflow -g dicomflow /var/lib/dicomflow /var/lib/dicomflow/spool
 sudo install -d -m 755 /etc/dicomflow /opt/dicomflow
 sudo unzip -qo dicomflow-edge-linux-*.zip -d /opt/dicomflow
+sudo chmod -R a+rX /opt/dicomflow
 sudo -u dicomflow sh /opt/dicomflow/python.sh install /var/lib/dicomflow
-{certificate}sudo test -f /etc/dicomflow/edge.toml || sudo tee /etc/dicomflow/edge.toml >/dev/null <<'EDGE_TOML'
+{certificate}sudo test -f /etc/dicomflow/edge.toml ||
+    sudo install -m 644 /dev/stdin /etc/dicomflow/edge.toml <<'EDGE_TOML'
 {settings}EDGE_TOML
 if ! sudo test -f /etc/dicomflow/environment; then
     sudo install -m 600 /dev/null /etc/dicomflow/environment
