@@ -1,6 +1,7 @@
 """Retrievals side by side from one DCMTK archive: by movescu to storescp and to our edge, by Orthanc, and by our pull.
 
-Each is timed from its command to the last image acknowledged. All programs of DCMTK's run with TCP_NODELAY=1.
+Each is timed from its command to the last image acknowledged; our pull to its report too, which it makes after it has
+asked for everything a second time. All programs of DCMTK's run with TCP_NODELAY=1.
 """
 
 import argparse
@@ -25,9 +26,13 @@ from machine import describe
 from peers import PEERS, running
 from report import replace_section
 
-COUNT: Final = 400
+STUDIES: Final = 4
+IMAGES: Final = 100
+"""Of each study, in one series."""
+COUNT: Final = STUDIES * IMAGES
 SIDE: Final = 512
-STUDY: Final = "1.2.826.0.1.3680043.10.1.1"
+STUDY: Final = "1.2.826.0.1.3680043.10.1"
+PATIENT: Final = "BENCH-1"
 ENVIRONMENT: Final = {**os.environ, "TCP_NODELAY": "1"}
 ORTHANC: Final = "Orthanc's own retrieve"
 WAIT_SECONDS: Final = 120
@@ -42,7 +47,8 @@ def main() -> int:
     ways: dict[str, Callable[[Path, Path], float]] = {
         "movescu to storescp": lambda base, pacs: _move(base, pacs, "DCMTK storescp"),
         "movescu to dicomflow": lambda base, pacs: _move(base, pacs, "dicomflow"),
-        "dicomflow pull": _pull,
+        "dicomflow pull": lambda base, pacs: _pull(base, pacs, report=False),
+        "dicomflow pull, to its report": lambda base, pacs: _pull(base, pacs, report=True),
         ORTHANC: _orthanc,
     }
     rates: dict[str, list[float]] = {name: [] for name in ways}
@@ -57,8 +63,8 @@ def main() -> int:
     lines = [
         f"Measured with `scripts/bench pull --rounds {arguments.rounds}` on {describe()}.",
         (
-            f"One series of {COUNT} CT of 525 KB from DCMTK's dcmqrscp; images a second, medians of"
-            f" {arguments.rounds}, and the ratio to {ORTHANC}."
+            f"{STUDIES} studies of {IMAGES} CT of 525 KB from DCMTK's dcmqrscp; images a second, medians of"
+            f" {arguments.rounds}, and the ratio to {ORTHANC}, which runs already and has asked before the time begins."
         ),
         "",
         "| way | images a second | ratio |",
@@ -74,13 +80,19 @@ def main() -> int:
 def _fill(base: Path) -> Path:
     """Return the folder of an archive that has the series."""
     (image,) = samples.ct_study(1, series=1, slices=1, side=SIDE)
-    image.StudyInstanceUID, image.SeriesInstanceUID = STUDY, f"{STUDY}.1"
-    image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = f"{STUDY}.1.1000000"
+    image.PatientID, image.StudyInstanceUID, image.SeriesInstanceUID = PATIENT, f"{STUDY}.1000000", f"{STUDY}.2000000"
+    image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = f"{STUDY}.3000000"
+    image.InstanceNumber = "4000000"
     image.save_as(base / "one.dcm", enforce_file_format=True)
     content = (base / "one.dcm").read_bytes()
     (base / "files").mkdir()
     for number in range(COUNT):
-        (base / "files" / f"{number}.dcm").write_bytes(content.replace(b".1000000", f".{1000000 + number}".encode()))
+        study, place = divmod(number, IMAGES)
+        changed = content.replace(b".3000000", f".{3_000_000 + number}".encode())
+        for before, after in ((b".1000000", f".{1_000_000 + study}"), (b".2000000", f".{2_000_000 + study}")):
+            changed = changed.replace(before, after.encode())
+        changed = changed.replace(b"4000000", str(4_000_000 + place).encode())
+        (base / "files" / f"{number}.dcm").write_bytes(changed)
     (base / "pacs").mkdir()
     with _archive(base, base / "pacs", {}) as port:
         subprocess.run(
@@ -124,13 +136,13 @@ def _move(base: Path, pacs: Path, name: str) -> float:
         return _timed(
             [
                 *("movescu", "-S", "-aec", "PACS", "-aem", "TARGET", "-k", "0008,0052=STUDY"),
-                *("-k", f"StudyInstanceUID={STUDY}", "127.0.0.1", str(archive)),
+                *("-k", f"StudyInstanceUID={_uids()}", "127.0.0.1", str(archive)),
             ]
         )
 
 
-def _pull(base: Path, pacs: Path) -> float:
-    """Time until the ledger has all images: the look before is in it, the wait for quiet and the look after are not."""
+def _pull(base: Path, pacs: Path, *, report: bool) -> float:
+    """Time from the command, with its start and its look, until the ledger has all images, or until its report."""
     (peer,) = (each for each in PEERS if each.name == "dicomflow")
     with running(peer, base) as (port, _), _archive(base, pacs, {"TARGET": port}) as archive:
         config = max(base.glob("receiver-*/edge.toml"), key=lambda path: path.stat().st_mtime)
@@ -148,8 +160,13 @@ def _pull(base: Path, pacs: Path) -> float:
         ledger = config.parent / "spool" / LEDGER_FILE
         _wait(lambda: _count(ledger) == COUNT)
         seconds = time.perf_counter() - started
-        process.wait()
-        return COUNT / seconds
+        if process.wait():
+            return 0.0
+        return COUNT / (time.perf_counter() - started if report else seconds)
+
+
+def _uids() -> str:
+    return "\\".join(f"{STUDY}.{1_000_000 + number}" for number in range(STUDIES))
 
 
 def _count(path: Path) -> int:
@@ -157,7 +174,7 @@ def _count(path: Path) -> int:
         return 0
     ledger = Ledger(path, read_only=True)
     try:
-        return ledger.count_study(STUDY)[0]
+        return sum(ledger.count_study(uid)[0] for uid in _uids().split("\\"))
     finally:
         ledger.close()
 
@@ -187,7 +204,7 @@ def _orthanc(base: Path, pacs: Path) -> float:
         )
         try:
             _wait(lambda: _ask(http_port, "/system", None))
-            query = {"Level": "Study", "Query": {"StudyInstanceUID": STUDY}}
+            query = {"Level": "Study", "Query": {"PatientID": PATIENT}}
             path = _ask(http_port, "/modalities/pacs/query", query)["Path"]
             started = time.perf_counter()
             _ask(http_port, f"{path}/retrieve", {"TargetAet": "ORTHANC", "Synchronous": True})

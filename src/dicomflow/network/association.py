@@ -32,7 +32,7 @@ from dicomflow.network.tls import TlsContexts
 
 __all__ = ["Association"]
 
-_RECEIVE_BUFFER_BYTES: Final = 64 << 10
+_RECEIVE_BUFFER_BYTES: Final = 256 << 10
 # Set again before each receive of a rest, since the kernel clears it: a sender that leaves Nagle's algorithm on waits
 # for the acknowledgement of its last segment. What is complete is acknowledged with its answer.
 _QUICKACK: Final[int | None] = getattr(socket, "TCP_QUICKACK", None)

@@ -148,7 +148,7 @@ def test_image_level_refused_gives_counted_not_complete(site_of: Any, source_of:
     """Numbers agree, and no more is known of it: it is never called complete."""
     source = source_of(ct(slices=3))
     source.hidden_levels = {"IMAGE"}
-    site = site_of(source)
+    site = site_of(source, quiet_seconds=3600)  # all that was sent has come: nothing more is waited for
     study = _only(site, site.pull())
     assert (StudyState.COUNTED, 3, 3, 0) == (study.state, study.source, study.here, study.missing)
     assert "it tells no images of a series" == study.reason

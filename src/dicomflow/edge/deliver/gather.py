@@ -110,7 +110,9 @@ class Gathering:
             self._spool.aside.settle(instance.file.path)
             if assigned is not None:
                 moved.append(assigned)
-        synced = {delivery.delivery_id for delivery, _ in moved if self._sync(delivery)}
+        # Once for each delivery, not for each instance: the disk is for senders that wait for their answers.
+        touched = {delivery.delivery_id: delivery for delivery, _ in moved}
+        synced = {delivery_id for delivery_id, delivery in touched.items() if self._sync(delivery)}
         for delivery, instance in moved:
             if delivery.delivery_id in synced:
                 self._submit(delivery, instance)

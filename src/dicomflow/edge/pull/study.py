@@ -23,6 +23,8 @@ _UNKNOWN_DESTINATION: Final = 0xA801
 _SIZES: Final = (MOST_UIDS, 50, 7, 1)
 _MOST_LOOKS: Final = 3
 _LOOK_SECONDS: Final = 0.2
+# A look at a large study takes its time: at most a fifth of all.
+_IDLE_SHARE: Final = 4.0
 # For a source that says to have sent more than came: it may answer before its last image is through.
 _PATIENT: Final = 12
 
@@ -177,9 +179,14 @@ class StudyPull:
     def _fetch(self, study_uid: str, at: AtSource, confirmed: set[str], said: _Said) -> None:
         """Ask for what is missing in lists that become smaller, until a round brings nothing for the second time."""
         if at.is_counted:
+            before = self._holdings.arrived(study_uid)[0]
             self._ask(Wanted(study_uid, sop_class_uids=_classes(at)), [], said)
             said.is_whole_asked = True
-            self._await_quiet(study_uid, 1)
+            self._await_quiet(
+                study_uid,
+                1,
+                lambda: self._has_come(study_uid, before, said) and not self._missing(study_uid, at, confirmed),
+            )
         fruitless = 0
         missing = self._missing(study_uid, at, confirmed)
         for size in _SIZES:
@@ -246,6 +253,10 @@ class StudyPull:
             if uid in named or (result.status and (len(uids) == 1 or not named)):
                 said.refused.add(uid)
 
+    def _has_come(self, study_uid: str, before: int, said: _Said) -> bool:
+        """Tell whether as many have come as the source says to have sent; of none it need not have said anything."""
+        return 0 < said.promised <= self._holdings.arrived(study_uid)[0] - before
+
     def _missing(self, study_uid: str, at: AtSource, confirmed: set[str]) -> list[str]:
         held = self._holdings.of_study(study_uid, confirmed)
         return [uid for uid in at.images if uid not in held]
@@ -263,13 +274,17 @@ class StudyPull:
         """Wait until nothing of a study has come for `quiet_seconds`, or it is done."""
         quiet = self._peer.source.quiet_seconds * times
         seen, seen_at = self._holdings.arrived(study_uid), time.monotonic()
+        pause = min(_LOOK_SECONDS, quiet)
         while time.monotonic() - seen_at < quiet and not self._limits.is_over():
-            time.sleep(min(_LOOK_SECONDS, quiet))  # files tell nobody
+            time.sleep(pause)  # files tell nobody
+            looked_at = time.monotonic()
+            # What is counted may be on its way to its folder still: so it is asked again also when nothing new came.
+            if is_done():
+                return
             now = self._holdings.arrived(study_uid)
+            pause = max(pause, _IDLE_SHARE * (time.monotonic() - looked_at))
             if now != seen:
                 seen, seen_at = now, time.monotonic()
-                if is_done():
-                    return
 
 
 class _Follow:

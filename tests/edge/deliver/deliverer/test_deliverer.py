@@ -46,6 +46,22 @@ def test_instances_arrive_with_their_bytes_and_the_manifest_last(site: Site, par
     assert sorted(site.stored_keys()) == sorted(each.key for each in site.announced)
 
 
+def test_instances_of_one_study_gathered_at_once_cost_one_sync(site: Site, monkeypatch: pytest.MonkeyPatch):
+    """The delivery's folder is synced once before all of them are put: senders wait for the same disk."""
+    synced: list[list[str]] = []
+    sync = site.spool.sync_deliveries
+
+    def _sync(delivery_ids: list[str]) -> None:
+        synced.append(delivery_ids)
+        sync(delivery_ids)
+
+    monkeypatch.setattr(site.spool, "sync_deliveries", _sync)
+    for number in range(20):
+        site.receive(f"1.2.{number}")
+    site.run(lambda: len(site.announced) == 20)
+    assert 1 == len(synced)
+
+
 def test_open_association_keeps_its_delivery_open(site: Site):
     """Objects are stored while the association goes on; the manifest waits for its end."""
     site.receive("1.2.1")
