@@ -9,6 +9,7 @@ from typing import Any
 import pydicom.config
 from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
+from pynetdicom.association import Association
 from pynetdicom.sop_class import (
     StudyRootQueryRetrieveInformationModelFind,
     StudyRootQueryRetrieveInformationModelGet,
@@ -20,6 +21,43 @@ __all__ = ["Source"]
 
 _UNIQUE = {"STUDY": "StudyInstanceUID", "SERIES": "SeriesInstanceUID", "IMAGE": "SOPInstanceUID"}
 _SYNTAXES = ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1"]
+
+
+class _Checkpoint(threading.Event):
+    """Where the reactor of an association stands still while somebody else reads answers.
+
+    pynetdicom's `send_c_store` believes a flag that the reactor has set just before it goes on: then the reactor takes
+    the answer, and the sub-operation fails when `dimse_timeout` is over, half a minute each. Here the flag is followed
+    by the truth: who clears returns when the reactor waits.
+    """
+
+    def __init__(self, association: Association) -> None:
+        super().__init__()
+        self.set()
+        self._association = association
+        self._is_waited_at = False
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait as an event does."""
+        with self._cond:
+            self._is_waited_at = not self._flag
+            self._cond.wait_for(self.is_set, timeout)
+            self._is_waited_at = False
+            return self._flag
+
+    def clear(self) -> None:
+        """Clear, and return when the reactor waits, or has ended."""
+        with self._cond:
+            self._flag = False
+        while not self._is_waited_at and self._association.is_alive():
+            time.sleep(0.0005)
+
+
+class _AE(AE):
+    def associate(self, *arguments: Any, **options: Any) -> Association:
+        association = super().associate(*arguments, **options)
+        association._reactor_checkpoint = _Checkpoint(association)
+        return association
 
 
 class Source:
@@ -52,10 +90,8 @@ class Source:
         self.moves: list[Dataset] = []
         self.sent: Counter[str] = Counter()
         self.stopping = threading.Event()
-        ae = AE(ae_title)
-        ae.network_timeout = ae.acse_timeout = WAIT_SECONDS
-        # Its reactor may take the answer to a C-STORE from under who waits for it: then that sub-operation has failed.
-        ae.dimse_timeout = 3
+        ae = _AE(ae_title)
+        ae.network_timeout = ae.acse_timeout = ae.dimse_timeout = WAIT_SECONDS
         for each in (
             StudyRootQueryRetrieveInformationModelFind,
             StudyRootQueryRetrieveInformationModelMove,
