@@ -67,7 +67,7 @@ class _Opened:
         self._stack: Final = ExitStack()
         title = settings.dimse.ae_title
         archive = self._stack.enter_context(open_remote_archive(_origin(settings, workers), title))
-        moves = operations(move_destinations(settings.destinations, title))
+        moves = operations(move_destinations(settings.nodes, title))
         self._site = ArchiveSite(archive, Peers(settings.archive.peers), moves)
 
     def serve(self, acceptor: Acceptor, association_id: str, peer: str) -> ArchiveServices:
@@ -88,7 +88,7 @@ def edge_archive(settings: EdgeSettings, workers: int) -> EdgeArchive | None:
     if not settings.archive.peers or settings.archive.dicomweb_url is None:
         return None
     Peers(settings.archive.peers)
-    move_destinations(settings.destinations, settings.dimse.ae_title)
+    move_destinations(settings.nodes, settings.dimse.ae_title)
     _origin(settings, workers)
     return EdgeArchive(settings, workers)
 

@@ -117,9 +117,7 @@ class Local:
         self._engine = create_engine_for(self._database_url)
         self._queues = LocalQueues(self._engine, _now, _VISIBILITY_SECONDS, Room(data, _LEAST_FREE_BYTES))
         # What may be asked for on the DIMSE port is the peers' in edge.toml: reading is never promiscuous.
-        archive = LocalArchive(
-            self._database_url, data / "objects", edge.dimse.ae_title, edge.archive, edge.destinations
-        )
+        archive = LocalArchive(self._database_url, data / "objects", edge.dimse.ae_title, edge.archive, edge.nodes)
         self._supervisor = Supervisor(
             edge, LogSettings.of_this_process(), Notifier(self._database_url), beside=beside(archive)
         )

@@ -8,6 +8,8 @@ from pydantic import BaseModel, ValidationError
 
 __all__ = ["describe_settings", "meant", "setting_paths"]
 
+_KINDS: Final = frozenset({"dimse", "store", "stow"})
+_KIND_AT: Final = 2
 _MOST_DEPTH: Final = 6
 
 
@@ -21,10 +23,17 @@ def describe_settings(error: ValidationError, model: type[BaseModel]) -> str:
     """Return each thing that is wrong with settings, by its name and without its value, which may be a secret."""
     told = []
     for item in error.errors(include_input=False, include_url=False):
-        where = ".".join(map(str, item["loc"]))
-        what = _describe(item["type"], item["msg"], item["loc"], model)
+        location = _without_kind(item["loc"])
+        where = ".".join(map(str, location))
+        what = _describe(item["type"], item["msg"], location, model)
         told.append(f"{where}: {what}" if where else what)  # what no one key is to blame for names its keys itself
     return "; ".join(told)
+
+
+def _without_kind(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Return where something is without the kind of a destination, which pydantic puts between and which is no key."""
+    is_of_kind = location[:1] == ("destinations",) and len(location) > _KIND_AT and location[_KIND_AT] in _KINDS
+    return (*location[:_KIND_AT], *location[_KIND_AT + 1 :]) if is_of_kind else location
 
 
 def _describe(kind: str, message: str, location: tuple[int | str, ...], model: type[BaseModel]) -> str:

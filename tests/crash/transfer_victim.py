@@ -24,7 +24,7 @@ from dicomflow.edge.transfer import lane as lane_module
 from dicomflow.edge.transfer.asker import Asker
 from dicomflow.edge.transfer.board import Board
 from dicomflow.edge.transfer.courier import Courier
-from dicomflow.edge.transfer.lane import Lane, Route
+from dicomflow.edge.transfer.lane import Copies, Lane, Route
 from dicomflow.edge.transfer.store import TransferStore
 
 CALLS: tuple[tuple[Any, tuple[str, ...]], ...] = (
@@ -47,7 +47,7 @@ def _send(folder: Path, port: int, step: int, *, commitment: bool) -> None:
     board = Board()
     courier = Courier("edge-1", destinations, folders, board, store)
     route, stopping = Route("PACS", destination, "EDGE"), threading.Event()
-    lane = Lane(route, board, folders, store, refuse_below_bytes=0, stopping=stopping)
+    lane = Lane(route, board, Copies(folders, store, 0), stopping=stopping)
     asker = Asker(route, board, Questions(spool), stopping=stopping, listen_seconds=30.0)
     courier.take_up()
     for _ in range(MOST_ROUNDS):

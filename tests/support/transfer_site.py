@@ -29,7 +29,7 @@ from dicomflow.edge.spool.transfers import TransferFolders
 from dicomflow.edge.transfer.asker import Asker
 from dicomflow.edge.transfer.board import Board
 from dicomflow.edge.transfer.courier import Courier
-from dicomflow.edge.transfer.lane import Lane
+from dicomflow.edge.transfer.lane import Copies, Lane
 from dicomflow.edge.transfer.process import routes_of
 from dicomflow.edge.transfer.store import TransferStore
 from dicomflow.network.settings import DimseSettings
@@ -57,6 +57,7 @@ class Pacs:
         tls: ssl.SSLContext | None = None,
         commits: bool = False,
     ) -> None:
+        self._is_closed = False
         self.asked: list[tuple[Any, Dataset]] = []
         self.action_status = 0
         self.refuses: dict[str, int | None] = {}
@@ -87,8 +88,10 @@ class Pacs:
         self.port = self._server.server_address[1]
 
     def close(self) -> None:
-        """Take no more."""
-        self._server.shutdown()
+        """Take no more; twice does nothing more."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._server.shutdown()
 
     def report(self, which: int = -1, to: int | None = None, *, title: str = "PACS", **changes: Any) -> int | None:
         """Report on a request, on its association, or on one of its own to a port; return the status of the answer."""
@@ -185,9 +188,7 @@ class Site:
             Lane(
                 route,
                 self.board,
-                folders,
-                store,
-                refuse_below_bytes=self.refuse_below_bytes,
+                Copies(folders, store, self.refuse_below_bytes),
                 stopping=self.stopping,
                 count=lambda name, result: self.counts.update([f"{name} {result}"]),
             )

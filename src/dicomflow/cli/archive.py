@@ -35,7 +35,8 @@ from dicomflow.cli.console import (
 )
 from dicomflow.cli.database import DatabaseUrl, DataFolder, writing
 from dicomflow.cli.stores import StoreUrl, store_of
-from dicomflow.edge.settings import Destination, EdgeSettings, read_document
+from dicomflow.edge.destinations import AnyDestination, Destination
+from dicomflow.edge.settings import EdgeSettings, read_document
 from dicomflow.edge_archive import move_destinations
 from dicomflow.errors import PermanentError
 from dicomflow.local_folder import SETTINGS_FILE
@@ -55,7 +56,12 @@ class _Settings(Section):
 
     dimse: DimseSettings = DimseSettings()
     archive: ArchiveSettings = ArchiveSettings()
-    destinations: dict[str, Destination] = Field({})
+    destinations: dict[str, AnyDestination] = Field({})
+
+    @property
+    def nodes(self) -> dict[str, Destination]:
+        """Those that are reached over DIMSE."""
+        return {name: each for name, each in self.destinations.items() if isinstance(each, Destination)}
 
 
 def archive(
@@ -115,7 +121,7 @@ def archive(
         require_schema(engine)
         _, store = store_of(data, store_url)
         opened = stack.enter_context(open_archive(engine, store, dimse.ae_title))
-        moves = operations(move_destinations(settings.destinations, dimse.ae_title))
+        moves = operations(move_destinations(settings.nodes, dimse.ae_title))
         site = ArchiveSite(opened, Peers(settings.archive.peers), moves)
         _serve(create_archive(opened, access), site, dimse, (bind, http_port, certificate, key))
 

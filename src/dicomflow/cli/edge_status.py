@@ -44,6 +44,8 @@ def count_spool(spool: Path) -> tuple[dict[str, Any], list[str]]:
         if path.parent == spool:
             raise PermanentError(f"cannot read {path}: {reason}; run it as the user that receives")
     counts: dict[str, Any] = {"spool": view.counts()}
+    if view.destinations:
+        counts["destinations"] = view.waiting()
     progress = read_progress(spool)
     if progress is not None:
         counts["delivery"] = progress

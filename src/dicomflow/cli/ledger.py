@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from obstore.store import ObjectStore
@@ -18,7 +18,7 @@ from rich.progress import track
 from dicomflow.cli.spools import Config, Data, find_spool
 from dicomflow.cli.tables import as_json, print_table
 from dicomflow.edge.deliver.uploader import describe
-from dicomflow.edge.ledger import LEDGER_FILE, Ledger, LedgerEntry
+from dicomflow.edge.ledger import ELSEWHERE, LEDGER_FILE, Ledger, LedgerEntry
 from dicomflow.edge.settings import DeliverySettings, load_settings
 from dicomflow.edge.stores import build_store
 from dicomflow.errors import DicomflowError, PermanentError, TransientError
@@ -33,6 +33,9 @@ ledger = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+_OF_A_DESTINATION: Final = (
+    *("destination", "route", "configuration", "is_required", "decided_at", "state", "ended_at", "reason"),
+)
 Json = Annotated[bool, typer.Option("--json", help="Print a JSON array with one object a row.")]
 
 
@@ -54,11 +57,16 @@ def show(
     """
     found = _open(config, data)
     entries = found.find(sop_instance_uid)
+    routed = [asdict(each) for each in found.routed(sop_instance_uid)]
     found.close()
     if not entries:
         raise PermanentError(f"the ledger has no instance {sop_instance_uid}")
     catalog = _ask_catalog(data, entries)
     rows = [asdict(entry) | catalog.get(entry.object_key, {}) for entry in entries]
+    for row in rows:
+        to = [each for each in routed if all(each[name] == row[name] for name in ("sha256", "delivery_id"))]
+        if to:
+            row["destinations"] = [{name: each[name] for name in _OF_A_DESTINATION} for each in to]
     if json:
         typer.echo(json_.dumps(rows, indent=2))
         return
@@ -71,7 +79,7 @@ def show(
     for number, row in enumerate(rows):
         if number or len(rows) > 1:
             console.print()
-        for name, value in row.items():
+        for name, value in _lines(row):
             console.print(f"{name.replace('_', ' '):22}{value if value is not None else '-'}", highlight=False)
 
 
@@ -83,7 +91,7 @@ def verify(config: Config = None, data: Data = None, *, json: Json = False) -> N
     """
     store = build_store(_delivery(config, data))
     found = _open(config, data)
-    entries = [entry for entry in found.entries() if entry.stored_at is not None]
+    entries = [entry for entry in found.entries() if entry.stored_at is not None and entry.store != ELSEWHERE]
     found.close()
     is_shown = sys.stderr.isatty() and not json
     console = Console(stderr=True)
@@ -129,6 +137,18 @@ def forget(
     typer.echo(f"{count} entries forgotten")
     if not count:
         raise typer.Exit(1)
+
+
+def _lines(row: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield what is printed of an entry, a line for each destination."""
+    for name, value in row.items():
+        if name != "destinations":
+            yield name, value
+            continue
+        for each in value:
+            why = f"by {each['route']}" if each["route"] else "by no route"
+            told = [each["state"], why, "required" if each["is_required"] else "not required", each["ended_at"]]
+            yield f"to {each['destination']}", ", ".join(filter(None, [*told, each["reason"]]))
 
 
 def _open(config: Path | None, data: Path | None) -> Ledger:

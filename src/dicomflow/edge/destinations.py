@@ -6,13 +6,26 @@
 import fnmatch
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Discriminator, Field, Tag, field_validator
 
+from dicomflow.edge.sources import BandwidthRule
 from dicomflow.network.settings import AeTitle, ClientTls, Section
 
-__all__ = ["DEFAULT_STORE", "Conditions", "Destination", "DestinationName", "Route", "When", "check_routes"]
+__all__ = [
+    "DEFAULT_STORE",
+    "AnyDestination",
+    "Conditions",
+    "Destination",
+    "DestinationName",
+    "DeviceCredentials",
+    "Route",
+    "StoreDestination",
+    "When",
+    "check_routes",
+]
 
 DEFAULT_STORE: Final = "store"
 _NAME: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
@@ -27,7 +40,32 @@ def _checked_destination(name: str) -> str:
 DestinationName = Annotated[str, AfterValidator(_checked_destination)]
 
 
-class Destination(Section):
+class DeviceCredentials(Section):
+    """A device's certificate, for which AWS IoT gives credentials of a role: for edges without Greengrass."""
+
+    endpoint: str = Field(pattern=r"^[A-Za-z0-9.-]+(:\d+)?$")
+    role_alias: str = Field(pattern=r"^[\w=,@-]{1,128}$")
+    thing: str = Field(pattern=r"^[a-zA-Z0-9:_-]{1,128}$")
+    certificate: Path
+    key: Path
+    ca_certificate: Path | None = None
+
+
+class _AnyDestination(Section):
+    """What all destinations have, for what routes send them.
+
+    What a destination that is not `required` has not taken within `keep_days` it never gets. A limit is of all that is
+    sent at once; the first rule of `bandwidth` that fits the hour is in force instead of `max_bytes_per_second`.
+    """
+
+    required: bool = True
+    profile: str | None = None
+    keep_days: float = Field(7.0, gt=0)
+    max_bytes_per_second: int = Field(0, ge=0)
+    bandwidth: tuple[BandwidthRule, ...] = ()
+
+
+class Destination(_AnyDestination):
     """A node that images are sent to, under the name by which a transfer asks for it; no address comes from elsewhere.
 
     `calling_ae_title` is the edge's own unless said; `tls` true trusts whom the system trusts. What it does not take is
@@ -43,11 +81,45 @@ class Destination(Section):
     tls: bool | ClientTls = False
     associations: int = Field(2, ge=1, le=16)
     timeout_seconds: float = Field(60.0, gt=0)
-    keep_days: float = Field(7.0, gt=0)
     commitment: bool = False
     commitment_hours: float = Field(24.0, gt=0)
-    required: bool = True
-    profile: str | None = None
+
+
+class StoreDestination(_AnyDestination):
+    """Another bucket or folder, with credentials of its own, under keys that begin with `prefix`.
+
+    Its credentials are those of the device, of an AWS profile, or what the AWS SDKs find; the rest is as of `delivery`.
+    """
+
+    kind: Literal["store"]
+    url: str = Field(pattern=r"^(s3|file)://.+")
+    prefix: str = Field("", pattern=r"^([A-Za-z0-9._-]+/)*[A-Za-z0-9._-]*$")
+    aws_profile: str | None = Field(None, min_length=1)
+    credentials: DeviceCredentials | None = None
+    endpoint: str | None = Field(None, pattern=r"^https?://[^/]+")
+    proxy_url: str | None = Field(None, pattern=r"^https?://[^/]+")
+    proxy_excludes: str | None = None
+    ca_certificate: Path | None = None
+    kms_key_id: str | None = None
+    concurrency: int = Field(4, ge=1, le=256)
+
+    @field_validator("prefix")
+    @classmethod
+    def _ends_in_a_slash(cls, value: str) -> str:
+        if any(set(part) == {"."} for part in value.split("/") if part):
+            raise ValueError("a prefix has no part of dots alone")
+        return value if not value or value.endswith("/") else f"{value}/"
+
+
+def _kind_of(value: Any) -> str:  # a document, or a model
+    kind = value.get("kind", "dimse") if isinstance(value, dict) else getattr(value, "kind", "dimse")
+    return kind if isinstance(kind, str) else ""
+
+
+AnyDestination = Annotated[
+    Annotated[Destination, Tag("dimse")] | Annotated[StoreDestination, Tag("store")],
+    Discriminator(_kind_of),
+]
 
 
 def _listed(value: Any) -> Any:  # as TOML has it
@@ -116,7 +188,7 @@ class Route(Section):
     stop: bool = False
 
 
-def check_routes(routes: tuple[Route, ...], destinations: Mapping[str, Destination]) -> None:
+def check_routes(routes: tuple[Route, ...], destinations: Mapping[str, AnyDestination]) -> None:
     """Raise `ValueError` for a destination that nobody knows, and for a route that leaves the original no home."""
     for name, each in destinations.items():
         if each.profile is not None:
@@ -139,5 +211,5 @@ def check_routes(routes: tuple[Route, ...], destinations: Mapping[str, Destinati
         raise ValueError("routes: two have one name")
 
 
-def _keeps_originals(destination: Destination) -> bool:
+def _keeps_originals(destination: AnyDestination) -> bool:
     return destination.required and destination.profile is None

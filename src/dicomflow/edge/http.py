@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from socketserver import ThreadingMixIn
 from typing import Any, Final
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -21,7 +21,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from dicomflow.edge.commitment.requests import count_requests
 from dicomflow.edge.metrics import register_files
 from dicomflow.edge.progress import read_progress
-from dicomflow.edge.spool.view import free_bytes, look
+from dicomflow.edge.spool.view import SpoolView, free_bytes, look
 from dicomflow.edge.supervisor import Supervisor
 from dicomflow.errors import PermanentError
 
@@ -42,6 +42,8 @@ _RESENT: Final = {
     "resent_skipped": "Instances that were sent again and not stored again: the spool or the store had them.",
     "resent_stored_again": "Instances that were stored again: the store did not have what the ledger says.",
 }
+_LATE_SECONDS: Final = 900.0
+_MANY_MINUTES: Final = 120
 _TEXT: Final = ("Content-Type", "text/plain; charset=utf-8")
 
 _logger = logging.getLogger(__name__)
@@ -102,6 +104,9 @@ class EdgeHttp:
             yield f"set aside: {progress['set_aside']}; `dicomflow spool list` has the reasons"
         if progress.get("name_shared"):
             yield "another edge of this name writes to the same store: give each a name of its own"
+        for name, (count, oldest_at) in look(self._supervisor.spool.root).destinations.items():
+            if count and time.time() - oldest_at >= _LATE_SECONDS:
+                yield f"destination {name}: {count} instances wait, the oldest for {_age(time.time() - oldest_at)}"
         for name, count in self._supervisor.flawed_settings.items():
             if count:
                 yield f"{name} is not in force as it is: see the log"
@@ -111,6 +116,57 @@ def register_edge(registry: CollectorRegistry, supervisor: Supervisor) -> None:
     """Let a registry give all metrics of an edge that is started."""
     registry.register(_SpoolCollector(supervisor))
     register_files(registry, supervisor.spool.root)
+
+
+def _age(seconds: float) -> str:
+    return f"{seconds / 60:.0f} minutes" if seconds < _MANY_MINUTES * 60 else f"{seconds / 3600:.0f} hours"
+
+
+def _of_progress(progress: Mapping[str, Any]) -> Iterator[Metric]:
+    """Yield how delivery to the default store gets on."""
+    for name, text in _PROGRESS.items():
+        if progress.get(name) is not None:
+            yield GaugeMetricFamily(f"dicomflow_delivery_{name}", text, value=progress[name])
+    for name, text in _RESENT.items():
+        yield CounterMetricFamily(f"dicomflow_{name}", text, value=progress.get(name, 0))
+    # Left out before the first progress: nothing is known of the store yet.
+    if "store" in progress:
+        yield GaugeMetricFamily(
+            "dicomflow_store_failing",
+            "1 while the store cannot be opened, puts fail one after the other, or make no progress.",
+            value=progress["store"] == "failing",
+        )
+    yield GaugeMetricFamily(
+        "dicomflow_delivery_set_aside",
+        "Files, folders and deliveries that cannot be worked on.",
+        value=progress.get("set_aside", 0),
+    )
+
+
+def _of_spool(view: SpoolView) -> Iterator[Metric]:
+    """Yield what waits in the spool: for the default store, and for each destination that routes send to."""
+    files = GaugeMetricFamily("dicomflow_spool_files", "Files in the spool.", labels=["folder"])
+    for folder, count in view.counts().items():
+        files.add_metric([folder], count)
+    yield files
+    yield GaugeMetricFamily(
+        "dicomflow_spool_oldest_seconds", "Age of the oldest file to deliver.", value=view.oldest_seconds()
+    )
+    yield GaugeMetricFamily(
+        "dicomflow_spool_unreadable", "Folders of the spool that cannot be read.", value=len(view.unreadable)
+    )
+    waiting = GaugeMetricFamily(
+        "dicomflow_destination_waiting", "Instances that wait to be sent to a destination.", labels=["destination"]
+    )
+    oldest = GaugeMetricFamily(
+        "dicomflow_destination_oldest_seconds", "Age of the oldest of them; 0 without one.", labels=["destination"]
+    )
+    for name, (count, oldest_at) in view.destinations.items():
+        waiting.add_metric([name], count)
+        oldest.add_metric([name], max(0.0, time.time() - oldest_at) if count else 0.0)
+    if view.destinations:
+        yield waiting
+        yield oldest
 
 
 def _lines(*lines: str) -> bytes:
@@ -193,16 +249,7 @@ class _SpoolCollector:
         """Yield the gauges."""
         root = self._supervisor.spool.root
         view = look(root)
-        files = GaugeMetricFamily("dicomflow_spool_files", "Files in the spool.", labels=["folder"])
-        for folder, count in view.counts().items():
-            files.add_metric([folder], count)
-        yield files
-        yield GaugeMetricFamily(
-            "dicomflow_spool_oldest_seconds", "Age of the oldest file to deliver.", value=view.oldest_seconds()
-        )
-        yield GaugeMetricFamily(
-            "dicomflow_spool_unreadable", "Folders of the spool that cannot be read.", value=len(view.unreadable)
-        )
+        yield from _of_spool(view)
         requests = GaugeMetricFamily(
             "dicomflow_commitment_requests", "Storage commitment requests without a report.", labels=["state"]
         )
@@ -210,23 +257,7 @@ class _SpoolCollector:
             requests.add_metric([state], count)
         yield requests
         progress = read_progress(root) or {}
-        for name, text in _PROGRESS.items():
-            if progress.get(name) is not None:
-                yield GaugeMetricFamily(f"dicomflow_delivery_{name}", text, value=progress[name])
-        for name, text in _RESENT.items():
-            yield CounterMetricFamily(f"dicomflow_{name}", text, value=progress.get(name, 0))
-        # Left out before the first progress: nothing is known of the store yet.
-        if "store" in progress:
-            yield GaugeMetricFamily(
-                "dicomflow_store_failing",
-                "1 while the store cannot be opened, puts fail one after the other, or make no progress.",
-                value=progress["store"] == "failing",
-            )
-        yield GaugeMetricFamily(
-            "dicomflow_delivery_set_aside",
-            "Files, folders and deliveries that cannot be worked on.",
-            value=progress.get("set_aside", 0),
-        )
+        yield from _of_progress(progress)
         yield GaugeMetricFamily(
             "dicomflow_spool_full",
             "1 while images are refused for want of space, or something found no room a moment ago.",

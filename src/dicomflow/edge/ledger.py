@@ -30,9 +30,18 @@ from dicomflow.edge.ledger_file import (
     salvage,
     text_of,
 )
+from dicomflow.edge.ledger_routes import (
+    DONE,
+    ELSEWHERE,
+    RoutedEntry,
+    find_routed,
+    has_routed,
+    write_elsewhere,
+    write_routed,
+)
 from dicomflow.edge.spool.durable import sync_directory
 
-__all__ = ["LEDGER_FILE", "DamagedLedgerError", "Ledger", "LedgerEntry"]
+__all__ = ["DONE", "ELSEWHERE", "LEDGER_FILE", "DamagedLedgerError", "Ledger", "LedgerEntry", "RoutedEntry"]
 
 LEDGER_FILE: Final = "ledger.db"
 
@@ -119,6 +128,13 @@ class Ledger:
         self._received.pop(key, None)
         self._note(_write_dropped, key)
 
+    def note_routed(self, entries: Iterable[RoutedEntry], elsewhere: Iterable[tuple[str, str, str]] = ()) -> None:
+        """Keep for the next `write` where instances go; `elsewhere` names those that the default store does not get."""
+        for key in elsewhere:
+            self._note(write_elsewhere, key)
+        for entry in entries:
+            self._note(write_routed, entry)
+
     def write(self) -> None:
         """Write what was noted; what cannot be written now, on a full volume, is kept for the next time."""
         if not (self._pending or self._is_distrusted) or time.monotonic() < self._retry_at:
@@ -165,20 +181,23 @@ class Ledger:
         """Return the deliveries of which something is stored and not known to be imported, if received since then."""
         statement = (
             "SELECT DISTINCT delivery_id FROM instance"
-            " WHERE stored_at IS NOT NULL AND imported_at IS NULL AND received_at >= ? ORDER BY delivery_id"
+            " WHERE stored_at IS NOT NULL AND imported_at IS NULL AND received_at >= ? AND store IS NOT ?"
+            " ORDER BY delivery_id"
         )
 
         def _ask(connection: sqlite3.Connection) -> list[str]:
-            return [text_of(row[0]) for row in connection.execute(statement, (since.isoformat(),))]
+            return [text_of(row[0]) for row in connection.execute(statement, (since.isoformat(), ELSEWHERE))]
 
         return self._run(_ask)
 
     def waiting_deliveries(self) -> list[str]:
         """Return the deliveries of which something waits to be stored, as far as the ledger knows; it is read whole."""
-        statement = "SELECT DISTINCT delivery_id FROM instance WHERE stored_at IS NULL AND problem IS NULL"
+        statement = (
+            "SELECT DISTINCT delivery_id FROM instance WHERE stored_at IS NULL AND problem IS NULL AND store IS NOT ?"
+        )
 
         def _ask(connection: sqlite3.Connection) -> list[str]:
-            return [text_of(row[0]) for row in connection.execute(statement)]
+            return [text_of(row[0]) for row in connection.execute(statement, (ELSEWHERE,))]
 
         return self._run(_ask)
 
@@ -191,6 +210,14 @@ class Ledger:
         known = {(entry.sha256, entry.delivery_id) for entry in written}
         noted = [entry for entry in self._received.values() if entry.sop_instance_uid == sop_instance_uid]
         return written + [entry for entry in noted if (entry.sha256, entry.delivery_id) not in known]
+
+    def has_routed(self) -> bool:
+        """Tell whether anything was ever decided by routes."""
+        return self._run(has_routed)
+
+    def routed(self, sop_instance_uid: str) -> list[RoutedEntry]:
+        """Return where an instance goes beside or instead of the default store, in the order of the decisions."""
+        return self._run(lambda connection: find_routed(connection, sop_instance_uid))
 
     def of_delivery(self, delivery_id: str) -> list[LedgerEntry]:
         """Return the entries of a delivery."""

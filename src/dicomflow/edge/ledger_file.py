@@ -12,6 +12,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from dicomflow.edge.ledger_routes import ROUTED_SCHEMA, salvage_routed
 from dicomflow.edge.spool.durable import give_to_owner_of
 from dicomflow.errors import PermanentError
 from dicomflow.regularfiles import is_special
@@ -91,6 +92,7 @@ CREATE INDEX IF NOT EXISTS instance_study ON instance (study_instance_uid);
 CREATE TABLE IF NOT EXISTS kept_study (study_instance_uid TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS instance_unimported ON instance (received_at, delivery_id)
     WHERE stored_at IS NOT NULL AND imported_at IS NULL;
+{ROUTED_SCHEMA}
 """
 _INSERT: Final = (
     f"INSERT INTO instance ({COLUMN_NAMES}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608  # our names
@@ -250,6 +252,7 @@ def salvage(aside: Path, ledger: sqlite3.Connection) -> int:
         while rows := cursor.fetchmany(_SALVAGED_AT_ONCE):
             with ledger:
                 kept += insert_entries(ledger, filter(None, (_decoded(names, row) for row in rows)))
+        salvage_routed(damaged, ledger)
     return kept
 
 

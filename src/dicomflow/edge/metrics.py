@@ -17,7 +17,7 @@ from dicomflow.dimse.status import Status
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
-__all__ = ["Metrics", "TransferMetrics", "register_files", "wipe"]
+__all__ = ["ForwardMetrics", "Metrics", "TransferMetrics", "register_files", "wipe"]
 
 # prometheus_client reads this at its import, and takes a value's file from it.
 _FOLDER_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
@@ -129,6 +129,26 @@ class TransferMetrics:
     def ended(self, result: str) -> None:
         """Count a transfer that ended."""
         self._transfers.of(result).inc()
+
+    def answered(self, destination: str, result: str) -> None:
+        """Count an answer."""
+        self._instances.of(destination, result).inc()
+
+
+class ForwardMetrics:
+    """The counters of the process that sends destinations their shares. Threads: any; created as `Metrics` is."""
+
+    def __init__(self, spool: Path) -> None:
+        _prepare(spool)
+        from prometheus_client import CollectorRegistry, Counter  # noqa: PLC0415  # as above
+
+        instances = Counter(
+            "dicomflow_destination_instances",
+            "Instances that routes send, by what came of them; one that is tried again counts each time.",
+            ["destination", "result"],
+            registry=CollectorRegistry(),
+        )
+        self._instances = _Children(instances.labels)
 
     def answered(self, destination: str, result: str) -> None:
         """Count an answer."""

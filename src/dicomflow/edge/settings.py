@@ -17,7 +17,15 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from dicomflow.bucket.keys import check_edge_name
 from dicomflow.deidentify.pseudonyms import LEAST_SECRET_BYTES
 from dicomflow.deidentify.settings import BASIC, BUILT_IN, ProfileSettings
-from dicomflow.edge.destinations import Destination, DestinationName, Route, check_routes
+from dicomflow.edge.destinations import (
+    AnyDestination,
+    Destination,
+    DestinationName,
+    DeviceCredentials,
+    Route,
+    StoreDestination,
+    check_routes,
+)
 from dicomflow.edge.sources import BandwidthRule, Hours, Source, SourceName
 from dicomflow.errors import PermanentError
 from dicomflow.network.settings import AeTitle, ArchiveSettings, DimseSettings, Section
@@ -38,6 +46,7 @@ __all__ = [
     "SettingsFile",
     "Source",
     "SpoolSettings",
+    "StoreDestination",
     "build_settings",
     "load_settings",
     "read_document",
@@ -94,17 +103,6 @@ class PriorityRule(Section):
     rank: int = Field(ge=-100, le=100)
 
 
-class DeviceCredentials(Section):
-    """A device's certificate, for which AWS IoT gives credentials of a role: for edges without Greengrass."""
-
-    endpoint: str = Field(pattern=r"^[A-Za-z0-9.-]+(:\d+)?$")
-    role_alias: str = Field(pattern=r"^[\w=,@-]{1,128}$")
-    thing: str = Field(pattern=r"^[a-zA-Z0-9:_-]{1,128}$")
-    certificate: Path
-    key: Path
-    ca_certificate: Path | None = None
-
-
 class DeliverySettings(Section):
     """How instances are gathered to deliveries and stored.
 
@@ -118,6 +116,7 @@ class DeliverySettings(Section):
     proxy_excludes: str | None = None
     ca_certificate: Path | None = None
     credentials: DeviceCredentials | None = None
+    aws_profile: str | None = Field(None, min_length=1)
     concurrency: int = Field(8, ge=1, le=256)
     kms_key_id: str | None = None
     accelerate: bool = False
@@ -189,7 +188,7 @@ class EdgeSettings(BaseSettings):
     delivery: DeliverySettings
     commitment: CommitmentSettings = CommitmentSettings()
     archive: ArchiveSettings = ArchiveSettings()
-    destinations: dict[DestinationName, Destination] = Field({})
+    destinations: dict[DestinationName, AnyDestination] = Field({})
     sources: dict[SourceName, Source] = Field({})
     routes: tuple[Route, ...] = ()
     profiles: dict[Annotated[str, AfterValidator(_checked_profile)], ProfileSettings] = Field({})
@@ -199,6 +198,11 @@ class EdgeSettings(BaseSettings):
     def _routes_lead_somewhere(self) -> Self:
         check_routes(self.routes, self.destinations)
         return self
+
+    @property
+    def nodes(self) -> dict[str, Destination]:
+        """The destinations that are reached over DIMSE, which the cloud may send to as well."""
+        return {name: each for name, each in self.destinations.items() if isinstance(each, Destination)}
 
     @classmethod
     def settings_customise_sources(
@@ -278,7 +282,8 @@ class SettingsFile:
     """Reads the delivery's settings again when their file changes; a broken file leaves the old ones in force.
 
     The first read is one too: the file may have changed since the program was started, or what it was started with.
-    `is_flawed` tells that the file is broken, or has changes that only a restart brings into force.
+    `routes` are those in force, too. `is_flawed` tells that the file is broken, or has changes that only a restart
+    brings into force.
 
     Args:
         path: the file.
@@ -291,6 +296,7 @@ class SettingsFile:
         self._path = path
         self._started = settings
         self._settings = settings.delivery
+        self.routes = settings.routes
         self._is_told = is_told
         self._seen: tuple[int, int, int] | None = None
 
@@ -309,12 +315,22 @@ class SettingsFile:
                 before = self._settings
                 self._settings = before.model_copy(update={name: getattr(new.delivery, name) for name in _RELOADED})
                 waiting = _changed(self._started, new) - {f"delivery.{name}" for name in _RELOADED}
+                # The first route starts a process, and one to a new destination needs it too.
+                if self._started.routes and "destinations" not in waiting:
+                    waiting.discard("routes")
+                    self._take_routes(new.routes)
                 self.is_flawed = bool(waiting)
                 if self._is_told and self._settings != before:
                     _logger.info("settings_reloaded path=%s", self._path)
                 if self._is_told and waiting:
                     _logger.warning("settings_wait_for_restart path=%s names=%s", self._path, ",".join(sorted(waiting)))
         return self._settings
+
+    def _take_routes(self, routes: tuple[Route, ...]) -> None:
+        if routes != self.routes:
+            self.routes = routes
+            if self._is_told:
+                _logger.info("routes_reloaded path=%s routes=%d", self._path, len(routes))
 
     def _state(self) -> tuple[int, int, int]:
         try:

@@ -108,7 +108,7 @@ def build_credentials(settings: DeliverySettings) -> "tuple[CredentialProvider, 
     """Return what gives the credentials of the edge's store, and the region that is set, for other services of AWS."""
     import botocore.session  # noqa: PLC0415  # as in `_build_s3`
 
-    session = botocore.session.Session()
+    session = botocore.session.Session(profile=settings.aws_profile)
     return _provider(session, settings), session.get_config_variable("region")
 
 
@@ -184,7 +184,7 @@ def _build_s3(settings: DeliverySettings, patience: Patience) -> ObjectStore:
     # A third of a second, which an edge with a folder for a store need not wait for at its start.
     import botocore.session  # noqa: PLC0415  # as above
 
-    session = botocore.session.Session()
+    session = botocore.session.Session(profile=settings.aws_profile)
     config: dict[str, object] = {"checksum_algorithm": "SHA256"}
     if region := session.get_config_variable("region"):
         config["region"] = region

@@ -27,6 +27,7 @@ from dicomflow.edge import metrics
 from dicomflow.edge.children import SILENT_SECONDS, Child, slots_of
 from dicomflow.edge.deliver.deliverer import Announce, StoredObject
 from dicomflow.edge.deliver.process import DelivererStart, run_deliverer
+from dicomflow.edge.forward.process import check_destinations, has_shares, run_forwarding
 from dicomflow.edge.ledger import LEDGER_FILE
 from dicomflow.edge.mount import StoreMount
 from dicomflow.edge.processes import ProcessStart
@@ -184,10 +185,7 @@ class Supervisor:
     def start(self) -> None:
         """Bind, open the spool, start the children; on return connections are accepted."""
         settings = self._settings
-        if settings.routes:
-            raise PermanentError(
-                "routes: this version decides by them in `dicomflow routes test` alone; leave them out"
-            )
+        check_destinations(settings)
         routes_of(settings)  # what is wrong with their files is told at start
         for name in settings.sources:
             peer_of(name, settings)
@@ -248,7 +246,7 @@ class Supervisor:
         workers = worker_count(settings)
         length = table_length(workers, settings.dimse.max_associations)
         self._table = self._context.RawArray("Q", length)
-        self._beats = self._context.RawArray("Q", slots_of(workers + 3).start)
+        self._beats = self._context.RawArray("Q", slots_of(workers + 4).start)
         self._inboxes = open_inboxes(workers)
         for index in range(workers):
             start = WorkerStart(
@@ -271,7 +269,10 @@ class Supervisor:
             self._add("transfers", lambda: self._spawn_transfers(slots_of(workers + 1)), 2)
         if settings.sources:
             place = len(self._children)
-            self._add("pulls", lambda: self._spawn_pulls(slots_of(place)), 2)
+            self._add("pulls", lambda: self._spawn_beside(run_pulls, slots_of(place)), 2)
+        if has_shares(settings):
+            here = len(self._children)
+            self._add("forwarding", lambda: self._spawn_beside(run_forwarding, slots_of(here)), 2)
 
     def _try_store(self) -> None:
         """Find out at start what is wrong with the store.
@@ -312,7 +313,8 @@ class Supervisor:
         """Start a deliverer with what is in force by now, which may not be what the edge was started with."""
         settings = self._settings
         if self._settings_file is not None:
-            settings = settings.model_copy(update={"delivery": self._settings_file.read()})
+            file = self._settings_file
+            settings = settings.model_copy(update={"delivery": file.read(), "routes": file.routes})
         start = DelivererStart(
             settings, self._logs, self._announce, self._config, self._beats, slots, self._stop_reader, self._room
         )
@@ -323,9 +325,8 @@ class Supervisor:
         start = TransfersStart(self._settings, self._logs, self._beats, slots, self._stop_reader, announce)
         return self._spawn(run_transfers, start)
 
-    def _spawn_pulls(self, slots: range) -> SpawnProcess:
-        start = ProcessStart(self._settings, self._logs, self._beats, slots, self._stop_reader)
-        return self._spawn(run_pulls, start)
+    def _spawn_beside(self, run: Callable[[ProcessStart], None], slots: range) -> SpawnProcess:
+        return self._spawn(run, ProcessStart(self._settings, self._logs, self._beats, slots, self._stop_reader))
 
     def _spawn(
         self, target: Callable[..., None], argument: WorkerStart | DelivererStart | ProcessStart

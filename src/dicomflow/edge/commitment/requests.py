@@ -22,8 +22,9 @@ from dicomflow.dicom.references import Reference, TooManyReferencesError, encode
 from dicomflow.dicom.uids import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE, is_usable
 from dicomflow.dimse.command import Command, CommandField
 from dicomflow.dimse.status import Status
+from dicomflow.edge.commitment.elsewhere import judge_elsewhere
 from dicomflow.edge.commitment.witness import StoreWitness
-from dicomflow.edge.ledger import Ledger, LedgerEntry
+from dicomflow.edge.ledger import ELSEWHERE, Ledger, LedgerEntry
 from dicomflow.edge.settings import CommitmentSettings
 from dicomflow.edge.spool.durable import give_to_owner_of, write_note
 from dicomflow.errors import PeerError, TransientError
@@ -299,7 +300,7 @@ def make_report(
     is_late = now - request.requested_at >= settings.limit_seconds
     is_settled = now - request.requested_at >= settings.settle_seconds and gathered_until > request.requested_at
     reasons: dict[Reference, int | None] = {}
-    kept = _Kept()
+    kept = _Kept(are_routes_asked=ledger.has_routed())
     for reference in request.references:
         reason = _DUPLICATE_TRANSACTION if request.is_duplicate else _judge(reference, ledger, settings, kept)
         if reason == Status.NO_SUCH_SOP_INSTANCE and not is_settled:
@@ -342,6 +343,7 @@ def encode_report(report: Report, transfer_syntax_uid: str) -> bytes:
 class _Kept:
     """What is at the level by the ledger: the store is to confirm what is `stored`, the spool what is `spooled`."""
 
+    are_routes_asked: bool
     stored: dict[Reference, list[LedgerEntry]] = field(default_factory=dict)
     spooled: dict[Reference, LedgerEntry] = field(default_factory=dict)
 
@@ -357,6 +359,9 @@ def _judge(reference: Reference, ledger: Ledger, settings: CommitmentSettings, k
         return int(Status.CLASS_INSTANCE_CONFLICT)
     if entry.problem is not None:
         return int(Status.PROCESSING_FAILURE)
+    elsewhere = judge_elsewhere(entry, ledger, settings) if kept.are_routes_asked else None
+    if elsewhere is not None:
+        return elsewhere
     is_hidden = entry.imported_at is None and (entry.import_problem or "").startswith(NOT_VISIBLE)
     if settings.level == "imported" and is_hidden and not settings.accept_hidden:
         return int(Status.PROCESSING_FAILURE)  # somebody has to decide: waiting does not help
@@ -365,6 +370,8 @@ def _judge(reference: Reference, ledger: Ledger, settings: CommitmentSettings, k
     is_imported = is_hidden or (is_stored and any(each.imported_at is not None for each in same))
     if not {"spooled": True, "stored": is_stored, "imported": is_imported}[settings.level]:
         return int(Status.RESOURCE_LIMITATION)
+    if is_stored and entry.store == ELSEWHERE:
+        return None  # each destination that is required has said so
     if is_stored:
         # The same bytes may be in several objects, the last one noted in another store: any that is there will do.
         kept.stored[reference] = [each for each in same if each.stored_at is not None]

@@ -16,6 +16,7 @@ from obstore.store import ObjectStore
 from dicomflow.edge.ledger import LedgerEntry
 from dicomflow.edge.mount import StoreMount
 from dicomflow.edge.settings import DeliverySettings
+from dicomflow.edge.spool.handedover import HandedOver
 from dicomflow.edge.spool.layout import Layout
 from dicomflow.edge.spool.view import scan
 from dicomflow.edge.stores import build_store, describe_refusal, has_object, identify_store, local_root
@@ -68,9 +69,10 @@ class StoreWitness:
             by_delivery.setdefault(entry.delivery_id, []).append(entry)
         found = set()
         for delivery_id, waiting in by_delivery.items():
+            files = HandedOver(self._spool.root).files(delivery_id)
             with contextlib.suppress(OSError):  # its folder has just gone
-                files = {each.sha256: each.path for each in scan(self._spool.delivering / delivery_id)}
-                found |= {each.object_key for each in waiting if _is_whole(files.get(each.sha256), each.sha256)}
+                files |= {each.sha256: each.path for each in scan(self._spool.delivering / delivery_id)}
+            found |= {each.object_key for each in waiting if _is_whole(files.get(each.sha256), each.sha256)}
         return found
 
     async def _ask(self, store: ObjectStore, wanted: dict[str, LedgerEntry]) -> dict[str, bool]:

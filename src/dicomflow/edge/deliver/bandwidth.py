@@ -5,11 +5,11 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime
-from typing import Final
+from typing import Final, Protocol
 
-from dicomflow.edge.settings import DeliverySettings
+from dicomflow.edge.settings import BandwidthRule
 
-__all__ = ["LEAST_IN_FLIGHT_BYTES", "Bandwidth", "InFlight", "limit_at"]
+__all__ = ["LEAST_IN_FLIGHT_BYTES", "Bandwidth", "InFlight", "Limits", "limit_at"]
 
 # A change of the limit takes effect within this.
 _SLICE_SECONDS: Final = 0.5
@@ -25,7 +25,19 @@ _SLOWEST_BYTES_PER_SECOND: Final = 62_500.0
 _STALLED_SHARE: Final = 0.5
 
 
-def limit_at(settings: DeliverySettings, moment: datetime) -> int:
+class Limits(Protocol):
+    """A limit in bytes a second, 0 for none; of the rules the first that fits the hour is in force instead."""
+
+    @property
+    def max_bytes_per_second(self) -> int:
+        """The limit outside all rules."""
+
+    @property
+    def bandwidth(self) -> tuple[BandwidthRule, ...]:
+        """The rules."""
+
+
+def limit_at(settings: Limits, moment: datetime) -> int:
     """Return the limit in force at a local time, in bytes a second; 0 for none."""
     for rule in settings.bandwidth:
         if rule.hold_at(moment):
@@ -34,11 +46,11 @@ def limit_at(settings: DeliverySettings, moment: datetime) -> int:
 
 
 class Bandwidth:
-    """Lets puts begin no faster than the limit. Event loop: one owner."""
+    """Lets puts begin no faster than the limit. Event loop, or thread: one owner."""
 
     def __init__(
         self,
-        settings: Callable[[], DeliverySettings],
+        settings: Callable[[], Limits],
         now: Callable[[], datetime],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -50,9 +62,19 @@ class Bandwidth:
 
     async def admit(self, size_bytes: int) -> None:
         """Return when so many bytes may begin to be sent; an object larger than a second's worth is not cut."""
-        while self._pay() > 0:
-            limit = limit_at(self._settings(), self._now())
-            await self._sleep(min(self._owed_bytes / limit, _SLICE_SECONDS) if limit else 0)
+        while (seconds := self.wait_seconds()) is not None:
+            await self._sleep(seconds)
+        self.begin(size_bytes)
+
+    def wait_seconds(self) -> float | None:
+        """Return how long to wait before asking again; None where something may begin to be sent."""
+        if self._pay() <= 0:
+            return None
+        limit = limit_at(self._settings(), self._now())
+        return min(self._owed_bytes / limit, _SLICE_SECONDS) if limit else 0.0
+
+    def begin(self, size_bytes: int) -> None:
+        """Note that so many bytes begin to be sent."""
         self._owed_bytes += size_bytes
 
     def _pay(self) -> float:

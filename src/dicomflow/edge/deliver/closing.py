@@ -5,9 +5,11 @@ import time
 from datetime import UTC, datetime
 from typing import Final
 
+from dicomflow.bucket.manifest import Manifest
 from dicomflow.edge.deliver.delivery import Deliveries, Delivery
 from dicomflow.edge.deliver.gather import Gathering
 from dicomflow.edge.deliver.putting import Putting
+from dicomflow.edge.deliver.routing import Routing
 from dicomflow.edge.deliver.shared import Shared
 from dicomflow.edge.spool.names import MANIFEST_FILE
 
@@ -24,12 +26,15 @@ _logger = logging.getLogger(__name__)
 class Closing:
     """Closes the open deliveries and submits their manifests. Event loop: one owner."""
 
-    def __init__(self, shared: Shared, deliveries: Deliveries, gathering: Gathering, putting: Putting) -> None:
+    def __init__(
+        self, shared: Shared, deliveries: Deliveries, gathering: Gathering, putting: Putting, routing: Routing
+    ) -> None:
         self._shared = shared
         self._spool = shared.spool
         self._deliveries = deliveries
         self._gathering = gathering
         self._putting = putting
+        self._routing = routing
         self._forgot_at = float("-inf")
 
     async def poll(self) -> None:
@@ -47,7 +52,7 @@ class Closing:
         if not has_all:  # some are left, of any study: only limits close a delivery
             carrying = self._deliveries.associations()
         for delivery in self._deliveries.take_due(began_at, carrying):
-            self._try_to_close(delivery, states)
+            await self._try_to_close(delivery, states)
         if self._is_forgetting(began_at):
             self._forgot_at = time.monotonic()
             # What ended since the states were read may have left instances that are not gathered yet.
@@ -64,13 +69,15 @@ class Closing:
     def _is_forgetting(self, now: float) -> bool:
         return now - self._forgot_at >= _FORGET_EVERY_SECONDS
 
-    def _try_to_close(self, delivery: Delivery, states: dict[str, str]) -> None:
+    async def _try_to_close(self, delivery: Delivery, states: dict[str, str]) -> None:
         """Close a delivery, or leave it due: one that finds no room for its note holds up no other."""
         folder = self._shared.folder_of(delivery.delivery_id)
         if self._spool.aside.holds(folder):
             self._deliveries.put_back(delivery)
             return
         try:
+            if self._routing.is_on and delivery.instances:
+                await self._routing.close(delivery, self._manifest(delivery, states))
             self._shared.space.found(lambda: self._close(delivery, states))
         except Exception as error:  # noqa: BLE001  # a boundary around one of many
             self._deliveries.put_back(delivery)
@@ -81,12 +88,7 @@ class Closing:
     def _close(self, delivery: Delivery, states: dict[str, str]) -> None:
         """Fix a delivery's content by writing its manifest into its folder. Raises `OSError`, and then it is open."""
         if delivery.instances:  # else all were quarantined
-            manifest = delivery.manifest(
-                self._shared.edge,
-                datetime.now(UTC),
-                lambda each: states.get(each, "lost"),
-                self._spool.associations.originators,
-            )
+            manifest = self._manifest(delivery, states)
             folder = self._shared.folder_of(delivery.delivery_id)
             self._spool.write_note(folder / MANIFEST_FILE, manifest.to_json())
             _logger.info(
@@ -97,4 +99,15 @@ class Closing:
                 ",".join(each.association_id for each in manifest.associations[:_LOGGED_ASSOCIATIONS]),
             )
         delivery.is_closed = True
+        if self._routing.is_on:  # until here nobody knew where they go
+            for instance in delivery.instances.values():
+                self._putting.submit(delivery, instance)
         self._putting.submit_if_complete(delivery)
+
+    def _manifest(self, delivery: Delivery, states: dict[str, str]) -> Manifest:
+        return delivery.manifest(
+            self._shared.edge,
+            datetime.now(UTC),
+            lambda each: states.get(each, "lost"),
+            self._spool.associations.originators,
+        )

@@ -20,15 +20,18 @@ from typing import Final
 
 from dicomflow.edge.deliver.bandwidth import InFlight, limit_at
 from dicomflow.edge.deliver.closing import Closing
-from dicomflow.edge.deliver.delivery import Deliveries
+from dicomflow.edge.deliver.delivery import Deliveries, Delivery, ReceivedInstance
 from dicomflow.edge.deliver.feedback import FeedbackReader
 from dicomflow.edge.deliver.finishing import Finishing
 from dicomflow.edge.deliver.gather import Gathering
 from dicomflow.edge.deliver.heartbeat import Heartbeats
 from dicomflow.edge.deliver.putting import Putting
 from dicomflow.edge.deliver.resent import Resent, is_whole
+from dicomflow.edge.deliver.returning import Returning
+from dicomflow.edge.deliver.routing import Routing
 from dicomflow.edge.deliver.shared import Announce, Shared, StoredObject
 from dicomflow.edge.deliver.uploader import Uploader, backoff_seconds, describe
+from dicomflow.edge.destinations import Route
 from dicomflow.edge.ledger import LEDGER_FILE, Ledger
 from dicomflow.edge.progress import PROGRESS_FILE, Progress
 from dicomflow.edge.settings import DeliverySettings, EdgeSettings
@@ -63,6 +66,7 @@ class Deliverer:
         announce: Announce | None,
         reload: Callable[[], DeliverySettings] | None = None,
         room: Room | None = None,
+        routes: Callable[[], tuple[Route, ...]] | None = None,
     ) -> None:
         self._settings = settings.delivery
         self._reload = reload or (lambda: settings.delivery)
@@ -88,10 +92,17 @@ class Deliverer:
         self._feedback = FeedbackReader(settings.name, uploader.fetch, self.ledger)
         self._feedback_seconds = _FEEDBACK_SECONDS[settings.commitment.level == "imported"]
         # The steps, the last one first.
+        self._routing = Routing(
+            self._shared, settings.destinations, routes or (lambda: settings.routes), is_on=bool(settings.routes)
+        )
+        self._returning = Returning(self._shared, self._routing.handed)
         self._finishing = Finishing(self._shared, uploader, self._resent, self._in_flight)
         self._putting = Putting(self._shared, uploader, self._resent, self._in_flight, self._finishing)
-        self._gathering = Gathering(self._shared, self._resent, deliveries, self._heartbeats, self._putting.submit)
-        self._closing = Closing(self._shared, deliveries, self._gathering, self._putting)
+        self._gathering = Gathering(
+            *(self._shared, self._resent, deliveries, self._heartbeats, self._submit, self._routing),
+            self._putting.submit_if_complete,
+        )
+        self._closing = Closing(self._shared, deliveries, self._gathering, self._putting, self._routing)
         self._began_at = time.monotonic()
         self._forgot_at = float("-inf")
 
@@ -105,6 +116,8 @@ class Deliverer:
                     try:
                         self._read_settings()
                         await self._closing.poll()
+                        if self._progress.is_due():
+                            await self._returning.poll()
                         self._look_around()
                     except Exception as error:  # noqa: BLE001  # it may pass, and the puts go on; it is logged there
                         self._shared.fail(self._spool.root, error)
@@ -140,6 +153,11 @@ class Deliverer:
         group.create_task(self._feedback.follow(self._feedback_seconds))
         group.create_task(self._heartbeats.follow())
 
+    def _submit(self, delivery: Delivery, instance: ReceivedInstance) -> None:
+        """Have an instance put that was gathered; with routes that is decided when its delivery closes."""
+        if delivery.is_closed or not self._routing.is_on:
+            self._putting.submit(delivery, instance)
+
     def _read_settings(self) -> None:
         """Put changed limits and priorities in force, for what is queued too."""
         before, self._settings = self._settings, self._reload()
@@ -153,6 +171,7 @@ class Deliverer:
         self.ledger.write()
         if self.ledger.take_begun_anew():
             self._resent.fill_ledger()
+            self._returning.fill_ledger()
         self._resent.tell()
         self._space.look()
         self._gathering.take_up()

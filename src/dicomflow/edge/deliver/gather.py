@@ -9,6 +9,7 @@ import itertools
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Final
 
 from dicomflow.edge.deliver.delivery import Deliveries, Delivery, ReceivedInstance
@@ -17,6 +18,7 @@ from dicomflow.edge.deliver.instances import entry_of, quarantine_unreadable, re
 from dicomflow.edge.deliver.leftovers import Leftover, Leftovers
 from dicomflow.edge.deliver.missing import Missing
 from dicomflow.edge.deliver.resent import Resent
+from dicomflow.edge.deliver.routing import Routing
 from dicomflow.edge.deliver.shared import Shared
 from dicomflow.edge.spool.durable import is_full
 
@@ -28,6 +30,7 @@ _BATCH_IF_TIGHT: Final = 16
 _UNPACK_SECONDS: Final = 1.0
 # Then limits, settings and progress have their turn, whatever a receiver acknowledges meanwhile.
 _GATHER_SECONDS: Final = 2.0
+_NEVER: Final = datetime.max.replace(tzinfo=UTC)
 
 
 class Gathering:
@@ -40,6 +43,8 @@ class Gathering:
         deliveries: Deliveries,
         heartbeats: Heartbeats,
         submit: Callable[[Delivery, ReceivedInstance], None],
+        routing: Routing,
+        finish: Callable[[Delivery], None],
     ) -> None:
         # What was acknowledged until then, in seconds since the epoch, is in the ledger; None while that is not known.
         self.gathered_until: float | None = None
@@ -51,6 +56,8 @@ class Gathering:
         self._deliveries = deliveries
         self._heartbeats = heartbeats
         self._submit = submit
+        self._routing = routing
+        self._finish = finish
         missing = Missing(shared.edge, shared.spool, shared.ledger)
         self._leftovers = Leftovers(shared.edge, shared.spool, missing, shared.fail)
         self._unpack_at = float("-inf")
@@ -63,7 +70,7 @@ class Gathering:
     def take_up(self) -> None:
         """Go on with what an earlier run has left: deliveries with a manifest are closed, the others still open."""
         # In the order in which they were received, for a ledger that was lost.
-        for left in sorted(self._leftovers.take(), key=lambda each: min(one.received_at for one in each.instances)):
+        for left in sorted(self._leftovers.take(), key=_received_at):
             try:
                 self._take_up(left, time.monotonic())
             except Exception as error:  # noqa: BLE001  # a boundary around one of many
@@ -122,11 +129,17 @@ class Gathering:
         return has_more
 
     def _take_up(self, left: Leftover, now: float) -> None:
-        if left.is_closed:
-            delivery = Delivery(left.delivery_id, left.instances[0].study_instance_uid, now, now, is_closed=True)
+        if left.is_closed or left.plan is not None:
+            study = next((each.study_instance_uid for each in left.instances), "")
+            delivery = Delivery(left.delivery_id, study, now, now, is_closed=True)
             delivery.has_folder = left.has_folder
             for instance in left.instances:
                 delivery.add(instance, now)
+            if left.plan is not None:
+                self._routing.resume(delivery, left.plan, is_closed=left.is_closed)
+            if not left.instances:
+                self._finish(delivery)
+                return
         else:
             delivery = self._deliveries.reopen(left.delivery_id, left.instances, now)
         delivery.opened_at = now - (time.time() - delivery.oldest_at)
@@ -198,3 +211,8 @@ class Gathering:
         if not has_more:
             self._unpack_at = now + min(_UNPACK_SECONDS, self._shared.settings().quiet_seconds / 4)
         return has_more
+
+
+def _received_at(left: Leftover) -> datetime:
+    """Return when the first of it was received; all of it may be other destinations'."""
+    return min((each.received_at for each in left.instances), default=_NEVER)

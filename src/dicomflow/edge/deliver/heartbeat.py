@@ -156,9 +156,7 @@ class Heartbeats:
             is_full=self._is_full(),
             set_aside=len(self._aside.reasons()),
             undelivered_reports=count_requests(self._root)["undelivered"],
-            destinations=tuple(
-                KnownDestination(name, each.ae_title) for name, each in self._settings.destinations.items()
-            ),
+            destinations=tuple(KnownDestination(name, each.ae_title) for name, each in self._settings.nodes.items()),
             sources=read_compared(self._root, nightly),
             nightly=nightly,
             run=self._run,

@@ -14,9 +14,12 @@ from dicomflow.bucket.manifest import Manifest
 from dicomflow.edge.deliver.delivery import ReceivedInstance
 from dicomflow.edge.deliver.instances import MANIFEST_FILE, is_of_file, read_all, read_manifest, unreadable
 from dicomflow.edge.deliver.missing import Missing
+from dicomflow.edge.deliver.routing import read_plan
+from dicomflow.edge.destinations import DEFAULT_STORE
 from dicomflow.edge.spool.folders import Spool
 from dicomflow.edge.spool.names import ReceivedFile, is_delivery_id
 from dicomflow.edge.spool.setaside import NotOursError
+from dicomflow.edge.spool.shares import Plan
 
 __all__ = ["Leftover", "Leftovers"]
 
@@ -30,6 +33,8 @@ class Leftover:
     missing: list[ReceivedInstance]
     is_closed: bool
     has_folder: bool = True
+    # What was decided by routes, before or while it closed.
+    plan: Plan | None = None
 
 
 class Leftovers:
@@ -85,14 +90,16 @@ class Leftovers:
         if not is_delivery_id(folder.name):
             self._receive_again(folder)
         files = sorted(self._spool.scan_delivery(folder.name), key=lambda each: each.path.name)
-        note = read_manifest(folder, self._edge)
+        note, plan = read_manifest(folder, self._edge), read_plan(folder)
+        elsewhere = _elsewhere(plan)
         unread: dict[str, str] = {}
-        read = list(self._read_files(files, unread))
+        read = list(self._read_files([each for each in files if each.sha256 not in elsewhere], unread))
         whole = self._without_other_studies(read, note)
         # Two of one SOP Instance UID would have one key: the other is received again when this delivery is stored.
         found = {each.sop_instance_uid: each for each in whole}
         missing = []
-        for each in self._missing.of(folder.name, note, {each.file.sha256 for each in read}, unread):
+        here = {each.file.sha256 for each in read} | elsewhere
+        for each in self._missing.of(folder.name, note, here, unread):
             study = next((one.study_instance_uid for one in found.values()), each.study_instance_uid)
             if each.sop_instance_uid in found or each.study_instance_uid != study:
                 self._missing.tell(folder.name, each)  # its key is another one's, or none of this delivery
@@ -100,14 +107,14 @@ class Leftovers:
                 found[each.sop_instance_uid] = each
                 missing.append(each)
         instances = list(found.values())
-        if not instances:
+        if not instances and plan is None:
             names = [path.name for path in folder.iterdir()]
             if all(name.startswith(MANIFEST_FILE) for name in names) and (names or is_delivery_id(folder.name)):
                 self._spool.remove_delivery(folder.name)
             elif names:
                 raise NotOursError
             return None
-        return Leftover(folder.name, instances, missing, note is not None)
+        return Leftover(folder.name, instances, missing, note is not None, plan=plan)
 
     def _read_files(self, files: list[ReceivedFile], unread: dict[str, str]) -> Iterator[ReceivedInstance]:
         """Yield the instances; a file that cannot be read is received again: its neighbours do not wait for it.
@@ -152,3 +159,12 @@ class Leftovers:
             if instance.study_instance_uid != study:
                 self._spool.receive_again(instance.file)
         return [each for each in instances if each.study_instance_uid == study]
+
+
+def _elsewhere(plan: Plan | None) -> set[str]:
+    """Return the digests of what a plan has for other destinations than the default store alone."""
+    if plan is None:
+        return set()
+    share = plan.share_of(DEFAULT_STORE)
+    kept = {each.sha256 for each in share.manifest.instances()} if share is not None else set()
+    return {each.sha256 for of_one in plan.shares for each in of_one.manifest.instances()} - kept

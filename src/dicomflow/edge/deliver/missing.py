@@ -18,8 +18,9 @@ from dicomflow.bucket.manifest import Association, Manifest
 from dicomflow.dicom.uids import is_usable
 from dicomflow.edge.deliver.delivery import Delivery, ReceivedInstance
 from dicomflow.edge.deliver.instances import FILE_IS_GONE, entry_of
-from dicomflow.edge.ledger import Ledger, LedgerEntry
+from dicomflow.edge.ledger import ELSEWHERE, Ledger, LedgerEntry
 from dicomflow.edge.spool.folders import Spool
+from dicomflow.edge.spool.handedover import HandedOver
 from dicomflow.edge.spool.names import SUFFIX, ReceivedFile, is_delivery_id, stem_of
 from dicomflow.edge.spool.view import quarantined_reasons
 
@@ -41,6 +42,7 @@ class Missing:
         self._edge = edge
         self._spool = spool
         self._ledger = ledger
+        self._handed = HandedOver(spool.root)
         self._kept: set[str] | None = None
 
     def look_again(self) -> None:
@@ -68,14 +70,19 @@ class Missing:
         told = {(row.sop_instance_uid, row.sha256) for row in rows if row.problem is not None}
         expected = {(each.sop_instance_uid, each.file.sha256): each for each in _of_note(folder, note)}
         known = {(row.sop_instance_uid, row.sha256): row for row in rows}
-        expected |= {key: each for key, row in known.items() if (each := _of_row(folder, row)) is not None}
+        waiting = {key: row for key, row in known.items() if row.store != ELSEWHERE}
+        expected |= {key: each for key, row in waiting.items() if (each := _of_row(folder, row)) is not None}
         absent = {key: each for key, each in expected.items() if key[1] not in here and key not in told}
         if not absent:
             return []
         reasons = quarantined_reasons(self._spool.root)
+        handed = self._handed.digests(delivery_id)
         missing = []
         for key, instance in absent.items():
             file = instance.file
+            if file.sha256 in handed:  # and the ledger was not told before the process ended
+                self._ledger.note_routed((), [(*key, delivery_id)])
+                continue
             reason = reasons.get((file.association_id, file.sha256)) or unread.get(file.sha256)
             if reason is not None or file.sha256 in self._all_kept():
                 self._note(known.get(key), reason)

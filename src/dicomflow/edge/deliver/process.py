@@ -77,13 +77,15 @@ def run_deliverer(start: DelivererStart) -> None:
         else:
             break
     root = local_root(settings.delivery.store_url)
+    file = SettingsFile(start.config, settings) if start.config is not None else None
     deliverer = Deliverer(
         settings,
         spool,
         Uploader(partial(build_store, settings.delivery), root, StoreMount(root, settings.spool.dir)),
         start.announce,
-        SettingsFile(start.config, settings).read if start.config is not None else None,
+        file.read if file is not None else None,
         start.room,
+        (lambda: file.routes) if file is not None else None,
     )
     # What is made so far stays, so the collector need not walk it again and again.
     gc.freeze()

@@ -11,8 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from dicomflow.edge.commitment.witness import StoreWitness
-from dicomflow.edge.ledger import LEDGER_FILE, Ledger, LedgerEntry
+from dicomflow.edge.ledger import ELSEWHERE, LEDGER_FILE, Ledger, LedgerEntry
 from dicomflow.edge.settings import EdgeSettings
+from dicomflow.edge.spool.handedover import HandedOver
 from dicomflow.edge.spool.layout import Layout
 from dicomflow.edge.spool.view import scan
 from dicomflow.errors import PermanentError
@@ -53,13 +54,15 @@ class Holdings:
             PermanentError: the ledger cannot be read.
         """
         entries = self._entries(study_uid)
-        asked = [each for each in entries if each.stored_at is not None and each.object_key not in confirmed]
+        ours = [each for each in entries if each.stored_at is not None and each.store != ELSEWHERE]
+        asked = [each for each in ours if each.object_key not in confirmed]
         if asked:
             confirmed |= {key for key, is_there in self._witness.ask(asked).items() if is_there}
         waiting = self._waiting(each.delivery_id for each in entries if each.stored_at is None)
         held: dict[str, Held] = {}
         for each in entries:
-            is_stored = each.stored_at is not None and each.object_key in confirmed
+            # Where routes have sent it, and not to the store, there is nobody to ask but those who have said so.
+            is_stored = each.stored_at is not None and (each.store == ELSEWHERE or each.object_key in confirmed)
             if is_stored or (each.delivery_id, each.sha256) in waiting:
                 known = held.get(each.sop_instance_uid)
                 held[each.sop_instance_uid] = Held(
@@ -124,6 +127,7 @@ class Holdings:
         """Return delivery and digest of the files that wait in the deliveries' folders."""
         found: set[tuple[str, str]] = set()
         for delivery_id in set(delivery_ids):
+            found |= {(delivery_id, sha256) for sha256 in HandedOver(self._root).files(delivery_id)}
             try:
                 found |= {(delivery_id, file.sha256) for file in scan(self._layout.delivering / delivery_id)}
             except FileNotFoundError:  # it was stored meanwhile; the next look finds that

@@ -125,7 +125,7 @@ def _receiver(start: WorkerStart, lane: Lane, stopping: threading.Event, metrics
     settings = start.settings
     kept = settings.spool
     witness = StoreWitness(settings.delivery, kept.dir)
-    asked = frozenset(each.ae_title for each in settings.destinations.values() if each.commitment)
+    asked = frozenset(each.ae_title for each in settings.nodes.values() if each.commitment)
     return Receiver(
         lane,
         Watermark(kept),

@@ -13,7 +13,7 @@ from typing import Final
 
 from pydicom.uid import UID
 
-from dicomflow.edge.destinations import DEFAULT_STORE, Destination, Route
+from dicomflow.edge.destinations import DEFAULT_STORE, AnyDestination, Route
 
 __all__ = ["ATTRIBUTES", "Candidate", "Choice", "SeriesDecision", "configuration_of", "decide"]
 
@@ -64,7 +64,7 @@ class SeriesDecision:
 
 
 def decide(
-    routes: Sequence[Route], destinations: Mapping[str, Destination], candidates: Iterable[Candidate]
+    routes: Sequence[Route], destinations: Mapping[str, AnyDestination], candidates: Iterable[Candidate]
 ) -> list[SeriesDecision]:
     """Return what the routes say of each series, in the order in which they come first."""
     series: dict[str, list[Candidate]] = {}
@@ -73,17 +73,17 @@ def decide(
     return [_decide(routes, destinations, uid, of_it) for uid, of_it in series.items()]
 
 
-def configuration_of(routes: Sequence[Route], destinations: Mapping[str, Destination]) -> str:
+def configuration_of(routes: Sequence[Route], destinations: Mapping[str, AnyDestination]) -> str:
     """Return a digest of all that decisions depend on, so that they can be told from those by other rules."""
     document = {
         "routes": [each.model_dump(mode="json", by_alias=True) for each in routes],
-        "destinations": {name: [each.required, each.ae_title] for name, each in destinations.items()},
+        "destinations": {name: [each.required, getattr(each, "ae_title", "")] for name, each in destinations.items()},
     }
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:_DIGEST_LENGTH]
 
 
 def _decide(
-    routes: Sequence[Route], destinations: Mapping[str, Destination], uid: str, instances: list[Candidate]
+    routes: Sequence[Route], destinations: Mapping[str, AnyDestination], uid: str, instances: list[Candidate]
 ) -> SeriesDecision:
     keys = frozenset[str]().union(*(route.when.keys() for route in routes))
     values: dict[str, frozenset[str]] = {}
@@ -113,7 +113,7 @@ def _choose(routes: Sequence[Route], values: Mapping[str, frozenset[str]]) -> li
 
 
 def _without_echo(
-    choices: tuple[Choice, ...], destinations: Mapping[str, Destination], instance: Candidate
+    choices: tuple[Choice, ...], destinations: Mapping[str, AnyDestination], instance: Candidate
 ) -> tuple[Choice, ...]:
     """Return the choices for what one of their nodes has sent itself; nothing where none has.
 
@@ -123,7 +123,7 @@ def _without_echo(
         each
         for each in choices
         if each.destination == DEFAULT_STORE
-        or destinations[each.destination].ae_title != instance.calling_ae_title.strip()
+        or getattr(destinations[each.destination], "ae_title", None) != instance.calling_ae_title.strip()
     )
     if len(kept) == len(choices):
         return ()

@@ -21,6 +21,7 @@ class Layout:
         self.retried = self.received / "retried"  # a lane for what an operator puts back
         self.delivering = root / "delivering"
         self.quarantined = root / "quarantined"
+        self.destinations = root / "destinations"  # see `handedover`
         self.ballast = root / "ballast"
         self.spares_folder = root / "spares"
         self.associations_folder = root / "associations"

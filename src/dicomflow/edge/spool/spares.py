@@ -48,10 +48,12 @@ class Spares:
         left = self._limit_bytes
         for path in paths:
             try:
-                size_bytes = path.stat().st_size
+                status = path.stat()
             except FileNotFoundError:
                 continue
-            if LEAST_BYTES <= size_bytes <= left and self._keep(path, size_bytes):
+            size_bytes = status.st_size
+            # One with a second name is still somebody's: a destination's, for one.
+            if status.st_nlink == 1 and LEAST_BYTES <= size_bytes <= left and self._keep(path, size_bytes):
                 left -= size_bytes
             else:
                 path.unlink(missing_ok=True)

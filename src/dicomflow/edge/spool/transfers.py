@@ -145,6 +145,11 @@ class TransferFolder:
         return [answer for line in lines if (answer := _answer_of(line)) is not None]
 
     @property
+    def answers_path(self) -> Path:
+        """Where the answers are, once there is one."""
+        return self.path / _ANSWERS
+
+    @property
     def kept_bytes(self) -> int:
         """How much of copies is kept here."""
         return sum(self._fetched.copy().values())

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from dicomflow.edge.spool.layout import Layout
-from dicomflow.edge.spool.names import SUFFIX, ReceivedFile, is_received_name
+from dicomflow.edge.spool.names import SUFFIX, ReceivedFile, is_delivery_id, is_received_name
 from dicomflow.edge.spool.notes import read_end, read_offset
 from dicomflow.edge.spool.records import read_records
 from dicomflow.edge.spool.rotation import is_complete, is_lanes_own, segments_of
@@ -46,11 +46,17 @@ class SpoolView:
     quarantined: int = 0
     oldest_at: float = float("inf")
     unreadable: dict[Path, str] = field(default_factory=dict)
+    # By destination, what was handed over to it and is not sent yet, with the time of the oldest.
+    destinations: dict[str, tuple[int, float]] = field(default_factory=dict)
     foreign: list[Path] = field(default_factory=list)  # in `received/`, where nobody takes it
 
     def counts(self) -> dict[str, int]:
         """Return the counts by folder."""
         return {"received": self.received, "delivering": self.delivering, "quarantined": self.quarantined}
+
+    def waiting(self) -> dict[str, int]:
+        """Return how many instances wait for each destination; one that nothing was handed over to is left out."""
+        return {name: count for name, (count, _) in self.destinations.items()}
 
     def oldest_seconds(self) -> float:
         """Return the age of the oldest instance that is not stored yet; 0 when there is none."""
@@ -71,6 +77,15 @@ def look(root: Path, *, ages: bool = True) -> SpoolView:
             view.oldest_at = min(view.oldest_at, oldest)
     for delivery in _folders(view, spool.delivering):
         view.delivering += _count(view, delivery, ages=ages)
+    for destination in _folders(view, spool.destinations):
+        of_it = SpoolView()
+        counts = [
+            _count(of_it, delivery, ages=ages)
+            for delivery in _folders(of_it, destination)
+            if is_delivery_id(delivery.name)
+        ]
+        view.destinations[destination.name] = (sum(counts), of_it.oldest_at)
+        view.unreadable |= of_it.unreadable
     stems = {Path(name).stem for name in _names(view, spool.quarantined) if Path(name).suffix in _IN_QUARANTINE}
     view.quarantined = len(stems)
     return view

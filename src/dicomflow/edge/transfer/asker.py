@@ -54,6 +54,7 @@ class Asker:
         clock: gives seconds since the epoch.
         count: told of each end: the destination's name, and what it came to.
         listen_seconds: how long a report may come on the association of its request.
+        asked_as: whose questions are its own, of all that the spool has; the destination's name unless given.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Asker:
         clock: Callable[[], float] = time.time,
         count: Callable[[str, str], None] = lambda _destination, _result: None,
         listen_seconds: float = _LISTEN_SECONDS,
+        asked_as: str | None = None,
     ) -> None:
         self._route = route
         self._board = board
@@ -74,6 +76,7 @@ class Asker:
         self._clock = clock
         self._count = count
         self._listen_seconds = listen_seconds
+        self._asked_as = asked_as or route.name
         self._open: dict[str, Question] | None = None  # those that the peer has taken
         self._failures = self._refusals = 0
         self._next_at = self._forgot_at = float("-inf")
@@ -112,7 +115,7 @@ class Asker:
 
     def _take_up(self) -> dict[str, Question]:
         """Return what the peer has taken; what may not have reached it is asked anew, by another Transaction UID."""
-        found = self._questions.open_ones(self._route.name)
+        found = self._questions.open_ones(self._asked_as)
         for question in found:
             if not question.is_taken:
                 self._questions.finish(question)
@@ -207,7 +210,7 @@ class Asker:
         question = Question(
             f"2.25.{uuid4().int}",  # PS3.5 B.2
             destination.ae_title,
-            self._route.name,
+            self._asked_as,
             transfer.name,
             transfer.job.round,
             tuple(Reference(each.sop_class_uid, each.sop_instance_uid) for each in instances),

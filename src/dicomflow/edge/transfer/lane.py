@@ -9,7 +9,7 @@ import logging
 import ssl
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from dicomflow.errors import DicomflowError, PeerError, PermanentError, Transien
 from dicomflow.send.association import Outcome, SendAssociation
 from dicomflow.send.files import StoredFile, read_stored_file
 
-__all__ = ["AWAITED", "Lane", "Route"]
+__all__ = ["AWAITED", "Copies", "Lane", "Route"]
 
 AWAITED: Final = "arrived, and its storage commitment is awaited"
 _FETCHES_AT_ONCE: Final = 4
@@ -48,35 +48,66 @@ class Route:
     tls: ssl.SSLContext | None = None
 
 
+class Copies:
+    """Gives the copies of transfers: those that are here, and those that the store gives. Threads: any.
+
+    Args:
+        folders: where copies are kept.
+        store: where they come from.
+        refuse_below_bytes: what receiving needs of the volume.
+    """
+
+    def __init__(self, folders: TransferFolders, store: TransferStore, refuse_below_bytes: int) -> None:
+        self._folders = folders
+        self._store = store
+        self._refuse_below_bytes = refuse_below_bytes
+
+    def __call__(self, transfer: Transfer, instance: JobInstance) -> Path:
+        """Return the path of a copy.
+
+        Raises:
+            FileNotFoundError: it is nowhere any more.
+            PermanentError: its bytes are not those that the job names, or there are more than the volume holds.
+            TransientError: the store did not answer, or not to the end.
+            OSError: it cannot be written.
+        """
+        path = transfer.folder.copy_of(instance)
+        if path is not None:
+            return path
+        self._folders.check_room(instance.bytes, self._refuse_below_bytes)
+        with contextlib.closing(self._store.copy(transfer.name, instance)) as chunks:
+            return transfer.folder.fetch(instance, chunks)
+
+
 class Lane:
     """One association's worth of sending. Thread: one owner.
 
     Args:
         route: where to.
         board: what is to be sent.
-        folders: where copies are kept.
-        store: where they come from.
-        refuse_below_bytes: what receiving needs of the volume.
+        copy: gives the file of an instance; raises as `Copies` does.
         stopping: ends the work after the instance at hand.
         count: told of each answer: the destination's name, and what it came to.
+        tries: how often an instance is sent whose failure says neither that it is its own nor that it will pass.
+        admit: returns when so many bytes may begin to be sent.
     """
 
     def __init__(
         self,
         route: Route,
         board: Board,
-        folders: TransferFolders,
-        store: TransferStore,
+        copy: Callable[[Transfer, JobInstance], Path],
         *,
-        refuse_below_bytes: int,
         stopping: threading.Event,
         count: Callable[[str, str], None] = lambda _destination, _result: None,
+        tries: int = TRIES,
+        admit: Callable[[int], None] = lambda _size_bytes: None,
     ) -> None:
         self._route = route
         self._board = board
-        self._folders = folders
-        self._store = store
-        self._refuse_below_bytes = refuse_below_bytes
+        self._copy = copy
+        self._tries = tries
+        self._admit = admit
         self._stopping = stopping
         self._count = count
         self._association: SendAssociation | None = None
@@ -153,14 +184,6 @@ class Lane:
             raise _HeldUpError(held_up)
         return files
 
-    def _copy(self, transfer: Transfer, instance: JobInstance) -> Path:
-        path = transfer.folder.copy_of(instance)
-        if path is not None:
-            return path
-        self._folders.check_room(instance.bytes, self._refuse_below_bytes)
-        with contextlib.closing(self._store.copy(transfer.name, instance)) as chunks:
-            return transfer.folder.fetch(instance, chunks)
-
     @staticmethod
     def _opened(instance: JobInstance, fetch: Future[Path]) -> StoredFile:
         """Return a copy's file, which is of the instance that it is sent for: else that would be told as arrived."""
@@ -174,7 +197,7 @@ class Lane:
         self._board.hold_up(transfer, "")
         left = deque(files)
         try:
-            for outcome in association.store_all(file for _, file in files):
+            for outcome in association.store_all(self._admitted(files)):
                 instance, _ = left.popleft()
                 self._take_in(transfer, instance, outcome, association)
                 if self._stopping.is_set():
@@ -185,6 +208,11 @@ class Lane:
                 raise _HeldUpError(text_of(error)) from error
             instance, _ = left[0]
             self._again(transfer, instance, f"the association broke: {text_of(error)}", is_alone=True)
+
+    def _admitted(self, files: list[_File]) -> Iterator[StoredFile]:
+        for instance, file in files:
+            self._admit(instance.bytes)
+            yield file
 
     def _associated(self, files: list[_File]) -> SendAssociation:
         pairs = list(dict.fromkeys(_pair(file) for _, file in files))
@@ -245,7 +273,7 @@ class Lane:
     def _strike(self, transfer: Transfer, instance: JobInstance, reason: str, status: int | None = None) -> None:
         """Try again, but not for ever."""
         strikes = transfer.strikes.get(instance.number, 0) + 1
-        if strikes >= TRIES:
+        if strikes >= self._tries:
             self._end(transfer, instance, InstanceState.FAILED, f"{reason}, {strikes} times", status)
         else:
             self._again(transfer, instance, reason, status, is_strike=True)

@@ -27,7 +27,7 @@ from dicomflow.edge.stores import build_store, local_root
 from dicomflow.edge.transfer.asker import Asker
 from dicomflow.edge.transfer.board import Board
 from dicomflow.edge.transfer.courier import Courier
-from dicomflow.edge.transfer.lane import Lane, Route
+from dicomflow.edge.transfer.lane import Copies, Lane, Route
 from dicomflow.edge.transfer.store import TransferStore
 from dicomflow.errors import PermanentError
 from dicomflow.network.settings import ClientTls
@@ -65,7 +65,7 @@ def routes_of(settings: EdgeSettings) -> list[Route]:
             raise PermanentError(f"destinations.{name}: {error}") from error
         return Route(name, destination, destination.calling_ae_title or settings.dimse.ae_title, context)
 
-    return [route(name, destination) for name, destination in settings.destinations.items()]
+    return [route(name, destination) for name, destination in settings.nodes.items()]
 
 
 def run_transfers(start: TransfersStart) -> None:
@@ -114,17 +114,16 @@ def _threads(start: TransfersStart, board: Board, stopping: threading.Event) -> 
         partial(build_store, delivery, is_patient=False),
         start.announce or (lambda _key, _size: None),
     )
-    courier = Courier(settings.name, settings.destinations, folders, board, store, count=metrics.ended)
-    pause_seconds = _POLL_SECONDS if settings.destinations else _SELDOM_SECONDS
+    courier = Courier(settings.name, settings.nodes, folders, board, store, count=metrics.ended)
+    pause_seconds = _POLL_SECONDS if settings.nodes else _SELDOM_SECONDS
     yield threading.Thread(target=_follow, args=(courier, stopping, pause_seconds), name="courier", daemon=True)
+    copies = Copies(folders, store, settings.spool.refuse_below_bytes)
     for route in routes_of(settings):
         for number in range(route.destination.associations):
             lane = Lane(
                 route,
                 board,
-                folders,
-                store,
-                refuse_below_bytes=settings.spool.refuse_below_bytes,
+                copies,
                 stopping=stopping,
                 count=metrics.answered,
             )
@@ -137,7 +136,7 @@ def _threads(start: TransfersStart, board: Board, stopping: threading.Event) -> 
 
 def has_transfers(settings: EdgeSettings) -> bool:
     """Tell whether transfers may be asked of an edge: it knows destinations, or has known some."""
-    return bool(settings.destinations) or TransferFolders(settings.spool.dir).root.is_dir()
+    return bool(settings.nodes) or TransferFolders(settings.spool.dir).root.is_dir()
 
 
 def _follow(courier: Courier, stopping: threading.Event, pause_seconds: float) -> None:

@@ -1,0 +1,83 @@
+"""Edges with routes that die at a chosen call: a process forked for each line of standard input.
+
+A line is `FOLDER PORT STEP`: deliver what `FOLDER/spool` has received to the default store, a second store and a
+destination on PORT, and die of SIGKILL before the call of number STEP that is made for that; with STEP -1 not at all.
+"""
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
+
+import obstore
+from routed_site import RoutedSite
+
+from dicomflow.edge.deliver import deliverer as deliverer_module
+from dicomflow.edge.forward import process as process_module
+from dicomflow.edge.transfer import lane as lane_module
+
+CALLS: tuple[tuple[Any, tuple[str, ...]], ...] = (
+    (os, ("open", "write", "fsync", "rename", "replace", "unlink", "mkdir", "link", "rmdir", "utime")),
+    (socket.socket, ("connect", "sendmsg", "recv_into")),
+    (obstore, ("put_async",)),
+)
+
+
+def _run(folder: Path, port: int, step: int) -> None:
+    deliverer_module._POLL_SECONDS = 0.01
+    process_module._LOOK_SECONDS = 0.01
+    lane_module._LOOK_SECONDS = 0.01
+    site = RoutedSite(
+        folder,
+        destinations={
+            "research": {"kind": "store", "url": (folder / "research").as_uri()},
+            "pacs": {"host": "127.0.0.1", "port": port, "ae_title": "PACS", "associations": 1},
+        },
+        routes=[
+            {"when": {"modality": "CT"}, "to": ["pacs", "research"]},
+            {"when": {"modality": "MR"}, "to": ["store", "pacs"]},
+        ],
+    )
+    if step >= 0:
+        _die_before(step)
+    site.run(site.is_level)
+
+
+def _die_before(step: int) -> None:
+    calls = iter(range(1 << 30))
+
+    def _wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
+        def _call(*arguments: Any, **keywords: Any) -> Any:
+            if next(calls) == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(*arguments, **keywords)
+
+        return _call
+
+    for owner, names in CALLS:
+        for name in names:
+            setattr(owner, name, _wrapped(getattr(owner, name)))
+
+
+def main() -> None:
+    """Fork for each line, wait until that process has ended, and tell how."""
+    for line in sys.stdin:
+        folder, port, step = line.split()
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                _run(Path(folder), int(port), int(step))
+                code = 0
+            finally:
+                sys.stderr.flush()
+                os._exit(code)
+        print(os.waitpid(child, 0)[1], flush=True)  # noqa: T201  # to the test
+
+
+main()

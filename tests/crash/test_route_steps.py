@@ -1,0 +1,94 @@
+"""Death at any call between what was received and its destinations: each gets exactly what its rule says."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from routed_site import RoutedSite
+from transfer_site import Pacs
+
+IS_FULL = os.environ.get("DICOMFLOW_TEST_FULL") == "1"
+STRIDE = 1 if IS_FULL else 29
+# More than a run makes; the test ends at the first that is not reached.
+MOST_STEPS = 2000
+
+
+class Victim:
+    """A process that forks edges."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).parent / "route_victim.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, folder: Path, port: int, step: int = -1) -> int:
+        """Fork an edge, and return how it ended."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{folder} {port} {step}\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
+
+    def close(self) -> None:
+        """Kill it and what it forked."""
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.communicate()
+
+
+@pytest.fixture
+def victim() -> Iterator[Victim]:
+    """Give a process that forks edges."""
+    started = Victim()
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def pacs() -> Iterator[Pacs]:
+    """Give a destination."""
+    started = Pacs()
+    yield started
+    started.close()
+
+
+@pytest.mark.slow
+def test_kill_9_at_every_step_leaves_each_destination_what_its_rule_says(victim: Victim, pacs: Pacs, tmp_path: Path):
+    """By digest, and nothing more; a PACS has at most one instance twice, whose answer was not written yet."""
+    deaths = twice = 0
+    for step in range(0, MOST_STEPS, STRIDE):
+        site = RoutedSite(tmp_path / str(step))
+        site.receive("1.1", series="1.2.3.1", modality="CT")
+        site.receive("2.1", series="1.2.3.2", modality="MR")
+        site.receive_and_end("3.1", series="1.2.3.3", modality="SR")
+        pacs.taken.clear()
+        ended = victim.run(site.folder, pacs.port, step)
+        if ended == 0:
+            break  # it was not reached
+        assert signal.SIGKILL == ended
+        deaths += 1
+        assert 0 == victim.run(site.folder, pacs.port)
+        assert site.digests("2.1", "3.1") == site.stored(site.objects), step
+        assert site.digests("1.1") == site.stored(site.research), step
+        assert {"1.1", "2.1"} == pacs.taken.keys(), step
+        assert sum(pacs.taken.values()) <= 3, step  # two, and one again
+        twice += sum(pacs.taken.values()) - 2
+        assert [] == list(site.spool.quarantined.iterdir()), step
+        told = {(sop, each.destination, each.state) for sop in site.sent for each in site.routed(sop)}
+        assert told == {
+            ("1.1", "pacs", "done"),
+            ("1.1", "research", "done"),
+            ("2.1", "pacs", "done"),
+            ("2.1", "store", "store"),
+            ("3.1", "store", "store"),
+        }, step
+        assert all(each.stored_at is not None and each.problem is None for each in site.entries().values()), step
+    assert deaths > 300 / STRIDE
+    assert twice <= deaths / 3
