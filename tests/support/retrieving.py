@@ -44,13 +44,16 @@ EXPLICIT, JPEG_LS, MOVIE = f"{ROOT}.1", f"{ROOT}.4.80", f"{ROOT}.4.102"
 class Destination:
     """A node that objects are moved to; `status` says how the n-th object is answered."""
 
-    def __init__(self, *syntaxes: str, status: Callable[[int], int] = lambda _: 0) -> None:
+    def __init__(
+        self, *syntaxes: str, status: Callable[[int], int] = lambda _: 0, classes: tuple[str, ...] = (CAPTURE,)
+    ) -> None:
         self.status = status
         self.received: list[tuple[Dataset, str]] = []
         self.originators: set[tuple[Any, Any]] = set()
         self.has_come = threading.Event()
         ae = AE("DEST")
-        ae.add_supported_context(CAPTURE, list(syntaxes or (EXPLICIT, ROOT, JPEG_LS, MOVIE)))
+        for each in classes:
+            ae.add_supported_context(each, list(syntaxes or (EXPLICIT, ROOT, JPEG_LS, MOVIE)))
         self._server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, self._store)])
         self.port = self._server.socket.getsockname()[1]
 

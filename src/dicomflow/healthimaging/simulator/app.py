@@ -18,6 +18,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from dicomflow.healthimaging.simulator import datastores, edits, frames, imagesets, jobs, search, tags
+from dicomflow.healthimaging.simulator.dicomweb import dicomweb_routes
 from dicomflow.healthimaging.simulator.errors import ServiceError
 from dicomflow.healthimaging.simulator.faults import Faults, FileFault
 from dicomflow.healthimaging.simulator.model import load_model, parse_request, serialize
@@ -96,7 +97,8 @@ class _Service:
 
     def routes(self) -> list[Route]:
         model = load_model()
-        return [self._route(model.operation_model(name)) for name in OPERATIONS]
+        native = [self._route(model.operation_model(name)) for name in OPERATIONS]
+        return [*native, *dicomweb_routes(self._world, self._begin, _told)]
 
     def _route(self, operation: OperationModel) -> Route:
         # An ARN in a path is percent-encoded by clients, and decoded before it is routed.
@@ -112,16 +114,12 @@ class _Service:
         try:
             return self._perform(operation, request, body)
         except ServiceError as error:
-            return JSONResponse(
-                {"message": error.message}, status_code=error.status, headers={"x-amzn-ErrorType": error.name}
-            )
+            return _told(error)
 
     def _perform(self, operation: OperationModel, request: Request, body: bytes) -> Response:
         """Throttle, authorise, validate, then perform in one transaction."""
         name = operation.name
-        if not self._throttle.take(name):
-            raise ServiceError("ThrottlingException", "Rate exceeded")
-        self._raise_fault(name, "before")
+        self._begin(name)
         if self._world.settings.require_auth and "authorization" not in request.headers:
             raise ServiceError("AccessDeniedException", "Missing Authentication Token")
         params = parse_request(operation, request.path_params, request.query_params.multi_items(), body)
@@ -137,10 +135,20 @@ class _Service:
         assert operation.output_shape is not None  # every operation of the service has one
         return JSONResponse(serialize(operation.output_shape, result))
 
+    def _begin(self, name: str) -> None:
+        """Throttle, and fail what is to fail before it is done."""
+        if not self._throttle.take(name):
+            raise ServiceError("ThrottlingException", "Rate exceeded")
+        self._raise_fault(name, "before")
+
     def _raise_fault(self, name: str, when: str) -> None:
         error = self._world.faults.take_call(name, when)
         if error is not None:
             raise ServiceError(error, "simulated")
+
+
+def _told(error: ServiceError) -> Response:
+    return JSONResponse({"message": error.message}, status_code=error.status, headers={"x-amzn-ErrorType": error.name})
 
 
 class _CutResponse(Response):

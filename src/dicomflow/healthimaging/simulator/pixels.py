@@ -19,7 +19,15 @@ from dicomflow.dicom.codestream import is_larger
 from dicomflow.dicom.quiet import without_warnings
 from dicomflow.extras import how_to_install
 
-__all__ = ["DEFAULT_CONTENT_TYPE", "Frame", "PixelsError", "encode_frames"]
+__all__ = [
+    "DEFAULT_CONTENT_TYPE",
+    "STORED_AS_THEY_ARE",
+    "UNCOMPRESSED",
+    "Frame",
+    "PixelsError",
+    "decode_frames",
+    "encode_frames",
+]
 
 DEFAULT_CONTENT_TYPE: Final = "image/jph"
 RESOLUTIONS: Final = 5
@@ -90,6 +98,11 @@ def encode_frames(file: bytes) -> Iterator[Frame]:
     else:
         for pixels in _decoded(dataset, syntax):
             yield _transcoded(pixels)
+
+
+def decode_frames(dataset: Dataset) -> Iterator[Any]:
+    """Yield the frames of a data set as arrays; raises as `encode_frames`."""
+    yield from _decoded(dataset, str(dataset.file_meta.get("TransferSyntaxUID", "")))
 
 
 def _transcoded(pixels: Any) -> Frame:

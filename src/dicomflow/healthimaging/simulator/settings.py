@@ -29,6 +29,10 @@ SERVICE_RATES: Final[Mapping[str, Rate]] = MappingProxyType(
         "GetImageSet": Rate(25, 50),
         "GetImageSetMetadata": Rate(50, 100),
         "GetImageFrame": Rate(1000, 2000),
+        "GetDICOMInstance": Rate(50, 100),
+        "GetDICOMInstanceMetadata": Rate(50, 100),
+        "GetDICOMInstanceFrames": Rate(50, 100),
+        "GetDICOMSeriesMetadata": Rate(50, 100),
         "ListImageSetVersions": Rate(25, 50),
         "UpdateImageSetMetadata": Rate(0.25, 1),
         "CopyImageSet": Rate(0.25, 1),
@@ -85,4 +89,5 @@ class SimulatorSettings:
     event_delivery: Literal["once", "duplicate", "reorder", "drop"] = "once"
     event_delay_seconds: float = 0.0
     late_manifest_seconds: float = 0.0
+    search_max_records: int | None = None
     bump_event: Literal["Image Set Created", "Image Set Updated"] = "Image Set Updated"
