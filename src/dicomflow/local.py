@@ -26,6 +26,7 @@ from starlette.routing import Mount, Route
 from dicomflow.archive.catalog.building import open_archive
 from dicomflow.archive.web.access import WebAccess
 from dicomflow.archive.web.app import create_archive
+from dicomflow.archive.web.ohif import create_viewer
 from dicomflow.catalog.buckets import remember_bucket
 from dicomflow.catalog.engine import create_engine_for, migrate
 from dicomflow.edge.http import register_edge
@@ -52,8 +53,8 @@ from dicomflow.serving import WebServer, serve
 
 __all__ = ["BuildConsole", "Local", "LocalSettings", "edge_settings"]
 
-BuildConsole = Callable[[Engine, ObjectStore, Callable[[str, str], None], Callable[[], str]], Starlette]
-"""Makes the operators' pages from catalog, store, what sends to the pipeline, and what reads the metrics."""
+BuildConsole = Callable[[Engine, ObjectStore, Callable[[str, str], None], Callable[[], str], int | None], Starlette]
+"""Makes the operators' pages from catalog, store, what sends to the pipeline, what reads metrics, and OHIF's port."""
 
 _DATASTORE_NAME: Final = "local"
 _ROLE: Final = "arn:aws:iam::123456789012:role/dicomflow-local"
@@ -72,7 +73,8 @@ _logger = logging.getLogger(__name__)
 class LocalSettings:
     """What the command `local` is given; ports may be 0 for any free one.
 
-    `issuers` and `character_sets` are the pipeline's settings. Events are posted to the URL `webhook`. What is
+    `issuers` and `character_sets` are the pipeline's settings. Events are posted to the URL `webhook`. `ohif` is the
+    folder of a build of OHIF, which is served on `ohif_port`. What is
     None is as the folder's `edge.toml` has it, or as an edge has it by itself.
     """
 
@@ -85,6 +87,8 @@ class LocalSettings:
     issuers: Mapping[str, str] = field(default_factory=dict)
     character_sets: Mapping[str, str] = field(default_factory=dict)
     webhook: str | None = None
+    ohif: Path | None = None
+    ohif_port: int = 0
 
 
 def edge_settings(settings: LocalSettings) -> EdgeSettings:
@@ -131,8 +135,13 @@ class Local:
             SimulatorSettings(state_path=data / "healthimaging.db"), {BUCKET: self._store}, self._deliver_event, _now
         )
         self._registry = CollectorRegistry()
+        self._viewer: WebServer | None = None
+        if settings.ohif is not None:
+            viewer = create_viewer(settings.ohif, create_archive(self._archive, WebAccess()))
+            self._viewer = WebServer(viewer, "127.0.0.1", settings.ohif_port)
         self._console = build_console and build_console(
-            self._engine, self._store, self._queues.enqueue, self._read_metrics
+            *(self._engine, self._store, self._queues.enqueue, self._read_metrics),
+            None if self._viewer is None else self._viewer.port,
         )
         self._is_ready = False
         self._catalog: KeptFile | None = None
@@ -149,6 +158,7 @@ class Local:
             "healthimaging": f"{self._server.url}/healthimaging",
             "dicomweb": f"{self._server.url}/dicomweb",
             **({"console": f"{self._server.url}/"} if self._console else {}),
+            **({"ohif": f"{self._viewer.url}/"} if self._viewer else {}),
         }
 
     def start(self) -> None:
@@ -181,6 +191,8 @@ class Local:
         )
         self._worker = threading.Thread(target=self._work, args=(dependencies,), name="pipeline")
         self._worker.start()
+        if self._viewer is not None:
+            self._viewer.start()
         self._supervisor.start()
         register_edge(self._registry, self._supervisor)
         note_addresses(self._data, self.addresses)
@@ -196,8 +208,9 @@ class Local:
             self._worker.join()
         if self._sender is not None:
             self._sender.stop()
-        if self._server is not None:
-            self._server.close()
+        for server in (self._viewer, self._server):
+            if server is not None:
+                server.close()
         self._opened.close()
         self._engine.dispose()
         self._lock.release()

@@ -202,6 +202,17 @@ def test_study_shows_custody_conflicts_and_imports(client: httpx.Client, hospita
     assert {"failed", "queued"} == {each["state"] for each in study["imports"]}
 
 
+def test_study_is_opened_in_ohif_where_that_is_served(client_of: Any, client: httpx.Client, hospital: Hospital):
+    """On another port of the same host; the console's own policy stays as strict as without."""
+    (found,) = client.get("/studies.json", params={"name": "dahl noor"}).json()["studies"]
+    uid = found["study_instance_uid"]
+    assert "OHIF" not in client.get(f"/studies/{uid}").text
+    with client_of(hospital, viewer_port=8046) as served:
+        page = served.get(f"/studies/{uid}")
+    assert f'href="http://127.0.0.1:8046/viewer?StudyInstanceUIDs={uid}"' in page.text
+    assert client.get("/overview").headers["content-security-policy"] == page.headers["content-security-policy"]
+
+
 def test_study_takes_as_many_statements_with_many_series_as_with_one(client_of: Any, new_hospital: Any):
     """Each series has its thumbnail; a study of a hundred series must not ask the database a hundred times."""
     hospital = new_hospital()

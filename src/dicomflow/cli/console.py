@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -13,6 +14,10 @@ from urllib.parse import urlsplit
 import typer
 from sqlalchemy import Engine
 
+from dicomflow.archive.catalog.building import open_archive
+from dicomflow.archive.web.access import WebAccess
+from dicomflow.archive.web.app import create_archive
+from dicomflow.archive.web.ohif import create_viewer
 from dicomflow.catalog import queue
 from dicomflow.catalog.engine import require_schema
 from dicomflow.cli.database import DatabaseUrl, DataFolder, writing
@@ -32,7 +37,7 @@ from dicomflow.serving import WebServer
 from dicomflow.sites import LOOPBACK_HOSTS
 from dicomflow.visitors import Proxy
 
-__all__ = ["console", "own_hosts", "proxy_of", "require_protection", "users_of"]
+__all__ = ["Ohif", "OhifPort", "console", "own_hosts", "proxy_of", "require_protection", "users_of"]
 
 Bind = Annotated[str, typer.Option(help="The address to serve on.")]
 Port = Annotated[int, typer.Option(help="The port; 0 takes a free one.", min=0, max=65535)]
@@ -71,6 +76,11 @@ Stack = Annotated[
     str | None,
     typer.Option(help="A deployed stack, whose console function makes the pages; with it, --port alone."),
 ]
+Ohif = Annotated[
+    Path | None,
+    typer.Option(help="A build of the OHIF viewer (npm pack @ohif/app), to open studies in; docs/console.md."),
+]
+OhifPort = Annotated[int, typer.Option(help="The viewer's port; 0 takes a free one.", min=0, max=65535)]
 _FUNCTION_SECONDS: Final = 130
 _ATTEMPTS: Final = 3
 
@@ -93,6 +103,8 @@ def console(
     edge_metrics: EdgeMetrics = None,
     drive_queue_url: DriveQueueUrl = None,
     transfers_queue_url: TransfersQueueUrl = None,
+    ohif: Ohif = None,
+    ohif_port: OhifPort = 8046,
 ) -> None:
     """Serve the operators' pages over any catalog.
 
@@ -104,7 +116,7 @@ def console(
     For example: dicomflow console --data DIR --port 8044
     """
     if stack is not None:
-        if bind not in HOSTS or any((data, users_file, trusted_proxy, host, certificate, key, edge_metrics)):
+        if bind not in HOSTS or any((data, users_file, trusted_proxy, host, certificate, key, edge_metrics, ohif)):
             raise typer.BadParameter("its pages are for this machine alone: give --port alone", param_hint="--stack")
         call = function_of(stack, "console", read_seconds=_FUNCTION_SECONDS, attempts=_ATTEMPTS)
         _serve(WebServer(create_forwarder(call, caller()), bind, port))
@@ -115,15 +127,27 @@ def console(
         require_schema(engine)
         _, store = store_of(data, store_url, may_create=True)
         enqueue = _enqueue(engine, {DRIVE_QUEUE: drive_queue_url, TRANSFER_QUEUE: transfers_queue_url})
-        context = build_context(engine, store, enqueue, sources)
-        _serve(WebServer(create_console(context, access), bind, port, certificate=certificate, key=key))
+        with ExitStack() as opened:
+            viewer = None
+            if ohif is not None:
+                archive = opened.enter_context(open_archive(engine, store, "DICOMFLOW"))
+                reading = WebAccess(proxy=access.proxy, users=access.users, hosts=access.hosts)
+                application = create_viewer(ohif, create_archive(archive, reading))
+                viewer = WebServer(application, bind, ohif_port, certificate=certificate, key=key)
+                viewer.start()
+                opened.callback(viewer.close)
+            context = build_context(engine, store, enqueue, sources, viewer_port=viewer.port if viewer else None)
+            server = WebServer(create_console(context, access), bind, port, certificate=certificate, key=key)
+            _serve(server, viewer)
 
 
-def _serve(server: WebServer) -> None:
+def _serve(server: WebServer, viewer: WebServer | None = None) -> None:
     """Serve until a signal."""
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda _number, _frame: server.stop())
-    typer.echo(f"ready: {server.url}/ {json.dumps({'port': server.port, 'pid': os.getpid()})}")
+    told = {"port": server.port, "pid": os.getpid(), **({"ohif_port": viewer.port} if viewer else {})}
+    where = f", OHIF {viewer.url}/" if viewer else ""
+    typer.echo(f"ready: {server.url}/{where} {json.dumps(told)}")
     server.run()
 
 

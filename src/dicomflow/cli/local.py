@@ -9,6 +9,7 @@ from typing import Annotated, Final
 
 import typer
 
+from dicomflow.cli.console import Ohif, OhifPort
 from dicomflow.console.local import local_console
 from dicomflow.folders import own_data_folder
 from dicomflow.local import Local, LocalSettings
@@ -43,6 +44,8 @@ def local(
         str | None,
         typer.Option(help="Post events to this URL: docs/events.md.", metavar="URL", show_default=False),
     ] = None,
+    ohif: Ohif = None,
+    ohif_port: OhifPort = 8046,
 ) -> None:
     """Run everything on this machine, with a simulated import.
 
@@ -63,16 +66,17 @@ def local(
     database_url = os.environ.get("DICOMFLOW_DATABASE_URL")
     folder = own_data_folder() if data is None else data
     settings = LocalSettings(
-        folder, http_port, port, bind, quiet_seconds, database_url, load_issuers(), load_character_sets(), webhook
+        *(folder, http_port, port, bind, quiet_seconds, database_url, load_issuers(), load_character_sets(), webhook),
+        ohif=ohif,
+        ohif_port=ohif_port,
     )
     system = Local(settings, local_console)
     try:
         system.start()
         addresses = system.addresses
-        typer.echo(
-            f"ready: DIMSE port {addresses['dimse_port']}, console {addresses['console']}, data in {folder}"
-            f" {json.dumps(addresses)}"
-        )
+        viewer = f", OHIF {addresses['ohif']}" if "ohif" in addresses else ""
+        where = f"DIMSE port {addresses['dimse_port']}, console {addresses['console']}{viewer}, data in {folder}"
+        typer.echo(f"ready: {where} {json.dumps(addresses)}")
         stopping.wait()
     finally:
         system.stop()

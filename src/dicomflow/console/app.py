@@ -51,6 +51,7 @@ def build_context(
     enqueue: Callable[[str, str], None],
     metrics: Mapping[str, Callable[[], str]],
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    viewer_port: int | None = None,
 ) -> Context:
     """Return what the pages are made from.
 
@@ -60,6 +61,7 @@ def build_context(
         enqueue: sends a message to a queue of the pipeline, by its name.
         metrics: by the edge's name, a function that reads its `/metrics`.
         clock: tells the time.
+        viewer_port: where OHIF is served on the same host; None where it is not.
     """
     return Context(
         engine=engine,
@@ -71,6 +73,7 @@ def build_context(
         metrics=metrics,
         clock=clock,
         views=Views(),
+        viewer_port=viewer_port,
     )
 
 

@@ -13,7 +13,12 @@ __all__ = ["local_console"]
 
 
 def local_console(
-    engine: Engine, store: ObjectStore, enqueue: Callable[[str, str], None], read_metrics: Callable[[], str]
+    engine: Engine,
+    store: ObjectStore,
+    enqueue: Callable[[str, str], None],
+    read_metrics: Callable[[], str],
+    viewer_port: int | None,
 ) -> Starlette:
     """Return the pages over a local catalog and its folder of objects."""
-    return create_console(build_context(engine, store, enqueue, {"local": read_metrics}), Access())
+    context = build_context(engine, store, enqueue, {"local": read_metrics}, viewer_port=viewer_port)
+    return create_console(context, Access())

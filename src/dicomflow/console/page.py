@@ -67,7 +67,10 @@ class Views:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What pages are made from; `enqueue` sends to a queue of the pipeline, `metrics` reads edges' counters."""
+    """What pages are made from; `enqueue` sends to a queue of the pipeline, `metrics` reads edges' counters.
+
+    `viewer_port` is where OHIF is served on the same host.
+    """
 
     engine: Engine
     store: ObjectStore
@@ -78,6 +81,15 @@ class Context:
     metrics: Mapping[str, Callable[[], str]]
     clock: Callable[[], datetime]
     views: Views
+    viewer_port: int | None = None
+
+    def viewer_url(self, request: Request, path: str) -> str | None:
+        """Return a path of the viewer as an address; None where there is no viewer."""
+        if self.viewer_port is None:
+            return None
+        host = request.url.hostname or ""
+        named = f"[{host}]" if ":" in host else host
+        return f"{request.url.scheme}://{named}:{self.viewer_port}{path}"
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:

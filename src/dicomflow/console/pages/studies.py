@@ -8,6 +8,7 @@ from sqlalchemy import Row
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from dicomflow.archive.web.ohif import viewer_path
 from dicomflow.catalog.audit import page_of_audit_events
 from dicomflow.catalog.conflicts import KINDS
 from dicomflow.catalog.custody import (
@@ -92,6 +93,7 @@ def study(context: Context, request: Request) -> Page:
             ],
             "problems": problems_of_study(connection, uid),
             "transfers": [each.document() for each in list_transfers(connection, uid=uid, limit=_TRANSFERS)],
+            "viewer_url": context.viewer_url(request, viewer_path(uid)),
             "audit": page_of_audit_events(connection, uid=uid, actor=None, before=None, limit=_AUDIT_ROWS)[0],
         }
     context.record_view(request, "view_study", uid)
