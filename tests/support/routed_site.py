@@ -85,7 +85,10 @@ class RoutedSite:
 
     def receive(self, sop: str, *, association: str = "a1", **fields: Any) -> None:
         """Spool an instance as an association does."""
-        content = instance(sop, **fields)
+        self.receive_content(sop, instance(sop, **fields), association)
+
+    def receive_content(self, sop: str, content: bytes, association: str = "a1") -> None:
+        """Spool a file as an association does."""
         self.sent[sop] = content
         if association not in self.spool.associations.read_states():
             self.spool.associations.note_open(association)

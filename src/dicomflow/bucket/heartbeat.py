@@ -11,7 +11,7 @@ from typing import Final
 from dicomflow.bucket.compared import ComparedSource
 from dicomflow.bucket.documents import Format, Moment, Text
 
-__all__ = ["SILENT_AFTER", "STATUS_VERSION", "Heartbeat", "KnownDestination", "SeenPeer"]
+__all__ = ["SILENT_AFTER", "STATUS_VERSION", "Heartbeat", "KnownDestination", "SeenPeer", "WaitingDestination"]
 
 STATUS_VERSION: Final = 1
 SILENT_AFTER: Final = timedelta(minutes=3)
@@ -37,6 +37,15 @@ class KnownDestination:
 
 
 @dataclass(frozen=True, slots=True)
+class WaitingDestination:
+    """A destination that has not taken all that routes send it: how many instances wait, and the age of the oldest."""
+
+    name: Text
+    instances: int
+    oldest_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Heartbeat:
     """How an edge is at a moment: instances in each folder of its spool, and whom it has heard of.
 
@@ -44,7 +53,8 @@ class Heartbeat:
     seen last, the latest first. `is_full` tells that it refuses images for want of space, `set_aside` how many files,
     folders and deliveries it cannot work on, `undelivered_reports` how many of storage commitment it gave up,
     `destinations` where it can send images, `nightly` the sources that it compares itself with every night, `sources`
-    what that found; `run` is of the process that tells, and `is_shared` whether another one tells under the same name;
+    what that found, `waiting` the destinations for which something waits by routes; `run` is of the process that tells,
+    and `is_shared` whether another one tells under the same name;
     an edge of an earlier version tells none of them.
     """
 
@@ -64,6 +74,7 @@ class Heartbeat:
     destinations: tuple[KnownDestination, ...] = ()
     sources: tuple[ComparedSource, ...] = ()
     nightly: tuple[Text, ...] = ()
+    waiting: tuple[WaitingDestination, ...] = ()
     run: Text = ""
     is_shared: bool = False
 

@@ -23,6 +23,7 @@ __all__ = [
     "DeviceCredentials",
     "Route",
     "StoreDestination",
+    "StowDestination",
     "When",
     "check_routes",
 ]
@@ -111,13 +112,30 @@ class StoreDestination(_AnyDestination):
         return value if not value or value.endswith("/") else f"{value}/"
 
 
+class StowDestination(_AnyDestination):
+    """An origin server that takes instances by STOW-RS (PS3.18 10.5), at `url` with `/studies` behind it.
+
+    `authorization_file` has the text of the header Authorization; it is read for each request.
+    """
+
+    kind: Literal["stow"]
+    url: str = Field(pattern=r"^https?://[^/?#]+[^?#]*$")
+    authorization_file: Path | None = None
+    ca_certificate: Path | None = None
+    proxy_url: str | None = Field(None, pattern=r"^https?://[^/]+")
+    timeout_seconds: float = Field(60.0, gt=0)
+    concurrency: int = Field(2, ge=1, le=16)
+
+
 def _kind_of(value: Any) -> str:  # a document, or a model
     kind = value.get("kind", "dimse") if isinstance(value, dict) else getattr(value, "kind", "dimse")
     return kind if isinstance(kind, str) else ""
 
 
 AnyDestination = Annotated[
-    Annotated[Destination, Tag("dimse")] | Annotated[StoreDestination, Tag("store")],
+    Annotated[Destination, Tag("dimse")]
+    | Annotated[StoreDestination, Tag("store")]
+    | Annotated[StowDestination, Tag("stow")],
     Discriminator(_kind_of),
 ]
 

@@ -5,6 +5,9 @@ import hashlib
 from routed_site import RoutedSite
 from transfer_site import Pacs
 
+from dicomflow.bucket.heartbeat import Heartbeat
+from dicomflow.edge.spool.view import look
+
 
 def test_each_destination_gets_what_its_rule_says_and_nothing_more(routed: RoutedSite, pacs: Pacs):
     """Three series of one study: to a PACS and a second store, to both stores, and by no rule to the default store."""
@@ -68,6 +71,19 @@ def test_a_dead_destination_delays_nobody(routed: RoutedSite, pacs: Pacs):
         again.close()
     assert routed.entries()["1.1"].stored_at is not None
     assert routed.digests("1.1", "2.1") == routed.stored(routed.research)
+
+
+def test_a_dead_destination_is_told_of(routed: RoutedSite, pacs: Pacs):
+    """In the heartbeat, by name, with how many instances wait for it."""
+    pacs.close()
+    routed.receive_and_end("1.1", "1.2", modality="CT")
+    routed.run(lambda: routed.is_level("pacs"))
+    told = routed.objects / "status" / "site-1.json"
+    told.unlink()
+    routed.deliver(told.exists)
+    (waiting,) = Heartbeat.from_json(told.read_bytes()).waiting
+    assert ("pacs", 2) == (waiting.name, waiting.instances)
+    assert {"pacs": 2, "research": 0} == look(routed.spool.root).waiting()
 
 
 def test_a_spare_is_never_a_file_that_a_destination_waits_for(routed: RoutedSite, pacs: Pacs):

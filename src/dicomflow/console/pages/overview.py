@@ -107,6 +107,12 @@ def _of_edge(edge: Edge) -> Iterator[tuple[str, str, str]]:
     if told.set_aside:
         advice = "On the edge, dicomflow spool list says which and why. Everything else goes on."
         yield "bad", f"cannot read {told.set_aside:,} files or folders of its spool", advice
+    for destination in told.waiting:
+        if destination.oldest_seconds >= _OLD_SECONDS:
+            minutes = round(destination.oldest_seconds / 60)
+            what = f"has {destination.instances:,} images for {destination.name}, the oldest for {minutes:,} minutes"
+            advice = "Is it there, and does it take them? Everything else goes on; the edge's log has what it answers."
+            yield "warn", what, advice
     if told.undelivered_reports:
         advice = "On the edge, dicomflow commitments list says why, and dicomflow commitments retry tries again."
         yield "warn", f"gave up {told.undelivered_reports:,} storage commitment reports", advice

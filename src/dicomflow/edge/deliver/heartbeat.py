@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from dicomflow import __version__
-from dicomflow.bucket.heartbeat import Heartbeat, KnownDestination, SeenPeer
+from dicomflow.bucket.heartbeat import Heartbeat, KnownDestination, SeenPeer, WaitingDestination
 from dicomflow.bucket.keys import heartbeat_key
 from dicomflow.edge.commitment.requests import count_requests
 from dicomflow.edge.deliver.delivery import ReceivedInstance
@@ -136,7 +136,7 @@ class Heartbeats:
     def _state(self) -> tuple[bool, int, bool, int]:
         """Return what is news when it changes: whether something waits, how much is quarantined, and what is wrong."""
         view = look(self._root, ages=False)
-        is_waiting = bool(view.received + view.delivering)
+        is_waiting = bool(view.received + view.delivering + sum(view.waiting().values()))
         return is_waiting, view.quarantined, self._is_full(), len(self._aside.reasons())
 
     def _look(self, now: datetime, peers: tuple[SeenPeer, ...]) -> Heartbeat:
@@ -159,6 +159,11 @@ class Heartbeats:
             destinations=tuple(KnownDestination(name, each.ae_title) for name, each in self._settings.nodes.items()),
             sources=read_compared(self._root, nightly),
             nightly=nightly,
+            waiting=tuple(
+                WaitingDestination(name, count, round(max(0.0, now.timestamp() - oldest_at), 1))
+                for name, (count, oldest_at) in view.destinations.items()
+                if count
+            ),
             run=self._run,
             is_shared=self.is_shared,
         )

@@ -20,9 +20,10 @@ from dicomflow.bucket.transfer import JobInstance
 from dicomflow.edge.commitment.asked import Questions
 from dicomflow.edge.deliver.bandwidth import Bandwidth
 from dicomflow.edge.deliver.uploader import Uploader
-from dicomflow.edge.destinations import AnyDestination, Destination, StoreDestination
+from dicomflow.edge.destinations import AnyDestination, Destination, StoreDestination, StowDestination
 from dicomflow.edge.forward.clerk import Clerk
 from dicomflow.edge.forward.storing import StoreLane
+from dicomflow.edge.forward.stowing import StowLane
 from dicomflow.edge.metrics import ForwardMetrics
 from dicomflow.edge.mount import StoreMount
 from dicomflow.edge.processes import ProcessStart, begin_process, watch_until_stop
@@ -53,10 +54,10 @@ def has_shares(settings: EdgeSettings) -> bool:
 
 
 def check_destinations(settings: EdgeSettings) -> None:
-    """Find out at start what is wrong with the settings of destinations that are stores, asking none of them.
+    """Find out at start what is wrong with the settings of destinations, asking none of them.
 
     Raises:
-        PermanentError: a store's settings are wrong.
+        PermanentError: a store's settings are wrong, or a file cannot be read.
     """
     for name, destination in settings.destinations.items():
         if isinstance(destination, StoreDestination) and local_root(destination.url) is None:
@@ -64,6 +65,10 @@ def check_destinations(settings: EdgeSettings) -> None:
                 build_store(_delivery_of(destination))
             except PermanentError as error:
                 raise PermanentError(f"destinations.{name}: {error}") from error
+        if isinstance(destination, StowDestination):
+            for path in (destination.authorization_file, destination.ca_certificate):
+                if path is not None and not os.access(path, os.R_OK):
+                    raise PermanentError(f"destinations.{name}: {path} cannot be read")
 
 
 def run_forwarding(start: ProcessStart) -> None:
@@ -142,6 +147,18 @@ class Forwarding:
                     )
                     yield threading.Thread(target=asker.run, name=f"asker-{name}", daemon=True)
                 clerk = self._clerk(name, destination, board)
+            elif isinstance(destination, StowDestination):
+                admit = _Pace(destination, self._stopping).admit
+                for number in range(destination.concurrency):
+                    stow = StowLane(
+                        *(name, destination, board),
+                        stopping=self._stopping,
+                        count=self._count,
+                        tries=_TRIES,
+                        admit=admit,
+                    )
+                    yield threading.Thread(target=stow.run, name=f"forward-{name}-{number}", daemon=True)
+                clerk = self._clerk(name, destination, board)
             else:
                 store = self._store_lane(name, destination, board)
                 yield threading.Thread(target=store.run, name=f"forward-{name}", daemon=True)
@@ -183,7 +200,7 @@ class Forwarding:
 class _Pace:
     """Lets all lanes of a destination together send no faster than its limit. Threads: any; `_lock` guards the sum."""
 
-    def __init__(self, destination: Destination, stopping: threading.Event) -> None:
+    def __init__(self, destination: Destination | StowDestination, stopping: threading.Event) -> None:
         self._bandwidth = Bandwidth(lambda: destination, lambda: datetime.now().astimezone())
         self._stopping = stopping
         self._lock = threading.Lock()

@@ -3,10 +3,11 @@
 from enum import Enum
 from typing import Final
 
+from dicomflow.dimse.status import Status, is_warning
 from dicomflow.errors import pause_after
 from dicomflow.send.association import Outcome
 
-__all__ = ["TRIES", "Verdict", "pause_of", "pause_seconds", "verdict_of"]
+__all__ = ["TRIES", "Verdict", "pause_of", "pause_seconds", "verdict_of", "verdict_of_status"]
 
 TRIES: Final = 3
 """Of an instance whose failure says neither that it is its own nor that it will pass."""
@@ -37,9 +38,13 @@ class Verdict(Enum):
 
 def verdict_of(outcome: Outcome) -> Verdict:
     """Judge the status of a response (PS3.4 B.2.3, PS3.7 Annex C)."""
-    status = outcome.status
-    assert status is not None, "there was a response"
-    if outcome.is_stored or status == _DUPLICATE:
+    assert outcome.status is not None, "there was a response"
+    return verdict_of_status(outcome.status)
+
+
+def verdict_of_status(status: int) -> Verdict:
+    """Judge a status, or the Failure Reason of an instance, which is one (PS3.18 10.5.3)."""
+    if status in {Status.SUCCESS, _DUPLICATE} or is_warning(status):
         return Verdict.STORED
     if status >> 8 == _OUT_OF_RESOURCES or status == _RESOURCE_LIMITATION:
         return Verdict.AGAIN
