@@ -133,7 +133,10 @@ MONITORING_CONFIG = {
 """
 
 SITE_ISSUERS: dict[str, str] = {}
-"""Issuers of Patient IDs that name none, by edge, or by edge and calling AE title: {"edge-1/CT1": "HOSPITAL"}."""
+"""Issuers of Patient IDs that name none, by edge, or by edge and calling AE title: {"edge-1/CT1": "HOSPITAL"}.
+
+An edge that is taken out of EDGE_CONFIG stays here, and below: what it delivered may be read again.
+"""
 
 SITE_CHARACTER_SETS: dict[str, str] = {}
 """What devices mean that declare no Specific Character Set, by the same names: {"edge-1/OLD_CT": "ISO_IR 100"}."""

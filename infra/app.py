@@ -7,6 +7,7 @@ import argparse
 import os
 import runpy
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -43,14 +44,28 @@ def read_settings(config: Path) -> DeploymentSettings:
     """
     try:
         settings = load_deployment(runpy.run_path(str(config)))
-    except (OSError, SyntaxError) as error:
-        raise ConfigError(f"{config.name} cannot be read: {error}") from error
+    except ConfigError:
+        raise
+    except Exception as error:  # config.py is a program, which may do anything
+        raise ConfigError(f"{config.name} cannot be read: {_described(error, config)}") from error
     region = next((os.environ[name] for name in _REGION_VARIABLES if os.environ.get(name)), None)
     check_region(region, with_imports=settings.imports.ahli_enabled, with_fips=settings.account.fips_endpoints)
     named = settings.network.region
     if region is not None and named is not None and region != named:
         raise ConfigError(f"NETWORK_CONFIG names zones of {named}, and the region is {region}")
+    key_region = settings.region_of_key
+    if region is not None and key_region is not None and region != key_region:
+        raise ConfigError(f"STORAGE_CONFIG.kms_key_arn is a key of {key_region}, and the region is {region}")
     return settings
+
+
+def _described(error: Exception, config: Path) -> str:
+    """Return what is wrong with config.py, and in which of its lines."""
+    if isinstance(error, OSError | SyntaxError):
+        return str(error)
+    lines = [each.lineno for each in traceback.extract_tb(error.__traceback__) if each.filename == str(config)]
+    hint = "; Python writes True and False" if "'true'" in str(error) or "'false'" in str(error) else ""
+    return f"{f'line {lines[-1]}: ' if lines else ''}{type(error).__name__}: {error}{hint}"
 
 
 def synthesise_settings(settings: DeploymentSettings, output: Path, context: Mapping[str, str] | None = None) -> int:

@@ -48,6 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = given.pop(0) if given and given[0] in _COMMANDS else "deploy"
     allowed = []
     while given[:1] == ["--allow"]:
+        if len(given) == 1:
+            sys.stderr.write("--allow needs the ID of what may go, as a refusal names it\n")
+            return 2
         allowed.append(given[1])
         del given[:2]
     try:
@@ -159,6 +162,10 @@ def _tell_notes(settings: DeploymentSettings) -> None:
             f"nothing moves to the archive: retention_days {storage.retention_days} is less than archive_after_days"
             f" {storage.archive_after_days} and {ARCHIVE_LEAST_DAYS}, for which that class is billed"
         )
+    notes += [
+        f"{name!r} of SITE_ISSUERS or SITE_CHARACTER_SETS is no Name of EDGE_CONFIG: kept for what it has delivered"
+        for name in settings.sites_of_before
+    ]
     if not settings.monitoring.email:
         notes.append("nobody is told of alarms: email in MONITORING_CONFIG is empty")
     if settings.account.fips_endpoints and not settings.network.vpc_id:

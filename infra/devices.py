@@ -1,6 +1,9 @@
 """DEVICE_CONFIG: what the devices of all edges have in common, and the components of AWS's that it asks for."""
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Self
+from urllib.parse import urlsplit
+
+from pydantic import field_validator, model_validator
 
 from dicomflow.cli.nucleus import LOG_MANAGER, NUCLEUS, NUCLEUS_COMPONENT, nucleus_settings
 from infra.greengrass import COMPONENT
@@ -26,6 +29,21 @@ class DeviceConfig(Section):
     logs_to_cloudwatch: bool = False
     nucleus_version: _Version = ""
     log_manager_version: _Version = ""
+
+    @field_validator("proxy_url")
+    @classmethod
+    def _has_a_port(cls, url: str) -> str:
+        try:
+            _ = urlsplit(url).port
+        except ValueError as error:
+            raise ValueError(f"{url!r}; a port is at most 65535") from error
+        return url
+
+    @model_validator(mode="after")
+    def _excludes_from_something(self) -> Self:
+        if self.proxy_excludes and not self.proxy_url:
+            raise ValueError("proxy_excludes needs a proxy_url")
+        return self
 
 
 def public_components(config: DeviceConfig, region: str, *, is_fips: bool) -> dict[str, tuple[str, dict[str, Any]]]:

@@ -45,6 +45,16 @@ _PARAMETERS: Final = {
     "Tags": "the tags the data store was made with",
 }
 """Where a value comes from, for the reader of a refusal."""
+_REMOVED_BY: Final = {
+    "AWS::EC2::NetworkInterface": "an EC2 edge of EDGE_CONFIG",
+    "AWS::EC2::Subnet": "vpc_id in NETWORK_CONFIG",
+    "AWS::EC2::VPC": "vpc_id in NETWORK_CONFIG",
+    "AWS::EC2::Volume": "an EC2 edge of EDGE_CONFIG",
+    "AWS::HealthImaging::Datastore": "datastore_id in AHLI_CONFIG",
+    "AWS::KMS::Key": "kms_key_arn in STORAGE_CONFIG",
+}
+"""What takes a resource out of the template, for the same reader."""
+_RETAINED: Final = frozenset({"Retain", "RetainExceptOnCreate"})
 
 Template = Mapping[str, Any]
 
@@ -73,11 +83,9 @@ def refused_changes(old: Template, new: Template, allowed: Collection[str] = ())
             continue
         what = f"{PROTECTED[kind]} ({name})"
         if name not in new["Resources"]:
-            lines.append(f"{what} would be removed from the stack")
+            lines.append(f"{what} would be removed from the stack{_why_removed(old['Resources'][name])}")
         elif name in replaced:
-            reason = replaced[name]
-            source = _PARAMETERS.get(reason.rpartition("/")[2])
-            lines.append(f"{what} would be replaced, for its {reason} changes" + (f": {source}" if source else ""))
+            lines.append(f"{what} would be replaced, for {replaced[name]}")
     return [*lines, *_moved(old["Resources"], new["Resources"], allowed)]
 
 
@@ -95,6 +103,13 @@ def stack_policy(template: Template, allowed: Collection[str] = ()) -> str:
             }
         )
     return json.dumps({"Statement": statements})
+
+
+def _why_removed(resource: Mapping[str, Any]) -> str:
+    """Return which parameter takes a resource out, and whether it stays in the account."""
+    source = _REMOVED_BY.get(resource["Type"])
+    stays = "; it stays in the account as it is" if resource.get("DeletionPolicy") in _RETAINED else ""
+    return (f": {source}" if source else "") + stays
 
 
 def _moved(old: Mapping[str, Any], new: Mapping[str, Any], allowed: Collection[str]) -> list[str]:
@@ -125,15 +140,20 @@ def _replaced(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _reason(old: Mapping[str, Any], new: Mapping[str, Any], replaced: Collection[str]) -> str | None:
-    """Return the property for which a resource would be replaced."""
+    """Return for what a resource would be replaced: a property of its own, or something that it is made of."""
     if old["Type"] != new["Type"]:
-        return "Type"
+        return "its Type changes"
     for path in _create_only(old["Type"]):
         before, after = _value(old, path), _value(new, path)
         if before is None and (old["Type"], path) in _ADDED_IN_PLACE:
             continue
-        if before != after or _refers(after, replaced):
-            return path.removeprefix("/properties/")
+        target = _referred(after, replaced)
+        if target is not None:
+            return f"{target} would be"
+        if before != after:
+            name = path.removeprefix("/properties/")
+            source = _PARAMETERS.get(name.rpartition("/")[2])
+            return f"its {name} changes" + (f": {source}" if source else "")
     return None
 
 
@@ -156,11 +176,14 @@ def _value(resource: Mapping[str, Any], path: str) -> Any:
     return value
 
 
-def _refers(value: Any, names: Collection[str]) -> bool:
-    """Tell whether a value is made of one of these resources."""
+def _referred(value: Any, names: Collection[str]) -> str | None:
+    """Return which of these resources a value is made of, if of one."""
     if isinstance(value, Mapping):
         target = value.get("Ref") or value.get("Fn::GetAtt")
-        if (target[0] if isinstance(target, list) else target) in names:
-            return True
-        return any(_refers(each, names) for each in value.values())
-    return isinstance(value, list) and any(_refers(each, names) for each in value)
+        name = target[0] if isinstance(target, list) else target
+        if name in names:
+            return str(name)
+        return _referred(list(value.values()), names)
+    if isinstance(value, list):
+        return next((found for each in value if (found := _referred(each, names)) is not None), None)
+    return None

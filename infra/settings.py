@@ -2,7 +2,7 @@
 
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
@@ -19,7 +19,9 @@ from infra.devices import DeviceConfig
 from infra.edgesettings import check_edge_settings, own_settings
 from infra.errors import ConfigError
 from infra.sample import SampleStorage, with_acceleration
+from infra.sites import check_sites
 from infra.surroundings import AccountConfig, NetworkConfig
+from infra.tags import ResourceTags
 from infra.values import Section, text
 from infra.words import in_words
 
@@ -29,9 +31,6 @@ __all__ = ["ARCHIVE_LEAST_DAYS", "LOG_DAYS", "DeploymentSettings", "EdgeDevice",
 _MAX_ROLE_NAME: Final = 64
 _ROLE_SUFFIX: Final = "-GG-Role"
 _VPC_PREFIXES: Final = range(16, 25)
-# A resource has 50: one is the stack's own, and the CDK names subnets with three of its own.
-_MAX_TAGS: Final = 45
-_OWN_TAG: Final = "application"
 _ACU: Final = re.compile(r"ACU_(\d+)")
 # Aurora PostgreSQL's limits of Serverless v2.
 _MIN_ACU, _MAX_ACU = 0.5, 256.0
@@ -54,6 +53,7 @@ _SECTIONS: Final = {
     "SITE_ISSUERS": "issuers",
     "SITE_CHARACTER_SETS": "character_sets",
 }
+_OF_INSTANCES: Final = frozenset({"instance_type", "networks", "spool_gib"})
 _KEY_ARN: Final = r"(arn:aws[\w-]*:kms:[\w-]+:\d{12}:key/[\da-f]{8}(-[\da-f]{4}){3}-[\da-f]{12})?"
 ARCHIVE_LEAST_DAYS: Final = 90
 """S3 bills an object in Glacier Instant Retrieval for so many days at least."""
@@ -72,20 +72,7 @@ def _not_multi_region(arn: str) -> str:
     return arn
 
 
-def _not_of_aws(name: str) -> str:
-    if name.lower().startswith("aws:"):
-        raise ValueError(f"{name!r}; names that begin with aws: are AWS's own")
-    return name
-
-
 Acu = Annotated[float, BeforeValidator(_acu), Field(ge=_MIN_ACU, le=_MAX_ACU, multiple_of=0.5)]
-# Narrower than elsewhere: Greengrass takes no others.
-TagName = Annotated[
-    str,
-    text(r"[A-Za-z0-9.:/=+_-]{1,128}", "1 to 128 letters, digits and . : / = + _ -, and no blank"),
-    AfterValidator(_not_of_aws),
-]
-TagValue = Annotated[str, text(r"[\w .:/=+@-]{0,256}", "up to 256 letters, digits, blanks and . : / = + @ _ -")]
 
 
 def _not_reserved(name: str) -> str:
@@ -111,25 +98,18 @@ class EdgeDevice(Section):
     settings: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
+    def _is_asked_for(self) -> Self:
+        given = sorted(_OF_INSTANCES & self.model_fields_set)
+        if given and self.device_type == "LOCAL":
+            own = "; a LOCAL edge has `networks` of `dimse` in its `settings`" if "networks" in given else ""
+            raise ValueError(f"{self.name!r} is LOCAL: {', '.join(given)} are of EC2 edges{own}")
+        return self
+
+    @model_validator(mode="after")
     def _would_start(self) -> Self:
         if self.settings:
             check_edge_settings(self.name, self.settings, is_instance=self.device_type == "EC2")
         return self
-
-
-class ResourceTags(Section):
-    """RESOURCE_TAGS."""
-
-    tag_list: dict[TagName, TagValue] = Field(default_factory=dict)
-
-    @field_validator("tag_list")
-    @classmethod
-    def _is_not_too_long(cls, tags: dict[str, str]) -> dict[str, str]:
-        if len(tags) > _MAX_TAGS:
-            raise ValueError(f"{len(tags)} tags; {_MAX_TAGS} at most, beside those that the stack sets itself")
-        if _OWN_TAG in {name.lower() for name in tags}:
-            raise ValueError(f"{_OWN_TAG!r} is a tag that the stack sets itself, to its name: choose another name")
-        return tags
 
 
 class ImportConfig(Section):
@@ -260,16 +240,7 @@ class DeploymentSettings(Section):
                     f" {_MAX_ROLE_NAME} at most"
                 )
         own_settings(self.edges, self.device_name(""))
-        for section, by_edge in (("SITE_ISSUERS", self.issuers), ("SITE_CHARACTER_SETS", self.character_sets)):
-            for edge in (key.partition("/")[0] for key in by_edge):
-                if edge not in names:
-                    raise ValueError(f"{section}: {edge!r} is no Name of EDGE_CONFIG")
-        from dicomflow.dicom.charsets import is_known_term  # noqa: PLC0415  # a function that has a wrong one stops
-
-        for value in self.character_sets.values():
-            unknown = [term for term in value.split("\\") if not is_known_term(term)]
-            if unknown:
-                raise ValueError(f"SITE_CHARACTER_SETS: {unknown[0]!r} is no defined term of (0008,0005)")
+        check_sites(self.issuers, self.character_sets)
         return self
 
     @model_validator(mode="after")
@@ -298,6 +269,17 @@ class DeploymentSettings(Section):
         return f"{self.name}-{edge}"
 
     @property
+    def region_of_key(self) -> str | None:
+        """The region of the key that config.py names."""
+        return self.storage.kms_key_arn.split(":")[3] if self.storage.kms_key_arn else None
+
+    @property
+    def sites_of_before(self) -> list[str]:
+        """Return the edges of SITE_ISSUERS and SITE_CHARACTER_SETS that are none of EDGE_CONFIG."""
+        named = {key.partition("/")[0] for key in (*self.issuers, *self.character_sets)}
+        return sorted(named - {edge.name for edge in self.edges})
+
+    @property
     def pipeline_issuers(self) -> dict[str, str]:
         """Return the issuers by the names that objects' keys begin with."""
         return {self.device_name(key): issuer for key, issuer in self.issuers.items()}
@@ -320,6 +302,7 @@ def load_deployment(config: Mapping[str, Any]) -> DeploymentSettings:
     found = {name: value for name, value in config.items() if name.isupper()}
     unknown = sorted(found.keys() - _SECTIONS.keys())
     problems = [f"{name}: no such parameter{meant(name, _SECTIONS)}" for name in unknown]
+    problems += [f"{name}: write {name.upper()}" for name in sorted(config) if _is_misspelt(name, found)]
     problems += [f"{name}: is missing" for name in _NEEDED if name not in found]
     try:
         deployment = DeploymentSettings(**{_SECTIONS[name]: found[name] for name in found.keys() & _SECTIONS.keys()})
@@ -333,6 +316,13 @@ def load_deployment(config: Mapping[str, Any]) -> DeploymentSettings:
     if problems:
         raise ConfigError("config.py: " + "; ".join(problems))
     return deployment
+
+
+def _is_misspelt(name: str, found: Collection[str]) -> bool:
+    """Tell a parameter in other letters; one in small letters beside it is a name that config.py has for itself."""
+    if name.isupper() or name.upper() not in _SECTIONS:
+        return False
+    return not name.islower() or name.upper() not in found
 
 
 def _plain(name: str) -> str:

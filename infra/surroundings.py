@@ -48,6 +48,10 @@ class NetworkConfig(Section):
             raise ValueError("with vpc_id, function_subnets must have a subnet at least: {zone: subnet}")
         if self.vpc_id and len(self.database_subnets) < _ZONES:
             raise ValueError("with vpc_id, database_subnets must have subnets in two zones at least: {zone: subnet}")
+        for name in ("function_subnets", "database_subnets"):
+            subnets = list(getattr(self, name).values())
+            if twice := [each for each in subnets if subnets.count(each) > 1]:
+                raise ValueError(f"{name} has {twice[0]} in two zones; a subnet lies in one")
         if bool(self.function_group) != bool(self.database_group):
             raise ValueError("function_group and database_group belong together: give both or neither")
         return self

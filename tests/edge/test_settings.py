@@ -147,3 +147,25 @@ def test_settings_are_frozen(load: Load):
 def test_ae_titles_are_stripped(load: Load):
     """Spaces around a title carry no meaning (PS3.5 6.2)."""
     assert ("CT1", "CT 2") == load(MINIMAL + '[dimse]\ncalling_ae_titles = [" CT1 ", "CT 2"]\n').dimse.calling_ae_titles
+
+
+@pytest.mark.parametrize(
+    ("text", "is_taken"),
+    [
+        ("[dimse]\nport = 8080\n", False),
+        ("[dimse]\ntls = {port = 11112, certificate = '/c', key = '/k'}\n", False),
+        ("[dimse]\ntls = {port = 8080, certificate = '/c', key = '/k'}\n", False),
+        ("[dimse]\nport = 8080\nbind = '127.0.0.1'\n", False),
+        ("[dimse]\nport = 8080\nbind = '10.1.2.3'\n", True),
+        ("http_port = 0\n[dimse]\nport = 0\ntls = {port = 0, certificate = '/c', key = '/k'}\n", True),
+    ],
+)
+def test_listeners_of_one_port_are_refused(load: Load, text: str, *, is_taken: bool):
+    """Two listeners of an address need two ports: that is said before the second fails to start; 0 is any free one."""
+    head, _, tables = text.partition("[dimse]")
+    document = f"{head}{MINIMAL}[dimse]{tables}"
+    if is_taken:
+        load(document)
+        return
+    with pytest.raises(PermanentError, match=r"both (8080|11112): each listener needs its own"):
+        load(document)

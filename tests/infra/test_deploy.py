@@ -194,6 +194,12 @@ def test_stack_of_a_failed_first_deployment_counts_as_none(stacks: Stacks, statu
     assert DeployedStack("iep", stacks=stacks).state() is None
 
 
+def test_allow_without_an_id_is_a_wrong_call(calls: list[Any], capsys: pytest.CaptureFixture[str]):
+    """It says what is missing, and deploys nothing."""
+    assert 2 == deploy.main(["--allow"])
+    assert ([], True) == (calls, "--allow needs the ID" in capsys.readouterr().err)
+
+
 def test_no_region_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """Neither a variable nor a profile: the line says what to export."""
     for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):

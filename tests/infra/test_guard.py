@@ -76,12 +76,30 @@ def test_replacement_is_followed_to_what_refers_to_it(old: dict[str, Any], templ
         assert guard.PROTECTED[kind] in text
 
 
+def test_what_a_replaced_resource_takes_along_blames_that_resource(old: dict[str, Any], template: Any):
+    """Another key replaces catalog and engine: of the engine no parameter of its own is named."""
+    resource(old, "AWS::RDS::DBCluster")["Properties"]["KmsKeyId"] = "x"
+    (engine,) = [line for line in guard.refused_changes(old, template.document) if "the catalog's engine" in line]
+    assert engine.endswith("would be replaced, for IEPAuroraiepauroradb9D6DE912 would be")
+
+
+def test_every_removal_by_a_parameter_names_it(template: Any, zoned: Any):
+    """Of what a change of config.py can take out, whichever it is."""
+    kept = {"AWS::S3::Bucket", "AWS::RDS::DBCluster", "AWS::RDS::DBInstance"}  # in every template
+    assert guard.PROTECTED.keys() - kept == guard._REMOVED_BY.keys()
+    lines = guard.refused_changes(template.document, zoned.document)
+    assert any("the network (NetworkVpc7FB7348F) would be removed from the stack: vpc_id" in line for line in lines)
+
+
 def test_removal_is_refused_unless_it_is_allowed(template: Any):
     """A resource that is not in the new template any more goes only by name."""
     new = copy.deepcopy(template.document)
     del new["Resources"]["HealthImagingDatastore016135FD"]
-    expected = ["the data store with its images (HealthImagingDatastore016135FD) would be removed from the stack"]
-    assert expected == guard.refused_changes(template.document, new)
+    expected = (
+        "the data store with its images (HealthImagingDatastore016135FD) would be removed from the stack:"
+        " datastore_id in AHLI_CONFIG; it stays in the account as it is"
+    )
+    assert [expected] == guard.refused_changes(template.document, new)
     assert [] == guard.refused_changes(template.document, new, ["HealthImagingDatastore016135FD"])
 
 

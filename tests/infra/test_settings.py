@@ -193,8 +193,8 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         "private_endpoints has no FIPS endpoint of Lambda",
     ),
     "character set of no edge": (
-        {"SITE_CHARACTER_SETS": {"edge-9": "GBK"}},
-        "SITE_CHARACTER_SETS: 'edge-9' is no Name of EDGE_CONFIG",
+        {"SITE_CHARACTER_SETS": {"edge 9": "GBK"}},
+        "SITE_CHARACTER_SETS: 'edge 9' can be no Name of EDGE_CONFIG",
     ),
     "character set": (
         {"SITE_CHARACTER_SETS": {"edge-1": "ISO_IR 100\\KLINGON"}},
@@ -206,7 +206,31 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "acceleration in words": ({"S3_CONFIG": {"s3_acceleration": "perhaps"}}, "'perhaps'; it must be True or False"),
     "sample's storage misspelt": ({"S3_CONFIG": {"acceleration": True}}, "S3_CONFIG.acceleration: True; there is no"),
-    "issuer": ({"SITE_ISSUERS": {"edge-9/CT": "H"}}, "SITE_ISSUERS: 'edge-9' is no Name of EDGE_CONFIG"),
+    "issuer": ({"SITE_ISSUERS": {"edge_9/CT": "H"}}, "SITE_ISSUERS: 'edge_9' can be no Name of EDGE_CONFIG"),
+    "issuer of a long title": ({"SITE_ISSUERS": {"e/A12345678901234567": "H"}}, "is no AE title, of 1 to 16"),
+    "parameter in other letters": ({"Storage_CONFIG": {}}, "Storage_CONFIG: write STORAGE_CONFIG"),
+    "size of a device": (
+        {"EDGE_CONFIG": [{"Name": "ct", "device_type": "LOCAL", "spool_gib": 50, "instance_type": "t4g.medium"}]},
+        "'ct' is LOCAL: instance_type, spool_gib are of EC2 edges",
+    ),
+    "networks of a device": (
+        {"EDGE_CONFIG": [{"Name": "ct", "device_type": "LOCAL", "networks": ["10.0.0.0/8"]}]},
+        "networks are of EC2 edges; a LOCAL edge has `networks` of `dimse` in its `settings`",
+    ),
+    "ports that are one": (
+        {"EDGE_CONFIG": [{"Name": "ct", "device_type": "LOCAL", "settings": {"http_port": 11112}}]},
+        "http_port and dimse.port are both 11112",
+    ),
+    "subnet in two zones": (
+        {"NETWORK_CONFIG": VPC | {"function_subnets": dict.fromkeys(ZONES, ZONES["us-east-1a"])}},
+        "function_subnets has subnet-0123456789abcdef0 in two zones",
+    ),
+    "excludes without a proxy": ({"DEVICE_CONFIG": {"proxy_excludes": "a"}}, "proxy_excludes needs a proxy_url"),
+    "port of a proxy": ({"DEVICE_CONFIG": {"proxy_url": "http://p:99999"}}, "a port is at most 65535"),
+    "tags alike but for case": (
+        {"RESOURCE_TAGS": {"tag_list": {"Owner": "a", "owner": "b"}}},
+        "'Owner' and 'owner' differ only in case",
+    ),
 }
 
 
@@ -323,3 +347,52 @@ def test_zones_of_another_region_than_the_deployments_are_refused(monkeypatch: p
     monkeypatch.setenv("AWS_REGION", "us-west-2")
     with pytest.raises(ConfigError, match="names zones of us-east-1, and the region is us-west-2"):
         read_settings(tmp_path / "config.py")
+
+
+def test_sites_of_edges_that_are_gone_are_kept_and_said(config: dict[str, Any], capsys: pytest.CaptureFixture[str]):
+    """A rebuild and the deletion of a study read again what an edge delivered that is in EDGE_CONFIG no longer."""
+    deployment = load_deployment(
+        config | {"SITE_ISSUERS": {"gone/CT": "H"}, "SITE_CHARACTER_SETS": {"edge-1": "ISO_IR 100"}}
+    )
+    assert {"iep-gone/CT": "H"} == deployment.pipeline_issuers
+    tell_notes(deployment)
+    notes = capsys.readouterr().err
+    assert "note: 'gone' of SITE_ISSUERS or SITE_CHARACTER_SETS is no Name of EDGE_CONFIG" in notes
+    assert "'edge-1'" not in notes
+
+
+def test_parameter_in_small_letters_beside_its_own_is_a_name_of_the_files(config: dict[str, Any]):
+    """A config.py may keep a value under a name of its own."""
+    assert load_deployment(config | {"vpc_cidr": "10.1.0.0/22"}).name == config["CDK_APP_NAME"]
+    without = {name: value for name, value in config.items() if name != "VPC_CIDR"}
+    with pytest.raises(ConfigError, match="vpc_cidr: write VPC_CIDR"):
+        load_deployment(without | {"vpc_cidr": "10.1.0.0/22"})
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("\nX = {'a': true}", "line 2: NameError: name 'true' is not defined"),
+        ("X = 1 / 0", "line 1: ZeroDivisionError"),
+        ("import nothing_of_this_name", "ModuleNotFoundError"),
+        ("X = (", "was never closed"),
+    ],
+)
+def test_config_that_python_cannot_run_is_told_in_a_line(tmp_path: Path, text: str, words: str):
+    """Whatever config.py does, its owner sees no traceback of ours."""
+    (tmp_path / "config.py").write_text(text)
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        read_settings(tmp_path / "config.py")
+
+
+def test_key_of_another_region_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Nothing of the stack could use it."""
+    arn = "arn:aws:kms:eu-west-1:123456789012:key/01234567-89ab-cdef-0123-456789abcdef"
+    text = CONFIG.read_text(encoding="utf-8").replace('"kms_key_arn": ""', f'"kms_key_arn": "{arn}"')
+    (tmp_path / "config.py").write_text(text, encoding="utf-8")
+    monkeypatch.delenv("CDK_DEFAULT_REGION", raising=False)
+    monkeypatch.setenv("AWS_REGION", "us-west-2")
+    with pytest.raises(ConfigError, match="kms_key_arn is a key of eu-west-1, and the region is us-west-2"):
+        read_settings(tmp_path / "config.py")
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    assert arn == read_settings(tmp_path / "config.py").storage.kms_key_arn

@@ -58,6 +58,7 @@ ENVIRONMENT_PREFIX: Final = "DICOMFLOW_EDGE__"
 _LIKE_OURS: Final = "DICOMFLOW_EDGE"
 # Some records of the largest size, or most of a segment would be left empty.
 _LEAST_SEGMENT_BYTES: Final = 1 << 20
+_ALL_ADDRESSES: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104  # compared with
 _NAME: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
 
 _logger = logging.getLogger(__name__)
@@ -193,6 +194,15 @@ class EdgeSettings(BaseSettings):
     routes: tuple[Route, ...] = ()
     profiles: dict[Annotated[str, AfterValidator(_checked_profile)], ProfileSettings] = Field({})
     site_secret: SecretStr | None = Field(None, min_length=LEAST_SECRET_BYTES)
+
+    @model_validator(mode="after")
+    def _has_a_port_for_http(self) -> Self:
+        binds = {self.http_bind, self.dimse.bind}
+        tls = [] if self.dimse.tls is None else [("dimse.tls.port", self.dimse.tls.port)]
+        for name, port in [("dimse.port", self.dimse.port), *tls]:
+            if port and port == self.http_port and (len(binds) == 1 or binds & _ALL_ADDRESSES):
+                raise ValueError(f"http_port and {name} are both {port}: each listener needs its own")
+        return self
 
     @model_validator(mode="after")
     def _routes_lead_somewhere(self) -> Self:

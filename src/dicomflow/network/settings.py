@@ -18,6 +18,7 @@ __all__ = [
     "DimseSettings",
     "Section",
     "TlsSettings",
+    "is_ae_title",
 ]
 
 # DCMTK and others take no smaller one; 0 stands for no limit (PS3.8 D.1).
@@ -26,9 +27,14 @@ _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 _AE_TITLE: Final = re.compile(r"[ -\[\]-~]{1,16}")
 
 
+def is_ae_title(title: str) -> bool:
+    """Tell whether an association could name this application (PS3.5 6.2); blanks around it mean nothing."""
+    return _AE_TITLE.fullmatch(title.strip()) is not None
+
+
 def _checked_ae_title(title: str) -> str:
     title = title.strip()
-    if not title or _AE_TITLE.fullmatch(title) is None:
+    if not is_ae_title(title):
         raise ValueError("an AE title has 1 to 16 printable ASCII characters and no backslash (PS3.5 6.2)")
     return title
 
@@ -139,6 +145,12 @@ class DimseSettings(Section):
     idle_seconds: float = Field(300.0, gt=0)
     users_file: Path | None = None
     tls: TlsSettings | None = None
+
+    @model_validator(mode="after")
+    def _has_two_ports(self) -> Self:
+        if self.port and self.tls is not None and self.tls.port == self.port:
+            raise ValueError(f"port and tls.port are both {self.port}: each listener needs its own")
+        return self
 
     @model_validator(mode="after")
     def _holds_a_fragment(self) -> Self:
