@@ -5,37 +5,39 @@ asked for everything a second time. All programs of DCMTK's run with TCP_NODELAY
 """
 
 import argparse
-import contextlib
 import json
-import os
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable  # noqa: TC003  # the annotation of `ways` is of a local
 from pathlib import Path
 from typing import Any, Final
 
-from dicomflow import samples
+from archives import (
+    COUNT,
+    ENVIRONMENT,
+    IMAGES,
+    PATIENT,
+    STUDIES,
+    archive,
+    fill_archive,
+    free_ports,
+    move,
+    per_second,
+    study_uids,
+    wait_until,
+)
 from dicomflow.edge.ledger import LEDGER_FILE, Ledger
 from machine import describe
 from peers import PEERS, running
 from report import replace_section
 
-STUDIES: Final = 4
-IMAGES: Final = 100
-"""Of each study, in one series."""
-COUNT: Final = STUDIES * IMAGES
-SIDE: Final = 512
-STUDY: Final = "1.2.826.0.1.3680043.10.1"
-PATIENT: Final = "BENCH-1"
-ENVIRONMENT: Final = {**os.environ, "TCP_NODELAY": "1"}
 ORTHANC: Final = "Orthanc's own retrieve"
-WAIT_SECONDS: Final = 120
+_ANSWER_SECONDS: Final = 120
 
 
 def main() -> int:
@@ -54,7 +56,7 @@ def main() -> int:
     rates: dict[str, list[float]] = {name: [] for name in ways}
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
-        pacs = _fill(base)
+        pacs = fill_archive(base)
         for number in range(arguments.rounds):
             for name, measure in ways.items():
                 rates[name].append(measure(base, pacs))
@@ -77,79 +79,20 @@ def main() -> int:
     return 0
 
 
-def _fill(base: Path) -> Path:
-    """Return the folder of an archive that has the series."""
-    (image,) = samples.ct_study(1, series=1, slices=1, side=SIDE)
-    image.PatientID, image.StudyInstanceUID, image.SeriesInstanceUID = PATIENT, f"{STUDY}.1000000", f"{STUDY}.2000000"
-    image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = f"{STUDY}.3000000"
-    image.InstanceNumber = "4000000"
-    image.save_as(base / "one.dcm", enforce_file_format=True)
-    content = (base / "one.dcm").read_bytes()
-    (base / "files").mkdir()
-    for number in range(COUNT):
-        study, place = divmod(number, IMAGES)
-        changed = content.replace(b".3000000", f".{3_000_000 + number}".encode())
-        for before, after in ((b".1000000", f".{1_000_000 + study}"), (b".2000000", f".{2_000_000 + study}")):
-            changed = changed.replace(before, after.encode())
-        changed = changed.replace(b"4000000", str(4_000_000 + place).encode())
-        (base / "files" / f"{number}.dcm").write_bytes(changed)
-    (base / "pacs").mkdir()
-    with _archive(base, base / "pacs", {}) as port:
-        subprocess.run(
-            ["storescu", "-aec", "PACS", "+sd", "127.0.0.1", str(port), str(base / "files")],
-            check=True,
-            env=ENVIRONMENT,
-        )
-    return base / "pacs"
-
-
-@contextlib.contextmanager
-def _archive(base: Path, pacs: Path, hosts: dict[str, int]) -> Iterator[int]:
-    (port,) = _ports(1)
-    config = base / "dcmqrscp.cfg"
-    table = "\n".join(f"{name} = ({name}, 127.0.0.1, {number})" for name, number in hosts.items())
-    config.write_text(
-        f"NetworkTCPPort = {port}\nMaxPDUSize = 131072\nMaxAssociations = 16\nHostTable BEGIN\n{table}\nHostTable END\n"
-        f"VendorTable BEGIN\nVendorTable END\nAETable BEGIN\nPACS {pacs} RW (100, 4096mb) ANY\nAETable END\n"
-    )
-    process = subprocess.Popen(
-        ["dcmqrscp", "-c", str(config)], env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        _wait(
-            lambda: (
-                subprocess.run(
-                    ["echoscu", "-aec", "PACS", "127.0.0.1", str(port)], check=False, capture_output=True
-                ).returncode
-                == 0
-            )
-        )
-        yield port
-    finally:
-        process.kill()
-        process.wait()
-
-
 def _move(base: Path, pacs: Path, name: str) -> float:
     (peer,) = (each for each in PEERS if each.name == name)
-    with running(peer, base) as (port, _), _archive(base, pacs, {"TARGET": port}) as archive:
-        return _timed(
-            [
-                *("movescu", "-S", "-aec", "PACS", "-aem", "TARGET", "-k", "0008,0052=STUDY"),
-                *("-k", f"StudyInstanceUID={_uids()}", "127.0.0.1", str(archive)),
-            ]
-        )
+    with running(peer, base) as (port, _), archive(base, pacs, {"TARGET": port}) as source:
+        return per_second(move(source, "TARGET"))
 
 
 def _pull(base: Path, pacs: Path, *, report: bool) -> float:
     """Time from the command, with its start and its look, until the ledger has all images, or until its report."""
     (peer,) = (each for each in PEERS if each.name == "dicomflow")
-    with running(peer, base) as (port, _), _archive(base, pacs, {"TARGET": port}) as archive:
+    with running(peer, base) as (port, _), archive(base, pacs, {"TARGET": port}) as source:
         config = max(base.glob("receiver-*/edge.toml"), key=lambda path: path.stat().st_mtime)
         with config.open("a") as file:
             file.write(
-                f'[sources.PACS]\nhost = "127.0.0.1"\nport = {archive}\nae_title = "PACS"\n'
-                'move_destination = "TARGET"\n'
+                f'[sources.PACS]\nhost = "127.0.0.1"\nport = {source}\nae_title = "PACS"\nmove_destination = "TARGET"\n'
             )
         started = time.perf_counter()
         process = subprocess.Popen(
@@ -158,15 +101,11 @@ def _pull(base: Path, pacs: Path, *, report: bool) -> float:
             stderr=subprocess.DEVNULL,
         )
         ledger = config.parent / "spool" / LEDGER_FILE
-        _wait(lambda: _count(ledger) == COUNT)
+        wait_until(lambda: _count(ledger) == COUNT)
         seconds = time.perf_counter() - started
         if process.wait():
             return 0.0
         return COUNT / (time.perf_counter() - started if report else seconds)
-
-
-def _uids() -> str:
-    return "\\".join(f"{STUDY}.{1_000_000 + number}" for number in range(STUDIES))
 
 
 def _count(path: Path) -> int:
@@ -174,7 +113,7 @@ def _count(path: Path) -> int:
         return 0
     ledger = Ledger(path, read_only=True)
     try:
-        return sum(ledger.count_study(uid)[0] for uid in _uids().split("\\"))
+        return sum(ledger.count_study(uid)[0] for uid in study_uids())
     finally:
         ledger.close()
 
@@ -183,16 +122,16 @@ def _orthanc(base: Path, pacs: Path) -> float:
     program = shutil.which("Orthanc", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
     if program is None:
         return 0.0
-    port, http_port = _ports(2)
+    port, http_port = free_ports(2)
     folder = Path(tempfile.mkdtemp(prefix="orthanc-", dir=base))
-    with _archive(base, pacs, {"ORTHANC": port}) as archive:
+    with archive(base, pacs, {"ORTHANC": port}) as source:
         settings = {
             "StorageDirectory": str(folder),
             "IndexDirectory": str(folder),
             "DicomPort": port,
             "HttpPort": http_port,
             "DicomAet": "ORTHANC",
-            "DicomModalities": {"pacs": ["PACS", "127.0.0.1", archive]},
+            "DicomModalities": {"pacs": ["PACS", "127.0.0.1", source]},
             "AuthenticationEnabled": False,
         }
         (folder / "orthanc.json").write_text(json.dumps(settings))
@@ -203,7 +142,7 @@ def _orthanc(base: Path, pacs: Path) -> float:
             stderr=subprocess.DEVNULL,
         )
         try:
-            _wait(lambda: _ask(http_port, "/system", None))
+            wait_until(lambda: _ask(http_port, "/system", None))
             query = {"Level": "Study", "Query": {"PatientID": PATIENT}}
             path = _ask(http_port, "/modalities/pacs/query", query)["Path"]
             started = time.perf_counter()
@@ -219,32 +158,10 @@ def _orthanc(base: Path, pacs: Path) -> float:
 def _ask(port: int, path: str, body: Any) -> Any:
     data = None if body is None else json.dumps(body).encode()
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", data, timeout=WAIT_SECONDS) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", data, timeout=_ANSWER_SECONDS) as answer:
             return json.load(answer)
     except OSError:
         return None
-
-
-def _timed(command: list[str]) -> float:
-    started = time.perf_counter()
-    subprocess.run(command, check=True, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return COUNT / (time.perf_counter() - started)
-
-
-def _wait(is_so: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not is_so():
-        if time.monotonic() > deadline:
-            raise RuntimeError("it did not come to be")
-        time.sleep(0.02)
-
-
-def _ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from foreign import compare
 from load import Load, encode_objects, send
 from machine import describe, digest_milliseconds, durable_writes_per_second
 from peers import PEERS, Peer, is_installed, running, warm_memory
@@ -41,8 +42,11 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--load", type=int, action="append", choices=range(len(LOADS)), help="only these loads")
     parser.add_argument("--peer", action="append", help="only peers whose name contains this")
+    parser.add_argument("--foreign", action="store_true", help="instead, DCMTK's senders while deliveries go to S3")
     parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
     arguments = parser.parse_args()
+    if arguments.foreign:
+        return _foreign(arguments.rounds, is_written=arguments.write)
     loads = [LOADS[number] for number in arguments.load or range(len(LOADS))]
     peers = [peer for peer in PEERS if is_installed(peer) and _is_wanted(peer, arguments.peer)]
     rates: dict[tuple[str, str], list[float]] = {}
@@ -62,6 +66,15 @@ def main() -> int:
     print(text)
     if arguments.write:
         replace_section(Path("docs/performance.md"), "receive", text)
+    return 0
+
+
+def _foreign(rounds: int, *, is_written: bool) -> int:
+    with tempfile.TemporaryDirectory(prefix=".bench-", dir=Path.cwd()) as base:
+        text = compare(Path(base), rounds)
+    print(text)
+    if is_written:
+        replace_section(Path("docs/performance.md"), "foreign senders", text)
     return 0
 
 

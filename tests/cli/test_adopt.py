@@ -8,6 +8,7 @@ import pytest
 from waiting import wait_for
 
 from dicomflow import samples
+from dicomflow.bucket.manifest import Manifest
 from dicomflow.cli import run
 
 
@@ -63,3 +64,29 @@ def test_prefix_of_another_bucket_is_refused(capsys: Any):
     """Nothing is copied between buckets here."""
     assert 1 == run(["adopt", "s3://theirs/old", "--store-url", "s3://ours"])
     assert "is not below s3://ours" in capsys.readouterr().err
+
+
+def test_objects_of_a_bucket_are_adopted_by_its_url(
+    s3_endpoint: str, s3_client: Any, bucket: str, aws_environment: Any, tmp_path: Path, capsys: Any
+):
+    """On an S3 server: copied within the bucket with their bytes, a manifest beside, and the old ones untouched."""
+    aws_environment.setenv("AWS_ENDPOINT_URL", s3_endpoint)
+    aws_environment.chdir(tmp_path)  # where it keeps how far it is
+    contents = []
+    for number, path in enumerate(samples.write(samples.ct_study(79, series=2, slices=2, side=8), tmp_path / "study")):
+        contents.append(path.read_bytes())
+        s3_client.put_object(Bucket=bucket, Key=f"old archive/7f1c+{number}", Body=contents[-1])
+    s3_client.put_object(Bucket=bucket, Key="old archive/notes.txt", Body=b"hello")
+    for _ in range(2):  # a second call adopts nothing again
+        assert 1 == run(["adopt", f"s3://{bucket}/old archive", "--json"])
+        told = json.loads(capsys.readouterr().out)
+        assert (5, 4, 1, 1) == (told["listed"], told["adopted"], told["deliveries"], told["problems"])
+        assert ["old archive/notes.txt"] == [each["key"] for each in told["not_adopted"]]
+        found = {
+            each["Key"]: s3_client.get_object(Bucket=bucket, Key=each["Key"])["Body"].read()
+            for each in s3_client.list_objects_v2(Bucket=bucket)["Contents"]
+        }
+        assert 10 == len(found)
+        (manifest,) = (Manifest.from_json(found[key]) for key in found if key.startswith("manifests/adopted/"))
+        assert sorted(contents) == sorted(found[each.key] for each in manifest.instances())
+        assert sorted(contents) == sorted(found[f"old archive/7f1c+{number}"] for number in range(4))
