@@ -26,6 +26,7 @@ from dicomflow.edge.settings import EdgeSettings, build_settings
 from dicomflow.edge.spool.folders import Spool
 from dicomflow.edge.spool.handedover import HandedOver
 from dicomflow.edge.spool.lane import Lane
+from dicomflow.errors import DicomflowError
 
 __all__ = ["RoutedSite", "instance"]
 
@@ -33,14 +34,20 @@ CT = "1.2.840.10008.5.1.4.1.1.2"
 
 
 def instance(
-    sop: str, *, series: str = "1.2.3.1", modality: str = "CT", calling: str = "CT1", pixels: int = 512
+    sop: str,
+    *,
+    series: str = "1.2.3.1",
+    modality: str = "CT",
+    calling: str = "CT1",
+    pixels: int = 512,
+    study: str = "1.2.3",
 ) -> bytes:
     """Encode a file as the receiver makes it."""
     values = (
         (0x00080016, b"UI", CT),
         (0x00080018, b"UI", sop),
         (0x00080060, b"CS", modality),
-        (0x0020000D, b"UI", "1.2.3"),
+        (0x0020000D, b"UI", study),
         (0x0020000E, b"UI", series),
     )
     data = b"".join(_element(*value) for value in values)
@@ -156,6 +163,12 @@ class RoutedSite:
         """Return the ledger's entries by SOP Instance UID."""
         with contextlib.closing(Ledger(self.spool.root / LEDGER_FILE, read_only=True)) as ledger:
             return {each.sop_instance_uid: each for each in ledger.entries()}
+
+    def has_entries(self) -> bool:
+        """Tell whether the ledger can be read, and has any."""
+        with contextlib.suppress(DicomflowError):
+            return bool(self.entries())
+        return False
 
     def routed(self, sop: str) -> list[RoutedEntry]:
         """Return where the ledger says that an instance goes."""

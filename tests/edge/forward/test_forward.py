@@ -1,11 +1,15 @@
 """What is received goes where the routes say, whole and once, and nothing goes elsewhere."""
 
+import contextlib
 import hashlib
 
+import pytest
 from routed_site import RoutedSite
 from transfer_site import Pacs
 
 from dicomflow.bucket.heartbeat import Heartbeat
+from dicomflow.edge.forward import clerk as clerk_module
+from dicomflow.edge.ledger import LEDGER_FILE, Ledger
 from dicomflow.edge.spool.view import look
 
 
@@ -71,6 +75,46 @@ def test_a_dead_destination_delays_nobody(routed: RoutedSite, pacs: Pacs):
         again.close()
     assert routed.entries()["1.1"].stored_at is not None
     assert routed.digests("1.1", "2.1") == routed.stored(routed.research)
+
+
+def test_deliveries_take_turns_on_the_board(routed: RoutedSite, pacs: Pacs, monkeypatch: pytest.MonkeyPatch):
+    """One after the other where there is room for one: what a dead destination is to get waits on the disk alone."""
+    monkeypatch.setattr(clerk_module, "_MOST_BEGUN", 1)
+    for number in range(4):
+        routed.receive_and_end(f"1.{number}", association=f"a{number}", study=f"1.2.3.{number}")
+    routed.run(routed.is_level)
+    assert {f"1.{number}": 1 for number in range(4)} == dict(pacs.taken)
+    assert routed.digests("1.0", "1.1", "1.2", "1.3") == routed.stored(routed.research)
+
+
+def test_what_the_ledger_forgets_it_forgets_whole(routed: RoutedSite):
+    """With an instance go its ways to destinations."""
+    routed.receive_and_end("1.1")
+    routed.run(routed.is_level)
+    assert 2 == len(routed.routed("1.1"))
+    with contextlib.closing(Ledger(routed.spool.root / LEDGER_FILE)) as ledger:
+        assert 1 == ledger.forget(["1.1"])
+    assert [] == routed.routed("1.1")
+
+
+def test_a_ledger_that_is_lost_is_filled_from_the_folders(routed: RoutedSite, pacs: Pacs):
+    """What waits for a destination is known again, and safe when it has arrived."""
+    pacs.close()
+    routed.set(routes=[{"to": ["pacs"]}])
+    routed.receive_and_end("1.1")
+    routed.run(lambda: routed.is_level("pacs"))
+    (routed.spool.root / LEDGER_FILE).write_bytes(b"no ledger")
+    for suffix in ("-wal", "-shm"):
+        (routed.spool.root / f"{LEDGER_FILE}{suffix}").unlink(missing_ok=True)
+    routed.deliver(lambda: routed.has_entries() and routed.routed("1.1"))
+    assert ("routes", None) == (routed.entries()["1.1"].store, routed.entries()["1.1"].stored_at)
+    again = Pacs()
+    try:
+        routed.set(destinations=_with_port(routed, again.port))
+        routed.run(routed.is_level)
+    finally:
+        again.close()
+    assert routed.entries()["1.1"].stored_at is not None
 
 
 def test_a_dead_destination_is_told_of(routed: RoutedSite, pacs: Pacs):

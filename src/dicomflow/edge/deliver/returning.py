@@ -86,7 +86,7 @@ class Returning:
                     yield news
 
     def _read_one(self, folder: SharedDelivery) -> _News | None:
-        is_over = folder.returns() is not None
+        is_over = folder.is_ended
         try:
             status = folder.answers_path.stat()
         except FileNotFoundError:

@@ -18,8 +18,9 @@ from dicomflow.errors import DicomflowError, text_of
 
 __all__ = ["Clerk"]
 
-_LOOK_SECONDS: Final = 1.0
 _SECONDS_A_DAY: Final = 86_400.0
+# Of deliveries at once, so that those to a destination that is dead for weeks take no memory but the disk's.
+_MOST_BEGUN: Final = 200
 
 _logger = logging.getLogger(__name__)
 
@@ -66,11 +67,16 @@ class Clerk:
 
     def step(self) -> None:
         """Begin what is new, and end what has an end; what fails is done at the next step. Raises `OSError`."""
-        for folder in self._handed.of(self._name):
-            if self._board.get(folder.path.name) is None:
+        if (room := _MOST_BEGUN - len(self._board.all())) > 0:
+            for folder in self._not_begun()[:room]:
                 self._of_one(folder.path.name, lambda folder=folder: self._begin(folder))  # type: ignore[misc]  # mypy has no bound defaults
         for transfer in self._board.all():
             self._of_one(transfer.name, lambda transfer=transfer: self._end(transfer))  # type: ignore[misc]  # as above
+
+    def _not_begun(self) -> list[SharedDelivery]:
+        """Return what is to be begun, the oldest first; what has ended is about to be removed by the deliverer."""
+        found = [each for each in self._handed.of(self._name) if self._board.get(each.path.name) is None]
+        return sorted((each for each in found if not each.is_ended), key=lambda each: each.handed_over_at)
 
     def _of_one(self, delivery: str, do: Callable[[], None]) -> None:
         """The boundary around one delivery of many."""
@@ -125,7 +131,11 @@ class Clerk:
 
     def _give_up(self, transfer: Transfer) -> None:
         """End what a destination that is not required has not taken in its days."""
-        if self._is_required or self._clock() - transfer.began_at < self._keep_days * _SECONDS_A_DAY:
+        folder = transfer.folder
+        assert isinstance(folder, SharedDelivery)
+        # From when its delivery was closed, however long it then waited for its turn.
+        waited_seconds = self._clock() - folder.share.manifest.closed_at.timestamp()
+        if self._is_required or waited_seconds < self._keep_days * _SECONDS_A_DAY:
             return
         answers = []
         for number in self._board.untried(transfer):

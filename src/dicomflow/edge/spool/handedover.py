@@ -30,7 +30,7 @@ from dicomflow.edge.spool.durable import sync_directory, write_note
 from dicomflow.edge.spool.layout import Layout
 from dicomflow.edge.spool.names import SUFFIX, is_delivery_id
 from dicomflow.edge.spool.shares import SHARE_FILE, Share
-from dicomflow.edge.spool.transfers import Answer, TransferFolder
+from dicomflow.edge.spool.transfers import RETURNS_FILE, Answer, TransferFolder
 from dicomflow.edge.spool.view import scan
 from dicomflow.errors import PeerError, PermanentError
 from dicomflow.regularfiles import open_descriptor, open_regular, read_regular
@@ -152,6 +152,19 @@ class SharedDelivery(TransferFolder):
     def instances(self) -> tuple[Instance, ...]:
         """The instances by their numbers. Raises as `share` does."""
         return tuple(self.share.manifest.instances())
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether nothing more will become of it."""
+        return (self.path / RETURNS_FILE).exists()
+
+    @property
+    def handed_over_at(self) -> float:
+        """When it was handed over, in seconds since the epoch; 0 where that cannot be told."""
+        try:
+            return (self.path / SHARE_FILE).stat().st_mtime
+        except OSError:
+            return 0.0
 
     def series_of(self, number: int) -> tuple[str, str]:
         """Return an instance's study and series. Raises as `share` does."""

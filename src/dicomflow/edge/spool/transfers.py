@@ -31,12 +31,12 @@ from dicomflow.edge.spool.view import free_bytes
 from dicomflow.errors import PermanentError, TransientError
 from dicomflow.regularfiles import create_regular, open_descriptor, open_regular, read_regular, write_all
 
-__all__ = ["TRANSFERS", "Answer", "TransferFolder", "TransferFolders"]
+__all__ = ["RETURNS_FILE", "TRANSFERS", "Answer", "TransferFolder", "TransferFolders"]
 
 TRANSFERS: Final = "transfers"
 _JOB: Final = "job.json"
 _ANSWERS: Final = "answers"
-_RETURNS: Final = "returns.json"
+RETURNS_FILE: Final = "returns.json"
 _TOLD: Final = "told"
 _MODE: Final = 0o750
 
@@ -223,7 +223,7 @@ class TransferFolder:
     def returns(self) -> Returns | None:
         """Return what became of the last round that ended; None before, or when the file is damaged."""
         try:
-            return decode(Returns, read_regular(self.path / _RETURNS))
+            return decode(Returns, read_regular(self.path / RETURNS_FILE))
         except (OSError, PermanentError):
             return None
 
@@ -231,7 +231,7 @@ class TransferFolder:
         """Durable: keep the end of a round, and remove the copies. Raises `OSError`."""
         with contextlib.suppress(FileNotFoundError):
             (self.path / _TOLD).unlink()
-        write_note(self.path / _RETURNS, encode(returns), fsync=self._fsync)
+        write_note(self.path / RETURNS_FILE, encode(returns), fsync=self._fsync)
         self.clear()
 
     def clear(self) -> None:
