@@ -60,7 +60,8 @@ def ct() -> Callable[..., list[Dataset]]:
 def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EdgeDaemon]:
     """Give one edge for all tests."""
     (port,) = free_ports(1)
-    daemon = EdgeDaemon(tmp_path_factory.mktemp("pull"), dimse={"port": port, "bind": "127.0.0.1", "ae_title": "EDGE"})
+    dimse = {"port": port, "bind": "127.0.0.1", "ae_title": "EDGE"}
+    daemon = EdgeDaemon(tmp_path_factory.mktemp("pull"), dimse=dimse, spool={"workers": 1})
     daemon.start()
     yield daemon
     daemon.close()

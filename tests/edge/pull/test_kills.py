@@ -27,7 +27,8 @@ class Party:
     def __init__(self, folder: Path, source: Source) -> None:
         (port,) = free_ports(1)
         self.source = source
-        self.edge = EdgeDaemon(folder, dimse={"port": port, "bind": "127.0.0.1", "ae_title": "EDGE"})
+        dimse = {"port": port, "bind": "127.0.0.1", "ae_title": "EDGE"}
+        self.edge = EdgeDaemon(folder, dimse=dimse, spool={"workers": 1})
         self.know(source)
         self.edge.start()
 

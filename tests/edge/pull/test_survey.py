@@ -73,10 +73,10 @@ def _uids(images: list[Dataset]) -> set[str]:
 
 @pytest.mark.parametrize("cut_status", [0x0000, 0xFE00])
 def test_source_that_cuts_is_asked_in_halves(study_images: Any, source_of: Any, cut_status: int):
-    """100 answers of 106, whatever it says at their end: all are found, and that undated ones may be unseen is told."""
-    images = study_images(106)
+    """50 answers of 54, whatever it says at their end: all are found, and that undated ones may be unseen is told."""
+    images = study_images(54)
     source = source_of(images)
-    source.most, source.cut_status = 100, cut_status
+    source.most, source.cut_status = 50, cut_status
     asked = Asked(source, Question())
     assert _uids(images) == asked.studies.keys()
     assert "without a Study Date may be unseen" in asked.cut
@@ -99,30 +99,30 @@ def test_limit_of_57_is_found(study_images: Any, source_of: Any):
 
 def test_source_that_ignores_times_is_not_asked_for_each_minute(study_images: Any, source_of: Any):
     """It would answer the same 1,440 times."""
-    source = source_of(study_images(120, StudyDate="20260131", StudyTime="101500"))
-    source.most, source.ignored = 100, {"StudyTime"}
+    source = source_of(study_images(60, StudyDate="20260131", StudyTime="101500"))
+    source.most, source.ignored = 50, {"StudyTime"}
     asked = Asked(source, Question(study_date="20260131"))
-    assert 100 == len(asked.studies)
+    assert 50 == len(asked.studies)
     assert len(source.questions) < 30
     assert "may be as many as it ever gives" in asked.cut
 
 
 def test_limit_on_one_minute_is_reported_as_possibly_cut(study_images: Any, source_of: Any):
     """Nothing is left to halve: what is found is kept, and it is told that there may be more."""
-    images = study_images(120, StudyDate="20260131", StudyTime="101500")
+    images = study_images(60, StudyDate="20260131", StudyTime="101500")
     source = source_of(images)
-    source.most, source.cut_status = 100, 0xFE00
+    source.most, source.cut_status = 50, 0xFE00
     asked = Asked(source, Question(study_date="20260131"))
-    assert 100 == len(asked.studies)
+    assert 50 == len(asked.studies)
     assert "101500" in asked.cut
     assert "FE00H (cancelled)" in asked.cut
 
 
 def test_undated_studies_are_found_by_patient_where_the_source_cuts(study_images: Any, source_of: Any):
     """`--full`: no date finds them."""
-    images = study_images(101) + study_images(3, StudyDate="", PatientID="Z1")
+    images = study_images(51) + study_images(3, StudyDate="", PatientID="Z1")
     source = source_of(images)
-    source.most = 100
+    source.most = 50
     assert "may be unseen" in Asked(source, Question()).cut
     for number, image in enumerate(source.images):
         image.PatientID = image.PatientID if image.PatientID == "Z1" else f"{number % 10}X"
