@@ -11,10 +11,12 @@ from spool_files import receive
 from waiting import WAIT_SECONDS
 
 from dicomflow import __version__
+from dicomflow.bucket.compared import ComparedSource
 from dicomflow.bucket.heartbeat import Heartbeat
 from dicomflow.edge.deliver.delivery import ReceivedInstance
 from dicomflow.edge.deliver.heartbeat import Heartbeats
-from dicomflow.edge.settings import DeliverySettings, EdgeSettings, SpoolSettings
+from dicomflow.edge.settings import DeliverySettings, EdgeSettings, Source, SpoolSettings
+from dicomflow.edge.spool.compared import note_compared
 from dicomflow.edge.spool.folders import Spool
 from dicomflow.edge.spool.names import ReceivedFile
 from dicomflow.network.settings import DimseSettings
@@ -202,3 +204,23 @@ def _instance(ae_title: str, peer: str, second: int) -> ReceivedInstance:
         calling_ae_title=ae_title,
         called_ae_title="EDGE",
     )
+
+
+def test_sources_that_are_compared_at_night_are_told_before_they_were(spool: Spool, store: Store, clock: Clock):
+    """So that one that never reported is missed; an old note of a source that is compared no more is not told."""
+    kinds = {"PACS1": "02:00", "PACS2": "03:00", "PACS3": None}
+    source = {"host": "127.0.0.1", "port": 104, "ae_title": "PACS"}
+    settings = EdgeSettings(
+        name="site-1",
+        dimse=DimseSettings(ae_title="EDGE"),
+        spool=SpoolSettings(dir=spool.root),
+        delivery=DeliverySettings(store_url="file:///unused"),
+        sources={name: Source(**source, nightly=nightly) for name, nightly in kinds.items()},
+    )
+    found = ComparedSource("PACS1", START, 40, 2, is_whole=False)
+    for each in (found, replace(found, name="PACS3")):
+        note_compared(spool.root, each)
+    heartbeats = Heartbeats(settings, spool.aside, store.put, store.fetch, lambda: False, clock)
+    asyncio.run(heartbeats.beat())
+    ((_, told),) = store.puts
+    assert {"PACS1": found, "PACS2": None} == told.compared()
