@@ -25,7 +25,7 @@ port = 104
 ae_title = "RESEARCH"
 [profiles.shifted]
 options = ["shift_dates", "retain_patient_characteristics"]
-lookup = "projects.csv"
+lookup = "FOLDER/projects.csv"
 """
 
 
@@ -72,7 +72,7 @@ def test_report_has_no_value(run: Run, study: Path, tmp_path: Path, monkeypatch:
 
 def test_profile_and_domain_of_the_settings_are_taken(run: Run, study: Path, tmp_path: Path):
     """With `--config` and `--domain` the UIDs are those that the destination gets, and the patients the project's."""
-    (tmp_path / "edge.toml").write_text(_EDGE)
+    (tmp_path / "edge.toml").write_text(_EDGE.replace("FOLDER", str(tmp_path)))
     patients = {pydicom.dcmread(path).PatientID for path in study.iterdir()}
     (tmp_path / "projects.csv").write_text("".join(f"{each},P{n}\n" for n, each in enumerate(sorted(patients))))
     options = ["--config", tmp_path / "edge.toml", "--profile", "shifted"]
@@ -96,7 +96,7 @@ def test_profile_and_domain_of_the_settings_are_taken(run: Run, study: Path, tmp
 )
 def test_what_is_not_there_is_said(run: Run, study: Path, tmp_path: Path, options: list[str], words: str):
     """A profile, a destination or a lookup table that nobody has written stops the command with its name."""
-    (tmp_path / "edge.toml").write_text(_EDGE)
+    (tmp_path / "edge.toml").write_text(_EDGE.replace("FOLDER", str(tmp_path)))
     code, _, errors = run("deidentify", study, "--out", tmp_path / "out", "--config", tmp_path / "edge.toml", *options)
     assert code == 1
     assert words in errors

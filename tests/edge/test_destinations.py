@@ -34,7 +34,7 @@ def settings(**sections: Any) -> EdgeSettings:
         ({"destinations": {"a": STORE | {"prefix": "../x"}}}, "destinations.a.prefix"),
         ({"destinations": {"a": STORE | {"prefix": "/x"}}}, "destinations.a.prefix"),
         ({"destinations": {"a": STORE | {"url": "https://x"}}}, "destinations.a.url"),
-        ({"destinations": {"a": PACS | {"profile": "basic"}}}, "destinations.a.profile: no de-identified copies"),
+        ({"destinations": {"a": PACS | {"profile": "mine"}}}, "destinations.a.profile is 'mine', which is none"),
     ],
 )
 def test_what_is_wrong_is_named(sections: dict[str, Any], told: str):

@@ -60,8 +60,12 @@ class _Settings(Section):
 
     @property
     def nodes(self) -> dict[str, Destination]:
-        """Those that are reached over DIMSE."""
-        return {name: each for name, each in self.destinations.items() if isinstance(each, Destination)}
+        """Those that are reached over DIMSE and get originals."""
+        return {
+            name: each
+            for name, each in self.destinations.items()
+            if isinstance(each, Destination) and each.profile is None
+        }
 
 
 def archive(

@@ -87,8 +87,7 @@ def _bound(name: str, config: Path | None, domain: str | None) -> Profile:
     if domain is not None and settings is not None and domain not in settings.destinations:
         known = ", ".join(settings.destinations) or "none"
         raise PermanentError(f"{domain!r} is no destination of {config}: there are {known}")
-    folder = None if config is None else config.parent
-    return load_profile(name, profiles, secret=secret, domain=domain or name, folder=folder)
+    return load_profile(name, profiles, secret=secret, domain=domain or name)
 
 
 def _copied(candidate: Candidate, out: Path, profile: Profile) -> Outcome:

@@ -25,9 +25,7 @@ class Profile:
     projects: Mapping[str, str] | None = field(default=None, repr=False)
 
 
-def load_profile(
-    name: str, profiles: Mapping[str, ProfileSettings], *, secret: str, domain: str = BASIC, folder: Path | None = None
-) -> Profile:
+def load_profile(name: str, profiles: Mapping[str, ProfileSettings], *, secret: str, domain: str = BASIC) -> Profile:
     """Return the profile of a name.
 
     Args:
@@ -35,7 +33,6 @@ def load_profile(
         profiles: those of the settings.
         secret: the site's, of at least 32 bytes.
         domain: the recipient's name: the same object maps otherwise for another one.
-        folder: what the path of a lookup table is relative to; the working folder unless said.
 
     Raises:
         PermanentError: there is no such profile, the secret is too short, or the lookup table cannot be read.
@@ -43,7 +40,7 @@ def load_profile(
     settings = {**BUILT_IN, **profiles}.get(name)
     if settings is None:
         raise PermanentError(f"no profile {name!r}: there are {', '.join(sorted({*BUILT_IN, *profiles}))}")
-    projects = None if settings.lookup is None else _read_lookup((folder or Path()) / settings.lookup)
+    projects = None if settings.lookup is None else _read_lookup(settings.lookup)
     return Profile(name, settings, Pseudonyms(secret, domain), projects)
 
 

@@ -7,6 +7,7 @@ of its own, so that none of them reveals another. Nothing is remembered.
 import base64
 import hashlib
 import hmac
+import uuid
 from functools import lru_cache
 from typing import Final
 
@@ -59,6 +60,12 @@ class Pseudonyms:
     def shift_days(self, key: bytes, most_days: int) -> int:
         """Return by how many whole days a patient's dates are moved into the past: 1 to `most_days`."""
         return 1 + int.from_bytes(self._digest("date", key)[:8]) % most_days
+
+    def delivery(self, original: str) -> str:
+        """Return the name by which a recipient knows a delivery: a UUID that tells no time."""
+        number = bytearray(self._digest("delivery", original.encode())[:16])
+        number[6], number[8] = number[6] & 0x0F | 0x80, number[8] & 0x3F | 0x80
+        return str(uuid.UUID(bytes=bytes(number)))
 
     def _digest(self, label: str, message: bytes) -> bytes:
         """Return the HMAC-SHA-256 of label, domain and message, none of which can run into the next one."""

@@ -4,7 +4,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 __all__ = ["BASIC", "BUILT_IN", "DeviceRule", "Option", "ProfileSettings", "UnmaskedClass"]
 
@@ -93,6 +93,13 @@ class ProfileSettings(_Section):
     words: frozenset[str] = frozenset()
     lookup: Path | None = None
     most_shift_days: int = Field(365, ge=7, le=36_500)
+
+    @field_validator("lookup")
+    @classmethod
+    def _wherever_it_is_read(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_absolute():
+            raise ValueError("lookup is the whole path of a file: the edge and its commands start in different folders")
+        return value
 
     @model_validator(mode="after")
     def _dates_once(self) -> Self:

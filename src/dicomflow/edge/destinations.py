@@ -5,7 +5,7 @@
 
 import fnmatch
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -206,13 +206,18 @@ class Route(Section):
     stop: bool = False
 
 
-def check_routes(routes: tuple[Route, ...], destinations: Mapping[str, AnyDestination]) -> None:
-    """Raise `ValueError` for a destination that nobody knows, and for a route that leaves the original no home."""
+def check_routes(
+    routes: tuple[Route, ...], destinations: Mapping[str, AnyDestination], profiles: Collection[str]
+) -> None:
+    """Raise `ValueError` for a name that nobody knows, and for a route that leaves the original no home."""
     for name, each in destinations.items():
-        if each.profile is not None:
-            raise ValueError(
-                f"destinations.{name}.profile: no de-identified copies are made yet, nor originals sent instead"
-            )
+        if each.profile is None:
+            continue
+        if each.profile not in profiles:
+            known = ", ".join(sorted(profiles))
+            raise ValueError(f"destinations.{name}.profile is {each.profile!r}, which is none: there are {known}")
+        if isinstance(each, Destination) and each.commitment:
+            raise ValueError(f"destinations.{name}: storage commitment is not asked of who gets de-identified copies")
     for number, route in enumerate(routes, 1):
         title = f"routes: {route.name or f'route {number}'}"
         unknown = [name for name in route.to if name != DEFAULT_STORE and name not in destinations]

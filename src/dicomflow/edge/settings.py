@@ -206,13 +206,17 @@ class EdgeSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _routes_lead_somewhere(self) -> Self:
-        check_routes(self.routes, self.destinations)
+        check_routes(self.routes, self.destinations, {*BUILT_IN, *self.profiles})
         return self
 
     @property
     def nodes(self) -> dict[str, Destination]:
-        """The destinations that are reached over DIMSE, which the cloud may send to as well."""
-        return {name: each for name, each in self.destinations.items() if isinstance(each, Destination)}
+        """The destinations that are reached over DIMSE and get originals, which the cloud may send to as well."""
+        return {
+            name: each
+            for name, each in self.destinations.items()
+            if isinstance(each, Destination) and each.profile is None
+        }
 
     @classmethod
     def settings_customise_sources(

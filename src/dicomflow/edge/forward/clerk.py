@@ -36,6 +36,7 @@ class Clerk:
         handed: where the files are.
         board: what is under way.
         quarantine: durably moves a file out of the way, with a reason.
+        prepare: gives what is sent of what was handed over; raises as a copier does.
         finish: does what is left to do at the destination once all have an end, with the manifest of those that it has.
         clock: gives seconds since the epoch.
     """
@@ -50,6 +51,7 @@ class Clerk:
         handed: HandedOver,
         board: Board,
         quarantine: Callable[[ReceivedFile, str], None],
+        prepare: Callable[[SharedDelivery], SharedDelivery] = lambda folder: folder,
         finish: Callable[[Manifest], None] = lambda _: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -60,6 +62,7 @@ class Clerk:
         self._handed = handed
         self._board = board
         self._quarantine = quarantine
+        self._prepare = prepare
         self._finish = finish
         self._clock = clock
         self._settled: dict[str, set[int]] = {}  # by delivery: whose files are let go of
@@ -92,6 +95,7 @@ class Clerk:
 
     def _begin(self, folder: SharedDelivery) -> None:
         if folder.returns() is None:  # else the deliverer is about to remove it
+            folder = self._prepare(folder)
             transfer = self._board.add(folder.job(), folder, self._name)
             self._settled[transfer.name] = set()
 
@@ -112,7 +116,7 @@ class Clerk:
             return
         done = {transfer.instances[number].sop_instance_uid for number, each in ended.items() if each.state == "done"}
         if done:
-            self._finish(folder.share.manifest.only(done))
+            self._finish(folder.manifest.only(done))
         folder.finish(self._board.returns_of(transfer, self._edge))
         self._board.remove(transfer)
         del self._settled[transfer.name]
@@ -122,10 +126,10 @@ class Clerk:
 
     def _set_aside(self, folder: SharedDelivery, number: int, reason: str) -> None:
         """Quarantine what a destination that is required will not have as it is."""
-        file = ReceivedFile.of(folder.file_of(number))
+        path = folder.original_of(number)
+        file = ReceivedFile.of(path)
         if file is None:  # it was gone when it was handed over
-            instance = folder.instances[number]
-            path = folder.file_of(number)
+            instance = folder.originals[number]
             file = ReceivedFile(path, instance.association_id, 0, "", instance.sha256)
         self._quarantine(file, f"destination {self._name}: {reason}")
 

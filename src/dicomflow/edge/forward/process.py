@@ -22,6 +22,7 @@ from dicomflow.edge.deliver.bandwidth import Bandwidth
 from dicomflow.edge.deliver.uploader import Uploader
 from dicomflow.edge.destinations import AnyDestination, Destination, StoreDestination, StowDestination
 from dicomflow.edge.forward.clerk import Clerk
+from dicomflow.edge.forward.copier import Copier, profiles_of
 from dicomflow.edge.forward.storing import StoreLane
 from dicomflow.edge.forward.stowing import StowLane
 from dicomflow.edge.metrics import ForwardMetrics
@@ -57,8 +58,9 @@ def check_destinations(settings: EdgeSettings) -> None:
     """Find out at start what is wrong with the settings of destinations, asking none of them.
 
     Raises:
-        PermanentError: a store's settings are wrong, or a file cannot be read.
+        PermanentError: a store's settings are wrong, a profile cannot be kept, or a file cannot be read.
     """
+    profiles_of(settings)
     for name, destination in settings.destinations.items():
         if isinstance(destination, StoreDestination) and local_root(destination.url) is None:
             try:
@@ -100,6 +102,7 @@ class Forwarding:
         self._count = count
         self._handed = HandedOver(settings.spool.dir, fsync=settings.spool.fsync)
         self._spool = Spool(settings.spool.dir, make=False, fsync=settings.spool.fsync)
+        self._profiles = profiles_of(settings)
         self._boards: list[Board] = []
         self._threads = list(self._make())
 
@@ -121,7 +124,8 @@ class Forwarding:
             thread.join(max(0.0, deadline - time.monotonic()))
 
     def _make(self) -> Iterator[threading.Thread]:
-        routes = {each.name: each for each in routes_of(self._settings)}
+        reached = {name: each for name, each in self._settings.destinations.items() if isinstance(each, Destination)}
+        routes = {each.name: each for each in routes_of(self._settings, reached)}
         for name, destination in self._settings.destinations.items():
             board = Board()
             self._boards.append(board)
@@ -174,8 +178,15 @@ class Forwarding:
             handed=self._handed,
             board=board,
             quarantine=self._spool.quarantine,
+            prepare=self._copier(name),
             finish=store.finish if store is not None else lambda _: None,
         )
+
+    def _copier(self, name: str) -> Callable[[SharedDelivery], SharedDelivery]:
+        profile, spool = self._profiles.get(name), self._settings.spool
+        if profile is None:
+            return lambda folder: folder
+        return Copier(profile, spool.refuse_below_bytes, self._stopping, fsync=spool.fsync)
 
     def _store_lane(self, name: str, destination: StoreDestination, board: Board) -> StoreLane:
         root, delivery = local_root(destination.url), _delivery_of(destination)

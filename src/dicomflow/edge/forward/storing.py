@@ -116,7 +116,7 @@ class StoreLane:
                     await bandwidth.admit(instance.bytes)
                     async with in_flight.sending(self._uploader.sent_at_once(instance.bytes)):
                         received = _received(folder, instance.number)
-                        key = self._key(folder.path.name, *_uids(received))
+                        key = self._key(folder.manifest.delivery, *_uids(received))
                         limit_seconds = in_flight.limit_seconds(self._failures)
                         await self._uploader.put_instance(received, key, limit_seconds, in_flight.moved)
                 except Exception as error:  # noqa: BLE001  # a boundary around one of many

@@ -24,7 +24,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
-from dicomflow.bucket.manifest import Instance
+from dicomflow.bucket.manifest import Instance, Manifest
 from dicomflow.bucket.transfer import InstanceState, Job, JobInstance
 from dicomflow.edge.spool.durable import sync_directory, write_note
 from dicomflow.edge.spool.layout import Layout
@@ -149,8 +149,8 @@ class SharedDelivery(TransferFolder):
         return share
 
     @cached_property
-    def instances(self) -> tuple[Instance, ...]:
-        """The instances by their numbers. Raises as `share` does."""
+    def originals(self) -> tuple[Instance, ...]:
+        """The instances that were received, by their numbers. Raises as `share` does."""
         return tuple(self.share.manifest.instances())
 
     @property
@@ -165,6 +165,16 @@ class SharedDelivery(TransferFolder):
             return (self.path / SHARE_FILE).stat().st_mtime
         except OSError:
             return 0.0
+
+    @property
+    def instances(self) -> tuple[Instance, ...]:
+        """The instances that are sent, by their numbers. Raises as `share` does."""
+        return self.originals
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the destination is told of them. Raises as `share` does."""
+        return self.share.manifest
 
     def series_of(self, number: int) -> tuple[str, str]:
         """Return an instance's study and series. Raises as `share` does."""
@@ -193,6 +203,10 @@ class SharedDelivery(TransferFolder):
         """Return where an instance's file is, or was."""
         return self._path(number)
 
+    def original_of(self, number: int) -> Path:
+        """Return where the file is, or was, that an instance was received by."""
+        return self._path(number)
+
     def whole_file(self, number: int) -> Path:
         """Return an instance's file, whose bytes are those that were received.
 
@@ -202,14 +216,14 @@ class SharedDelivery(TransferFolder):
         """
         path = self._path(number)
         if number not in self._checked:
-            try:
-                with open_regular(path) as file:
-                    sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            except FileNotFoundError as error:
-                raise PeerError("its file in the spool is gone") from error
-            if sha256 != self.instances[number].sha256:
-                raise PeerError(f"SHA-256 of its file is {sha256}, but {self.instances[number].sha256} was received")
+            _check(path, self.instances[number].sha256)
             self._checked.add(number)
+        return path
+
+    def whole_original(self, number: int) -> Path:
+        """Return the file that an instance was received by; raises as `whole_file` does."""
+        path = self.original_of(number)
+        _check(path, self.originals[number].sha256)
         return path
 
     def let_go(self, number: int) -> None:
@@ -250,3 +264,13 @@ class SharedDelivery(TransferFolder):
     @cached_property
     def _files(self) -> dict[str, Path]:
         return {each.sha256: each.path for each in scan(self.path)}
+
+
+def _check(path: Path, expected: str) -> None:
+    try:
+        with open_regular(path) as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError as error:
+        raise PeerError("its file in the spool is gone") from error
+    if sha256 != expected:
+        raise PeerError(f"SHA-256 of its file is {sha256}, but {expected} was received")

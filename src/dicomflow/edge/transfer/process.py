@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -50,8 +50,8 @@ class TransfersStart(ProcessStart):
     announce: Callable[[str, int], None] | None = None
 
 
-def routes_of(settings: EdgeSettings) -> list[Route]:
-    """Return the destinations as associations need them.
+def routes_of(settings: EdgeSettings, nodes: Mapping[str, Destination] | None = None) -> list[Route]:
+    """Return destinations, those that the cloud may send to unless others are given, as associations need them.
 
     Raises:
         PermanentError: the files of one's TLS do not load.
@@ -65,7 +65,7 @@ def routes_of(settings: EdgeSettings) -> list[Route]:
             raise PermanentError(f"destinations.{name}: {error}") from error
         return Route(name, destination, destination.calling_ae_title or settings.dimse.ae_title, context)
 
-    return [route(name, destination) for name, destination in settings.nodes.items()]
+    return [route(name, destination) for name, destination in (settings.nodes if nodes is None else nodes).items()]
 
 
 def run_transfers(start: TransfersStart) -> None:
