@@ -8,15 +8,28 @@ import re
 import struct
 from typing import Final
 
-from dicomflow.dicom.uids import IMPLICIT_VR_LITTLE_ENDIAN
+from dicomflow.dicom.uids import (
+    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+    EXPLICIT_VR_BIG_ENDIAN,
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    IMPLICIT_VR_LITTLE_ENDIAN,
+)
 from dicomflow.errors import PeerError
 
-__all__ = ["blank_comments", "holds_no_text", "is_looked_through"]
+__all__ = ["blank_comments", "holds_no_text", "is_known_syntax", "is_looked_through"]
 
 _ARC: Final = IMPLICIT_VR_LITTLE_ENDIAN
 _JPEG: Final = frozenset(f"{_ARC}.4.{last}" for last in (*range(50, 67), 70, 80, 81))
 _JPEG_2000: Final = frozenset(f"{_ARC}.4.{last}" for last in (90, 91, 92, 93, 201, 202, 203))
 _WITHOUT_TEXT: Final = frozenset({f"{_ARC}.5", f"{_ARC}.8.1"})  # RLE, and frames that are deflated
+_UNCOMPRESSED: Final = frozenset(
+    {
+        IMPLICIT_VR_LITTLE_ENDIAN,
+        EXPLICIT_VR_LITTLE_ENDIAN,
+        EXPLICIT_VR_BIG_ENDIAN,
+        DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+    }
+)
 _SOI: Final = b"\xff\xd8"
 _SOC: Final = b"\xff\x4f"
 # A marker within entropy-coded data: neither a stuffed byte (of JPEG or JPEG-LS) nor a restart marker.
@@ -43,6 +56,12 @@ def is_looked_through(transfer_syntax_uid: str) -> bool:
 def holds_no_text(transfer_syntax_uid: str) -> bool:
     """Tell whether frames of a transfer syntax have no place for text."""
     return transfer_syntax_uid in _WITHOUT_TEXT
+
+
+def is_known_syntax(transfer_syntax_uid: str) -> bool:
+    """Tell whether it is known where an object of a transfer syntax may hold text."""
+    is_native = transfer_syntax_uid in _UNCOMPRESSED
+    return is_native or is_looked_through(transfer_syntax_uid) or holds_no_text(transfer_syntax_uid)
 
 
 def blank_comments(frame: bytearray) -> None:

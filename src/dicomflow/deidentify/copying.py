@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from dicomflow.deidentify.codestreams import is_known_syntax
 from dicomflow.deidentify.inflating import inflated
 from dicomflow.deidentify.marks import with_marks
 from dicomflow.deidentify.patients import patient_of
@@ -107,6 +108,9 @@ def _opened(source: Path | bytes) -> Iterator[BinaryIO]:
 def _copied(file: BinaryIO, target: Path, profile: Profile, *, is_reported: bool) -> Outcome:
     meta = decode_file_meta(file.read(_HEAD_BYTES))
     file.seek(meta.data_set_offset)
+    if not is_known_syntax(meta.transfer_syntax_uid):
+        # It would stand in the copy, too.
+        raise PeerError("frames of this transfer syntax may hold text that is not looked for")
     if meta.transfer_syntax_uid != DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
         return _copied_data_set(file, meta.transfer_syntax_uid, target, profile, is_reported=is_reported)
     with inflated(file) as plain:

@@ -28,6 +28,8 @@ _FORMS: Final = {
 _SNOMED_FORM: Final = re.compile(r"[A-Z]-[0-9A-F]{4,5}")
 _WORD: Final = re.compile(rb"[^\s!-/:-@\[-`{-~]+")
 _TERM: Final = re.compile(r"[A-Za-z]{2,}")
+# Numbers that are joined may be a date, an age with its unit, a telephone number.
+_JOINED_NUMBERS: Final = re.compile(rb"\S*\d[-./:,_'+]+\d\S*")
 _NUMBER: Final = re.compile(rb"\d{1,2}")
 _ESCAPE: Final = b"\x1b"
 # What devices write beside the terms of the standard's tables; and terms that all begin with a capital there.
@@ -50,7 +52,7 @@ def words_of(values: Iterable[bytes]) -> frozenset[bytes]:
 
 
 def clean_words(value: bytes, names: frozenset[bytes], more: frozenset[bytes] = frozenset()) -> bytes:
-    """Return the words of a text that are terms, or among `more`, and not among `names`; small numbers stay too.
+    """Return the words of a text that are terms, or among `more`, and not among `names`, and small numbers alone.
 
     A text with code extensions is not looked into: what it shows are not the letters that stand in it.
     """
@@ -60,7 +62,7 @@ def clean_words(value: bytes, names: frozenset[bytes], more: frozenset[bytes] = 
     parts = []
     for part in value.rstrip(b" \0").split(b"\\"):
         kept = []
-        for word in _WORD.findall(part):
+        for word in _WORD.findall(_JOINED_NUMBERS.sub(b" ", part)):
             low = word.lower()
             if (low in more or low in _USUAL or low in terms or _NUMBER.fullmatch(low)) and low not in names:
                 kept.append(word)
