@@ -83,7 +83,7 @@ class CopiedDelivery(SharedDelivery):
             _instance(copies[number]) if number in copies else each for number, each in enumerate(self.originals)
         )
 
-    @property
+    @cached_property
     def manifest(self) -> Manifest:
         """What the recipient is told: nothing of associations, times and originals."""
         studies: dict[str, dict[str, list[Instance]]] = defaultdict(lambda: defaultdict(list))
