@@ -19,6 +19,7 @@ from dicomflow.catalog.engine import create_engine_for, migrate
 from dicomflow.catalog.report import count_everything
 from dicomflow.catalog.search import StudyFilter, search_studies
 from dicomflow.catalog.states import SeriesState
+from dicomflow.catalog.transfers import Selection, find_instances
 from dicomflow.errors import PermanentError, TransientError
 from dicomflow.healthimaging.simulator import SERVICE_RATES
 from dicomflow.pipeline.metrics import Name
@@ -190,6 +191,37 @@ def test_rebuilt_catalog_knows_what_was_repaired(conflicting: Any, empty_catalog
             counts["hidden_image_sets"],
         )
         assert image_set_rows(conflicting.deps.engine) == image_set_rows(empty_catalog)
+        assert sendable(conflicting.deps.engine) == sendable(empty_catalog)
+
+
+def sendable(engine: Engine) -> dict[str, int | None]:
+    """Return how many instances of each series, and of the study, go back to a site; None for what is refused."""
+    found: dict[str, int | None] = {}
+    with engine.begin() as connection:
+        for uid in ("1.2.1", "1.2.2", "1.2"):
+            try:
+                found[uid] = len(find_instances(connection, [Selection(any=uid)]))
+            except PermanentError:
+                found[uid] = None
+        assert 4 == len(find_instances(connection, [Selection(any="1.2")], as_stored=True))
+    return found
+
+
+@pytest.mark.parametrize(("keep", "kept", "refused"), [(Keep.PRIMARY, "1.2.1", "1.2.2"), (Keep.THIS, "1.2.2", "1.2.1")])
+def test_values_that_were_decided_against_are_not_sent_back(
+    conflicting: Any, keep: Keep, kept: str, refused: str
+) -> None:
+    """Until corrected images come, or somebody wants what is stored; the reason names the elements, and no value."""
+    assert {"1.2.1": 2, "1.2.2": 2, "1.2": 4} == sendable(conflicting.deps.engine)
+    repair_of(conflicting, keep).run()
+    assert {kept: 2, refused: None, "1.2": None} == sendable(conflicting.deps.engine)
+    reasons = {
+        row["object_key"].split("/")[3]: row["reason"] for row in conflicting.rows("import_outcome") if row["reason"]
+    }
+    assert {refused: "repaired: other values are shown of PatientID"} == reasons
+    right = {"PatientID": "P1"} if keep is Keep.PRIMARY else {"PatientID": "P2", "PatientName": "Other^Name"}
+    import_(conflicting, "d3", series=refused, **right)
+    assert {kept: 2, refused: 2, "1.2": 4} == sendable(conflicting.deps.engine)
 
 
 def test_note_of_a_repair_is_put_before_the_catalog_has_it(

@@ -151,6 +151,26 @@ def test_end_in_the_bytes_of_the_response_does_not_take_it_away(last: bytes, pee
             association.echo()
 
 
+@pytest.mark.parametrize("message_id", [0, 2, 9])
+def test_response_to_another_message_is_named_at_once(message_id: int, peer_with: Callable[..., Peer]):
+    """Nothing was asked under its message ID: no time-out is waited for, and the reason says both."""
+    stray = RESPONSE.replace(struct.pack("<HHIH", 0, 0x0120, 2, 1), struct.pack("<HHIH", 0, 0x0120, 2, message_id))
+    assert stray != RESPONSE
+    with (
+        _association(peer_with(stray)) as association,
+        pytest.raises(TransientError, match=f"responded to message ID {message_id}, not to 1$"),
+    ):
+        association.echo()
+
+
+def test_response_to_an_earlier_message_is_passed_over(peer_with: Callable[..., Peer]):
+    """It comes twice, or late: it is no answer to what was asked after it, and takes none from it."""
+    right = RESPONSE.replace(struct.pack("<HHIH", 0, 0x0120, 2, 1), struct.pack("<HHIH", 0, 0x0120, 2, 2))
+    with _association(peer_with(RESPONSE + right)) as association:
+        association.next_message_id()
+        assert 0 == association.echo()
+
+
 def test_end_before_the_response_is_an_error(peer_with: Callable[..., Peer]):
     """A peer that releases instead of answering has not answered."""
     with (

@@ -28,12 +28,17 @@ class ImageSetState:
 
 @dataclass(frozen=True, slots=True)
 class RepairNote:
-    """What `image_set_id` held is visible in `primary_image_set_id`; `image_sets` are those of its study."""
+    """What `image_set_id` held is visible in `primary_image_set_id`; `image_sets` are those of its study.
+
+    What came into the image sets `rejected` has other values of `elements` than those that somebody decided for.
+    """
 
     datastore_id: _Id
     image_set_id: _Id
     primary_image_set_id: _Id
     image_sets: tuple[ImageSetState, ...]
+    rejected: tuple[_Id, ...] = ()
+    elements: tuple[str, ...] = ()
     format: int = FORMAT
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, and_, delete, func, select, text, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, delete, func, literal, or_, select, text, update
 
 from dicomflow.bucket.feedback import NOT_VISIBLE
 from dicomflow.catalog import imports, outcomes
@@ -28,6 +28,7 @@ __all__ = [
     "find_image_set",
     "hidden_of_study",
     "is_hidden",
+    "is_rejected",
     "list_hidden",
     "record_repair",
     "why_hidden",
@@ -35,6 +36,8 @@ __all__ = [
 
 _IS_HIDDEN: Final = text("NOT is_primary")  # as it stands in the index of the few that are
 _MOST_NAMED: Final = 3
+_REJECTED: Final = "repaired: other values are shown"
+"""How the reason begins of an object whose values somebody decided against; it is in, and visible, all the same."""
 
 
 def why_hidden(connection: Connection, row: Row[Any], datastore_id: str) -> str | None:
@@ -114,11 +117,26 @@ def is_hidden(connection: Connection, datastore_id: str, image_set_id: str) -> b
     return connection.execute(statement).first() is not None
 
 
-def find_image_set(connection: Connection, image_set_id: str) -> tuple[str, str] | None:
-    """Return data store and study of an image set."""
-    statement = select(series_image_set.c.datastore_id, series_image_set.c.study_instance_uid)
-    row = connection.execute(statement.where(series_image_set.c.image_set_id == image_set_id)).first()
-    return None if row is None else (row.datastore_id, row.study_instance_uid)
+def is_rejected(object_key: Any) -> ColumnElement[bool]:
+    """Tell, in SQL, whether an object has values that a repair has decided against."""
+    return (
+        select(import_outcome.c.object_key)
+        .where(
+            import_outcome.c.object_key == object_key, import_outcome.c.reason.startswith(_REJECTED, autoescape=True)
+        )
+        .exists()
+    )
+
+
+def find_image_set(connection: Connection, image_set_id: str) -> tuple[str, str, tuple[str, ...]] | None:
+    """Return data store and study of an image set, and the elements in which it differed when it came."""
+    statement = (
+        select(series_image_set.c.datastore_id, series_image_set.c.study_instance_uid, image_set.c.differs_in)
+        .join(image_set, _is_set(series_image_set.c.datastore_id, series_image_set.c.image_set_id))
+        .where(series_image_set.c.image_set_id == image_set_id)
+    )
+    row = connection.execute(statement).first()
+    return None if row is None else (row.datastore_id, row.study_instance_uid, tuple(row.differs_in or ()))
 
 
 def record_repair(
@@ -128,6 +146,8 @@ def record_repair(
     primary_id: str,
     found: Mapping[str, tuple[int | None, bool | None]],
     now: datetime,
+    rejected: Sequence[str] = (),
+    elements: Sequence[str] = (),
 ) -> int:
     """Record that what a hidden image set held is visible in a primary one; return how many series are complete by it.
 
@@ -138,7 +158,10 @@ def record_repair(
         primary_id: the image set that shows its images now.
         found: version and primary flag of the study's image sets, as the service has them.
         now: the time.
+        rejected: the image sets whose objects have values that were decided against, and stay as they came.
+        elements: the keywords of those values.
     """
+    _reject(connection, datastore_id, rejected, elements)
     mapped = connection.execute(select(series_image_set).where(_of(series_image_set, datastore_id, hidden_id))).all()
     version, _ = found.get(primary_id, (None, None))
     shown = [
@@ -160,6 +183,22 @@ def record_repair(
         known = {name: value for name, value in values.items() if value is not None}
         connection.execute(update(image_set).where(_of(image_set, datastore_id, image_set_id)).values(known))
     return _show(connection, datastore_id, primary_id, now)
+
+
+def _reject(connection: Connection, datastore_id: str, image_sets: Sequence[str], elements: Sequence[str]) -> None:
+    """Write on what came into image sets that its values were decided against; a repeat changes nothing."""
+    text = f"{_REJECTED} of {', '.join(elements)}" if elements else _REJECTED
+    jobs = select(import_job.c.import_job_id).where(import_job.c.datastore_id == datastore_id)
+    reason = import_outcome.c.reason
+    connection.execute(
+        update(import_outcome)
+        .where(
+            import_outcome.c.image_set_id.in_(image_sets),
+            import_outcome.c.import_job_id.in_(jobs),
+            or_(reason.is_(None), ~reason.startswith(_REJECTED, autoescape=True)),
+        )
+        .values(reason=literal(text) + func.coalesce(literal("; ") + reason, ""))
+    )
 
 
 def _show(connection: Connection, datastore_id: str, image_set_id: str, now: datetime) -> int:

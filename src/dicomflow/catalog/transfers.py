@@ -6,7 +6,7 @@ Who changes a state names the old one, so that messages may come twice. What edg
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from sqlalchemy import Connection, Row, case, func, or_, select, update
@@ -19,6 +19,7 @@ from dicomflow.bucket.transfer import (
     ReturnedInstance,
     TransferState,
 )
+from dicomflow.catalog.hidden import is_rejected
 from dicomflow.catalog.tables import instance, series, stored_object, study, transfer, transfer_instance
 from dicomflow.catalog.transfer_returns import OPEN, change_instances, end_queued
 from dicomflow.catalog.upsert import dialect_insert
@@ -45,6 +46,7 @@ __all__ = [
 
 RETRIED: Final = (TransferState.PARTIAL, TransferState.FAILED, TransferState.CANCELLED)
 """The states from which a transfer can be tried again."""
+_MOST_SECONDS: Final = datetime.max.replace(tzinfo=UTC).timestamp()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,12 @@ class Summary:
         """How many instances it has."""
         return sum(self.counts.values())
 
+    @property
+    def reported_at(self) -> datetime | None:
+        """When the edge told last of this round, by its own clock: states and counts are of that moment."""
+        seconds = self.row.returned_sequence / 1_000_000
+        return datetime.fromtimestamp(seconds, UTC) if 0 < seconds < _MOST_SECONDS else None
+
     def document(self) -> dict[str, Any]:
         """Return it for JSON and tables."""
         row = self.row
@@ -84,15 +92,19 @@ class Summary:
             "requested_by": row.requested_by,
             "requested_at": row.requested_at.isoformat(),
             "updated_at": row.updated_at.isoformat(),
+            "reported_at": None if self.reported_at is None else self.reported_at.isoformat(timespec="seconds"),
             "reason": row.reason,
         }
 
 
-def find_instances(connection: Connection, selections: Sequence[Selection]) -> list[dict[str, Any]]:
+def find_instances(
+    connection: Connection, selections: Sequence[Selection], *, as_stored: bool = False
+) -> list[dict[str, Any]]:
     """Return the instances of some selections as rows of `transfer_instance` without a number, each once.
 
     Raises:
-        PermanentError: one of the selections names nothing, or there are more than a transfer may have.
+        PermanentError: one of the selections names nothing, or there are more than a transfer may have; or, unless they
+            are wanted `as_stored`, some have values that a repair has decided against.
     """
     found: dict[str, dict[str, Any]] = {}
     for selection in selections:
@@ -105,6 +117,12 @@ def find_instances(connection: Connection, selections: Sequence[Selection]) -> l
         found |= {row["sop_instance_uid"]: dict(row) for row in rows}
     if len(found) > MAX_INSTANCES:
         raise PermanentError(f"more than {MAX_INSTANCES:,} instances: send series by series")
+    rejected = sum(each.pop("is_rejected") for each in found.values())
+    if rejected and not as_stored:
+        raise PermanentError(
+            f"{rejected:,} of {len(found):,} instances have values that a repair has decided against (`dicomflow"
+            " imports show`): send corrected images to the edge, or these as they are stored (--as-stored)"
+        )
     return list(found.values())
 
 
@@ -174,14 +192,18 @@ def count_transfers(connection: Connection) -> dict[str, int]:
     return counts | dict(rows.all())
 
 
-def instances_of_transfer(connection: Connection, transfer_id: str, limit: int | None = None) -> list[Row[Any]]:
-    """Return a transfer's instances, those that failed first."""
+def instances_of_transfer(
+    connection: Connection, transfer_id: str, limit: int | None = None, states: Sequence[str] | None = None
+) -> list[Row[Any]]:
+    """Return a transfer's instances, those that failed first, then those that are queued, each by number."""
     order = case(
         (transfer_instance.c.state == InstanceState.FAILED, 0),
         (transfer_instance.c.state == InstanceState.QUEUED, 1),
         else_=2,
     )
     statement = select(transfer_instance).where(transfer_instance.c.transfer_id == transfer_id)
+    if states:
+        statement = statement.where(transfer_instance.c.state.in_(states))
     return list(connection.execute(statement.order_by(order, transfer_instance.c.number).limit(limit)))
 
 
@@ -291,6 +313,7 @@ def _instances(selection: Selection) -> Any:
             instance.c.bytes,
             # What was acknowledged, so that an object that is damaged in the store is never sent.
             sha256.label("sha256"),
+            is_rejected(instance.c.object_key).label("is_rejected"),
         )
         .join(series, series.c.series_key == instance.c.series_key)
         .join(study, study.c.study_key == series.c.study_key)

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from sqlalchemy import Engine
 
-from dicomflow.bucket.transfer import TransferState
+from dicomflow.bucket.transfer import InstanceState, TransferState
 from dicomflow.catalog import queue
 from dicomflow.catalog import transfers as catalog
 from dicomflow.catalog.engine import begin_read, require_schema
@@ -44,6 +44,7 @@ COLUMNS: Final = (
     "queued",
     "uid",
     "requested_at",
+    "reported_at",
     "reason",
 )
 INSTANCE_COLUMNS: Final = ("number", "sop_instance_uid", "state", "status", "attempts", "reason")
@@ -70,12 +71,16 @@ def send(
     edge: Annotated[
         str | None, typer.Option(help="The edge that sends; by default the one that knows the destination.")
     ] = None,
+    as_stored: Annotated[
+        bool, typer.Option("--as-stored", help="Send images also where `imports repair` decided against their values.")
+    ] = False,
     transfers_queue_url: QueueUrl = None,
     json: Json = False,
 ) -> None:
     """Send a study, series or instance to a destination at the site.
 
-    The edge fetches it and goes on until the destination has it, for days if need be.
+    The edge fetches it and goes on until the destination has it, for days if need be. Images are sent as they are
+    stored; where `imports repair` has decided against their values they are refused.
 
     For example: dicomflow transfers send 1.2.3.4 --to PACS --data DIR
     """
@@ -91,6 +96,7 @@ def send(
             destination=to,
             edge=edge,
             requested_by=actor(),
+            as_stored=as_stored,
         )
         with begin_read(engine) as connection:
             found = catalog.get_transfer(connection, name)
@@ -122,13 +128,24 @@ def list_(
 
 
 @transfers.command("show")
-def show(name: Name, data: DataFolder = None, database_url: DatabaseUrl = None, *, json: Json = False) -> None:
-    """Show what became of each instance of a transfer, with the destination's status and the reason."""
+def show(
+    name: Name,
+    data: DataFolder = None,
+    database_url: DatabaseUrl = None,
+    *,
+    state: Annotated[list[InstanceState] | None, typer.Option("--state", help="Only instances in this state.")] = None,
+    json: Json = False,
+) -> None:
+    """Show what became of each instance of a transfer, with the destination's status and the reason.
+
+    Those that failed come first, then those that are queued. An edge tells of a transfer every few seconds, of a large
+    one less often: the states are those of `reported_at`.
+    """
     with reading(data, database_url) as engine:
         require_schema(engine)
         with begin_read(engine) as connection:
             found = catalog.get_transfer(connection, name)
-            rows = catalog.instances_of_transfer(connection, name)
+            rows = catalog.instances_of_transfer(connection, name, states=state)
     if found is None:
         raise PermanentError(f"there is no transfer {name}; see `dicomflow transfers list`")
     instances = [_instance(row) for row in rows]

@@ -302,7 +302,14 @@ def _show_repaired(engine: Engine, store: ObjectStore, key: str, clock: Callable
     with engine.begin() as connection:
         if hidden.is_hidden(connection, note.datastore_id, note.image_set_id):
             hidden.record_repair(
-                connection, note.datastore_id, note.image_set_id, note.primary_image_set_id, found, clock()
+                connection,
+                note.datastore_id,
+                note.image_set_id,
+                note.primary_image_set_id,
+                found,
+                clock(),
+                note.rejected,
+                note.elements,
             )
 
 

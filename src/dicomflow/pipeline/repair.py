@@ -104,6 +104,7 @@ class Repair:
     wait: Callable[[float], None]
     _datastore_id: str = field(init=False)
     _study: str = field(init=False)
+    _elements: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         """Raises PermanentError where the catalog does not know the image set."""
@@ -113,7 +114,7 @@ class Repair:
             raise PermanentError(
                 f"the catalog knows no image set {self.image_set_id}: see `dicomflow catalog conflicts`"
             )
-        self._datastore_id, self._study = found
+        self._datastore_id, self._study, self._elements = found
 
     def foresee(self) -> Repaired:
         """Return what is to be done, and do nothing."""
@@ -257,9 +258,11 @@ class Repair:
         Raises:
             TransientError: the store does not take the note.
         """
-        versions = {each.image_set_id: (each.version, each.is_primary) for each in self._look()}
+        found = self._look()
+        versions = {each.image_set_id: (each.version, each.is_primary) for each in found}
         states = tuple(ImageSetState(name, *state) for name, state in versions.items())
-        note = RepairNote(self._datastore_id, self.image_set_id, primary_id, states)
+        rejected = self._rejected(found)
+        note = RepairNote(self._datastore_id, self.image_set_id, primary_id, states, rejected, self._elements)
         try:
             obstore.put(self.store, repair_key(self._datastore_id, self.image_set_id), encode(note))
         except (BaseError, OSError) as error:
@@ -268,8 +271,25 @@ class Repair:
             ) from error
         with self.engine.begin() as connection:
             return hidden.record_repair(
-                connection, self._datastore_id, self.image_set_id, primary_id, versions, self.clock()
+                connection,
+                self._datastore_id,
+                self.image_set_id,
+                primary_id,
+                versions,
+                self.clock(),
+                rejected,
+                self._elements,
             )
+
+    def _rejected(self, found: Sequence[ImageSetSummary]) -> tuple[str, ...]:
+        """Return the image sets whose objects have values that were decided against."""
+        if self.keep is Keep.PRIMARY:
+            return (self.image_set_id,)
+        others = [each for each in found if each.is_primary and each.image_set_id != self.image_set_id]
+        if self._elements and not set(self._elements) - SERIES_ELEMENTS.keys():
+            series = self._this(found).tags.get(SERIES_UID)
+            others = [each for each in others if each.tags.get(SERIES_UID) == series]
+        return tuple(each.image_set_id for each in others)
 
     def _audit(self, action: str, details: Mapping[str, Any]) -> None:
         with self.engine.begin() as connection:

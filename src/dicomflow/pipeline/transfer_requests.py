@@ -1,8 +1,9 @@
 """What a message on the queue `transfers` asks for: ours, and that of the AWS sample.
 
-Ours is `{"transfer": NAME, "to": DESTINATION, "uid": UID or "uids": [UID…], "edge": EDGE, "requested_by": WHO}`, of
-which `to` and one of the UIDs are needed; the other is `{JobId, sourceAE, destinationAE, DCMObjs: [{d0020000D, series:
-[{d0020000E, SOPs: [{d00080018}]}]}]}`, whose host and port are ignored: an address never comes from the cloud.
+Ours is `{"transfer": NAME, "to": DESTINATION, "uid": UID or "uids": [UID…], "edge": EDGE, "requested_by": WHO,
+"as_stored": true}`, of which `to` and one of the UIDs are needed; the other is `{JobId, sourceAE, destinationAE,
+DCMObjs: [{d0020000D, series: [{d0020000E, SOPs: [{d00080018}]}]}]}`, whose host and port are ignored: an address never
+comes from the cloud.
 """
 
 import hashlib
@@ -38,6 +39,7 @@ class Request:
     uid: str | None
     edge: str | None
     requested_by: str
+    as_stored: bool = False
 
 
 def read_request(message_id: str, document: dict[str, Any]) -> Request:
@@ -61,6 +63,7 @@ def read_request(message_id: str, document: dict[str, Any]) -> Request:
         uid=texts[0] if len(texts) == 1 else None,
         edge=_optional(document, "edge"),
         requested_by=_optional(document, "requested_by") or "message",
+        as_stored=document.get("as_stored") is True,
     )
 
 

@@ -99,17 +99,19 @@ def ask_for_transfer(
     destination: str,
     edge: str | None,
     requested_by: str,
+    as_stored: bool = False,
 ) -> str:
     """Queue a transfer of a study, series or instance, and return its name.
 
     Raises:
-        PermanentError: the catalog has no such UID, or it is not clear which edge knows the destination.
+        PermanentError: the catalog has no such UID, it is not clear which edge knows the destination, or a repair has
+            decided against what is stored and that is not wanted `as_stored`.
         TransientError: the store did not answer.
     """
     edge = edge_of(store, destination, edge)
     transfer_id = uuid4().hex
     with engine.begin() as connection:
-        instances = catalog.find_instances(connection, [Selection(any=uid)])
+        instances = catalog.find_instances(connection, [Selection(any=uid)], as_stored=as_stored)
         catalog.create_transfer(
             connection,
             now,
@@ -193,7 +195,7 @@ def _begin(deps: Dependencies, request: Request) -> None:
     try:
         edge = edge_of(deps.store, request.destination, request.edge)
         with deps.engine.begin() as connection:
-            instances = catalog.find_instances(connection, request.selections)
+            instances = catalog.find_instances(connection, request.selections, as_stored=request.as_stored)
     except PermanentError as error:
         failure = str(error)
         logger.warning("transfer_refused", extra={"transfer": request.transfer, "error": failure})

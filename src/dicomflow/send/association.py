@@ -84,6 +84,7 @@ class SendAssociation(RequestedAssociation):
         self._proposed = frozenset(pairs)
         self._contexts: dict[tuple[str, str], int] = {}
         self._comment = ""
+        self._stray = ""  # what answers another message than the one that waits for its response
         self._served = _Served(serve)
 
     def __enter__(self) -> Self:
@@ -109,6 +110,7 @@ class SendAssociation(RequestedAssociation):
             PermanentError: the peer accepts no context for it.
         """
         context_id, transfer_syntax = self.context_of(abstract_syntax)
+        self._stray = ""
         self.send(context_id, replace(command, message_id=self.next_message_id()), encode(transfer_syntax))
         return self._await_response()
 
@@ -171,6 +173,7 @@ class SendAssociation(RequestedAssociation):
             return Outcome(file, None, str(error))
 
     def _encode_store(self, file: StoredFile) -> bytes:
+        self._stray = ""
         return encode_command(
             Command(
                 CommandField.C_STORE_RQ,
@@ -200,15 +203,16 @@ class SendAssociation(RequestedAssociation):
                     answered = self._take(event)
                     status = answered if status is None else status
                 self.flush()
-            except TransientError:
+            except TransientError as error:
                 if status is None:
-                    raise
+                    raise TransientError(f"{error}{self._stray}") from error
         return status
 
     def _take(self, event: Event) -> int | None:
         """Return the status where an event is our response; answer what the peer asks of us."""
         if isinstance(event, CommandReceived) and event.command.status is not None:
             if event.command.message_id_responded_to != self._message_id:
+                self._note_stray(event.command.message_id_responded_to)
                 return None
             self._comment = f": {event.command.error_comment}" if event.command.error_comment else ""
             return event.command.status
@@ -217,6 +221,16 @@ class SendAssociation(RequestedAssociation):
             if answered is not None and self.is_open:
                 self.send(*answered)
         return None
+
+    def _note_stray(self, message_id: int | None) -> None:
+        """Pass over a response that comes twice, and refuse one to what was never asked (PS3.7 E.1, 0000,0120).
+
+        Raises:
+            TransientError: nothing was sent under this message ID, so that no better response will come.
+        """
+        self._stray = f"; the peer responded to message ID {message_id}, not to {self._message_id}"
+        if message_id is None or not 0 < message_id <= self._message_id:
+            raise TransientError("no answer")
 
 
 class _Served:

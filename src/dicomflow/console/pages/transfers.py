@@ -72,13 +72,17 @@ def transfer(context: Context, request: Request) -> Page:
 def ask(context: Context, request: Request) -> Page:
     """Ask for confirmation: where to, and how much it is."""
     uid = request.path_params["uid"]
+    destinations, problem = [], None
     with context.reading() as connection:
         if find_study(connection, uid) is None:
             raise HTTPException(404, "the catalog has no such study")
-        instances = find_instances(connection, [Selection(study=uid)])
-    destinations, problem = [], None
+        instances = find_instances(connection, [Selection(study=uid)], as_stored=True)
+        try:
+            find_instances(connection, [Selection(study=uid)])
+        except PermanentError as error:
+            problem = str(error)
     try:
-        for edge in read_edges(context.store, context.clock()):
+        for edge in () if problem else read_edges(context.store, context.clock()):
             known = () if edge.heartbeat is None else edge.heartbeat.destinations
             destinations += [
                 {"edge": edge.name, "name": each.name, "ae_title": each.ae_title, "is_silent": edge.is_silent}
