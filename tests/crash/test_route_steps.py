@@ -90,5 +90,5 @@ def test_kill_9_at_every_step_leaves_each_destination_what_its_rule_says(victim:
             ("3.1", "store", "store"),
         }, step
         assert all(each.stored_at is not None and each.problem is None for each in site.entries().values()), step
-    assert deaths > 300 / STRIDE
+    assert deaths > 120 / STRIDE  # how often it looks around, and so how many calls it makes, differs
     assert twice <= deaths / 3

@@ -17,7 +17,7 @@ from dicomflow.bucket.keys import STATUS_PREFIX
 from dicomflow.bucket.manifest import Manifest
 from dicomflow.dicom.part10 import encode_file_meta
 from dicomflow.dicom.uids import EXPLICIT_VR_LITTLE_ENDIAN
-from dicomflow.edge.deliver.deliverer import Deliverer
+from dicomflow.edge.deliver.deliverer import Announce, Deliverer
 from dicomflow.edge.deliver.uploader import Uploader
 from dicomflow.edge.destinations import Route
 from dicomflow.edge.forward.process import Forwarding
@@ -72,6 +72,7 @@ class RoutedSite:
         self.handed = HandedOver(self.spool.root)
         self.sent: dict[str, bytes] = {}
         self.counts: Counter[str] = Counter()
+        self.announce: Announce | None = None
         self._lane = Lane(self.spool.root)
         self._number = 0
         document: dict[str, Any] = {
@@ -112,7 +113,7 @@ class RoutedSite:
         """Run a deliverer."""
         store = Uploader(lambda: LocalStore(self.objects, mkdir=True), self.objects)
         spool = Spool(self.spool.root, spare_bytes=1 << 20)
-        asyncio.run(_run_until(Deliverer(self.settings, spool, store, None, routes=routes), until))
+        asyncio.run(_run_until(Deliverer(self.settings, spool, store, self.announce, routes=routes), until))
 
     def forward(self, until: Callable[[], Any]) -> None:
         """Run the threads that send."""

@@ -61,9 +61,9 @@ CREATE TABLE IF NOT EXISTS routed (
     {", ".join(name + (" INTEGER" if name == "is_required" else " TEXT") for name in _COLUMNS)},
     PRIMARY KEY (sop_instance_uid, sha256, delivery_id, destination)
 ) WITHOUT ROWID;
-CREATE TRIGGER IF NOT EXISTS routed_forgotten AFTER DELETE ON instance BEGIN
-    DELETE FROM routed WHERE sop_instance_uid = OLD.sop_instance_uid AND sha256 = OLD.sha256
-        AND delivery_id = OLD.delivery_id;
+CREATE TRIGGER IF NOT EXISTS routed_forgotten AFTER DELETE ON instance WHEN OLD.stored_at IS NOT NULL BEGIN
+    DELETE FROM routed WHERE sop_instance_uid = OLD.sop_instance_uid AND sha256 = OLD.sha256 AND NOT EXISTS
+        (SELECT 1 FROM instance WHERE sop_instance_uid = OLD.sop_instance_uid AND sha256 = OLD.sha256);
 END;
 """  # noqa: S608  # our names
 # What has an end keeps it, whatever is decided or begun again.

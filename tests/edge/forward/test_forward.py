@@ -155,6 +155,23 @@ def test_a_changed_rule_is_for_the_next_delivery(routed: RoutedSite, pacs: Pacs)
     assert first.configuration != second.configuration
 
 
+def test_rules_that_change_while_it_runs_are_for_the_next_delivery(routed: RoutedSite, pacs: Pacs):
+    """They are asked for when a delivery closes."""
+    pacs.close()
+    rules = [routed.settings.routes]
+    routed.receive_and_end("1.1", modality="CT")
+
+    def decided() -> bool:
+        if len(rules) == 1 and routed.handed.of("pacs"):
+            routed.receive_and_end("1.2", association="a2", modality="CT")
+            rules.append(())
+        return bool(routed.stored(routed.objects)) and routed.is_level("pacs", "research")
+
+    routed.deliver(decided, lambda: rules[-1])
+    assert routed.digests("1.2") == routed.stored(routed.objects)
+    assert ["1.1"] == [each.sop_instance_uid for each in routed.handed.of("pacs")[0].instances]
+
+
 def test_an_optional_destination_is_given_up_and_a_required_one_never(routed: RoutedSite, pacs: Pacs):
     """After its days the ledger says so; the file goes with the last destination that waits for it."""
     pacs.close()

@@ -64,6 +64,22 @@ def test_what_a_required_destination_refuses_is_not_safe(routed: RoutedSite, pac
     assert {"1.1": 0x0110, "1.2": None} == safe(routed, "1.1", "1.2")
 
 
+def test_what_is_sent_again_is_safe_where_the_rules_of_now_say(routed: RoutedSite, pacs: Pacs):
+    """The store has it from before, and is not given it again; the PACS that it is to go to has yet to take it."""
+    routed.announce = lambda _stored: None
+    routed.set(routes=[{"to": ["store"]}])
+    routed.receive_and_end("1.1")
+    routed.run(routed.is_level)
+    assert {"1.1": None} == safe(routed, "1.1")
+    pacs.close()
+    routed.set(routes=[{"to": ["store", "pacs"]}])
+    routed.receive_and_end("1.1", association="a2")
+    routed.run(lambda: routed.is_level("pacs"))
+    assert routed.digests("1.1") == routed.stored(routed.objects)
+    assert 1 == len(routed.handed.of("pacs"))
+    assert safe(routed, "1.1") is None
+
+
 def test_an_object_that_is_gone_from_the_default_store_is_not_safe(routed: RoutedSite):
     """The default store is asked, as it is without routes, whatever other destinations have."""
     routed.set(routes=[{"to": ["store", "pacs"]}])

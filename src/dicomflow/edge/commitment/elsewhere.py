@@ -19,11 +19,7 @@ def judge_elsewhere(entry: LedgerEntry, ledger: Ledger, settings: CommitmentSett
     if settings.level == "imported" and entry.store == ELSEWHERE:
         return int(Status.PROCESSING_FAILURE)
     routed = [each for each in ledger.routed(entry.sop_instance_uid) if each.sha256 == entry.sha256]
-    required = {
-        each.destination
-        for each in routed
-        if each.is_required and each.delivery_id == entry.delivery_id and each.destination != DEFAULT_STORE
-    }
+    required = {each.destination for each in routed if each.is_required and each.destination != DEFAULT_STORE}
     left = required - {each.destination for each in routed if each.state == DONE}
     if any(each.destination in left and each.ended_at is not None for each in routed):
         return int(Status.PROCESSING_FAILURE)
