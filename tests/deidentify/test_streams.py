@@ -117,6 +117,23 @@ def test_frames_that_cannot_be_looked_through_are_quarantined(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"\xe0\x7f\x10\x00OW", b"\xe0\x7f\x10\x00UN"),
+        (b"UI\x14\x001.2.840.10008.1.2.1\0", b"UI\x14\x001.2.840.10008.1.2.5\0"),
+    ],
+)
+def test_pixels_that_stand_otherwise_than_pixels_do_are_quarantined(
+    old: bytes, new: bytes, profile: Callable[..., Profile], tmp_path: Path
+):
+    """Under another VR, or whole under a compressed transfer syntax: nobody knows what those bytes are."""
+    whole = encoded(reading()[0])
+    assert old in whole
+    assert isinstance(deidentify(whole.replace(old, new), tmp_path / "copy.dcm", profile()), Quarantined)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_compressed_frames_are_not_masked(profile: Callable[..., Profile], tmp_path: Path):
     """A rule with regions cannot be kept there, and the object does not go without it."""
     made = _compressed([_jpeg()])

@@ -23,7 +23,7 @@ from dicomflow.deidentify.rules import rules_for
 from dicomflow.deidentify.streams import PixelStream
 from dicomflow.deidentify.walk import Change, Walk
 from dicomflow.dicom.encoding import Encoding
-from dicomflow.dicom.fields import Field, first_value, read_fields
+from dicomflow.dicom.fields import PIXEL_DATA, Field, first_value, read_fields
 from dicomflow.dicom.part10 import decode_file_meta, encode_file_meta
 from dicomflow.dicom.rewrite import element_header, write_field
 from dicomflow.dicom.uids import (
@@ -141,6 +141,8 @@ def _copied_data_set(file: BinaryIO, syntax: str, target: Path, profile: Profile
     )
     mask = verdict if isinstance(verdict, Masked) else None
     fields = with_marks(walk.level(read.fields), patient.pseudonym, profile, is_masked=mask is not None)
+    if read.find(PIXEL_DATA) is not None and not any(each.tag == PIXEL_DATA for each in fields):
+        raise PeerError("Pixel Data (7FE0,0010) has a VR that pixels do not have")
     out_syntax = _syntax_of_copy(syntax, read.encoding)
     pixels = PixelStream(file, start, read, syntax, mask.rule if mask else None)
     size, digest = _write(target, fields, out_syntax, read.encoding, pixels)

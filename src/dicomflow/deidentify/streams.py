@@ -55,6 +55,8 @@ class PixelStream:
                 raise PeerError("a device rule has regions, and compressed pixels are not masked")
             yield from self._encapsulated(field)
             return
+        if field.tag == PIXEL_DATA and (is_looked_through(self._syntax) or holds_no_text(self._syntax)):
+            raise PeerError("pixels of a compressed transfer syntax stand in no fragments")
         value = self._raw(field.at, field.stop - field.at)
         if not self._is_little_endian:
             value = (turn_round(chunk, field.vr) for chunk in value)
