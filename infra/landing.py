@@ -11,7 +11,6 @@ from constructs import Construct
 
 from dicomflow.bucket.keys import (
     FEEDBACK_PREFIX,
-    IMPORT_OUTPUT_PREFIX,
     MANIFEST_PREFIX,
     OUTBOUND_PREFIX,
     RETURNS_PREFIX,
@@ -23,7 +22,6 @@ from infra.settings import DeploymentSettings
 __all__ = ["LandingBucket"]
 
 _STAGING_DAYS: Final = 7
-_IMPORTS_DAYS: Final = 90
 _FEEDBACK_DAYS: Final = 400
 _OUTBOUND_DAYS: Final = 14
 """Twice as long as an edge tries; the copies go earlier, when it has told the end."""
@@ -158,7 +156,7 @@ class LandingBucket(Construct):
                 expired_object_delete_marker=True,
             ),
             s3.LifecycleRule(id="staging", prefix=STAGING_PREFIX, expiration=Duration.days(_STAGING_DAYS)),
-            s3.LifecycleRule(id="import-results", prefix=IMPORT_OUTPUT_PREFIX, expiration=Duration.days(_IMPORTS_DAYS)),
+            # Results of imports stay: after a lost catalog nothing else says what HealthImaging holds.
             s3.LifecycleRule(id="feedback", prefix=FEEDBACK_PREFIX, expiration=Duration.days(_FEEDBACK_DAYS)),
             s3.LifecycleRule(id="outbound", prefix=OUTBOUND_PREFIX, expiration=Duration.days(_OUTBOUND_DAYS)),
             s3.LifecycleRule(id="returns", prefix=RETURNS_PREFIX, expiration=Duration.days(_RETURNS_DAYS)),

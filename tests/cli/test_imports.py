@@ -125,11 +125,25 @@ def test_retry_of_what_has_not_failed_fails(run: Run, data: Path, engine: Engine
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["1", "--all"], ["1", "--state", "completed"], ["1", "--state", "unknown"]], ids=str
+    "arguments",
+    [[], ["1", "--all"], ["1", "--state", "completed"], ["1", "--state", "queued"], ["1", "--state", "unknown"]],
+    ids=str,
 )
 def test_retry_called_wrongly_exits_2(run: Run, data: Path, arguments: list[str]):
     """Nothing, both, or a state that cannot be retried is a wrong call."""
     assert 2 == run("imports", "retry", *arguments, "--data", data)[0]
+
+
+def test_retry_of_another_data_stores_series_needs_the_one_of_now(run: Run, data: Path, engine: Engine):
+    """What is completed is queued where the data store of now lacks it."""
+    plan(engine, "completed", "1.2.1", "1.2.2")
+    given = ("--state", "completed", "--state", "hidden", "--data", data)
+    code, _, errors = run("imports", "retry", "--all", *given)
+    assert (2, True) == (code, "give the data store that imports go to now" in " ".join(errors.split()))
+    asked = run("imports", "retry", "2", *given, "--datastore-id", "0" * 32, "--json")
+    assert (0, {"queued": [2]}) == (asked[0], json.loads(asked[1]))
+    code, _, errors = run("imports", "retry", "2", *given, "--datastore-id", "0" * 32)
+    assert (1, True) == (code, "or in the data store already: 2" in errors)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from dicomflow.bucket.keys import IMPORT_OUTPUT_PREFIX, MANIFEST_PREFIX, REPAIR_PREFIX
 from infra.guard import refused_changes
 
 FUNCTIONS = ("index", "plan", "drive", "collect", "transfers", "migrate", "watch")
@@ -66,11 +67,13 @@ def test_bucket_forgets_what_nobody_needs_any_more(template: Any):
         "": None,
         "iep-": None,
         "staging/": 7,
-        "imports/": 90,
         "feedback/": 400,
         "outbound/": 14,
         "returns/": 90,
     } == days
+    read_by_a_rebuild = ("iep-edge-1/x.dcm", MANIFEST_PREFIX, IMPORT_OUTPUT_PREFIX, REPAIR_PREFIX)
+    for prefix, after in days.items():
+        assert after is None or not any(each.startswith(prefix) for each in read_by_a_rebuild), prefix
     (general,) = [rule for rule in rules if "Prefix" not in rule]
     assert {"DaysAfterInitiation": 7} == general["AbortIncompleteMultipartUpload"]
 

@@ -9,6 +9,7 @@ from typing import Final
 
 __all__ = [
     "HELD",
+    "MOVED",
     "RETRIED",
     "RETRYABLE",
     "SHOWN",
@@ -69,6 +70,8 @@ UNSETTLED: Final = (SeriesState.QUEUED, SeriesState.IN_PROGRESS)
 RETRIED: Final = (SeriesState.FAILED, SeriesState.PARTIAL)
 """What an operator's retry takes by default."""
 RETRYABLE: Final = (*RETRIED, SeriesState.DISABLED)
+MOVED: Final = (SeriesState.COMPLETED, SeriesState.HIDDEN)
+"""What can be queued again where it is in another data store than imports go to now."""
 
 
 class JobState(StrEnum):

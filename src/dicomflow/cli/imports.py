@@ -17,7 +17,8 @@ from sqlalchemy import Connection, Engine, Row
 from dicomflow.catalog import hidden, outcomes, queue
 from dicomflow.catalog import imports as catalog
 from dicomflow.catalog.engine import begin_read, require_schema
-from dicomflow.catalog.states import RETRIED, RETRYABLE, SeriesState
+from dicomflow.catalog.moving import retry_elsewhere
+from dicomflow.catalog.states import MOVED, RETRIED, RETRYABLE, SeriesState
 from dicomflow.cli.database import DatabaseUrl, DataFolder, reading, writing
 from dicomflow.cli.healthimaging import healthimaging_of
 from dicomflow.cli.stores import StoreUrl, actor, store_of
@@ -66,6 +67,23 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _STATES: Final = ", ".join(SeriesState)
 States = Annotated[
     list[SeriesState] | None, typer.Option("--state", metavar="STATE", help=f"Only series in this state: {_STATES}.")
+]
+
+RetryStates = Annotated[
+    list[SeriesState] | None,
+    typer.Option(
+        "--state",
+        metavar="STATE",
+        help=f"Only series in this state: {', '.join(RETRYABLE)}; {' and '.join(MOVED)} ones of another data store.",
+    ),
+]
+DatastoreId = Annotated[
+    str | None,
+    typer.Option(
+        envvar="DICOMFLOW_IMPORTS__DATASTORE_ID",
+        help="The data store that imports go to now; for completed and hidden series.",
+        show_default=False,
+    ),
 ]
 
 
@@ -123,19 +141,24 @@ def retry(
     database_url: DatabaseUrl = None,
     *,
     everything: Annotated[bool, typer.Option("--all", help="Every import in the states asked for.")] = False,
-    state: States = None,
+    state: RetryStates = None,
+    datastore_id: DatastoreId = None,
     drive_queue_url: DriveQueueUrl = None,
     json: Json = False,
 ) -> None:
     """Queue failed and partial series again.
 
-    Or those in another --state; what is in already is not repeated.
+    Or those in another --state; what is in already is not repeated. Completed and hidden series are queued where
+    they are in another data store than the one that imports go to now, and their objects are still there.
 
     For example: dicomflow imports retry --all --data DIR
     """
     states = state or list(RETRIED)
-    if not set(states) <= set(RETRYABLE):
-        raise typer.BadParameter("only failed, partial and disabled series can be queued again", param_hint="--state")
+    under_way = sorted(set(states).difference(RETRYABLE, MOVED))
+    if under_way:
+        raise typer.BadParameter(f"{' and '.join(under_way)} series are under way already", param_hint="--state")
+    if set(states).intersection(MOVED) and not datastore_id:
+        raise typer.BadParameter("give the data store that imports go to now", param_hint="--datastore-id")
     if bool(numbers) == everything:
         raise typer.BadParameter("give the numbers of imports, or --all", param_hint="NUMBERS")
     with writing(data, database_url) as engine:
@@ -143,12 +166,15 @@ def retry(
         now = datetime.now(UTC)
         with engine.begin() as connection:
             queued = catalog.retry_series(connection, now, states, numbers or None)
+            if datastore_id:
+                queued += retry_elsewhere(connection, now, states, datastore_id, numbers or None)
         if queued:
             _wake(engine, drive_queue_url, now)
     typer.echo(json_.dumps({"queued": queued}) if json else f"{len(queued)} series queued again")
     if numbers and len(queued) < len(set(numbers)):
         left = ", ".join(map(str, sorted(set(numbers) - set(queued))))
-        raise PermanentError(f"not {' or '.join(states)}: {left}; see `dicomflow imports show`")
+        where = ", or in the data store already" if set(states).intersection(MOVED) else ""
+        raise PermanentError(f"not {' or '.join(states)}{where}: {left}; see `dicomflow imports show`")
 
 
 @imports.command("repair")
