@@ -81,25 +81,7 @@ class Monitoring(Construct):
         return self._watched.cluster.metric("ACUUtilization", statistic=MAXIMUM, period=FIVE_MINUTES)
 
     def _add_alarms(self) -> None:
-        for name, queue in self._watched.queues.items():
-            dead = queue.dead_letters.metric_approximate_number_of_messages_visible(
-                period=FIVE_MINUTES, statistic=MAXIMUM
-            )
-            self._alarms.add(
-                self,
-                f"{name}-dead-letters",
-                dead,
-                0,
-                "Messages that failed a hundred times: a bug. Redrive when mended",
-            )
-            oldest = queue.queue.metric_approximate_age_of_oldest_message(period=FIVE_MINUTES, statistic=MAXIMUM)
-            if name != "drive":  # its wake-ups may wait for as long as they were sent for
-                self._alarms.add(self, f"{name}-oldest-message", oldest, _OLDEST_SECONDS, "The queue is not worked off")
-        for name, function in {**self._watched.functions, "watch": self.watch}.items():
-            errors = function.function.metric_errors(period=FIVE_MINUTES)
-            self._alarms.add(self, f"{name}-errors", errors, 0, "Calls of the function failed", periods=3)
-            throttles = function.function.metric_throttles(period=FIVE_MINUTES)
-            self._alarms.add(self, f"{name}-throttles", throttles, 0, "The account's concurrency is used up", periods=3)
+        self._watch_queues_and_functions()
         not_sent = self._alarms.metric("EventsNotSent")
         self._alarms.add(self, "events-not-sent", not_sent, 0, "The event bus does not take what is told", periods=3)
         if self._settings.imports.ahli_enabled:
@@ -137,6 +119,27 @@ class Monitoring(Construct):
         self._alarms.add(
             self, "catalog-capacity", self._acus(), _ACU_PERCENT, "The catalog needs a higher max_acu_capacity", 3
         )
+
+    def _watch_queues_and_functions(self) -> None:
+        for name, queue in self._watched.queues.items():
+            dead = queue.dead_letters.metric_approximate_number_of_messages_visible(
+                period=FIVE_MINUTES, statistic=MAXIMUM
+            )
+            self._alarms.add(
+                self,
+                f"{name}-dead-letters",
+                dead,
+                0,
+                "Messages that failed a hundred times: a bug. Redrive when mended",
+            )
+            oldest = queue.queue.metric_approximate_age_of_oldest_message(period=FIVE_MINUTES, statistic=MAXIMUM)
+            if name != "drive":  # its wake-ups may wait for as long as they were sent for
+                self._alarms.add(self, f"{name}-oldest-message", oldest, _OLDEST_SECONDS, "The queue is not worked off")
+        for name, function in {**self._watched.functions, "watch": self.watch}.items():
+            errors = function.function.metric_errors(period=FIVE_MINUTES)
+            self._alarms.add(self, f"{name}-errors", errors, 0, "Calls of the function failed", periods=3)
+            throttles = function.function.metric_throttles(period=FIVE_MINUTES)
+            self._alarms.add(self, f"{name}-throttles", throttles, 0, "The account's concurrency is used up", periods=3)
 
     def _dashboard(self) -> None:
         queues = self._watched.queues

@@ -22,7 +22,6 @@ LONG_FUNCTIONS: Final = {
     "src/dicomflow/catalog/outcomes.py:adopt_outcomes": "one statement",
     "src/dicomflow/console/app.py:create_console": "the table of routes",
     "src/dicomflow/dicom/scan.py:_walk": "the bulk path: a call for each element would cost half of it again",
-    "src/dicomflow/edge/http.py:collect": "the table of metrics",
 }
 
 
