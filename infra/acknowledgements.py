@@ -11,6 +11,7 @@ from aws_cdk import Acknowledgment, CfnResource, Names, Stack, Validations
 from constructs import IConstruct
 
 from dicomflow.bucket.keys import (
+    ADOPTED,
     FEEDBACK_PREFIX,
     IMPORT_OUTPUT_PREFIX,
     MANIFEST_PREFIX,
@@ -57,6 +58,7 @@ _QUEUED: Final = ("index", "plan", "drive", "collect", "transfers")
 _FRAMEWORK: Final = "IEPAurora/Provider/framework-onEvent"
 _INSTALLER: Final = "IEPDevices/Installer/DefaultPolicy"
 _OWN_KEYS: Final = "An object's key is not known before it comes; this prefix holds nothing that is not the role's work"
+_IMAGES: Final = ("{stack}-", f"{ADOPTED}/")
 _STORES: Final = "arn:<AWS::Partition>:medical-imaging:<AWS::Region>:<AWS::AccountId>:datastore/*"
 _INLINE: Final = "The policy is this one role's, made and deleted with it; a managed policy could be attached elsewhere"
 _INTERFACES: Final = "What Lambda needs to put a function into a VPC; EC2 knows no resource for it before it is made"
@@ -129,7 +131,7 @@ _FIXED: Final = (
     (f"{_FRAMEWORK}/ServiceRole/DefaultPolicy", "HIPAA.Security-IAMNoInlinePolicy", _INLINE),
     *(
         ("HealthImaging/DataAccess/DefaultPolicy", f"AwsSolutions-IAM5[Resource::{{bucket}}/{prefix}*]", _OWN_KEYS)
-        for prefix in ("{stack}-", IMPORT_OUTPUT_PREFIX, STAGING_PREFIX)
+        for prefix in (*_IMAGES, IMPORT_OUTPUT_PREFIX, STAGING_PREFIX)
     ),
     ("HealthImaging/DataAccess/DefaultPolicy", "HIPAA.Security-IAMNoInlinePolicy", _INLINE),
     *(
@@ -148,16 +150,16 @@ _FIXED: Final = (
     (_INSTALLER, "HIPAA.Security-IAMNoInlinePolicy", _INLINE),
 )
 _PREFIXES: Final = {
-    "index": ("{stack}-",),
+    "index": _IMAGES,
     "plan": (MANIFEST_PREFIX,),
-    "drive": ("{stack}-", FEEDBACK_PREFIX, IMPORT_OUTPUT_PREFIX, STAGING_PREFIX),
+    "drive": (*_IMAGES, FEEDBACK_PREFIX, IMPORT_OUTPUT_PREFIX, STAGING_PREFIX),
     "collect": (FEEDBACK_PREFIX, IMPORT_OUTPUT_PREFIX, STAGING_PREFIX),
-    "transfers": ("{stack}-", OUTBOUND_PREFIX, RETURNS_PREFIX, STATUS_PREFIX),
+    "transfers": (*_IMAGES, OUTBOUND_PREFIX, RETURNS_PREFIX, STATUS_PREFIX),
     "watch": (STATUS_PREFIX,),
     "migrate": (),
     "relay": (),
-    "operator": ("{stack}-", IMPORT_OUTPUT_PREFIX, MANIFEST_PREFIX, REPAIR_PREFIX, STATUS_PREFIX),
-    "console": ("{stack}-", STATUS_PREFIX),
+    "operator": (*_IMAGES, IMPORT_OUTPUT_PREFIX, MANIFEST_PREFIX, REPAIR_PREFIX, STATUS_PREFIX),
+    "console": (*_IMAGES, STATUS_PREFIX),
     "secrets": (),
 }
 

@@ -67,7 +67,7 @@ class HealthImagingStore(Construct):
                 resources=[landing.bucket.bucket_arn],
             )
         )
-        inputs = landing.arn_of(f"{landing.received_prefix}*", f"{STAGING_PREFIX}*")
+        inputs = landing.arn_of(*landing.images, f"{STAGING_PREFIX}*")
         self.role.add_to_policy(iam.PolicyStatement(sid="Read", actions=["s3:GetObject"], resources=inputs))
         outputs = landing.arn_of(f"{IMPORT_OUTPUT_PREFIX}*")
         self.role.add_to_policy(iam.PolicyStatement(sid="Write", actions=["s3:PutObject"], resources=outputs))
@@ -196,12 +196,12 @@ class Imports(Construct):
     def _let_drive_start(self) -> None:
         """Let the driver copy to the staging prefix, and delete what was kept for long enough."""
         landing, drive = self._foundation.landing, self.drive
-        drive.grant("CopyFrom", ["s3:GetObject"], landing.arn_of(f"{landing.received_prefix}*"))
+        drive.grant("CopyFrom", ["s3:GetObject"], landing.arn_of(*landing.images))
         drive.grant("Stage", ["s3:GetObject", "s3:PutObject"], landing.arn_of(f"{STAGING_PREFIX}*"))
         days = self._foundation.settings.storage.retention_days
         if days:
             drive.function.add_environment("DICOMFLOW_RETENTION_DAYS", str(days))
-            drive.grant("Expire", ["s3:DeleteObject"], landing.arn_of(f"{landing.received_prefix}*"))
+            drive.grant("Expire", ["s3:DeleteObject"], landing.arn_of(*landing.images))
 
 
 def grant_wake_ups(function: PipelineFunction, wake_ups: WorkQueue) -> None:

@@ -26,5 +26,5 @@ class Indexing(Construct):
         self.queue = WorkQueue(self, "index", settings=foundation.settings, timeout=_TIMEOUT)
         self.function = foundation.pipeline_function(self, "index", timeout=_TIMEOUT, memory_mib=1024)
         foundation.catalog.grant_use(self.function)
-        landing.grant_read(self.function, f"{landing.received_prefix}*")
+        landing.grant_read(self.function, *landing.images)
         self.function.work_on(self.queue, batch_size=_BATCH, max_concurrency=_CONCURRENCY, window=_WINDOW)

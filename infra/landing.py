@@ -10,6 +10,7 @@ from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
 from dicomflow.bucket.keys import (
+    ADOPTED,
     FEEDBACK_PREFIX,
     MANIFEST_PREFIX,
     OUTBOUND_PREFIX,
@@ -85,9 +86,14 @@ class LandingBucket(Construct):
                 resource.add_property_override(path, str(_ARCHIVE_LEAST_BYTES))
 
     @property
-    def received_prefix(self) -> str:
-        """The prefix of everything that edges deliver."""
-        return f"{self._settings.name}-"
+    def image_prefixes(self) -> tuple[str, str]:
+        """The prefixes of images: of what edges deliver, and of what was adopted."""
+        return f"{self._settings.name}-", f"{ADOPTED}/"
+
+    @property
+    def images(self) -> list[str]:
+        """The key patterns of images, as policies have them."""
+        return [f"{prefix}*" for prefix in self.image_prefixes]
 
     @property
     def _name_start(self) -> str:
@@ -125,7 +131,7 @@ class LandingBucket(Construct):
         assert isinstance(bucket, s3.CfnBucket)  # CDK made it
         bucket.notification_configuration = s3.CfnBucket.NotificationConfigurationProperty(
             queue_configurations=[
-                _configuration(instances, self.received_prefix, ".dcm"),
+                *(_configuration(instances, prefix, ".dcm") for prefix in self.image_prefixes),
                 _configuration(manifests, MANIFEST_PREFIX, ".json"),
                 _configuration(returns, RETURNS_PREFIX, ".json"),
             ]
@@ -163,19 +169,16 @@ class LandingBucket(Construct):
         ]
         # What was received goes by the catalog, when it was imported: a rule here would not know.
         if self._settings.storage.archives:
-            rules.append(
-                s3.LifecycleRule(
-                    id="archive",
-                    prefix=self.received_prefix,
-                    object_size_greater_than=_ARCHIVE_LEAST_BYTES,
-                    transitions=[
-                        s3.Transition(
-                            storage_class=s3.StorageClass.GLACIER_INSTANT_RETRIEVAL,
-                            transition_after=Duration.days(self._settings.storage.archive_after_days),
-                        )
-                    ],
-                )
+            archived = s3.Transition(
+                storage_class=s3.StorageClass.GLACIER_INSTANT_RETRIEVAL,
+                transition_after=Duration.days(self._settings.storage.archive_after_days),
             )
+            rules += [
+                s3.LifecycleRule(
+                    id=name, prefix=prefix, object_size_greater_than=_ARCHIVE_LEAST_BYTES, transitions=[archived]
+                )
+                for name, prefix in zip(("archive", "archive-adopted"), self.image_prefixes, strict=True)
+            ]
         return rules
 
 

@@ -36,16 +36,15 @@ class Operator(Construct):
         landing = foundation.landing
         self.function = foundation.pipeline_function(self, "operator", timeout=_TIMEOUT, memory_mib=1024)
         foundation.catalog.grant_use(self.function)
-        received = f"{landing.received_prefix}*"
         landing.grant_read(
-            self.function, received, f"{MANIFEST_PREFIX}*", f"{IMPORT_OUTPUT_PREFIX}*", f"{STATUS_PREFIX}*"
+            self.function, *landing.images, f"{MANIFEST_PREFIX}*", f"{IMPORT_OUTPUT_PREFIX}*", f"{STATUS_PREFIX}*"
         )
         landing.grant_write(self.function, f"{REPAIR_PREFIX}*")
-        self.function.grant("Delete", ["s3:DeleteObject"], landing.arn_of(received))
+        self.function.grant("Delete", ["s3:DeleteObject"], landing.arn_of(*landing.images))
         # A picture is drawn by a process that may take a gibibyte.
         self.console = foundation.pipeline_function(self, "console", timeout=_PAGE_TIMEOUT, memory_mib=2048)
         foundation.catalog.grant_use(self.console)
-        landing.grant_read(self.console, received, f"{STATUS_PREFIX}*")
+        landing.grant_read(self.console, *landing.images, f"{STATUS_PREFIX}*")
         relay.grant_use(self.function, *(["medical-imaging"] if foundation.settings.imports.ahli_enabled else []))
         relay.grant_use(self.console)
         for function in (self.function, self.console):

@@ -26,7 +26,7 @@ class Transfers(Construct):
         self.function = foundation.pipeline_function(self, "transfers", timeout=_TIMEOUT, memory_mib=512)
         foundation.catalog.grant_use(self.function)
         outbound = f"{OUTBOUND_PREFIX}*"
-        landing.grant_read(self.function, f"{landing.received_prefix}*", f"{RETURNS_PREFIX}*", f"{STATUS_PREFIX}*")
+        landing.grant_read(self.function, *landing.images, f"{RETURNS_PREFIX}*", f"{STATUS_PREFIX}*")
         landing.grant_write(self.function, outbound)
         self.function.grant("Clear", ["s3:DeleteObject"], landing.arn_of(outbound))
         relay.grant_use(self.function)

@@ -149,16 +149,18 @@ def _send_log(device: str, region: str, surroundings: Surroundings) -> list[str]
     if surroundings.is_fips:
         told["logs"]["endpoint_override"] = f"logs-fips.{region}.amazonaws.com"
     proxy = surroundings.devices.proxy_url
-    common = [
-        f"cat >>{_AGENT}/etc/common-config.toml <<'TOML'",
-        "[proxy]",
-        f'https_proxy = "{proxy}"',
-        f'no_proxy = "{surroundings.variables(region)["NO_PROXY"]}"',
-        "TOML",
-    ]
+    common = []
+    if proxy:
+        common = [
+            f"cat >>{_AGENT}/etc/common-config.toml <<'TOML'",
+            "[proxy]",
+            f'https_proxy = "{proxy}"',
+            f'no_proxy = "{surroundings.variables(region)["NO_PROXY"]}"',
+            "TOML",
+        ]
     return [
         "dnf install -y amazon-cloudwatch-agent",
-        *(common if proxy else []),
+        *common,
         f"cat >{_AGENT}/etc/dicomflow.json <<'JSON'",
         json.dumps(told),
         "JSON",

@@ -43,15 +43,16 @@ def test_bucket_refuses_what_is_not_tls(template: Any):
     assert {"NumericLessThan": {"s3:TlsVersion": 1.2}} in denied
 
 
-def test_bucket_tells_of_what_edges_put_and_of_nothing_else(template: Any):
-    """Only keys that edges write reach a queue: what the pipeline puts itself begins otherwise."""
+def test_bucket_tells_of_images_and_documents_and_of_nothing_else(template: Any):
+    """Only what edges write, and what was adopted, reaches a queue: what the pipeline puts itself begins otherwise."""
     configuration = template.resource("iepbucketsiepdicombucket")["Properties"]["NotificationConfiguration"]
     told = {
         tuple(rule["Value"] for rule in each["Filter"]["S3Key"]["Rules"]): each["Queue"]["Fn::GetAtt"][0]
         for each in configuration["QueueConfigurations"]
     }
-    assert {("iep-", ".dcm"), ("manifests/", ".json"), ("returns/", ".json")} == told.keys()
-    assert told["iep-", ".dcm"].startswith("IndexingIndexQueue")
+    images = {("iep-", ".dcm"), ("adopted/", ".dcm")}
+    assert {*images, ("manifests/", ".json"), ("returns/", ".json")} == told.keys()
+    assert all(told[each].startswith("IndexingIndexQueue") for each in images)
     assert told["manifests/", ".json"].startswith("PlanningPlanQueue")
     assert told["returns/", ".json"].startswith("TransfersTransfersQueue")
     assert not any(
@@ -66,6 +67,7 @@ def test_bucket_forgets_what_nobody_needs_any_more(template: Any):
     assert {
         "": None,
         "iep-": None,
+        "adopted/": None,
         "staging/": 7,
         "feedback/": 400,
         "outbound/": 14,

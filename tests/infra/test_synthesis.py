@@ -133,12 +133,13 @@ def test_certificates_are_amazons_roots_for_every_region():
 
 
 PLAIN = Surroundings(DeviceConfig())
+LOGGED = Surroundings(DeviceConfig(logs_to_cloudwatch=True))
 BEHIND_A_PROXY = Surroundings(
     DeviceConfig(proxy_url="http://proxy:3128", proxy_excludes="10.0.0.0/8", logs_to_cloudwatch=True), is_fips=True
 )
 
 
-@pytest.fixture(params=[PLAIN, BEHIND_A_PROXY], ids=["plain", "behind a proxy"])
+@pytest.fixture(params=[PLAIN, LOGGED, BEHIND_A_PROXY], ids=["plain", "logged", "behind a proxy"])
 def script(request: pytest.FixtureRequest) -> str:
     """Give the script with which an EC2 edge starts."""
     return "\n".join(
