@@ -125,7 +125,7 @@ def test_watch_writes_how_long_each_edge_is_silent(
     found = lambdas.watch()
     assert ["site-1", "site-2"] == list(found)
     assert 400 <= found["site-1"] < 500
-    assert 0.0 == found["site-2"]
+    assert 0 <= found["site-2"] < 60  # by the store, whose clock is ours
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [["edge", "service"]] * 2 == [
         sorted(line["_aws"]["CloudWatchMetrics"][0]["Dimensions"][0]) for line in lines

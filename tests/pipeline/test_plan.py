@@ -38,6 +38,26 @@ def test_manifest_told_twice_changes_nothing(deployment: Any) -> None:
     assert 0 == deployment.drive().started
 
 
+def test_second_manifest_for_other_bytes_is_not_believed(deployment: Any) -> None:
+    """Who writes over an object, and over its manifest too, is told as damage: the first word on a digest stays."""
+    from dicomflow.bucket.keys import instance_key
+
+    key = deployment.deliver({"1.2.1": 1}, delivery="d1")
+    deployment.plan(key)
+    (before,) = deployment.rows("stored_object")
+    instance = instance_key("edge", "d1", "1.2", "1.2.1", "1.2.1.1")
+    other = bytes(deployment.store.get(instance).bytes()) + bytes(8)
+    manifest = bytes(deployment.store.get(key).bytes())
+    deployment.store.put(instance, other)
+    deployment.store.put(key, manifest.replace(before["sha256"].encode(), deployment.digest(instance).encode()))
+    deployment.plan(key)
+    deployment.handle("index", encode_object_event("images", instance, len(other)))
+    (after,) = deployment.rows("stored_object")
+    assert (before["sha256"], deployment.digest(instance)) == (after["sha256"], after["object_sha256"])
+    with begin_read(deployment.deps.engine) as connection:
+        assert ["damaged"] == [each.kind for each in list_conflicts(connection)]
+
+
 def test_manifest_after_its_objects_keeps_what_they_said(deployment: Any) -> None:
     """Digests join the rows of objects that are indexed already."""
     from dicomflow.bucket.keys import instance_key

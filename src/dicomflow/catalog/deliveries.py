@@ -153,7 +153,10 @@ def _record_associations(connection: Connection, manifest: Manifest) -> None:
 
 
 def _record_objects(connection: Connection, manifest: Manifest) -> None:
-    """Record the digest of each object, whether or not its event has come."""
+    """Record the digest of each object, whether or not its event has come.
+
+    The first word on a key stays: who puts other bytes and a manifest for them is told as damage, not believed.
+    """
     rows = [
         {
             "object_key": instance.key,
@@ -175,16 +178,9 @@ def _record_objects(connection: Connection, manifest: Manifest) -> None:
     sop_instance_uids = {str(row["sop_instance_uid"]) for row in rows}
     lock_instances(connection, sop_instance_uids)
     statement = dialect_insert(connection, stored_object)
-    told = ("study_instance_uid", "series_instance_uid", "sop_instance_uid", "bytes", "edge", "delivery_id")
+    told = ("study_instance_uid", "series_instance_uid", "sop_instance_uid", "bytes", "sha256", "edge", "delivery_id")
     kept = {name: func.coalesce(stored_object.c[name], statement.excluded[name]) for name in told}
-    kept["sha256"] = func.coalesce(statement.excluded.sha256, stored_object.c.sha256)
-    connection.execute(
-        statement.on_conflict_do_update(
-            index_elements=["object_key"],
-            set_={**kept, "sha256": func.coalesce(statement.excluded.sha256, stored_object.c.sha256)},
-        ),
-        rows,
-    )
+    connection.execute(statement.on_conflict_do_update(index_elements=["object_key"], set_=kept), rows)
     recount_versions(connection, sop_instance_uids)
 
 

@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-import obstore
 from obstore.exceptions import BaseError
 from obstore.store import ObjectStore
 
 from dicomflow.bucket.heartbeat import SILENT_AFTER, Heartbeat
 from dicomflow.bucket.keys import STATUS_PREFIX, is_heartbeat
 from dicomflow.bucket.listing import list_objects
+from dicomflow.bucket.reading import read_heartbeat
 from dicomflow.errors import PermanentError, TransientError
 
 __all__ = ["LOW_BYTES", "Edge", "read_edges"]
@@ -18,7 +18,6 @@ __all__ = ["LOW_BYTES", "Edge", "read_edges"]
 LOW_BYTES: Final = 10 << 30
 """Below this free space an edge begins to slow senders down, unless it is set otherwise there."""
 _MAX_EDGES: Final = 1000
-_MAX_HEARTBEAT_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,19 +44,15 @@ def read_edges(store: ObjectStore, now: datetime) -> list[Edge]:
     """
     try:
         found = [each for each in list_objects(store, STATUS_PREFIX) if is_heartbeat(each.key)]
-        return sorted(
-            (_read(store, each.key, each.bytes, now) for each in found[:_MAX_EDGES]), key=lambda edge: edge.name
-        )
+        return sorted((_read(store, each.key, now) for each in found[:_MAX_EDGES]), key=lambda edge: edge.name)
     except (BaseError, OSError) as error:
         raise TransientError(f"the store does not answer: {type(error).__name__}") from error
 
 
-def _read(store: ObjectStore, key: str, size: int, now: datetime) -> Edge:
+def _read(store: ObjectStore, key: str, now: datetime) -> Edge:
     name = key.removeprefix(STATUS_PREFIX).removesuffix(".json")
-    if size > _MAX_HEARTBEAT_BYTES:
-        return Edge(name, None, None, True, f"a heartbeat of {size:,} bytes is none")
     try:
-        heartbeat = Heartbeat.from_json(bytes(obstore.get(store, key).bytes()))
+        heartbeat = read_heartbeat(store, key)
     except FileNotFoundError:
         return Edge(name, None, None, True, "its heartbeat has just gone")
     except PermanentError as error:

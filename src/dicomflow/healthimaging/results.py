@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 from obstore.exceptions import BaseError
 from obstore.store import ObjectStore
 
+from dicomflow.bucket.reading import read_document
 from dicomflow.catalog.states import InstanceState
 from dicomflow.errors import PermanentError, TransientError
 
@@ -178,9 +179,11 @@ def read_results(store: ObjectStore, prefix: str) -> JobResults:
         PermanentError: the prefix is no path that a store can hold.
     """
     try:
-        encoded = bytes(store.get(prefix + MANIFEST_NAME).bytes())
+        encoded, _ = read_document(store, prefix + MANIFEST_NAME)
     except FileNotFoundError:
         return JobResults(store, prefix, None)
+    except PermanentError as error:
+        raise UnreadableManifestError(str(error)) from error
     except (BaseError, OSError, ValueError) as error:
         raise _store_error(error) from error
     try:

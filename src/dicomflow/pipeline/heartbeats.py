@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-import obstore
 from obstore.exceptions import BaseError
 from obstore.store import ObjectStore
 
@@ -13,6 +12,7 @@ from dicomflow.bucket.compared import Standing, judge_source
 from dicomflow.bucket.heartbeat import Heartbeat
 from dicomflow.bucket.keys import STATUS_PREFIX, is_heartbeat
 from dicomflow.bucket.listing import list_objects
+from dicomflow.bucket.reading import read_heartbeat
 from dicomflow.errors import PermanentError, TransientError
 
 __all__ = ["Completeness", "completeness", "read_heartbeats", "silences"]
@@ -30,7 +30,7 @@ def read_heartbeats(store: ObjectStore) -> list[Heartbeat]:
     try:
         for key in (each.key for each in list_objects(store, STATUS_PREFIX) if is_heartbeat(each.key)):
             try:
-                found.append(Heartbeat.from_json(bytes(obstore.get(store, key).bytes())))
+                found.append(read_heartbeat(store, key))
             except FileNotFoundError:
                 continue
             except PermanentError as error:

@@ -14,6 +14,7 @@ from sqlalchemy import Engine
 
 from dicomflow.bucket.keys import MANIFEST_PREFIX, manifest_key
 from dicomflow.bucket.manifest import Manifest
+from dicomflow.bucket.reading import MANIFEST_MOST_BYTES, read_document
 from dicomflow.catalog.deliveries import clear_problem, record_delivery
 from dicomflow.catalog.engine import is_of_a_value
 from dicomflow.catalog.outgoing import tell_delivery_stored
@@ -54,11 +55,12 @@ def plan_delivery(
         is_news: others are told of the delivery.
 
     Raises:
-        PermanentError: there is no such object, it is no manifest, or the catalog cannot hold what it says.
+        PermanentError: there is no such object, it is no manifest or too large for one, or the catalog cannot hold
+            what it says.
         sqlalchemy.exc.SQLAlchemyError: the database failed; nothing of the manifest is written.
     """
     try:
-        encoded = bytes(store.get(key).bytes())
+        encoded, _ = read_document(store, key, most_bytes=MANIFEST_MOST_BYTES)
     except FileNotFoundError as error:
         raise PermanentError("there is no such manifest") from error
     manifest = Manifest.from_json(encoded)

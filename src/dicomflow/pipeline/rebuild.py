@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Final
 
-import obstore
 from obstore.exceptions import BaseError
 from obstore.store import ObjectStore
 from sqlalchemy import Connection, Engine
@@ -30,6 +29,7 @@ from dicomflow.bucket.keys import (
 )
 from dicomflow.bucket.listing import ListedObject, list_objects
 from dicomflow.bucket.manifest import Manifest
+from dicomflow.bucket.reading import read_document
 from dicomflow.bucket.repair import decode as decode_repair
 from dicomflow.catalog import hidden, restoring
 from dicomflow.catalog.deliveries import clear_problem, clear_problems, record_problem
@@ -293,7 +293,7 @@ def _restore(
 def _show_repaired(engine: Engine, store: ObjectStore, key: str, clock: Callable[[], datetime]) -> None:
     """Bring back that a hidden image set was repaired, where the catalog has it as hidden."""
     try:
-        note = decode_repair(bytes(obstore.get(store, key).bytes()))
+        note = decode_repair(read_document(store, key)[0])
     except FileNotFoundError:  # it went while we looked
         return
     if key != repair_key(note.datastore_id, note.image_set_id):
