@@ -97,6 +97,8 @@ def store_actions(modules: tuple[str, ...]) -> set[str]:
             needed |= STORE_CALLS[name]
         elif (target, name) == ("", "list_objects"):  # `bucket.listing`
             needed |= STORE_CALLS["list"]
+        elif target == "" and name in {"read_document", "read_heartbeat"}:  # `bucket.reading`
+            needed |= STORE_CALLS["get"]
     return needed
 
 
