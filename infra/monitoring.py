@@ -84,6 +84,9 @@ class Monitoring(Construct):
         self._watch_queues_and_functions()
         not_sent = self._alarms.metric("EventsNotSent")
         self._alarms.add(self, "events-not-sent", not_sent, 0, "The event bus does not take what is told", periods=3)
+        self._add_alarms_of_images()
+
+    def _add_alarms_of_images(self) -> None:
         if self._settings.imports.ahli_enabled:
             self._alarms.add(
                 self, "imports-failed", self._alarms.metric("ImportsFailed"), 0, "Series wait for an operator"
