@@ -31,6 +31,11 @@ class DeployedStack:
         Raises:
             ConfigError: AWS cannot be asked.
         """
+        found = self._found()
+        return None if found is None or found["StackStatus"] in _NEVER_MADE else found
+
+    def _found(self) -> dict[str, Any] | None:
+        """Return what CloudFormation says of the stack, also of one that a failed first deployment left."""
         from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
 
         try:
@@ -41,7 +46,7 @@ class DeployedStack:
             raise ConfigError(f"AWS does not tell of the stack {self._name}: {error}") from error
         except BotoCoreError as error:
             raise ConfigError(f"AWS cannot be asked for the stack {self._name}: {error}") from error
-        return None if found["StackStatus"] in _NEVER_MADE else dict(found)
+        return dict(found)
 
     def template(self) -> Mapping[str, Any]:
         """Return the template that is deployed."""
@@ -60,8 +65,8 @@ class DeployedStack:
         Args:
             edges: names of the edges of config.py.
         """
-        state = self.state()
-        if state is None:
+        state = self._found()
+        if state is None or state["StackStatus"] == "DELETE_COMPLETE":
             return [f"there is no stack {self._name} in {self._session.region_name}"]
         found = [
             f"the edge {name} is still a device: dicomflow edge-remove {name}" for name in edges if self._is_thing(name)

@@ -24,6 +24,8 @@ _BACKLOG: Final = 3600
 """An hour's work at one start a second, each series in a job of its own."""
 _ACU_PERCENT: Final = 90
 _BUDGET_PERCENT: Final = 80
+_ERRORS_PERIOD: Final = Duration.minutes(15)
+_ERRORS_MOST: Final = 2
 _WATCH_TIMEOUT: Final = Duration.minutes(3)
 
 
@@ -139,8 +141,10 @@ class Monitoring(Construct):
             if name != "drive":  # its wake-ups may wait for as long as they were sent for
                 self._alarms.add(self, f"{name}-oldest-message", oldest, _OLDEST_SECONDS, "The queue is not worked off")
         for name, function in {**self._watched.functions, "watch": self.watch}.items():
-            errors = function.function.metric_errors(period=FIVE_MINUTES)
-            self._alarms.add(self, f"{name}-errors", errors, 0, "Calls of the function failed", periods=3)
+            errors = function.function.metric_errors(period=_ERRORS_PERIOD)
+            # One failed call is made again and is no news, but for that of a deployment.
+            most = 0 if name == "migrate" else _ERRORS_MOST
+            self._alarms.add(self, f"{name}-errors", errors, most, "Calls of the function failed")
             throttles = function.function.metric_throttles(period=FIVE_MINUTES)
             self._alarms.add(self, f"{name}-throttles", throttles, 0, "The account's concurrency is used up", periods=3)
 

@@ -137,3 +137,19 @@ def test_function_that_did_not_end_is_no_answer(lambda_service: list[Any], run: 
 def test_stack_is_an_option_before_the_command(arguments: list[str], expected: Any):
     """What stands after the command is the command's."""
     assert expected == split_stack(arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("catalog", "rebuild", "--store-url", "file:///proc/self"),
+        ("query", "--database-url=sqlite:////etc/passwd", "SELECT 1"),
+        ("status", "--data", "/tmp"),
+        ("imports", "retry", "--all", "--drive-queue-url", "https://sqs.us-east-1.amazonaws.com/1/x"),
+    ],
+)
+def test_function_opens_what_is_the_stacks_alone(arguments: tuple[str, ...]):
+    """A caller chooses a command, not the database, files or queue that the function's rights reach."""
+    answer = operator({"arguments": list(arguments)})
+    assert (2, "") == (answer["code"], answer["output"])
+    assert "is the stack's own" in answer["errors"]

@@ -194,6 +194,16 @@ def test_stack_of_a_failed_first_deployment_counts_as_none(stacks: Stacks, statu
     assert DeployedStack("iep", stacks=stacks).state() is None
 
 
+@pytest.mark.parametrize("status", ["ROLLBACK_COMPLETE", "ROLLBACK_FAILED"])
+def test_destroy_removes_what_a_failed_first_deployment_left(calls: list[Any], stacks: Stacks, status: str):
+    """The stack is there, though nothing works in it; one that is not there is said."""
+    stacks.create({"Resources": {}}, StackStatus=status)
+    assert 0 == deploy.main(["destroy", "--force"])
+    assert ("destroy", "--force") == calls[-1]
+    stacks.template = None
+    assert 1 == deploy.main(["destroy", "--force"])
+
+
 def test_allow_without_an_id_is_a_wrong_call(calls: list[Any], capsys: pytest.CaptureFixture[str]):
     """It says what is missing, and deploys nothing."""
     assert 2 == deploy.main(["--allow"])

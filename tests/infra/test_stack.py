@@ -543,3 +543,11 @@ def test_names_are_those_of_the_users_guide(template: Any):
     assert template.one("AWS::IoT::ThingGroup", ThingGroupName="iep-IEP-devices")
     assert template.one("AWS::IAM::Role", RoleName="iep-GGInstallerRole")
     assert template.one("AWS::IAM::Role", RoleName="iep-edge-1-GG-Role")
+
+
+def test_failed_calls_raise_their_alarm_as_the_document_says(template: Any):
+    """Three in a quarter of an hour, whenever they fall in it; of the migration the first."""
+    for name in FUNCTIONS:
+        alarm = template.one("AWS::CloudWatch::Alarm", AlarmName=f"iep-{name}-errors")
+        expected = (900, 1, 0 if name == "migrate" else 2, "Sum")
+        assert expected == (alarm["Period"], alarm["EvaluationPeriods"], alarm["Threshold"], alarm["Statistic"])

@@ -4,6 +4,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
 from sqlalchemy import delete
 
 from dicomflow.bucket.keys import RESERVED_NAMES, instance_key, returns_key
@@ -40,6 +41,12 @@ def test_unknown_message_in_a_batch_loses_only_itself(deployment: Any) -> None:
     assert 1 == len(deployment.rows("series_import"))
     assert 1 == len(deployment.rows("instance"))
     assert "message:m0" in [row["object_key"] for row in deployment.rows("stored_object") if row["problem"]]
+
+
+@pytest.mark.parametrize("name", ["index", "plan", "collect", "transfers"])
+def test_message_of_endless_brackets_is_done_with(deployment: Any, name: str) -> None:
+    """What no reader of JSON gets to the end of comes once, and is no dead letter."""
+    assert {"batchItemFailures": []} == deployment.handle(name, "[" * 200_000)
 
 
 def test_probe_of_an_edge_is_passed_over(deployment: Any) -> None:

@@ -17,6 +17,8 @@ __all__ = ["FORWARDED", "caller", "function_of", "operator", "run_on_stack", "sp
 
 FORWARDED: Final = ("status", "query", "imports", "transfers", "catalog")
 """The commands on a catalog; the others are of a machine's own files."""
+_OF_THE_FUNCTION: Final = frozenset({"--data", "--database-url", "--drive-queue-url", "--store-url"})
+"""Where a stack has its catalog, objects and queues: another place would be opened with the function's rights."""
 _READ_SECONDS: Final = 910  # a function has fifteen minutes
 _WIDTH: Final = "160"
 
@@ -125,6 +127,9 @@ def operator(event: Mapping[str, Any], _context: object = None) -> dict[str, Any
 
 
 def _check(arguments: Sequence[str]) -> None:
+    own = sorted({each.partition("=")[0] for each in arguments} & _OF_THE_FUNCTION)
+    if own:
+        raise PermanentError(f"{own[0]} is the stack's own: what a caller names is not opened")
     command = next((each for each in arguments if not each.startswith("-")), "")
     if command == "console":
         raise PermanentError("the console runs here, over a stack: dicomflow console --stack NAME")

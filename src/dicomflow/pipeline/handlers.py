@@ -128,7 +128,7 @@ def _drive_record(deps: Dependencies, record: SQSRecord) -> None:
 def _collect_record(deps: Dependencies, record: SQSRecord) -> None:
     try:
         document = json.loads(record.body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PermanentError("the message is not JSON") from error
     if not isinstance(document, dict):
         raise PermanentError("the message is no event")
