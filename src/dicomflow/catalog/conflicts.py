@@ -54,8 +54,8 @@ class Problem:
     stored_at: datetime | None
 
 
-def list_problems(connection: Connection, *, after: str = "", limit: int = 1000) -> list[Problem]:
-    """Return objects with a problem, indexed or not, by key, from behind `after`."""
+def list_problems(connection: Connection, *, having: str = "", after: str = "", limit: int = 1000) -> list[Problem]:
+    """Return objects with a problem, indexed or not, by key, from behind `after`; with `having` in key or reason."""
     # "problem IS NOT NULL" stands as it does in the index of the few rows that have one.
     statement = (
         select(
@@ -69,6 +69,9 @@ def list_problems(connection: Connection, *, after: str = "", limit: int = 1000)
         .order_by(stored_object.c.object_key)
         .limit(limit)
     )
+    if having:
+        columns = (stored_object.c.object_key, stored_object.c.problem)
+        statement = statement.where(or_(*(column.contains(having, autoescape=True) for column in columns)))
     return [Problem(*row) for row in connection.execute(statement)]
 
 

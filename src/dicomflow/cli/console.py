@@ -5,10 +5,11 @@ import os
 import signal
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
 import typer
@@ -23,7 +24,7 @@ from dicomflow.catalog.engine import require_schema
 from dicomflow.cli.database import DatabaseUrl, DataFolder, writing
 from dicomflow.cli.operator import caller, function_of
 from dicomflow.cli.stores import StoreUrl, store_of
-from dicomflow.console.access import Access
+from dicomflow.console.access import Access, Role
 from dicomflow.console.app import build_context, create_console
 from dicomflow.console.counters import read_url
 from dicomflow.console.forward import create_forwarder
@@ -51,6 +52,14 @@ TrustedProxy = Annotated[
     list[str] | None, typer.Option(help="Address or network of a proxy that has asked who it is (OIDC).")
 ]
 UserHeader = Annotated[str, typer.Option(help="The header in which the trusted proxy names the user.")]
+Roles = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--role",
+        help="NAME=viewer, operator or admin: what a user may do; operator unless said. * stands for all others.",
+        metavar="NAME=ROLE",
+    ),
+]
 Host = Annotated[list[str] | None, typer.Option(help="A name under which it is reached; others are refused.")]
 PlainHttp = Annotated[
     bool, typer.Option("--plain-http", help="Serve passcodes and patients' data unencrypted to other machines.")
@@ -98,6 +107,7 @@ def console(
     key: Key = None,
     trusted_proxy: TrustedProxy = None,
     user_header: UserHeader = "X-Forwarded-User",
+    role: Roles = None,
     host: Host = None,
     plain_http: PlainHttp = False,
     edge_metrics: EdgeMetrics = None,
@@ -109,7 +119,8 @@ def console(
     """Serve the operators' pages over any catalog.
 
     Studies with their images, imports, edges, problems and audit. On a loopback address nobody is asked who it is. On
-    any other a login is needed: a file of users, or a proxy that has asked. `dicomflow local` has the
+    any other a login is needed: a file of users, or a proxy that has asked. A viewer looks, an operator tries again and
+    sends back, an admin downloads and deletes. `dicomflow local` has the
     same pages on its HTTP port. With --stack each request goes to a function of a deployed stack, by your rights in
     AWS: nothing listens there.
 
@@ -121,7 +132,10 @@ def console(
         call = function_of(stack, "console", read_seconds=_FUNCTION_SECONDS, attempts=_ATTEMPTS)
         _serve(WebServer(create_forwarder(call, caller()), bind, port))
         return
-    access = _access(bind, users_file, trusted_proxy or [], user_header, host or [], certificate, key, plain_http)
+    access = replace(
+        _access(bind, users_file, trusted_proxy or [], user_header, host or [], certificate, key, plain_http),
+        **_roles(role or []),
+    )
     sources = dict(_metrics_source(each) for each in edge_metrics or [])
     with writing(data, database_url) as engine:
         require_schema(engine)
@@ -139,6 +153,18 @@ def console(
             context = build_context(engine, store, enqueue, sources, viewer_port=viewer.port if viewer else None)
             server = WebServer(create_console(context, access), bind, port, certificate=certificate, key=key)
             _serve(server, viewer)
+
+
+def _roles(texts: list[str]) -> dict[str, Any]:
+    """Return the roles of users, and that of all others."""
+    roles: dict[str, Role] = {}
+    for text in texts:
+        name, _, role = text.rpartition("=")
+        if not name or role not in set(Role):
+            raise typer.BadParameter(f"{text!r} is not NAME=viewer, operator or admin", param_hint="--role")
+        roles[name] = Role(role)
+    default = roles.pop("*", Role.OPERATOR)
+    return {"roles": roles, "default_role": default}
 
 
 def _serve(server: WebServer, viewer: WebServer | None = None) -> None:

@@ -75,7 +75,7 @@ def local(
         system.start()
         addresses = system.addresses
         viewer = f", OHIF {addresses['ohif']}" if "ohif" in addresses else ""
-        where = f"DIMSE port {addresses['dimse_port']}, console {addresses['console']}{viewer}, data in {folder}"
+        where = f"data in {folder}, DIMSE port {addresses['dimse_port']}{viewer}, console {addresses['console']}"
         typer.echo(f"ready: {where} {json.dumps(addresses)}")
         stopping.wait()
     finally:

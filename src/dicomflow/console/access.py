@@ -8,8 +8,9 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Final
 
 from starlette.requests import HTTPConnection, Request
@@ -18,13 +19,26 @@ from dicomflow.passcodes import PasscodeFile
 from dicomflow.sites import LOOPBACK_HOSTS, is_of_another_site
 from dicomflow.visitors import Attempts, Proxy
 
-__all__ = ["Access", "Sessions", "check_form", "form_token"]
+__all__ = ["Access", "Role", "Sessions", "check_form", "form_token"]
 
 LOCAL_USER: Final = "console:local"
 _TOKEN: Final = "csrf"  # noqa: S105  # a name
 _SESSION: Final = "session"
 _TOKEN_BYTES: Final = 32
 _MAX_SESSIONS: Final = 10_000
+
+
+class Role(StrEnum):
+    """What a user may do; each may what those before it may."""
+
+    VIEWER = "viewer"  # look at everything
+    OPERATOR = "operator"  # try again, send back, accept
+    ADMIN = "admin"  # download, delete
+
+    def may(self, needed: "Role") -> bool:
+        """Tell whether it has the rights of another."""
+        order = list(Role)
+        return order.index(self) >= order.index(needed)
 
 
 class Sessions:
@@ -72,13 +86,16 @@ class Sessions:
 class Access:
     """How users are known. With neither proxy nor users everyone is the local user: for loopback addresses only.
 
-    `hosts` are the names under which it is reached, without ports; none listed means any.
+    `hosts` are the names under which it is reached, without ports; none listed means any. `roles` says by name what
+    users may do, others are of `default_role`; the local user may everything.
     """
 
     proxy: Proxy | None = None
     users: PasscodeFile | None = None
     hosts: tuple[str, ...] = LOOPBACK_HOSTS
     is_https: bool = False
+    roles: Mapping[str, Role] = field(default_factory=dict)
+    default_role: Role = Role.OPERATOR
     sessions: Sessions = field(default_factory=lambda: Sessions(idle_seconds=1800, limit_seconds=43_200))
     attempts: Attempts = field(default_factory=lambda: Attempts(allowed=5, pause_seconds=300))
 
@@ -86,6 +103,12 @@ class Access:
     def needs_login(self) -> bool:
         """Tell whether a stranger sees nothing."""
         return self.proxy is not None or self.users is not None
+
+    def role_of(self, user: str | None) -> Role:
+        """Return what a user may do, by the name that `user_of` gives."""
+        if user == LOCAL_USER and not self.needs_login:
+            return Role.ADMIN
+        return self.roles.get((user or "").removeprefix("console:"), self.default_role)
 
     def user_of(self, connection: HTTPConnection) -> str | None:
         """Return who asks, as the audit trail names them; None is a stranger."""

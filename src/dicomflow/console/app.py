@@ -24,15 +24,16 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from dicomflow.archive.pixels.pictures import Pictures
-from dicomflow.console.access import Access, check_form, form_token
+from dicomflow.console.access import Access, Role, check_form, form_token
 from dicomflow.console.guard import Guard, Headers, wants_json
 from dicomflow.console.history import History
 from dicomflow.console.metrics import METRICS_PATH, build_registry
-from dicomflow.console.page import Context, Page, Views, positive
-from dicomflow.console.pages import completeness, images, overview, studies, transfers, work
+from dicomflow.console.page import Context, Page, Views, positive, require_role
+from dicomflow.console.pages import completeness, deleting, files, images, imports, overview, studies, transfers, work
 from dicomflow.console.templating import Templates
 from dicomflow.console.totals import Totals
 from dicomflow.errors import DicomflowError
+from dicomflow.pipeline.settings import load_character_sets, load_issuers
 
 __all__ = ["build_context", "create_console"]
 
@@ -74,6 +75,7 @@ def build_context(
         clock=clock,
         views=Views(),
         viewer_port=viewer_port,
+        site_settings=lambda: (load_issuers(), load_character_sets()),
     )
 
 
@@ -115,16 +117,22 @@ def create_console(context: Context, access: Access, secret: str | None = None) 
         *shows("/overview", overview.overview),
         *shows("/studies", studies.studies),
         *shows(f"/studies/{_UID}/send", transfers.ask),
+        Route(f"/studies/{_UID}/delete", _delete(context), methods=["POST"]),
+        *shows(f"/studies/{_UID}/delete", deleting.ask),
         *shows(f"/studies/{_UID}", studies.study),
+        answers(f"/series/{_UID}.zip", files.zipped),
         *shows(f"/series/{_UID}", images.series),
         answers(f"/instances/{_UID}/frames/{{number}}.png", images.frame),
         answers(f"/instances/{_UID}/thumbnail.png", images.thumbnail),
+        answers(f"/instances/{_UID}.dcm", files.download),
+        *shows(f"/instances/{_UID}/header", files.header),
         *shows(f"/instances/{_UID}", images.instance),
         *shows("/associations", work.associations),
-        *shows("/imports", work.imports),
+        answers("/imports.csv", imports.table),
+        *shows("/imports", imports.imports),
         Route("/imports/retry", _retry(context), methods=["POST"]),
         Route("/imports/{number}/retry", _retry(context), methods=["POST"]),
-        *shows("/imports/{number}", work.import_),
+        *shows("/imports/{number}", imports.import_),
         Route("/transfers", _send_back(context), methods=["POST"]),
         Route("/transfers/{name}/{action:str}", _change_transfer(context), methods=["POST"]),
         *shows("/transfers", transfers.transfers),
@@ -132,6 +140,7 @@ def create_console(context: Context, access: Access, secret: str | None = None) 
         *shows("/completeness", completeness.completeness),
         *shows("/completeness/{edge}/{source}/{day}", completeness.compared_day),
         *shows("/edges", work.edges),
+        answers("/problems.csv", work.problems_table),
         *shows("/problems", work.problems),
         *shows("/audit", work.audit),
         *_login(context, access, templates),
@@ -170,10 +179,10 @@ def _metrics(context: Context) -> Route:
 
 def _retry(context: Context) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
-        await _form(request)
+        form = await _form(request)
         text = request.path_params.get("number")
         number = None if text is None else positive(text, "import")
-        return await run_in_threadpool(work.retry, context, request, number)
+        return await run_in_threadpool(imports.retry, context, request, number, form)
 
     return endpoint
 
@@ -182,6 +191,14 @@ def _send_back(context: Context) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         form = await _form(request)
         return await run_in_threadpool(transfers.send_back, context, request, form)
+
+    return endpoint
+
+
+def _delete(context: Context) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(request: Request) -> Response:
+        form = await _form(request, Role.ADMIN)
+        return await run_in_threadpool(deleting.delete, context, request, form)
 
     return endpoint
 
@@ -204,7 +221,7 @@ def _login(context: Context, access: Access, templates: Templates) -> list[BaseR
         return templates.answer(request, Page("login.html", {"next": after, "mistake": None}))
 
     async def log_in(request: Request) -> Response:
-        form = await _form(request)
+        form = await _form(request, None)
         user, after = form.get("user", "")[:200], _own_address(form.get("next", ""))
         address = request.client.host if request.client else ""
         names = (f"user {user}", f"address {address}")
@@ -223,7 +240,7 @@ def _login(context: Context, access: Access, templates: Templates) -> list[BaseR
         return templates.answer(request, Page("login.html", {"next": after, "mistake": mistake}, 401))
 
     async def log_out(request: Request) -> Response:
-        await _form(request)
+        await _form(request, None)
         access.log_out(request)
         return RedirectResponse("/login", status_code=303)
 
@@ -234,12 +251,14 @@ def _login(context: Context, access: Access, templates: Templates) -> list[BaseR
     ]
 
 
-async def _form(request: Request) -> dict[str, str]:
-    """Return the fields of a form that came from a page of ours.
+async def _form(request: Request, needed: Role | None = Role.OPERATOR) -> dict[str, str]:
+    """Return the fields of a form that came from a page of ours, of a user whose role may do it.
 
     Raises:
-        HTTPException: 413, it is too large; 403, its token is not that of the session.
+        HTTPException: 413, it is too large; 403, its token is not that of the session, or the role is another.
     """
+    if needed is not None:
+        require_role(request, needed)
     body = b""
     async for chunk in request.stream():
         body += chunk

@@ -83,6 +83,7 @@ class Guard:
             return PlainTextResponse("no text has a NUL\n", status_code=400)
         user = self._access.user_of(connection)
         connection.state.user = user
+        connection.state.role = self._access.role_of(user)
         path = connection.url.path
         if user is not None or path.startswith(_PUBLIC):
             return None

@@ -24,10 +24,11 @@ from starlette.requests import Request
 from dicomflow.archive.pixels.pictures import Pictures
 from dicomflow.catalog.audit import record_audit_event
 from dicomflow.catalog.engine import begin_read
+from dicomflow.console.access import Role
 from dicomflow.console.history import History
 from dicomflow.console.totals import Totals
 
-__all__ = ["Context", "Page", "Views", "decode_key", "encode_key", "plain", "positive"]
+__all__ = ["Context", "Page", "Views", "decode_key", "encode_key", "plain", "positive", "require_role"]
 
 _MAX_REMEMBERED: Final = 10_000
 _MAX_KEY_CHARACTERS: Final = 500
@@ -81,6 +82,8 @@ class Context:
     metrics: Mapping[str, Callable[[], str]]
     clock: Callable[[], datetime]
     views: Views
+    # Issuers and character sets as the pipeline has them, for objects that are read again.
+    site_settings: Callable[[], tuple[Mapping[str, str], Mapping[str, str]]]
     viewer_port: int | None = None
 
     def viewer_url(self, request: Request, path: str) -> str | None:
@@ -108,6 +111,16 @@ class Context:
         """Add to the audit trail that a user looks at a patient's data, unless it is there from a little while ago."""
         if self.views.is_new(self.clock(), request.state.user, action, uid):
             self.record(request, action, uid)
+
+
+def require_role(request: Request, needed: Role) -> None:
+    """Refuse what the user's role may not do.
+
+    Raises:
+        HTTPException: 403, the text names both roles.
+    """
+    if not request.state.role.may(needed):
+        raise HTTPException(403, f"this needs the role {needed}, and yours is {request.state.role}")
 
 
 def plain(value: Any) -> Any:

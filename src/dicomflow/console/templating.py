@@ -1,17 +1,18 @@
 """From a page's document to HTML or JSON; how numbers, times and names are written."""
 
 import json
-from datetime import datetime, time
+from datetime import UTC, datetime, time
 from typing import Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from dicomflow import __version__
 from dicomflow.catalog import states
-from dicomflow.console.access import Access, form_token
+from dicomflow.console.access import Access, Role, form_token
 from dicomflow.console.guard import wants_json
 from dicomflow.console.page import Page
 from dicomflow.errors import DicomflowError
@@ -63,7 +64,7 @@ class Templates:
         """Return a page, or its JSON twin where that is asked for."""
         if wants_json(request):
             return JSONResponse(page.document, status_code=page.status)
-        user = request.state.user
+        user, role = request.state.user, getattr(request.state, "role", Role.VIEWER)
         shared = {
             "path": request.url.path,
             "pages": _PAGES,
@@ -72,6 +73,9 @@ class Templates:
             "token": form_token(request),
             "version": __version__,
             "status": page.status,
+            "role": role,
+            "may": {each.value: role.may(each) for each in Role},
+            "has_pages": user is not None and page.template != "login.html",
         }
         template = self._environment.get_template(page.template)
         return HTMLResponse(template.render(page=page.document, **shared), status_code=page.status)
@@ -113,8 +117,12 @@ def _size(value: float | None) -> str:
 
 
 def _moment(value: str | None) -> str:
-    """Write a point in time to the second, in UTC."""
-    return _DASH if value is None else datetime.fromisoformat(value).strftime("%Y-%m-%d %H:%M:%S")
+    """Write a point in time to the second, in UTC; `times.js` makes it the viewer's own time, with UTC in the title."""
+    if value is None:
+        return _DASH
+    at = datetime.fromisoformat(value)
+    utc = at.astimezone(UTC) if at.tzinfo is not None else at.replace(tzinfo=UTC)
+    return Markup('<time datetime="{}">{}</time>').format(utc.isoformat(), utc.strftime("%Y-%m-%d %H:%M:%S"))
 
 
 def _clock(value: str | None) -> str:
@@ -132,13 +140,13 @@ def _seconds(value: float | None) -> str:
 
 
 def _person(value: str | None) -> str:
-    """Write a person's name as it is read: family name, given names, and other scripts behind (PS3.5 6.2.1)."""
+    """Write a person's name whole: family, prefix and given names, suffix; other scripts behind (PS3.5 6.2.1)."""
     if not value:
         return _DASH
     written = []
     for group in value.split("="):
-        family, _, rest = group.partition("^")
-        given = " ".join(part for part in rest.split("^")[:2] if part)
-        if name := ", ".join(part for part in (family.strip(), given.strip()) if part):
+        family, given, middle, prefix, suffix = (part.strip() for part in f"{group}^^^^".split("^")[:5])
+        names = " ".join(part for part in (prefix, given, middle) if part)
+        if name := ", ".join(part for part in (family, names, suffix) if part):
             written.append(name)
-    return " · ".join(written) or _DASH
+    return " · ".join(dict.fromkeys(written)) or _DASH

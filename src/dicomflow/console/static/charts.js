@@ -7,6 +7,7 @@
   const toggle = document.getElementById("live-toggle");
   const concerns = document.getElementById("concerns");
   const number = new Intl.NumberFormat("en");
+  const clock = new Intl.DateTimeFormat("sv-SE", { dateStyle: "short", timeStyle: "medium" });
   let paused = false;
   let timer = 0;
   let shownConcerns = null;
@@ -93,7 +94,7 @@
         if (!answer.ok) throw new Error(String(answer.status));
         const page = await answer.json();
         show(page);
-        state.textContent = `as of ${page.at.slice(0, 19).replace("T", " ")} UTC`;
+        state.textContent = `as of ${clock.format(new Date(page.at))}`;
       } catch {
         state.textContent = "the console does not answer; trying again";
       }
