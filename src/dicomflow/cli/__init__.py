@@ -61,6 +61,7 @@ COMMANDS: Final = {
     "deidentify": Entry("Make de-identified copies of files.", "edge"),
     "samples": Entry("Write a few invented studies, to try things with.", "edge"),
     "routes": Entry("Say which destinations files would go to, and why.", "edge"),
+    "conformance": Entry("Write the DICOM conformance statement of an edge.", "edge"),
     "spool": Entry("List what cannot be delivered, and try it again.", "edge"),
     "ledger": Entry("Show an instance's chain of custody; check, forget it.", "edge"),
     "commitments": Entry("List storage commitment reports not taken; send again.", "edge"),

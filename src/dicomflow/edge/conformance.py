@@ -27,7 +27,7 @@ from dicomflow.edge.settings import CommitmentSettings
 from dicomflow.network.settings import DimseSettings, TlsSettings
 from dicomflow.network.tls import CIPHERS
 
-__all__ = ["render"]
+__all__ = ["render", "table"]
 
 _MARKED: Final = re.compile(r"(<!-- table: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _REJECTIONS: Final = {
@@ -60,9 +60,14 @@ _ABORTS: Final = (
 )
 
 
-def render(document: str) -> str:
-    """Return the document with each marked table as this version has it."""
-    return _MARKED.sub(lambda found: f"{found[1]}{_TABLES[found[2]]()}{found[3]}", document)
+def render(document: str, dimse: DimseSettings | None = None) -> str:
+    """Return the document with each marked table as this version has it, with these settings or the defaults."""
+    settings = dimse or DimseSettings()
+
+    def made(found: re.Match[str]) -> str:
+        return _association(settings) if found[2] == "association" else _TABLES[found[2]]()
+
+    return _MARKED.sub(lambda found: f"{found[1]}{made(found)}{found[3]}", document)
 
 
 # Of a newer edition than pydicom's registry; other libraries add them to it when they are imported.
@@ -74,34 +79,45 @@ _NEWER: Final = {
 }
 
 
-def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+# PS3.6 has withdrawn their names with them.
+_NAMELESS: Final = {
+    "1.2.840.10008.5.1.4.1.1.12.77": "Zeiss OPT File (retired)",
+    "1.2.840.10008.5.1.4.1.1.40": "MR Image Storage Zero Padded (retired)",
+}
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Return a table of Markdown."""
     titles = list(head)
     lines = [titles, ["---"] * len(titles), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _registered(kind: str, is_wanted: Callable[[str], bool]) -> list[tuple[str, str]]:
-    entries = {uid: (name, found) for uid, (name, found, *_) in UID_dictionary.items()} | _NEWER
+    entries = {
+        uid: (name or _NAMELESS.get(uid, "without a name (retired)"), found)
+        for uid, (name, found, *_) in UID_dictionary.items()
+    } | _NEWER
     return sorted((uid, name) for uid, (name, found) in entries.items() if found == kind and is_wanted(uid))
 
 
 def _sop_classes() -> str:
     rows = [(name, f"`{uid}`", "yes", "yes") for uid, name in _registered("SOP Class", is_storage_sop_class)]
-    return _table(("SOP class", "UID", "SCU", "SCP"), rows)
+    return table(("SOP class", "UID", "SCU", "SCP"), rows)
 
 
 def _transfer_syntaxes() -> str:
     rows = [(name, f"`{uid}`") for uid, name in _registered("Transfer Syntax", is_storage_transfer_syntax)]
-    return _table(("Transfer syntax", "UID"), rows)
+    return table(("Transfer syntax", "UID"), rows)
 
 
 def _refused_transfer_syntaxes() -> str:
     refused = _registered("Transfer Syntax", lambda uid: not is_storage_transfer_syntax(uid))
-    return _table(("Transfer syntax", "UID"), [(name, f"`{uid}`") for uid, name in refused])
+    return table(("Transfer syntax", "UID"), [(name, f"`{uid}`") for uid, name in refused])
 
 
-def _association() -> str:
-    settings = DimseSettings()
+def _association(settings: DimseSettings) -> str:
+    most = settings.max_associations_per_ae_title
     rows = [
         ("Application context name", f"`{APPLICATION_CONTEXT}`"),
         ("Implementation class UID", f"`{IMPLEMENTATION_CLASS_UID}`"),
@@ -110,12 +126,12 @@ def _association() -> str:
         ("Longest PDU sent", f"{MAX_SENT_PDU_BYTES:,} bytes, or what the peer announces"),
         ("Presentation contexts", f"up to {MAX_CONTEXTS}"),
         ("Associations at once", f"{settings.max_associations:,} (`max_associations`)"),
-        ("Associations of one AE title", "no limit (`max_associations_per_ae_title`)"),
+        ("Associations of one AE title", f"{most:,}" if most else "no limit (`max_associations_per_ae_title`)"),
         ("Asynchronous operations window", "1 invoked, 1 performed, when the item is offered"),
         ("ARTIM", f"{settings.artim_seconds:g} s (`artim_seconds`)"),
         ("Idle association", f"aborted after {settings.idle_seconds:g} s without a PDU (`idle_seconds`)"),
     ]
-    return _table(("Parameter", "Value"), rows)
+    return table(("Parameter", "Value"), rows)
 
 
 def _configuration() -> str:
@@ -132,7 +148,7 @@ def _configuration() -> str:
         ("Nodes that images are sent back to", "`destinations`, none"),
         ("Archives that are queried and retrieved from", "`sources`, none"),
     ]
-    return _table(("What", "Setting and default"), rows)
+    return table(("What", "Setting and default"), rows)
 
 
 def _rejections() -> str:
@@ -140,12 +156,12 @@ def _rejections() -> str:
     for name, condition in _REJECTIONS.items():
         reject: AssociateReject = getattr(Rejection, name)
         rows.append((str(reject.result), str(reject.source), str(reject.reason), condition))
-    return _table(("Result", "Source", "Reason", "Condition"), rows)
+    return table(("Result", "Source", "Reason", "Condition"), rows)
 
 
 def _aborts() -> str:
     rows = [(str(int(source)), str(int(AbortReason[name])), condition) for source, name, condition in _ABORTS]
-    return _table(("Source", "Reason", "Condition"), rows)
+    return table(("Source", "Reason", "Condition"), rows)
 
 
 def _store_status() -> str:
@@ -153,18 +169,17 @@ def _store_status() -> str:
     for refusal in sorted(REFUSALS.values(), key=lambda each: each.status):
         elements = ", ".join(f"({tag >> 16:04X},{tag & 0xFFFF:04X})" for tag in refusal.offending_elements)
         rows.append(("Failure", f"{refusal.status:04X}", elements, refusal.comment))
-    return _table(("Service status", "Code", "Offending element (0000,0901)", "Error comment (0000,0902)"), rows)
+    return table(("Service status", "Code", "Offending element (0000,0901)", "Error comment (0000,0902)"), rows)
 
 
 def _ciphers() -> str:
-    return _table(("Cipher suite of TLS 1.2",), [(f"`{name}`",) for name in CIPHERS.split(":")])
+    return table(("Cipher suite of TLS 1.2",), [(f"`{name}`",) for name in CIPHERS.split(":")])
 
 
 _TABLES: Final[dict[str, Callable[[], str]]] = {
     "sop-classes": _sop_classes,
     "transfer-syntaxes": _transfer_syntaxes,
     "refused-transfer-syntaxes": _refused_transfer_syntaxes,
-    "association": _association,
     "configuration": _configuration,
     "rejections": _rejections,
     "aborts": _aborts,
