@@ -18,7 +18,6 @@ LONG_FILES: Final = {
     "src/dicomflow/healthimaging/client.py": "one call of the service after the other",
 }
 LONG_FUNCTIONS: Final = {
-    "infra/monitoring.py:_add_alarms": "the table of alarms",
     "src/dicomflow/catalog/migrations/versions/r0001_pre_first_tables.py": "tables, one after the other",
     "src/dicomflow/catalog/outcomes.py:adopt_outcomes": "one statement",
     "src/dicomflow/console/app.py:create_console": "the table of routes",
