@@ -51,9 +51,9 @@ class Delivery:
     # Whether something of it was sent again: who was told of it may have forgotten since.
     is_resent: bool = False
     # Of what came for it and was in the store already: the objects of each manifest that names it, with their sizes,
-    # and the names of its files, which go with the folder.
+    # and their files by SOP Instance UID, which go with the folder.
     elsewhere: dict[str, dict[str, int]] = field(default_factory=dict)
-    skipped: set[str] = field(default_factory=set)
+    skipped: dict[str, list[ReceivedFile]] = field(default_factory=dict)
     rank: int = 0
     is_ranked: bool = False
     # When its oldest instance was received, in seconds since the epoch: the order of deliveries in the store's queue.
@@ -155,8 +155,9 @@ class Deliveries:
     def find(self, instance: ReceivedInstance, now: float) -> Delivery | None:
         """Return the delivery that an instance is to be added to; None when its bytes are there already.
 
-        Other bytes under the same SOP Instance UID would have the same key, so they begin the study's next delivery; so
-        does a good copy of a file that has rotted meanwhile.
+        Other bytes under the same SOP Instance UID would have the same key, so they begin the study's next delivery,
+        also where the first are skipped and lie there until its end; so does a good copy of a file that has rotted
+        meanwhile.
         """
         delivery = self._open.get(instance.study_instance_uid)
         if delivery is not None:
@@ -165,7 +166,9 @@ class Deliveries:
                 delivery.touched_at = now
                 delivery.is_resent = True
                 return None
-            if known is not None or self._would_overflow(delivery, instance):
+            skipped = delivery.skipped.get(instance.sop_instance_uid, ())
+            is_other = known is not None or any(each.sha256 != instance.file.sha256 for each in skipped)
+            if is_other or self._would_overflow(delivery, instance):
                 self._full.append(self._open.pop(instance.study_instance_uid))
                 delivery = None
         if delivery is None:

@@ -52,8 +52,9 @@ class Finishing:
         self._shared.ledger.write()
         # What is sent again from here on finds no copy in the spool, and the store is asked.
         self._resent.remove(delivery)
-        names = {each.file.path.name for each in delivery.instances.values()}
-        await asyncio.to_thread(self._remove, delivery.delivery_id, names | delivery.skipped)
+        files = [each.file for each in delivery.instances.values()]
+        names = {each.path.name for each in itertools.chain(files, *delivery.skipped.values())}
+        await asyncio.to_thread(self._remove, delivery.delivery_id, names)
 
     def drop(self, delivery: Delivery) -> None:
         """Remove a delivery of which nothing is left to be stored."""

@@ -65,10 +65,12 @@ class Resent:
         self._told = (0, 0)
 
     def take_up(self, delivery: Delivery) -> None:
-        """Know a delivery of an earlier run, and what of it may be stored."""
+        """Know a delivery of an earlier run, and what of it may be stored: the very bytes that are to be."""
         self._present[delivery.delivery_id] = delivery
-        found = self._ask(lambda: self._ledger.of_delivery(delivery.delivery_id))
-        self._perhaps_stored |= {known.object_key: [known] for known in found if self._took(known)}
+        for known in self._ask(lambda: self._ledger.of_delivery(delivery.delivery_id)):
+            instance = delivery.instances.get(known.sop_instance_uid)
+            if instance is not None and instance.file.sha256 == known.sha256 and self._took(known):
+                self._perhaps_stored[known.object_key] = [known]
 
     def seek(self, delivery: Delivery, instance: ReceivedInstance) -> None:
         """Look for an instance whose file is gone where the store may have the same bytes from another delivery."""
@@ -135,7 +137,7 @@ class Resent:
         Its file stays until that other one was told again: a crash before then has it stored.
         """
         self.skipped += 1
-        delivery.skipped.add(instance.file.path.name)
+        delivery.skipped.setdefault(instance.sop_instance_uid, []).append(instance.file)
         self._ledger.note_dropped(entry_of(instance, delivery, self._edge))
         del delivery.instances[instance.sop_instance_uid]
 

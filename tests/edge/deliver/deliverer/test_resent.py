@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import shutil
 import sqlite3
@@ -14,6 +15,7 @@ import obstore
 import pytest
 from obstore.store import LocalStore
 
+from dicomflow.edge.deliver.resent import Resent
 from dicomflow.edge.deliver.uploader import Uploader
 from dicomflow.edge.ledger import LEDGER_FILE
 from dicomflow.edge.progress import PROGRESS_FILE
@@ -90,6 +92,52 @@ def test_other_bytes_under_one_uid_after_delivery_are_in_the_ledger_twice(site: 
     assert ["1.2.1", "1.2.1"] == [entry.sop_instance_uid for entry in entries]
     assert 2 == len({entry.sha256 for entry in entries}) == len({entry.delivery_id for entry in entries})
     assert all(entry.stored_at for entry in entries)
+
+
+def _digests(site: Site) -> dict[str, str]:
+    """Return the digest of each object, by its key."""
+    keys = (key for key in site.stored_keys() if key.endswith(".dcm"))
+    return {key: hashlib.sha256((site.objects / key).read_bytes()).hexdigest() for key in keys}
+
+
+def _listed(site: Site) -> dict[str, str]:
+    """Return the digests that manifests have, by key."""
+    return {each.key: each.sha256 for manifest in site.manifests() for each in manifest.instances()}
+
+
+def test_other_bytes_after_a_skipped_resend_have_a_key_of_their_own(site: Site, monkeypatch: pytest.MonkeyPatch):
+    """What is skipped lies in its delivery until its end: other bytes under its UID begin the next one."""
+    _deliver(site, pixels=b"first ")
+    site.receive("1.2.1", association="a9", pixels=b"first ")
+    original = Resent.drop
+
+    def _drop(resent: Resent, *arguments: Any) -> None:
+        original(resent, *arguments)
+        site.receive("1.2.1", association="a3", pixels=b"second")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Resent, "drop", _drop)
+        site.run(lambda: site.has_noted(2), quiet_seconds=60)
+    for association in ("a9", "a3"):
+        site.spool.associations.note_end(association, "released")
+    site.run(site.is_empty)
+    assert 2 == len(set(_digests(site).values()))
+    assert _listed(site) == _digests(site)
+
+
+def test_skipped_and_other_bytes_left_in_one_delivery_are_both_stored(site: Site, tmp_path: Path):
+    """A folder that an earlier version left with both: the ledger's word on a key is for the very bytes it names."""
+    first = site.receive("1.2.1", association="a9", pixels=b"first ").path
+    aside = first.rename(tmp_path / first.name)
+    site.receive("1.2.1", association="a3", pixels=b"second")
+    site.run(lambda: site.has_noted(1), quiet_seconds=60)
+    (folder,) = site.spool.delivering.iterdir()
+    aside.rename(folder / first.name)
+    for association in ("a9", "a3"):
+        site.spool.associations.note_end(association, "released")
+    site.run(site.is_empty)
+    assert 2 == len(set(_digests(site).values()))
+    assert _listed(site) == _digests(site)
 
 
 def test_quarantined_instance_is_delivered_when_it_is_sent_again(site: Site, part10: Any):
