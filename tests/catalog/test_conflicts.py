@@ -86,14 +86,15 @@ def test_version_that_is_repaired_is_no_conflict_any_more(engine: Engine, an_obj
 
 
 def test_indexed_digest_equals_the_edge_digest(engine: Engine, an_object: Build, write: Write):
-    """An object whose bytes are not the manifest's is flagged; one that is as told is not."""
-    write(an_object(1, sha256=A))
-    for sha256, damaged in ((A, 0), (B, 1)):
-        with engine.begin() as connection:
-            record_delivery(connection, a_manifest("site/1.dcm", sha256), "manifests/x", SeriesState.QUEUED, NOW)
-        assert damaged == len(conflicts(engine, "damaged"))
-    expected = ("site/1.dcm", "manifest sha256=bbbbbbbbbbbb", "object sha256=aaaaaaaaaaaa")
-    assert [Conflict("damaged", "1.2.3.1", expected)] == conflicts(engine, "damaged")
+    """An object of other bytes than its first manifest says is flagged, whatever a later one says."""
+    write(an_object(1, sha256=A), an_object(2, sha256=A))
+    for number, digests in ((1, (A, B)), (2, (B, A))):
+        for sha256 in digests:
+            with engine.begin() as connection:
+                told = a_manifest(f"site/{number}.dcm", sha256)
+                record_delivery(connection, told, "manifests/x", SeriesState.QUEUED, NOW)
+    expected = ("site/2.dcm", "manifest sha256=bbbbbbbbbbbb", "object sha256=aaaaaaaaaaaa")
+    assert [Conflict("damaged", "1.2.3.2", expected)] == conflicts(engine, "damaged")
 
 
 @pytest.mark.parametrize("order", range(2))

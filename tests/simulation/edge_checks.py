@@ -91,7 +91,10 @@ def commitment_not_true(edge: Edge) -> Iterator[str]:
         meant = {each.sop: each.sha256 for each in edge.books.answered if each.at < until}
         for reference in report.committed:
             uid = reference.sop_instance_uid
-            others = {each.sha256 for each in edge.books.answered if each.sop == uid and each.at >= until}
+            last_at = max((each.at for each in edge.books.answered if each.sop == uid and each.at < until), default=0.0)
+            # Nor is there a last one of those that came at one moment.
+            at = {last_at} | {each.at for each in edge.books.answered if each.at >= until}
+            others = {each.sha256 for each in edge.books.answered if each.sop == uid and each.at in at}
             if not there & {(uid, sha256) for sha256 in {meant.get(uid, ""), *others}}:
                 yield f"{uid} was committed, and is not in the store"
         if edge.box.is_excused("no such instance", "yesterday" in edge.books.kinds):

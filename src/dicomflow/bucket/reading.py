@@ -22,15 +22,15 @@ _HEARTBEAT_MOST_BYTES: Final = 1 << 20
 
 
 def read_document(
-    store: ObjectStore, key: str, options: "GetOptions | None" = None, most_bytes: int = MOST_BYTES
+    store: ObjectStore, key: str, options: "GetOptions | None" = None, most_bytes: int | None = None
 ) -> tuple[bytes, str | None]:
     """Return the bytes of an object, and its ETag.
 
     Raises:
-        PermanentError: it has more than `most_bytes`, of which none is read.
+        PermanentError: it has more than `most_bytes`, or `MOST_BYTES`, of which none is read.
         FileNotFoundError, BaseError, OSError: as the store's `get`.
     """
-    found = _get(store, key, options, most_bytes)
+    found = _get(store, key, options, MOST_BYTES if most_bytes is None else most_bytes)
     return bytes(found.bytes()), found.meta["e_tag"]
 
 
