@@ -132,7 +132,7 @@ def test_settings_of_the_file_are_peers_rules_and_limits(tmp_path: Path):
         ('http_bind = "0.0.0.0"', "sets http_bind, which"),
         ('[spool]\ndir = "/srv"', "sets spool.dir, which"),
         ('[delivery]\nstore_url = "s3://images"', "sets delivery.store_url, which"),
-        ("[dimse]\nprot = 104", "dimse.prot: Extra inputs are not permitted"),
+        ("[dimse]\nprot = 104", "dimse.prot: there is no such setting; did you mean dimse.port?"),
         ("spool = 3", "sets spool, which"),
         ("[dimse", "is no TOML"),
     ],

@@ -1,5 +1,6 @@
 """A command line to call, and a catalog with one study in it."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,14 +22,20 @@ def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], restore_logging: None) -> Iterator[Run]:
-    """Call the command line in this process; give its exit code, output and error output."""
+    """Call the command line in this process; give its exit code, output and error output.
+
+    Some commands change the process's umask, which is for this test alone.
+    """
+    before = os.umask(0)
+    os.umask(before)
 
     def _run(*arguments: object) -> tuple[int, str, str]:
         code = cli.run([str(argument) for argument in arguments])
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 
-    return _run
+    yield _run
+    os.umask(before)
 
 
 @pytest.fixture

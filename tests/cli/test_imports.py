@@ -252,6 +252,10 @@ def test_repair_where_no_local_system_runs_says_so(run: Run, data: Path, hidden:
 
 def test_repair_without_credentials_says_so_at_once(run: Run, data: Path, hidden: str, monkeypatch: pytest.MonkeyPatch):
     """Waiting helps nobody: the reason is the line that it ends with."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(data / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_ENDPOINT_URL_MEDICAL_IMAGING", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail(f"waits for {seconds} s"))

@@ -97,6 +97,8 @@ class Refused:
 
 Verdict = Clean | Masked | Refused
 
+_PIXEL_DATA: Final = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})  # Float, Double Float, and Pixel Data
+
 
 def judge_pixels(fields: Sequence[Field], encoding: Encoding, settings: ProfileSettings) -> Verdict:
     """Decide on an object by the elements of its top level."""
@@ -106,6 +108,8 @@ def judge_pixels(fields: Sequence[Field], encoding: Encoding, settings: ProfileS
         return refused
     if any(_is_embedded(field) for field in fields):
         return Refused("an overlay stands in the unused bits of the pixels")
+    if sum(field.tag in _PIXEL_DATA for field in fields) > 1:
+        return Refused("it has more than one kind of pixel data")
     if sop_class in _WITHOUT_TEXT or sop_class.startswith(_REPORTS):
         return Clean()
     image_type = [part.strip().upper() for part in found.text(_IMAGE_TYPE).split("\\")]

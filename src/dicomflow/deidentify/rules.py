@@ -64,6 +64,7 @@ _TEXT_VALUE: Final = 0x0040A160
 # without the number of its approval, which goes.
 _DROPPED_FOR_ANOTHER: Final = frozenset({0x00700001, 0x00120081})
 _PIXEL_GROUP: Final = 0x7FE0
+_PIXELS: Final = frozenset({0x7FE00001, 0x7FE00002, 0x7FE00003, 0x7FE00008, 0x7FE00009, 0x7FE00010})
 _WAVEFORM_BYTES: Final = frozenset({0x54001010, 0x54000110, 0x54000112, 0x5400100A})
 _DATES: Final = frozenset({"DA", "TM", "DT"})
 _TEXTS: Final = frozenset({"LO", "SH", "ST", "LT", "UT", "UC", "UR"})
@@ -175,6 +176,8 @@ class Rules:
 
     def _by_vr(self, parent: int, tag: int, vr: str, stated: str) -> Rule:
         """Decide on what stands in no row of the table."""
+        if 0x7F00 <= tag >> 16 <= 0x7FFF and (parent != tables.TOP or tag not in _PIXELS):
+            return _DROP  # pixels that nobody looks at
         needed = self._needed(parent, tag)
         if vr == "SQ":
             return Rule(Do.WALK, Do.DROP, vr) if stated in {"SQ", "UN"} else _DROP

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from pydicom.uid import UID
+
 from dicomflow.deidentify import dates
 from dicomflow.deidentify.content import stays_in_content
 from dicomflow.deidentify.dummies import dummy_field
@@ -21,7 +23,7 @@ from dicomflow.deidentify.texts import REMOVED_CODE, clean_words, public_code
 from dicomflow.dicom.charsets import is_known_term
 from dicomflow.dicom.encoding import Encoding
 from dicomflow.dicom.fields import Field, Item, read_items
-from dicomflow.dicom.uids import is_private, is_usable, strip_padding
+from dicomflow.dicom.uids import is_usable, strip_padding
 
 __all__ = ["Change", "Subject", "Walk"]
 
@@ -172,7 +174,8 @@ class Walk:
         if do is Do.CODED:
             if tag == _CHARACTER_SET:
                 return value if all(is_known_term(term) for term in _texts(value)) else None
-            return value if _CODE_STRING.fullmatch(value.rstrip(b" \0")) else None
+            is_one = _CODE_STRING.fullmatch(value.rstrip(b" \0"))
+            return value if is_one and self._subject.names.isdisjoint(_WORD_BREAK.split(value.lower())) else None
         if do is Do.NUMBER:
             return value if all(map(_DECIMAL.fullmatch, value.split(b"\\"))) else None
         if do is Do.UID:
@@ -180,8 +183,8 @@ class Walk:
         if do is Do.STRUCTURE:
             return value if all(is_usable(uid) or not uid for uid in _texts(value)) else None
         if do is Do.TECHNICAL:
-            words = _WORD_BREAK.split(value.lower().rstrip(b" \0"))
-            return None if any(word in self._subject.names for word in words) else value
+            low = value.lower()  # a name may be a part of a word, as in the name of a sequence
+            return None if any(name in low for name in self._subject.names) else value
         if do is Do.WORDS:
             return clean_words(value, self._subject.names, self._words) or None
         if do is Do.DATE:
@@ -195,7 +198,7 @@ class Walk:
         if not uid:
             return uid
         text = strip_padding(uid)
-        return uid if is_usable(text) and not is_private(text) else self._pseudonyms.uid(uid)
+        return uid if is_usable(text) and UID(text).type else self._pseudonyms.uid(uid)
 
     def _sequence(self, field: Field, *, is_content: bool) -> Field | None:
         items = field.items

@@ -1,5 +1,6 @@
 """A destination with a profile gets copies alone, and nothing of the originals in a byte, key or manifest."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,23 +9,28 @@ from planted import Planter, encoded, reading
 from pydicom.dataset import Dataset
 from routed_site import RoutedSite
 from transfer_site import Pacs
+from waiting import WAIT_SECONDS
 
 from dicomflow import samples
+from dicomflow.bucket.manifest import Manifest
+from dicomflow.edge.forward.clerk import Clerk
 from dicomflow.edge.forward.process import check_destinations
 from dicomflow.edge.settings import build_settings
+from dicomflow.edge.spool.handedover import SharedDelivery
 from dicomflow.errors import PermanentError
 
 _SECRET = "a secret of a site, long enough to be one"
 _PLANTED = [0x00081030, 0x0008103E, 0x00100010, 0x00100020, 0x00100030, 0x00104000, 0x00080080, 0x00081010, 0x00200052]
 
 
-def _with_profiles(routed: RoutedSite, pacs: Pacs, secret: str = _SECRET) -> None:
+def _with_profiles(routed: RoutedSite, pacs: Pacs, secret: str = _SECRET, *, is_copied: bool = True) -> None:
     routed.set(
         site_secret=secret,
         profiles={"shifted": {"options": ["shift_dates"]}},
         destinations={
             "research": {"kind": "store", "url": routed.research.as_uri(), "profile": "basic"},
-            "pacs": {"host": "127.0.0.1", "port": pacs.port, "ae_title": "PACS", "profile": "shifted"},
+            "pacs": {"host": "127.0.0.1", "port": pacs.port, "ae_title": "PACS"}
+            | ({"profile": "shifted"} if is_copied else {}),
         },
         routes=[{"name": "all", "to": ["store", "research", "pacs"]}],
     )
@@ -115,6 +121,51 @@ def test_copies_wait_for_a_dead_destination_and_are_sent_once(routed: RoutedSite
     finally:
         again.close()
     assert routed.handed.of("pacs") == []
+
+
+def test_profile_that_is_taken_away_sends_no_original(routed: RoutedSite, pacs: Pacs):
+    """What was decided with a profile waits for it, also where copies are made; what comes later goes as it is."""
+    _with_profiles(routed, pacs)
+    pacs.close()
+    _received(routed, Planter())
+    routed.run(lambda: routed.is_level("pacs"))
+    again = Pacs()
+    try:
+        _with_profiles(routed, again, is_copied=False)
+        late = reading(2)[0]
+        routed.receive_content(late.SOPInstanceUID, encoded(late), "a2")
+        routed.spool.associations.note_end("a2", "released")
+        routed.run(lambda: len(again.taken) == 1 and routed.is_level("pacs"))
+        assert list(again.taken) == [late.SOPInstanceUID]
+        assert len(routed.handed.of("pacs")) == 1
+        _with_profiles(routed, again)
+        routed.run(routed.is_level)
+        assert len(again.taken) == 4
+    finally:
+        again.close()
+
+
+def test_manifest_has_what_arrives_while_another_is_set_aside(
+    routed: RoutedSite, pacs: Pacs, monkeypatch: pytest.MonkeyPatch
+):
+    """A disk that is slow at the quarantine costs no share its manifest: without one nobody would index it."""
+    original = Clerk._set_aside
+
+    def _slow(clerk: Clerk, folder: SharedDelivery, *arguments: Any) -> None:
+        transfer = clerk._board.get(folder.path.name)
+        until = time.monotonic() + WAIT_SECONDS
+        while transfer is not None and transfer.left and time.monotonic() < until:
+            time.sleep(0.01)
+        original(clerk, folder, *arguments)
+
+    monkeypatch.setattr(Clerk, "_set_aside", _slow)
+    _with_profiles(routed, pacs)
+    _received(routed, Planter())
+    routed.run(routed.is_level)
+    (manifest,) = routed.research.glob("manifests/*/*.json")
+    listed = {each.key for each in Manifest.from_json(manifest.read_bytes()).instances()}
+    assert listed == {str(path.relative_to(routed.research)) for path in routed.research.rglob("*.dcm")}
+    assert len(listed) == 3
 
 
 def test_another_secret_holds_the_copies_up(routed: RoutedSite, pacs: Pacs):

@@ -123,8 +123,15 @@ class Routing:
                 )
         configuration = configuration_of(routes, self._destinations)
         for name, uids in instances.items():
-            is_required = name == DEFAULT_STORE or self._destinations[name].required
-            yield Share(name, is_required, configuration, tuple(reasons[name].values()), manifest.only(uids))
+            destination = self._destinations.get(name)  # none of the default store
+            yield Share(
+                name,
+                destination is None or destination.required,
+                configuration,
+                tuple(reasons[name].values()),
+                manifest.only(uids),
+                is_copied=destination is not None and destination.profile is not None,
+            )
 
     def _hand_over(self, folder: Path, plan: Plan) -> None:
         """Durable: give each other destination its share. Raises `OSError`."""

@@ -24,7 +24,7 @@ from dicomflow.edge.spool.view import free_bytes
 from dicomflow.errors import PeerError, PermanentError, TransientError
 from dicomflow.regularfiles import open_descriptor
 
-__all__ = ["Copier", "profiles_of"]
+__all__ = ["Copier", "as_received", "profiles_of"]
 
 _SECRET_FILE: Final = "secret"  # noqa: S105  # it holds the name of one
 
@@ -46,6 +46,20 @@ def profiles_of(settings: EdgeSettings) -> Mapping[str, Profile]:
         except PermanentError as error:
             raise PermanentError(f"destinations.{name}.profile: {error}") from error
     return found
+
+
+def as_received(folder: SharedDelivery) -> SharedDelivery:
+    """Return a share of originals, for a destination without a profile.
+
+    Raises:
+        PermanentError: it was decided when the destination had one.
+    """
+    if folder.share.is_copied or CopiedDelivery(folder.path).is_made:
+        raise PermanentError(
+            f"what was decided for destinations.{folder.share.destination} with a profile is not sent without one:"
+            " bring its profile back"
+        )
+    return folder
 
 
 class Copier:

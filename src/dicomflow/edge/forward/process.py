@@ -22,7 +22,7 @@ from dicomflow.edge.deliver.bandwidth import Bandwidth
 from dicomflow.edge.deliver.uploader import Uploader
 from dicomflow.edge.destinations import AnyDestination, Destination, StoreDestination, StowDestination
 from dicomflow.edge.forward.clerk import Clerk
-from dicomflow.edge.forward.copier import Copier, profiles_of
+from dicomflow.edge.forward.copier import Copier, as_received, profiles_of
 from dicomflow.edge.forward.storing import StoreLane
 from dicomflow.edge.forward.stowing import StowLane
 from dicomflow.edge.metrics import ForwardMetrics
@@ -185,7 +185,7 @@ class Forwarding:
     def _copier(self, name: str) -> Callable[[SharedDelivery], SharedDelivery]:
         profile, spool = self._profiles.get(name), self._settings.spool
         if profile is None:
-            return lambda folder: folder
+            return as_received
         return Copier(profile, spool.refuse_below_bytes, self._stopping, fsync=spool.fsync)
 
     def _store_lane(self, name: str, destination: StoreDestination, board: Board) -> StoreLane:

@@ -30,13 +30,17 @@ class SeriesRoute:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What one destination gets of a delivery; `configuration` is the digest of the rules that said so."""
+    """What one destination gets of a delivery; `configuration` is the digest of the rules that said so.
+
+    `is_copied` tells that the destination had a profile then: de-identified copies may go to it, and no original.
+    """
 
     destination: Text
     is_required: bool
     configuration: Text
     routes: tuple[SeriesRoute, ...]
     manifest: Manifest
+    is_copied: bool = False
 
     def route_of(self) -> Mapping[str, SeriesRoute]:
         """Return the reasons by series."""
