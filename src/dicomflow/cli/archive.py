@@ -35,7 +35,7 @@ from dicomflow.cli.console import (
 )
 from dicomflow.cli.database import DatabaseUrl, DataFolder, writing
 from dicomflow.cli.stores import StoreUrl, store_of
-from dicomflow.edge.destinations import AnyDestination, Destination
+from dicomflow.edge.destinations import AnyDestination, nodes_of
 from dicomflow.edge.settings import EdgeSettings, read_document
 from dicomflow.edge_archive import move_destinations
 from dicomflow.errors import PermanentError
@@ -57,15 +57,6 @@ class _Settings(Section):
     dimse: DimseSettings = DimseSettings()
     archive: ArchiveSettings = ArchiveSettings()
     destinations: dict[str, AnyDestination] = Field({})
-
-    @property
-    def nodes(self) -> dict[str, Destination]:
-        """Those that are reached over DIMSE and get originals."""
-        return {
-            name: each
-            for name, each in self.destinations.items()
-            if isinstance(each, Destination) and each.profile is None
-        }
 
 
 def archive(
@@ -125,7 +116,7 @@ def archive(
         require_schema(engine)
         _, store = store_of(data, store_url)
         opened = stack.enter_context(open_archive(engine, store, dimse.ae_title))
-        moves = operations(move_destinations(settings.nodes, dimse.ae_title))
+        moves = operations(move_destinations(nodes_of(settings.destinations), dimse.ae_title))
         site = ArchiveSite(opened, Peers(settings.archive.peers), moves)
         _serve(create_archive(opened, access), site, dimse, (bind, http_port, certificate, key))
 

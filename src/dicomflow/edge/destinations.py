@@ -26,6 +26,7 @@ __all__ = [
     "StowDestination",
     "When",
     "check_routes",
+    "nodes_of",
 ]
 
 DEFAULT_STORE: Final = "store"
@@ -204,6 +205,11 @@ class Route(Section):
     when: When = When()
     to: tuple[str, ...] = Field(min_length=1)
     stop: bool = False
+
+
+def nodes_of(destinations: Mapping[str, AnyDestination]) -> dict[str, Destination]:
+    """Return those that are reached over DIMSE and get originals, which archive and cloud may send to as well."""
+    return {name: each for name, each in destinations.items() if isinstance(each, Destination) and each.profile is None}
 
 
 def check_routes(

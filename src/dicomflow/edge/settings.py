@@ -25,6 +25,7 @@ from dicomflow.edge.destinations import (
     Route,
     StoreDestination,
     check_routes,
+    nodes_of,
 )
 from dicomflow.edge.sources import BandwidthRule, Hours, Source, SourceName
 from dicomflow.errors import PermanentError
@@ -211,12 +212,8 @@ class EdgeSettings(BaseSettings):
 
     @property
     def nodes(self) -> dict[str, Destination]:
-        """The destinations that are reached over DIMSE and get originals, which the cloud may send to as well."""
-        return {
-            name: each
-            for name, each in self.destinations.items()
-            if isinstance(each, Destination) and each.profile is None
-        }
+        """The destinations that are reached over DIMSE and get originals."""
+        return nodes_of(self.destinations)
 
     @classmethod
     def settings_customise_sources(

@@ -150,13 +150,7 @@ class Clerk:
             answers.append(self._board.answer_of(transfer, number, InstanceState.CANCELLED, reason))
         if not answers:
             return
-        try:
-            transfer.folder.record(answers)
-        except OSError:
-            self._board.give_back(transfer, [each.number for each in answers])
-            raise
-        for answer in answers:
-            self._board.note(transfer, answer)
+        self._board.end(transfer, answers)
         _logger.warning(
             "share_given_up destination=%s delivery=%s instances=%d", self._name, transfer.name, len(answers)
         )

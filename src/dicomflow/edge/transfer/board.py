@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final
@@ -228,12 +228,18 @@ class Board:
         with self._changed:
             return dict(transfer.awaiting)
 
-    def give_back(self, transfer: Transfer, numbers: Iterable[int]) -> None:
-        """Give back what `untried` took and whose end could not be written."""
-        with self._changed:
-            for number in numbers:
-                transfer.taken.pop(number, None)
-                transfer.fresh.append(number)
+    def end(self, transfer: Transfer, answers: Sequence[Answer]) -> None:
+        """Write down and note the ends of what `untried` took; raises `OSError`, and then it may be sent as before."""
+        try:
+            transfer.folder.record(answers)
+        except OSError:
+            with self._changed:
+                for answer in answers:
+                    transfer.taken.pop(answer.number, None)
+                    transfer.fresh.append(answer.number)
+            raise
+        for answer in answers:
+            self.note(transfer, answer)
 
     def returns_of(self, transfer: Transfer, edge: str) -> Returns:
         """Return what became of a transfer so far."""

@@ -216,13 +216,7 @@ class Courier:
             answers.append(self._board.answer_of(transfer, number, state, text, status))
         if not answers:
             return
-        try:
-            transfer.folder.record(answers)
-        except OSError:
-            self._board.give_back(transfer, [each.number for each in answers])
-            raise
-        for answer in answers:
-            self._board.note(transfer, answer)
+        self._board.end(transfer, answers)
         if not transfer.destination or days:
             self._board.hold_up(transfer, reason)
 
