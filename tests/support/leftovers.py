@@ -1,9 +1,12 @@
 """What a test leaves behind in its process is the next one's trouble, so the test that leaves it fails."""
 
+import contextlib
 import os
 import sys
 import threading
 from collections.abc import Iterator
+from functools import cache
+from typing import Any
 
 import pytest
 from waiting import WAIT_SECONDS
@@ -21,16 +24,38 @@ def _is_ours(thread: threading.Thread) -> bool:
     return (getattr(target, "__module__", None) or "").startswith("dicomflow.")
 
 
+@cache
+def _close_sockets(sockets: Any) -> None:
+    """Let pynetdicom's `AssociationSocket` close its socket where the peer was gone first, so that a shutdown fails.
+
+    It keeps it open then, and the collector finds it in the middle of another test.
+    """
+    shut_down = sockets._shutdown_socket
+
+    def _shut_down_and_close(self: Any) -> None:
+        opened = self.socket
+        shut_down(self)
+        if opened is not None:
+            with contextlib.suppress(OSError):
+                opened.close()
+
+    sockets._shutdown_socket = _shut_down_and_close
+
+
 @pytest.fixture(autouse=True)
 def _nothing_is_left() -> Iterator[None]:
     """Fail the test that leaves variables of the environment, or threads of the program; forget clients of AWS.
 
-    Clients follow the environment in which they were first asked for.
+    Clients follow the environment in which they were first asked for, as boto3's own session does.
     """
     environment, threads = _environment(), set(threading.enumerate())
+    if (transport := sys.modules.get("pynetdicom.transport")) is not None:
+        _close_sockets(transport.AssociationSocket)
     yield
     if (client := sys.modules.get("dicomflow.healthimaging.client")) is not None:
         client.build_client.cache_clear()
+    if (boto3 := sys.modules.get("boto3")) is not None:
+        boto3.DEFAULT_SESSION = None
     left = _environment()
     changed = sorted(name for name in left.keys() | environment.keys() if left.get(name) != environment.get(name))
     for name in changed:
