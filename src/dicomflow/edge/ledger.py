@@ -128,6 +128,13 @@ class Ledger:
         self._received.pop(key, None)
         self._note(_write_dropped, key)
 
+    def note_sent_again(self, known: LedgerEntry) -> None:
+        """Keep for the next `write` that the sender's last word on an instance is a content that is here already."""
+        key = (known.sop_instance_uid, known.sha256, known.delivery_id)
+        if (noted := self._received.pop(key, None)) is not None:
+            self._received[key] = noted
+        self._note(_write_sent_again, key)
+
     def note_routed(self, entries: Iterable[RoutedEntry], elsewhere: Iterable[tuple[str, str, str]] = ()) -> None:
         """Keep for the next `write` where instances go; `elsewhere` names those that the default store does not get."""
         for key in elsewhere:
@@ -378,6 +385,14 @@ def _write_problem(connection: sqlite3.Connection, items: list[Any]) -> None:
 
 def _write_dropped(connection: sqlite3.Connection, items: list[Any]) -> None:
     connection.executemany("DELETE FROM instance WHERE sop_instance_uid = ? AND sha256 = ? AND delivery_id = ?", items)
+
+
+def _write_sent_again(connection: sqlite3.Connection, items: list[Any]) -> None:
+    connection.executemany(
+        "UPDATE instance SET rowid = (SELECT max(rowid) + 1 FROM instance)"
+        " WHERE sop_instance_uid = ? AND sha256 = ? AND delivery_id = ?",
+        items,
+    )
 
 
 def _write_imported(connection: sqlite3.Connection, items: list[Any]) -> None:

@@ -165,9 +165,10 @@ class Gathering:
         except OSError as error:
             quarantine_unreadable(instance.file, error, self._spool.quarantine)
             return None
-        delivery = None if any(map(self._resent.has_whole, copies)) else self._deliveries.find(instance, now)
+        whole = next(filter(self._resent.has_whole, copies), None)
+        delivery = self._deliveries.find(instance, now) if whole is None else None
         if delivery is None:
-            self._resent.skip(instance.file)
+            self._resent.skip(instance.file, whole)
             return None
         assigned = replace(instance, file=self._spool.assign(instance.file, delivery.delivery_id))
         delivery.add(assigned, now)

@@ -114,7 +114,7 @@ class Putting:
             if known.object_key == key:
                 await self._shared.tell(StoredObject(key, instance.bytes))
             else:
-                self._resent.drop(delivery, instance)
+                self._resent.drop(delivery, instance, known)
             return False
         await self._bandwidth.admit(instance.bytes)
         async with self._in_flight.sending(self._uploader.sent_at_once(instance.bytes)):

@@ -126,12 +126,17 @@ class Resent:
         if self._perhaps_stored.pop(key, None) is not None:
             self.stored_again += 1
 
-    def skip(self, file: ReceivedFile) -> None:
-        """Remove a file whose bytes are kept elsewhere. Raises `FileNotFoundError`."""
+    def skip(self, file: ReceivedFile, known: LedgerEntry | None) -> None:
+        """Remove a file whose bytes another one of the spool has; `known` if others may have come between the two.
+
+        Raises `FileNotFoundError`.
+        """
+        if known is not None:
+            self._ledger.note_sent_again(known)
         self._spool.remove(file)
         self.skipped += 1
 
-    def drop(self, delivery: Delivery, instance: ReceivedInstance) -> None:
+    def drop(self, delivery: Delivery, instance: ReceivedInstance, known: LedgerEntry) -> None:
         """Take an instance out of its delivery: the store has just said that it has it from another one.
 
         Its file stays until that other one was told again: a crash before then has it stored.
@@ -139,6 +144,7 @@ class Resent:
         self.skipped += 1
         delivery.skipped.setdefault(instance.sop_instance_uid, []).append(instance.file)
         self._ledger.note_dropped(entry_of(instance, delivery, self._edge))
+        self._ledger.note_sent_again(known)
         del delivery.instances[instance.sop_instance_uid]
 
     def fill_ledger(self) -> None:

@@ -17,7 +17,7 @@ from obstore.store import LocalStore
 
 from dicomflow.edge.deliver.resent import Resent
 from dicomflow.edge.deliver.uploader import Uploader
-from dicomflow.edge.ledger import LEDGER_FILE
+from dicomflow.edge.ledger import LEDGER_FILE, Ledger
 from dicomflow.edge.progress import PROGRESS_FILE
 from dicomflow.edge.spool.view import count_files
 
@@ -92,6 +92,21 @@ def test_other_bytes_under_one_uid_after_delivery_are_in_the_ledger_twice(site: 
     assert ["1.2.1", "1.2.1"] == [entry.sop_instance_uid for entry in entries]
     assert 2 == len({entry.sha256 for entry in entries}) == len({entry.delivery_id for entry in entries})
     assert all(entry.stored_at for entry in entries)
+
+
+@pytest.mark.parametrize("is_stored", [True, False])
+def test_first_bytes_sent_again_are_the_senders_last_word(site: Site, flaky_store: Any, *, is_stored: bool):
+    """Commitment asks for what the sender means: the content that it sent last, although that is not stored again."""
+    with pytest.MonkeyPatch.context() as patched:
+        if not is_stored:
+            flaky_store(patched, lambda _key: True)
+        for number, pixels in enumerate((b"first ", b"second", b"first "), 1):
+            site.receive("1.2.1", association=f"a{number}", pixels=pixels)
+            site.spool.associations.note_end(f"a{number}", "released")
+            site.run(site.is_empty if is_stored else lambda: not any(site.spool.scan_received()))
+    first, second = {entry.delivery_id: entry for entry in site.entries()}.values()
+    with contextlib.closing(Ledger(site.spool.root / LEDGER_FILE, read_only=True)) as ledger:
+        assert [second.sha256, first.sha256] == [entry.sha256 for entry in ledger.find("1.2.1")]
 
 
 def _digests(site: Site) -> dict[str, str]:
