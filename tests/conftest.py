@@ -5,6 +5,7 @@ import gc
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
+from zlib import crc32
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -73,6 +75,30 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     # A name that is no UTF-8 may be in what was logged, and a report crosses to another process as UTF-8.
     report.sections = [(title, text.encode(errors="backslashreplace").decode()) for title, text in report.sections]
     return _refuse_skip(report)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Know what a run by hand leaves to CI."""
+    parser.addoption("--one-database", action="store_true", help="run what is for both databases on one of them alone")
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name a long text by its length: a name of 100,000 brackets hides the others."""
+    return f"{argname}_of_{len(val)}" if isinstance(val, str | bytes) and len(val) > 100 else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With `--one-database` run each test that is for both on one of them, always the same."""
+    if not config.getoption("--one-database"):
+        return
+    kept: list[pytest.Item] = []
+    left: list[pytest.Item] = []
+    for item in items:
+        parts = re.split(r"(?<=[\[-])(sqlite|postgresql)(?=[\]-])", item.nodeid, maxsplit=1)
+        is_left_out = len(parts) == 3 and parts[1] != _BACKENDS[crc32((parts[0] + parts[2]).encode()) % 2]
+        (left if is_left_out else kept).append(item)
+    config.hook.pytest_deselected(items=left)
+    items[:] = kept
 
 
 def pytest_collection_finish() -> None:
