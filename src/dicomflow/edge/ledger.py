@@ -22,7 +22,6 @@ from dicomflow.edge.ledger_file import (
     LedgerEntry,
     check_whole,
     entry_of_row,
-    insert_entries,
     is_damage,
     open_file,
     open_file_read_only,
@@ -38,6 +37,15 @@ from dicomflow.edge.ledger_routes import (
     has_routed,
     write_elsewhere,
     write_routed,
+)
+from dicomflow.edge.ledger_writes import (
+    write_dropped,
+    write_imported,
+    write_not_imported,
+    write_problem,
+    write_received,
+    write_sent_again,
+    write_stored,
 )
 from dicomflow.edge.spool.durable import sync_directory
 
@@ -112,28 +120,28 @@ class Ledger:
         """Keep instances for the next `write`; `find` knows them already."""
         for entry in entries:
             self._received[(entry.sop_instance_uid, entry.sha256, entry.delivery_id)] = entry
-            self._note(_write_received, entry)
+            self._note(write_received, entry)
 
     def note_stored(self, object_key: str, at: datetime) -> None:
         """Keep for the next `write` that an object is in the store, checksum confirmed."""
-        self._note(_write_stored, (at.isoformat(), self._store, _sop_instance_uid(object_key), object_key, self._store))
+        self._note(write_stored, (at.isoformat(), self._store, _sop_instance_uid(object_key), object_key, self._store))
 
     def note_problem(self, entry: LedgerEntry, problem: str) -> None:
         """Keep for the next `write` why an instance is not delivered in its delivery."""
-        self._note(_write_problem, (problem, entry.sop_instance_uid, entry.sha256, entry.delivery_id))
+        self._note(write_problem, (problem, entry.sop_instance_uid, entry.sha256, entry.delivery_id))
 
     def note_dropped(self, entry: LedgerEntry) -> None:
         """Keep for the next `write` that a delivery goes without an instance: the store has it from another one."""
         key = (entry.sop_instance_uid, entry.sha256, entry.delivery_id)
         self._received.pop(key, None)
-        self._note(_write_dropped, key)
+        self._note(write_dropped, key)
 
     def note_sent_again(self, known: LedgerEntry) -> None:
         """Keep for the next `write` that the sender's last word on an instance is a content that is here already."""
         key = (known.sop_instance_uid, known.sha256, known.delivery_id)
         if (noted := self._received.pop(key, None)) is not None:
             self._received[key] = noted
-        self._note(_write_sent_again, key)
+        self._note(write_sent_again, key)
 
     def note_routed(self, entries: Iterable[RoutedEntry], elsewhere: Iterable[tuple[str, str, str]] = ()) -> None:
         """Keep for the next `write` where instances go; `elsewhere` names those that the default store does not get."""
@@ -169,20 +177,20 @@ class Ledger:
 
     def record_received(self, entries: Iterable[LedgerEntry]) -> None:
         """Record instances; one that was given up in an earlier delivery follows its file to the new one."""
-        self._record(_write_received, entries)
+        self._record(write_received, entries)
 
     def record_stored(self, stored: Iterable[tuple[str, datetime]]) -> None:
         """Record that objects, by their keys, are in the store, checksum confirmed."""
         store = self._store
-        self._record(_write_stored, ((at.isoformat(), store, _sop_instance_uid(key), key, store) for key, at in stored))
+        self._record(write_stored, ((at.isoformat(), store, _sop_instance_uid(key), key, store) for key, at in stored))
 
     def record_imported(self, object_keys: Iterable[str], at: datetime) -> None:
         """Record that objects are in an image set."""
-        self._record(_write_imported, ((at.isoformat(), _sop_instance_uid(key), key) for key in object_keys))
+        self._record(write_imported, ((at.isoformat(), _sop_instance_uid(key), key) for key in object_keys))
 
     def record_not_imported(self, reasons: Iterable[tuple[str, str]]) -> None:
         """Record why objects, by their keys, are in no image set."""
-        self._record(_write_not_imported, ((reason, _sop_instance_uid(key), key, reason) for key, reason in reasons))
+        self._record(write_not_imported, ((reason, _sop_instance_uid(key), key, reason) for key, reason in reasons))
 
     def unimported_deliveries(self, since: datetime) -> list[str]:
         """Return the deliveries of which something is stored and not known to be imported, if received since then."""
@@ -358,57 +366,6 @@ class Ledger:
             self._is_failing = True
             waiting = sum(len(items) for _, items in self._pending)
             _logger.warning("ledger_not_written error=%s waiting=%d", error, waiting)
-
-
-def _write_received(connection: sqlite3.Connection, entries: list[LedgerEntry]) -> None:
-    connection.executemany(
-        "DELETE FROM instance WHERE sop_instance_uid = ? AND sha256 = ? AND delivery_id != ?"
-        " AND stored_at IS NULL AND problem IS NOT NULL",
-        [(entry.sop_instance_uid, entry.sha256, entry.delivery_id) for entry in entries],
-    )
-    insert_entries(connection, entries)
-
-
-def _write_stored(connection: sqlite3.Connection, items: list[Any]) -> None:
-    connection.executemany(
-        "UPDATE instance SET stored_at = ?, store = ? WHERE sop_instance_uid = ? AND object_key = ?"
-        " AND (stored_at IS NULL OR store IS NOT ?)",
-        items,
-    )
-
-
-def _write_problem(connection: sqlite3.Connection, items: list[Any]) -> None:
-    connection.executemany(
-        "UPDATE instance SET problem = ? WHERE sop_instance_uid = ? AND sha256 = ? AND delivery_id = ?", items
-    )
-
-
-def _write_dropped(connection: sqlite3.Connection, items: list[Any]) -> None:
-    connection.executemany("DELETE FROM instance WHERE sop_instance_uid = ? AND sha256 = ? AND delivery_id = ?", items)
-
-
-def _write_sent_again(connection: sqlite3.Connection, items: list[Any]) -> None:
-    connection.executemany(
-        "UPDATE instance SET rowid = (SELECT max(rowid) + 1 FROM instance)"
-        " WHERE sop_instance_uid = ? AND sha256 = ? AND delivery_id = ?",
-        items,
-    )
-
-
-def _write_imported(connection: sqlite3.Connection, items: list[Any]) -> None:
-    connection.executemany(
-        "UPDATE instance SET imported_at = ?, import_problem = NULL"
-        " WHERE sop_instance_uid = ? AND object_key = ? AND imported_at IS NULL",
-        items,
-    )
-
-
-def _write_not_imported(connection: sqlite3.Connection, items: list[Any]) -> None:
-    connection.executemany(
-        "UPDATE instance SET import_problem = ?"
-        " WHERE sop_instance_uid = ? AND object_key = ? AND import_problem IS NOT ?",
-        items,
-    )
 
 
 def _sop_instance_uid(object_key: str) -> str:
