@@ -283,12 +283,13 @@ def test_refusal_for_now_pauses_every_start(deployment: Any, error: str) -> None
     assert 2 == len(deployment.service_jobs())
 
 
-def test_job_that_never_starts_backs_off_and_ends_dead(deployment: Any) -> None:
+def test_job_that_never_starts_backs_off_and_ends_dead(deployment: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A start that fails again and again waits longer each time, and at last leaves its series to an operator."""
+    monkeypatch.setattr(claim_module, "MAX_PATIENT_ATTEMPTS", 12)
     deployment.plan(deployment.deliver({"1.2.1": 1}, delivery="d1"))
     deployment.faults.fail_calls("StartDICOMImportJob", "ConflictException", count=100)
     waits = []
-    for _ in range(claim_module.MAX_START_ATTEMPTS):
+    for _ in range(claim_module.MAX_PATIENT_ATTEMPTS):
         result = deployment.drive()
         if result.due_at is not None:
             waits.append(round((result.due_at - deployment.now()).total_seconds()))
@@ -298,6 +299,20 @@ def test_job_that_never_starts_backs_off_and_ends_dead(deployment: Any) -> None:
     assert {"1.2.1": "failed"} == deployment.states()
     assert "ConflictException" in deployment.rows("series_import")[0]["message"]
     assert deployment.drive().due_at is None
+
+
+@pytest.mark.parametrize("error", ["InternalServerException", "AccessDeniedException"])
+def test_service_that_fails_for_hours_needs_no_hand(deployment: Any, error: str) -> None:
+    """What may succeed later is tried for days, and says what it waits for: nobody has to retry it."""
+    deployment.plan(deployment.deliver({"1.2.1": 1}, delivery="d1"))
+    began = deployment.now()
+    deployment.faults.fail_calls("StartDICOMImportJob", error, count=claim_module.MAX_START_ATTEMPTS + 8)
+    while (due_at := deployment.drive().due_at) is not None and not deployment.service_jobs():
+        assert error in deployment.rows("series_import")[0]["message"]
+        deployment.offset[0] += due_at - deployment.now()
+    assert timedelta(hours=1) < deployment.now() - began
+    deployment.finish()
+    assert {"1.2.1": "completed"} == deployment.states()
 
 
 def test_one_poison_job_does_not_stop_the_others(deployment: Any) -> None:

@@ -14,7 +14,7 @@ from dicomflow.catalog import imports, jobs, pace
 from dicomflow.catalog.imports import LONGEST_PUT_OFF
 from dicomflow.catalog.jobs import Job
 from dicomflow.catalog.states import JobState
-from dicomflow.errors import DicomflowError, PermanentError
+from dicomflow.errors import DicomflowError
 from dicomflow.healthimaging import client as healthimaging
 from dicomflow.healthimaging.client import ThrottledError
 from dicomflow.pipeline.claim import (
@@ -25,6 +25,7 @@ from dicomflow.pipeline.claim import (
     Prepared,
     backoff,
     claim_next,
+    is_vain,
     reason_of,
 )
 from dicomflow.pipeline.dependencies import Dependencies
@@ -93,7 +94,7 @@ def _start(deps: Dependencies, job: Job) -> _Call:
     except Exception as error:
         if not isinstance(error, DicomflowError):
             logger.exception("import_job_not_started", extra={"import_job_id": job.import_job_id})
-        if isinstance(error, PermanentError) or job.attempts + 1 >= MAX_START_ATTEMPTS:
+        if is_vain(error, job.attempts):
             end_without_results(deps, job, JobState.FAILED, reason_of(error), is_final=True)
             return _Call.REFUSED
         _put_off(deps, job, reason_of(error))

@@ -18,7 +18,7 @@ from dicomflow.catalog.hidden import why_hidden
 from dicomflow.catalog.imports import LONGEST_PUT_OFF, UNCHANGED
 from dicomflow.catalog.jobs import Job
 from dicomflow.catalog.states import SeriesState
-from dicomflow.errors import DicomflowError, InternalError, PermanentError, pause_after
+from dicomflow.errors import DicomflowError, InternalError, PermanentError, TransientError, pause_after
 from dicomflow.healthimaging import client as healthimaging
 from dicomflow.healthimaging.client import ImageSetNotFoundError, ThrottledError
 from dicomflow.healthimaging.limits import MAX_BYTES, MAX_FILES
@@ -30,10 +30,12 @@ from dicomflow.pipeline.versions import compare_versions
 __all__ = [
     "CLAIM_SECONDS",
     "FIRST_BACKOFF",
+    "MAX_PATIENT_ATTEMPTS",
     "MAX_START_ATTEMPTS",
     "Prepared",
     "backoff",
     "claim_next",
+    "is_vain",
     "reason_of",
 ]
 
@@ -46,6 +48,9 @@ LONGEST_WAIT: Final = timedelta(seconds=10)
 CLAIM_SECONDS: Final = 75  # longer than one call can take
 FIRST_BACKOFF: Final = timedelta(seconds=2)
 MAX_START_ATTEMPTS: Final = 15
+"""Of what fails for no reason that we know; from then on a job goes without the objects that cannot be copied."""
+MAX_PATIENT_ATTEMPTS: Final = 900
+"""Of what may succeed later: with the longest pause three days, as long as a weekend until somebody mends a role."""
 
 Series = Sequence[Row[Any]]
 
@@ -83,6 +88,13 @@ def claim_next(deps: Dependencies, prepared: Prepared) -> Job | None:
 def backoff(attempts: int) -> timedelta:
     """Return how long something waits that failed so many times before."""
     return pause_after(attempts + 1, FIRST_BACKOFF, LONGEST_PUT_OFF)
+
+
+def is_vain(error: Exception, attempts: int) -> bool:
+    """Tell whether to try no more after an error, when as many tries failed before."""
+    if isinstance(error, PermanentError):
+        return True
+    return attempts + 1 >= (MAX_PATIENT_ATTEMPTS if isinstance(error, TransientError) else MAX_START_ATTEMPTS)
 
 
 def reason_of(error: Exception) -> str:
@@ -226,7 +238,7 @@ def _put_off(deps: Dependencies, row: Row[Any], error: Exception) -> None:
         logger.error("series_not_claimed", extra=told, exc_info=error)
     message, now = reason_of(error), deps.clock()
     with after_commit(deps.metrics) as counts, deps.engine.begin() as connection:
-        if isinstance(error, PermanentError) or row.attempts + 1 >= MAX_START_ATTEMPTS:
+        if is_vain(error, row.attempts):
             imports.refuse_series(connection, row.series_import_id, message, now)
             counts[Name.IMPORTS_FAILED] += 1
         else:
