@@ -15,6 +15,8 @@ from dicomflow.deidentify.profile import Profile
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 _DEVICE = {"manufacturer": "dicomflow", "model": "model", "rows": 16, "columns": 16}
 _REGION = [2, 1, 6, 5]
+_MODALITIES = {"4": "MR", "128": "PT", "20": "NM", "481.2": "RTDOSE", "1": "CR", "1.1": "DX", "1.2": "MG", "12.1": "XA"}
+_MODALITIES["12.2"] = "RF"
 _MORE = {"unmasked": ["CT", "MR", "PT", "NM", "RTDOSE", "CR", "DX", "MG", "XA", "RF"]}
 
 
@@ -24,6 +26,7 @@ def _image(sop_class: str = "2", **values: Any) -> Dataset:
     uid = sop_class if sop_class.startswith("1.3.") else _STORAGE + sop_class
     made.SOPClassUID = made.file_meta.MediaStorageSOPClassUID = uid
     made.ManufacturerModelName = "model"
+    made.Modality = _MODALITIES.get(sop_class, "CT")
     for keyword, value in values.items():
         if value is None:
             del made[keyword]
@@ -65,7 +68,11 @@ _QUARANTINED = {
     "key objects": (lambda: _image("88.59"), "clean_structured_content"),
     "private class": (lambda: _image("1.3.12.2.1107.5.9.1"), "private"),
     "unknown class": (lambda: _image("999"), "not known"),
-    "OT": (lambda: _image(Modality="OT"), "OT"),
+    "OT": (lambda: _image(Modality="OT"), "Modality"),
+    "no modality": (lambda: _image(Modality=""), "Modality"),
+    "ultrasound that is called CT": (lambda: _image(Modality="US"), "Modality"),
+    "more pixels than its frames": (lambda: _image(PixelData=_image().PixelData + b"Quillion"), "number of bytes"),
+    "fewer pixels than its frames": (lambda: _image(NumberOfFrames="2"), "number of bytes"),
     "CR": (lambda: _image("1"), "unmasked"),
     "DX": (lambda: _image("1.1"), "unmasked"),
     "MG": (lambda: _image("1.2"), "unmasked"),
@@ -113,6 +120,12 @@ def test_object_that_is_not_known_is_quarantined(name: str, profile: Callable[..
 def test_kind_that_the_site_vouches_for_goes(last: str, profile: Callable[..., Profile], tmp_path: Path):
     """X-ray images go when the profile names them, and only then."""
     assert isinstance(deidentify(encoded(_image(last)), tmp_path / "copy.dcm", profile(**_MORE)), Written)
+
+
+def test_projection_of_another_modality_than_its_class_goes(profile: Callable[..., Profile], tmp_path: Path):
+    """A mammogram on a storage plate is a Computed Radiography Image."""
+    made = encoded(_image("1", Modality="MG"))
+    assert isinstance(deidentify(made, tmp_path / "copy.dcm", profile(**_MORE)), Written)
 
 
 @pytest.mark.parametrize("name", ["private class", "encapsulated PDF", "report", "overlay in the pixels"])

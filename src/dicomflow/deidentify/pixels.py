@@ -10,7 +10,7 @@ from typing import Final
 
 from dicomflow.deidentify.settings import DeviceRule, Option, ProfileSettings, UnmaskedClass
 from dicomflow.dicom.encoding import Encoding
-from dicomflow.dicom.fields import PIXEL_DATA, Field
+from dicomflow.dicom.fields import PIXEL_DATA, PIXELS, Field
 from dicomflow.dicom.uids import is_private
 
 __all__ = ["Clean", "Masked", "Refused", "Verdict", "judge_pixels"]
@@ -35,6 +35,8 @@ _KINDS: Final = {
     }.items()
     for last in classes.split()
 }
+# In projections one class is used for another's modality: a mammogram of a CR reader is a Computed Radiography Image.
+_PROJECTIONS: Final = frozenset({"CR", "DX", "MG", "IO", "PX", "XA", "RF", "RG"})
 # Without pixels, or with those of a segmentation, which no device writes into: RT structure sets, plans, records and
 # registrations; fiducials, meshes; and presentation states, whose graphics the walk drops.
 _WITHOUT_TEXT: Final = frozenset(
@@ -97,8 +99,6 @@ class Refused:
 
 Verdict = Clean | Masked | Refused
 
-_PIXEL_DATA: Final = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})  # Float, Double Float, and Pixel Data
-
 
 def judge_pixels(fields: Sequence[Field], encoding: Encoding, settings: ProfileSettings) -> Verdict:
     """Decide on an object by the elements of its top level."""
@@ -108,7 +108,7 @@ def judge_pixels(fields: Sequence[Field], encoding: Encoding, settings: ProfileS
         return refused
     if any(_is_embedded(field) for field in fields):
         return Refused("an overlay stands in the unused bits of the pixels")
-    if sum(field.tag in _PIXEL_DATA for field in fields) > 1:
+    if sum(field.tag in PIXELS for field in fields) > 1:
         return Refused("it has more than one kind of pixel data")
     if sop_class in _WITHOUT_TEXT or sop_class.startswith(_REPORTS):
         return Clean()
@@ -141,13 +141,13 @@ def _by_signs(found: "_Texts", sop_class: str, image_type: list[str], settings: 
     if sop_class in _WRITTEN_INTO or sop_class.startswith(_VISIBLE_LIGHT):
         name = _WRITTEN_INTO.get(sop_class, "ophthalmic or visible light")
         return Refused(f"devices write into {name} images, and no device rule knows this one")
-    if found.text(_MODALITY).upper() == "OT":
-        return Refused("Modality (0008,0060) is OT, and no device rule knows this one")
     kind = _KINDS.get(sop_class)
     if kind is None:
         return Refused("whether text is burned into images of this SOP class is not known")
     if kind not in settings.unmasked:
         return Refused(f"{kind} is not among the kinds that the profile vouches for (unmasked)")
+    if found.text(_MODALITY).upper() not in (_PROJECTIONS if kind in _PROJECTIONS else {kind}):
+        return Refused(f"Modality (0008,0060) is not that of a {kind} image, and no device rule knows this one")
     for tag, name in _CAPTURED.items():
         if tag in found:
             return Refused(f"{name} ({tag >> 16:04X},{tag & 0xFFFF:04X}) is there: captured from a screen, perhaps")

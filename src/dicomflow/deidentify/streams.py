@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from typing import BinaryIO, Final
 
 from dicomflow.deidentify.codestreams import blank_comments, holds_no_text, is_looked_through
+from dicomflow.deidentify.described import Described
 from dicomflow.deidentify.masks import Mask
 from dicomflow.deidentify.settings import DeviceRule
 from dicomflow.dicom.encoding import ITEM, SEQUENCE_DELIMITATION, UNDEFINED
-from dicomflow.dicom.fields import PIXEL_DATA, DataSetFields, Field
+from dicomflow.dicom.fields import PIXEL_DATA, PIXELS, DataSetFields, Field
 from dicomflow.dicom.rewrite import turn_round
 from dicomflow.errors import PeerError
 
@@ -42,13 +43,15 @@ class PixelStream:
         self._start = start
         self._is_little_endian = read.encoding.is_little_endian
         self._syntax = syntax
-        self._mask = None if rule is None else Mask(read, rule)
+        self._described = Described(read)
+        self._mask = None if rule is None else Mask(self._described, rule)
 
     def chunks(self, field: Field) -> Iterator[bytes]:
         """Yield a value's bytes, in Little Endian; of one of undefined length with the delimiter.
 
         Raises:
-            PeerError: it ends before its end, or frames cannot be looked through.
+            PeerError: it ends before its end, pixels have another number of bytes than their frames, or frames cannot
+                be looked through.
         """
         if field.length == UNDEFINED:
             if self._mask is not None:
@@ -57,6 +60,8 @@ class PixelStream:
             return
         if field.tag == PIXEL_DATA and (is_looked_through(self._syntax) or holds_no_text(self._syntax)):
             raise PeerError("pixels of a compressed transfer syntax stand in no fragments")
+        if field.tag in PIXELS:
+            self._described.check_length(field.tag, field.stop - field.at)
         value = self._raw(field.at, field.stop - field.at)
         if not self._is_little_endian:
             value = (turn_round(chunk, field.vr) for chunk in value)

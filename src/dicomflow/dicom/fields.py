@@ -26,14 +26,24 @@ from dicomflow.dicom.encoding import (
 from dicomflow.dicom.walk import MAX_ELEMENTS, DataSet, Element
 from dicomflow.errors import PeerError
 
-__all__ = ["PIXEL_DATA", "DataSetFields", "Field", "Item", "first_value", "read_fields", "read_items", "vr_of"]
+__all__ = [
+    "PIXELS",
+    "PIXEL_DATA",
+    "DataSetFields",
+    "Field",
+    "Item",
+    "first_value",
+    "read_fields",
+    "read_items",
+    "vr_of",
+]
 
 PIXEL_DATA: Final = 0x7FE00010
 _HEAD_BYTES: Final = 60 << 10
 _MAX_DEPTH: Final = 50
 _PIXEL_REPRESENTATION: Final = 0x00280103
 # Their values are of as many bytes as pixels have, and may be of any length.
-_PIXELS: Final = frozenset({PIXEL_DATA, 0x7FE00008, 0x7FE00009})
+PIXELS: Final = frozenset({PIXEL_DATA, 0x7FE00008, 0x7FE00009})
 _DELIMITED: Final = struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
 # Dictionary entries with a choice of VRs: what implicit VR means is in PS3.5 A.1 and in the data set itself.
 _WORDS: Final = frozenset({"OB or OW", "US or OW", "US or SS or OW"})
@@ -131,7 +141,7 @@ def _quick(head: bytes, size_bytes: int) -> list[Field] | None:
         elif vr not in SHORT_FORM_VRS:
             return None
         name = _VR_NAMES[vr]
-        if tag in _PIXELS:
+        if tag in PIXELS:
             stop = UNDEFINED if length == UNDEFINED else at + length
             fields.append(Field(tag, name, at, length, stop, None))
             return fields
@@ -159,7 +169,7 @@ def _ends_with(file: BinaryIO, start: int, fields: list[Field], size_bytes: int)
     last = fields[-1]
     if last.stop == size_bytes:
         return True
-    if last.length == UNDEFINED and last.tag in _PIXELS and size_bytes > 8:
+    if last.length == UNDEFINED and last.tag in PIXELS and size_bytes > 8:
         file.seek(start + size_bytes - len(_DELIMITED))
         if file.read(len(_DELIMITED)) == _DELIMITED:
             fields[-1] = last._replace(stop=size_bytes)
@@ -175,7 +185,7 @@ def _patient(file: BinaryIO, transfer_syntax_uid: str, most_value_bytes: int) ->
     for element in data_set.elements():
         vr = element.vr or vr_of(element.tag)
         field = Field(element.tag, vr, element.value, element.length, element.stop, None)
-        if element.tag not in _PIXELS:
+        if element.tag not in PIXELS:
             field = _with_value(data_set, element, field, encoding, most_value_bytes, budget)
         fields.append(field)
     return DataSetFields(encoding, _decided(fields, encoding))
