@@ -12,6 +12,7 @@ from pydicom.datadict import keyword_for_tag
 
 from dicomflow.archive.access import Right
 from dicomflow.archive.dimse.answering import RowEncoder
+from dicomflow.archive.dimse.aside import Aside
 from dicomflow.archive.dimse.operation import Call, Operation
 from dicomflow.archive.errors import BadQueryError, NotAllowedError
 from dicomflow.archive.query import Answers, Question, Value
@@ -55,7 +56,7 @@ def begin_find(call: Call) -> Operation:
 
 
 class FindOperation:
-    """One C-FIND. Thread: the association's."""
+    """One C-FIND. Threads: the association's, and `_aside`, which reads what is answered."""
 
     look_seconds: Final = 0.0
 
@@ -63,10 +64,12 @@ class FindOperation:
         self.is_done = False
         self._call = call
         self._is_cancelled = False
-        self._batches: Iterator[list[tuple[Value, ...]]] = _nothing()
+        self._aside = Aside()
+        self._batches: Iterator[list[tuple[Value, ...]]] = iter(())
+        self._batch: list[tuple[Value, ...]] | None = None
         self._encoder: RowEncoder | None = None
         self._pending = b""
-        self._attempt(self._begin)
+        self._aside.start(self._read)
 
     def go_on(self) -> None:
         """Send the next batch, or the final response."""
@@ -85,7 +88,13 @@ class FindOperation:
     def end(self) -> None:
         """Read no more."""
         self.is_done = True
-        self._batches = _nothing()
+        self._aside.leave(lambda: None)
+
+    def _read(self) -> None:
+        """Read the next batch; None behind the last."""
+        if self._encoder is None:
+            self._begin()
+        self._batch = next(self._batches, None)
 
     def _begin(self) -> None:
         call = self._call
@@ -108,13 +117,15 @@ class FindOperation:
 
     def _send_some(self) -> None:
         """Send what one look at the index gives, up to some tens of kilobytes and a batch more."""
-        assert self._encoder is not None
         sent = 0
         while sent < _BATCH_BYTES:
-            batch = next(self._batches, None)
+            if not self._aside.has_taken(self._read):
+                return
+            batch = self._batch
             if batch is None:
                 self._finish(Status.SUCCESS)
                 return
+            assert self._encoder is not None
             for row in batch:
                 encoded = self._encoder.encode(row)
                 self._call.acceptor.send(self._call.context.context_id, self._pending, encoded)
@@ -140,13 +151,8 @@ class FindOperation:
             self._finish(_UNEXPECTED, str(error) if isinstance(error, DicomflowError) else "unexpected")
 
     def _finish(self, status: int, comment: str = "") -> None:
-        self.is_done = True
-        self._batches = _nothing()
+        self.end()
         self._call.respond(status, comment=comment)
-
-
-def _nothing() -> Iterator[list[tuple[Value, ...]]]:
-    return iter(())
 
 
 def _question(call: Call, level: Level, *, is_patient_root: bool) -> Question:

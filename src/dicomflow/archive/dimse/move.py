@@ -1,7 +1,7 @@
 """C-MOVE as SCP (PS3.4 C.4.2): objects to a destination that the settings name, on an association of ours.
 
-Between two objects the requestor is heard, so that it may cancel. Where the destination breaks off, it is associated
-with again; where it then takes nothing, the rest has failed.
+Objects are sent beside the association, so that its requestor may cancel whatever the destination does. Where that
+breaks off, it is associated with again; where it then takes nothing, the rest has failed.
 """
 
 import ssl
@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from dicomflow.archive.access import Right
+from dicomflow.archive.dimse.aside import TURN_SECONDS, Aside
 from dicomflow.archive.dimse.get import begin_get
 from dicomflow.archive.dimse.objects import NoContextError, PreparedObject, pairs_of, prepare
 from dicomflow.archive.dimse.operation import Begin, Call
-from dicomflow.archive.dimse.suboperations import SubOperations, attempt
+from dicomflow.archive.dimse.suboperations import CANCELLED, SubOperations, attempt
 from dicomflow.archive.errors import NotHeldError
 from dicomflow.archive.pixels.picture import FrameError
 from dicomflow.archive.retrieval import Pair, StoredInstance
@@ -28,8 +29,8 @@ from dicomflow.network.requesting import RequestedAssociation, propose
 __all__ = ["MoveDestination", "MoveOperation", "retrieval_begins"]
 
 _UNKNOWN_DESTINATION: Final = 0xA801
-_TURN_SECONDS: Final = 0.1
-"""How long objects are sent before the requestor is heard again."""
+_LAST_SECONDS: Final = 1.0
+"""How long the object under way may take when its requestor has cancelled."""
 _AHEAD: Final = 500
 """Instances that an association is proposed for."""
 
@@ -62,7 +63,7 @@ def retrieval_begins(destinations: Mapping[str, MoveDestination]) -> dict[tuple[
 
 
 class MoveOperation:
-    """One C-MOVE. Thread: the requestor's association's."""
+    """One C-MOVE. Threads: the requestor's association's, and `_aside`, which owns what is sent."""
 
     look_seconds: Final = 0.0
 
@@ -70,7 +71,8 @@ class MoveOperation:
         self.is_done = False
         self._call = call
         self._destination = destination
-        self._is_cancelled = False
+        self._aside = Aside()
+        self._cancelled_at: float | None = None
         self._association: RequestedAssociation | None = None
         self._proposed: frozenset[Pair] = frozenset()
         self._contexts: dict[Pair, int] = {}
@@ -80,48 +82,67 @@ class MoveOperation:
         attempt(call, self._begin, self._fail)
 
     def go_on(self) -> None:
-        """Send objects for a moment, or end."""
+        """Have objects sent for a moment, or end."""
         if not self.is_done:
-            attempt(self._call, self._send_some, self._fail)
+            attempt(self._call, self._look, self._fail)
 
     def cancel(self) -> None:
         """Send no more."""
-        self._is_cancelled = True
+        self._cancelled_at = time.monotonic()
 
     def take_response(self, event: CommandReceived) -> None:
         """Pass over: nothing is asked of the requestor."""
 
     def end(self) -> None:
-        """Leave the destination."""
+        """Leave the destination, when it has answered or kept us waiting long enough."""
         self.is_done = True
-        self._drop_ahead()
-        self._leave()
-        if self._objects is not None:
-            self._objects.close()
+        self._aside.leave(self._let_go)
 
     def _begin(self) -> None:
         if self._destination is None:
             # Who may not retrieve learns nothing of what there is.
             self._call.principal.require(Right.RETRIEVE)
             self._fail(_UNKNOWN_DESTINATION, "the move destination is not in the settings")
-            return
-        self._objects = SubOperations(self._call, {"by": "C-MOVE", "to": self._destination.ae_title})
+
+    def _look(self) -> None:
+        """Wait a turn for what is under way, tell of it, and end where nothing is left or wanted."""
+        has_ended = self._aside.has_taken(self._send_some)
+        objects = self._objects
+        if self._cancelled_at is not None and (has_ended or time.monotonic() - self._cancelled_at >= _LAST_SECONDS):
+            self._finish(is_cut=not has_ended or objects is None or bool(objects.waiting or self._ahead))
+        elif has_ended and objects is not None and not (objects.waiting or self._ahead):
+            self._finish(is_cut=False)
+        elif objects is not None:
+            objects.tell()
+
+    def _finish(self, *, is_cut: bool) -> None:
+        self.end()
+        if self._objects is None:
+            self._call.respond(CANCELLED)
+        else:
+            self._objects.finish(is_cancelled=is_cut)
 
     def _send_some(self) -> None:
+        """Find the objects, or send some of them."""
+        if self._objects is None:
+            assert self._destination is not None
+            self._objects = SubOperations(self._call, {"by": "C-MOVE", "to": self._destination.ae_title})
         objects = self._objects
-        assert objects is not None
-        until = time.monotonic() + _TURN_SECONDS
-        while (objects.waiting or self._ahead) and not self._is_cancelled:
+        until = time.monotonic() + TURN_SECONDS
+        while (objects.waiting or self._ahead) and self._is_wanted():
             self._send_one(objects)
-            if objects.total:
-                objects.tell()
             if time.monotonic() >= until:
                 return
-        is_cut = self._is_cancelled and bool(objects.waiting or self._ahead)
+
+    def _is_wanted(self) -> bool:
+        return self._cancelled_at is None and not self.is_done
+
+    def _let_go(self) -> None:
+        """Let go of what was under way, when it has ended."""
         self._drop_ahead()
         self._leave()
-        self.is_done = True
-        objects.finish(is_cancelled=is_cut)
+        if self._objects is not None:
+            self._objects.close()
 
     def _send_one(self, objects: SubOperations) -> None:
         """Send one object, and prepare the one behind it while the destination works."""
@@ -147,7 +168,7 @@ class MoveOperation:
 
     def _next(self, objects: SubOperations, *, is_open: bool = False) -> tuple[StoredInstance, PreparedObject] | None:
         """Prepare the next object that can be sent; with `is_open` only on the association that is there."""
-        while objects.waiting:
+        while objects.waiting and self._is_wanted():
             instance = objects.waiting[0]
             if not self._is_proposed(instance):
                 if is_open:

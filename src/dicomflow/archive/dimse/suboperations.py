@@ -5,6 +5,7 @@ object, then every second, and before the end.
 """
 
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -89,7 +90,9 @@ def attempt(call: Call, step: Callable[[], None], finish: Callable[[int, str], N
 
 
 class SubOperations:
-    """The instances of one retrieval, and what became of each. Thread: one owner.
+    """The instances of one retrieval, and what became of each. Threads: the association's, and the one beside it.
+
+    `_lock` guards what was counted; behind the final response nothing is.
 
     Args:
         call: the retrieval.
@@ -113,20 +116,26 @@ class SubOperations:
         self._clock = clock
         self._completed = self._warning = 0
         self._failed: list[str] = []
+        self._lock = threading.Lock()
+        self._is_over = False
         self._told_at: float | None = None
         self._is_told = True
 
     def ended(self, instance: StoredInstance, status: int | None, reason: str = "") -> None:
         """Count a sub-operation by the status of its response; None where there was none, with the reason."""
-        if status == Status.SUCCESS:
-            self._completed += 1
-        elif status is not None and is_warning(status):
-            self._warning += 1
-        else:
+        with self._lock:
+            if self._is_over:
+                return
+            self._is_told = False
+            if status == Status.SUCCESS:
+                self._completed += 1
+                return
+            if status is not None and is_warning(status):
+                self._warning += 1
+                return
             self._failed.append(instance.sop_instance_uid)
-            why = reason or f"status {status or 0:04X}H"
-            _logger.info("suboperation_failed instance=%s reason=%s", instance.sop_instance_uid, why)
-        self._is_told = False
+        why = reason or f"status {status or 0:04X}H"
+        _logger.info("suboperation_failed instance=%s reason=%s", instance.sop_instance_uid, why)
 
     def fail_rest(self, reason: str) -> None:
         """Fail all that wait."""
@@ -147,7 +156,8 @@ class SubOperations:
 
     def finish(self, *, is_cancelled: bool = False) -> None:
         """Send the final response (PS3.4 C.4.2.3.1), before it the last pending one."""
-        self.close()
+        with self._lock:
+            self._is_over = True
         if self.total and not self._is_told and not is_cancelled:
             self._call.respond(PENDING, counts=self._counts(remaining=True))
         status = CANCELLED if is_cancelled else self._status()
@@ -164,8 +174,9 @@ class SubOperations:
         return _ALL_FAILED if len(self._failed) == self.total else _SOME_FAILED
 
     def _counts(self, *, remaining: bool) -> Counts:
-        left = self.total - self._completed - self._warning - len(self._failed)
-        counts = (left if remaining else None, self._completed, len(self._failed), self._warning)
+        with self._lock:
+            told = self._completed, len(self._failed), self._warning
+        counts = (self.total - sum(told) if remaining else None, *told)
         return Counts(*(None if each is None else min(each, _MAX_COUNT) for each in counts))
 
     def _list_of_failed(self) -> bytes:
