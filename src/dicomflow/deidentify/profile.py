@@ -1,6 +1,8 @@
 """A profile in force: settings bound to a site's secret and a recipient, with the lookup table of project IDs."""
 
 import csv
+import hashlib
+import json
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,6 +25,12 @@ class Profile:
     settings: ProfileSettings
     pseudonyms: Pseudonyms = field(repr=False)
     projects: Mapping[str, str] | None = field(default=None, repr=False)
+
+    @property
+    def digest(self) -> str:
+        """What the site has set of it, as a name: that of another setting is another one."""
+        told = self.settings.model_dump_json() + json.dumps(self.projects, sort_keys=True)
+        return hashlib.sha256(told.encode()).hexdigest()
 
 
 def load_profile(name: str, profiles: Mapping[str, ProfileSettings], *, secret: str, domain: str = BASIC) -> Profile:

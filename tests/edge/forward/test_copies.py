@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from planted import Planter, encoded, reading
+from pydicom import dcmread
 from pydicom.dataset import Dataset
 from routed_site import RoutedSite
 from transfer_site import Pacs
@@ -16,6 +17,7 @@ from dicomflow.bucket.manifest import Manifest
 from dicomflow.edge.forward.clerk import Clerk
 from dicomflow.edge.forward.process import check_destinations
 from dicomflow.edge.settings import build_settings
+from dicomflow.edge.spool.copied import CopiedDelivery
 from dicomflow.edge.spool.handedover import SharedDelivery
 from dicomflow.errors import PermanentError
 
@@ -23,10 +25,12 @@ _SECRET = "a secret of a site, long enough to be one"
 _PLANTED = [0x00081030, 0x0008103E, 0x00100010, 0x00100020, 0x00100030, 0x00104000, 0x00080080, 0x00081010, 0x00200052]
 
 
-def _with_profiles(routed: RoutedSite, pacs: Pacs, secret: str = _SECRET, *, is_copied: bool = True) -> None:
+def _with_profiles(
+    routed: RoutedSite, pacs: Pacs, secret: str = _SECRET, *, is_copied: bool = True, option: str = "shift_dates"
+) -> None:
     routed.set(
         site_secret=secret,
-        profiles={"shifted": {"options": ["shift_dates"]}},
+        profiles={"shifted": {"options": [option]}},
         destinations={
             "research": {"kind": "store", "url": routed.research.as_uri(), "profile": "basic"},
             "pacs": {"host": "127.0.0.1", "port": pacs.port, "ae_title": "PACS"}
@@ -121,6 +125,34 @@ def test_copies_wait_for_a_dead_destination_and_are_sent_once(routed: RoutedSite
     finally:
         again.close()
     assert routed.handed.of("pacs") == []
+
+
+def test_copies_that_wait_are_made_anew_by_the_profile_of_now(routed: RoutedSite, pacs: Pacs):
+    """What a site mends in a profile that let too much pass reaches what has not left; its UIDs stay."""
+    _with_profiles(routed, pacs, option="retain_institution")
+    pacs.close()
+    _received(routed, Planter())
+    routed.run(lambda: routed.is_level("pacs"))
+    (waiting,) = routed.handed.of("pacs")
+
+    def read() -> list[Dataset]:
+        return [dcmread(path) for path in sorted(waiting.path.glob("*.copy"))]
+
+    before = read()
+    assert len(before) == 3
+    assert all("InstitutionName" in each for each in before)
+    made_with = CopiedDelivery(waiting.path).copies.profile
+    _with_profiles(routed, pacs)
+    routed.run(lambda: CopiedDelivery(waiting.path).copies.profile != made_with)
+    assert not any(each.get("InstitutionName") for each in read())
+    assert [each.SOPInstanceUID for each in before] == [each.SOPInstanceUID for each in read()]
+    again = Pacs()
+    try:
+        _with_profiles(routed, again)
+        routed.run(routed.is_level)
+        assert set(again.taken) == {each.SOPInstanceUID for each in before}
+    finally:
+        again.close()
 
 
 def test_profile_that_is_taken_away_sends_no_original(routed: RoutedSite, pacs: Pacs):

@@ -81,7 +81,10 @@ class Copier:
         self._fsync = fsync
 
     def __call__(self, folder: SharedDelivery) -> SharedDelivery:
-        """Return a share with its copies, which are made unless they are; what is refused has its answer.
+        """Return a share with its copies; what is refused has its answer.
+
+        They are made unless they are, and anew where the site has set the profile otherwise since: but for those that
+        have come to their end.
 
         Raises:
             OSError: a copy cannot be written now.
@@ -89,10 +92,18 @@ class Copier:
             TransientError: the stop came first; what is made is made again.
         """
         copied = CopiedDelivery(folder.path, fsync=self._fsync)
-        if not copied.is_made:
+        digest = self._profile.digest
+        if not copied.is_made or copied.copies.profile != digest:
             self._check_secret(copied)
             delivery = self._profile.pseudonyms.delivery(folder.share.manifest.delivery)
-            copied.note(Copies(delivery, tuple(self._copy(copied, number) for number in range(len(copied.originals)))))
+            made = {each.number: each for each in copied.copies.copies} if copied.is_made else {}
+            ended = {each.number for each in copied.ends()}
+            copies = tuple(
+                made[number] if number in made and number in ended else self._copy(copied, number)
+                for number in range(len(copied.originals))
+            )
+            copied.note(Copies(delivery, copies, digest))
+            copied = CopiedDelivery(folder.path, fsync=self._fsync)
         self._answer(copied)
         return copied
 

@@ -49,10 +49,14 @@ class Copy:
 
 @dataclass(frozen=True, slots=True)
 class Copies:
-    """All copies of one share; `delivery` is the name that the recipient knows it by."""
+    """All copies of one share.
+
+    `delivery` is the name that the recipient knows it by, and `profile` the digest of that which they were made with.
+    """
 
     delivery: Text
     copies: tuple[Copy, ...]
+    profile: Text = ""
 
 
 _FORMAT: Final = Format(Copies, "copies of version", _VERSION)
