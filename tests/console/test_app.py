@@ -122,6 +122,19 @@ def test_studies_are_found_by_name_and_shown(client: httpx.Client):
     )
 
 
+def test_arrivals_are_the_latest_first_with_patient_and_sender(client: httpx.Client):
+    """What came last is what people ask for first."""
+    rows = client.get("/arrivals.json").json()["arrivals"]
+    times = [each["closed_at"] for each in rows]
+    assert sorted(times, reverse=True) == times
+    assert all(each["calling_ae_titles"] and each["instance_count"] for each in rows)
+    names = [study["patient_name"] for each in rows for study in each["studies"]]
+    assert "Lindqvist^Ada Maria" in names
+    text = client.get("/arrivals").text
+    assert "Lindqvist, Ada Maria" in text
+    assert "CT_EAST" in text
+
+
 def test_studies_pages_joined_hold_every_study_once(client: httpx.Client):
     """Next page after next page, each study comes once."""
     seen: list[str] = []

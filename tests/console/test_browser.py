@@ -46,6 +46,7 @@ FLAGS = (
 PAGES = {
     "overview": "/overview",
     "studies": "/studies",
+    "arrivals": "/arrivals",
     "study": "/studies/{chest}",
     "viewer": "/series/{chest_series}",
     "instance": "/instances/{chest_instance}",

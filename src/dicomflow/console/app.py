@@ -116,6 +116,7 @@ def create_console(context: Context, access: Access, secret: str | None = None) 
         Route("/", lambda _request: RedirectResponse("/overview", status_code=303)),
         *shows("/overview", overview.overview),
         *shows("/studies", studies.studies),
+        *shows("/arrivals", studies.arrivals),
         *shows(f"/studies/{_UID}/send", transfers.ask),
         Route(f"/studies/{_UID}/delete", _delete(context), methods=["POST"]),
         *shows(f"/studies/{_UID}/delete", deleting.ask),

@@ -58,12 +58,17 @@ def series(context: Context, request: Request) -> Page:
     shown = rows[:MAX_SHOWN]
     document = {
         "series": found,
-        "instances": [plain(row) | {"frames": _frames_of(row), "has_pixels": row.rows is not None} for row in shown],
         "is_cut": len(rows) > MAX_SHOWN,
         "others": others,
         "also_in": also_in,
     }
-    return Page("series.html", plain(document))
+    written: dict[str, Any] = plain(document)
+    # Texts and numbers as they stand: a series may have thousands.
+    written["instances"] = [
+        {**row._mapping, "frames": _frames_of(row), "has_pixels": row.rows is not None}  # noqa: SLF001  # as in `plain`
+        for row in shown
+    ]
+    return Page("series.html", written)
 
 
 def instance(context: Context, request: Request) -> Page:

@@ -1,6 +1,6 @@
 """Finding studies, and one study with all that is known of it. Patient data: each look is in the audit trail."""
 
-from datetime import date
+from datetime import date, datetime
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -21,12 +21,14 @@ from dicomflow.catalog.custody import (
     problems_of_study,
     series_of_study,
 )
+from dicomflow.catalog.import_pages import about_studies
 from dicomflow.catalog.search import StudyFilter, search_studies
+from dicomflow.catalog.senders import list_deliveries
 from dicomflow.catalog.states import SHOWN, SeriesState
 from dicomflow.catalog.transfers import list_transfers
 from dicomflow.console.page import Context, Page, decode_key, encode_key, plain
 
-__all__ = ["studies", "study"]
+__all__ = ["arrivals", "studies", "study"]
 
 PAGE_ROWS: Final = 25
 _AUDIT_ROWS: Final = 20
@@ -67,6 +69,27 @@ def studies(context: Context, request: Request) -> Page:
         "first": None if after is None else "/studies?" + urlencode(kept),
     }
     return Page("studies.html", document)
+
+
+def arrivals(context: Context, request: Request) -> Page:
+    """Show what came last: deliveries, the latest first, each with its studies, their patients and who sent them."""
+    after = decode_key(request.query_params.get("after"), datetime, str)
+    with context.reading() as connection:
+        found = list_deliveries(connection, after=after, limit=PAGE_ROWS)
+        uids = {uid for each in found.deliveries for uid in each.study_instance_uids}
+        about = {uid: plain(row) for uid, row in about_studies(connection, uids).items()}
+    rows = [
+        plain(each)
+        | {"studies": [{"study_instance_uid": uid} | about.get(uid, {}) for uid in each.study_instance_uids]}
+        for each in found.deliveries
+    ]
+    next_key = encode_key(found.next_key)
+    document = {
+        "arrivals": rows,
+        "next": None if next_key is None else "/arrivals?" + urlencode({"after": next_key}),
+        "first": None if after is None else "/arrivals",
+    }
+    return Page("arrivals.html", document)
 
 
 def study(context: Context, request: Request) -> Page:
