@@ -22,7 +22,7 @@ from dicomflow.bucket.keys import (
     STATUS_PREFIX,
     feedback_prefix,
 )
-from infra.edges import edge_group
+from infra.edges import edge_group, read_store
 from infra.settings import DeploymentSettings
 
 __all__ = ["Acknowledgement", "acknowledge", "acknowledgements"]
@@ -201,6 +201,10 @@ def acknowledgements(settings: DeploymentSettings) -> Iterator[Acknowledgement]:
         prefixes = (f"{MANIFEST_PREFIX}{device}/", f"{OUTBOUND_PREFIX}{device}/", f"{RETURNS_PREFIX}{device}/")
         for prefix in (f"{device}/", feedback_prefix(device), *prefixes):
             yield Acknowledgement(policy, f"AwsSolutions-IAM5[Resource::{{{bucket}}}/{prefix}*]", own)
+        if (store := read_store(edge.settings)) is not None:
+            images = f"arn:<AWS::Partition>:medical-imaging:{store[0]}:<AWS::AccountId>:datastore/{store[1]}/imageset/*"
+            reason = "It reads one data store for its site; an image set has no name before it is imported"
+            yield Acknowledgement(policy, f"AwsSolutions-IAM5[Resource::{images}]", reason)
         if not is_local:
             yield from _of_instance(f"Edge-{edge.name}", policy)
         elif settings.devices.logs_to_cloudwatch:

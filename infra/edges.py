@@ -1,11 +1,14 @@
 """The edges: what each may do, and how those on devices of the customer's are installed and kept up to date.
 
 An edge writes under its own prefixes and reads the pipeline's answers to its own deliveries, and the copies of what it
-is to send to its site; it cannot read any other image, not even one that it wrote itself.
+is to send to its site; it cannot read any other image, not even one that it wrote itself. One whose settings name
+HealthImaging's DICOMweb may search that one data store and get instances of it, and change nothing there.
 """
 
 import hashlib
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from aws_cdk import Arn, ArnComponents, Aws, NestedStack, Stack
 from aws_cdk import aws_iam as iam
@@ -18,11 +21,16 @@ from infra.artifacts import EdgeArtifacts
 from infra.landing import LandingBucket
 from infra.settings import DeploymentSettings, EdgeDevice
 
-__all__ = ["EdgeDevices", "ThingGroup", "add_devices", "edge_group", "edge_statements"]
+_DICOMWEB: Final = re.compile(
+    r"https://dicom-medical-imaging(?:-fips)?\.([a-z0-9-]+)\.amazonaws\.com/datastore/([0-9a-z]{32})/?"
+)
+_READING: Final = ("GetDICOMInstance", "SearchDICOMInstances", "SearchDICOMSeries", "SearchDICOMStudies")
+
+__all__ = ["EdgeDevices", "ThingGroup", "add_devices", "edge_group", "edge_statements", "read_store"]
 
 
-def edge_statements(landing: LandingBucket, device: str) -> list[iam.PolicyStatement]:
-    """Return all that an edge may do with the bucket."""
+def edge_statements(landing: LandingBucket, device: str, settings: Mapping[str, Any]) -> list[iam.PolicyStatement]:
+    """Return all that an edge may do with the bucket, and with the data store that its settings name."""
     own = landing.arn_of(
         f"{device}/*",
         f"{MANIFEST_PREFIX}{device}/*",
@@ -43,7 +51,28 @@ def edge_statements(landing: LandingBucket, device: str) -> list[iam.PolicyState
             resources=[landing.key.key_arn],
             conditions={"StringEquals": {"kms:ViaService": f"s3.{Aws.REGION}.amazonaws.com"}},
         ),
+        *_reading(settings),
     ]
+
+
+def _reading(settings: Mapping[str, Any]) -> list[iam.PolicyStatement]:
+    """Return what an edge needs that answers its site from a data store of HealthImaging; nothing for any other."""
+    found = read_store(settings)
+    if found is None:
+        return []
+    region, datastore_id = found
+    store = f"arn:{Aws.PARTITION}:medical-imaging:{region}:{Aws.ACCOUNT_ID}:datastore/{datastore_id}"
+    actions = [f"medical-imaging:{name}" for name in _READING]
+    return [iam.PolicyStatement(sid="Read", actions=actions, resources=[store, f"{store}/imageset/*"])]
+
+
+def read_store(settings: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return region and ID of the data store whose DICOMweb an edge signs requests to; None where there is none."""
+    archive = settings.get("archive", {})
+    if archive.get("dicomweb_authorization_file"):
+        return None
+    found = _DICOMWEB.fullmatch(archive.get("dicomweb_url") or "")
+    return (found[1], found[2]) if found else None
 
 
 class ThingGroup(Construct):
@@ -102,7 +131,7 @@ class EdgeDevices(Construct):
             # Greengrass's installer looks for a policy of this name, and makes a wide one where there is none.
             managed_policy_name=f"{name}Access",
             statements=[
-                *edge_statements(landing, device),
+                *edge_statements(landing, device, edge.settings),
                 *artifacts.read_statements(),
                 *([_log_statement()] if settings.devices.logs_to_cloudwatch else []),
             ],

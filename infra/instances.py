@@ -70,13 +70,13 @@ class EdgeInstance(Construct):
             removal_policy=RemovalPolicy.SNAPSHOT,
         )
         Tags.of(volume).add(_EDGE_TAG, self._device)
-        role = self._role(landing, artifacts.arn_of(_PLATFORM), key)
+        role = self._role(edge, landing, artifacts.arn_of(_PLATFORM), key)
         if settings.devices.logs_to_cloudwatch:
             self._log(settings, role, key)
         template = self._template(edge, settings, landing, volume, artifacts.url_of(_PLATFORM), role)
         self._group_of_one(template, subnet.availability_zone)
 
-    def _role(self, landing: LandingBucket, artifact_arn: str, key: kms.IKey) -> iam.Role:
+    def _role(self, edge: EdgeDevice, landing: LandingBucket, artifact_arn: str, key: kms.IKey) -> iam.Role:
         """Return what the instance may do: what an edge may, take its volume, and be managed by Session Manager."""
         role = iam.Role(
             self,
@@ -84,7 +84,7 @@ class EdgeInstance(Construct):
             assumed_by=iam.ServicePrincipal("ec2.amazonaws.com"),
             managed_policies=[iam.ManagedPolicy.from_aws_managed_policy_name("AmazonSSMManagedInstanceCore")],
         )
-        for statement in edge_statements(landing, self._device):
+        for statement in edge_statements(landing, self._device, edge.settings):
             role.add_to_policy(statement)
         role.add_to_policy(iam.PolicyStatement(sid="Artifact", actions=["s3:GetObject"], resources=[artifact_arn]))
         tagged = {"StringEquals": {f"ec2:ResourceTag/{_EDGE_TAG}": self._device}}

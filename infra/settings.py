@@ -264,6 +264,18 @@ class DeploymentSettings(Section):
             raise ValueError("NETWORK_CONFIG: edge_group is missing, for the EC2 edges beside function_group")
         return self
 
+    @model_validator(mode="after")
+    def _has_ways_to_archives(self) -> Self:
+        if not self.network.private_endpoints or self.network.vpc_id:
+            return self
+        for edge in self.edges:
+            if edge.device_type == "EC2" and edge.settings.get("archive", {}).get("dicomweb_url"):
+                raise ValueError(
+                    f"EDGE_CONFIG: {edge.name!r} has no way to its archive.dicomweb_url: private_endpoints lets"
+                    " nothing in the VPC reach it; switch it off, or give a VPC that does"
+                )
+        return self
+
     def device_name(self, edge: str) -> str:
         """Return the name under which an edge is known outside this stack: its thing, and the start of its keys."""
         return f"{self.name}-{edge}"

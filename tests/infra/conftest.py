@@ -15,6 +15,7 @@ import pytest
 from waiting import WAIT_SECONDS
 
 ROOT = Path(__file__).resolve().parents[2]
+STORE = "0123456789abcdef0123456789abcdef"
 _TEMPLATES = frozenset({"synthesiser", "template", "small", "adopted", "zoned"})
 
 
@@ -145,7 +146,14 @@ def template(synthesiser: Synthesiser, tmp_path_factory: pytest.TempPathFactory)
     """Give config.py's own deployment, with an edge on EC2 beside the one it has."""
     edges = [
         {"Name": "edge-1", "device_type": "LOCAL", "settings": {"dimse": {"port": 104, "called_ae_titles": ["CT"]}}},
-        {"Name": "edge-2", "device_type": "EC2", "settings": {"dimse": {"max_associations": 7}}},
+        {
+            "Name": "edge-2",
+            "device_type": "EC2",
+            "settings": {
+                "dimse": {"max_associations": 7},
+                "archive": {"dicomweb_url": f"https://dicom-medical-imaging.eu-west-1.amazonaws.com/datastore/{STORE}"},
+            },
+        },
     ]
     return synthesiser.read(
         tmp_path_factory.mktemp("template"),

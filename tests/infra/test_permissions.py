@@ -8,6 +8,12 @@ from typing import Any
 import botocore.session
 import pytest
 
+from infra.edges import read_store
+
+STORE = "0123456789abcdef0123456789abcdef"
+DICOMWEB = "https://dicom-medical-imaging.eu-west-1.amazonaws.com"
+# Of HealthImaging's DICOMweb, which botocore does not know; what `archive/remote` asks for.
+READING = {"GetDICOMInstance", "SearchDICOMInstances", "SearchDICOMSeries", "SearchDICOMStudies"}
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "dicomflow"
 PIPELINE = SOURCE / "pipeline"
 ROLES = {
@@ -220,7 +226,7 @@ def test_actions_are_those_that_the_services_know(template: Any):
     for kind in ("AWS::IAM::Policy", "AWS::IAM::ManagedPolicy"):
         for properties in template.resources(kind).values():
             for statement in properties["PolicyDocument"]["Statement"]:
-                for action in actions(statement) - wire:
+                for action in actions(statement) - wire - {f"medical-imaging:{name}" for name in READING}:
                     prefix, _, operation = action.partition(":")
                     if prefix in known and not operation.endswith("*"):
                         assert operation in known[prefix], action
@@ -282,6 +288,31 @@ def test_edge_writes_its_own_keys_and_reads_only_what_goes_to_its_site(template:
     assert [f"feedback/{device}/*", f"outbound/{device}/*", f"status/{device}.json"] == suffixes(statements["Hear"])
     on_bucket = [each for each in statements.values() if "iepdicombucket" in json.dumps(each["Resource"])]
     assert [statements["Deliver"], statements["Hear"]] == on_bucket
+
+
+def test_edge_reads_the_data_store_that_its_settings_name_and_no_other(template: Any):
+    """It may search and get instances, as its program does; an edge without one has no such right."""
+    statement = template.statements("Edgeedge2Role")["Read"]
+    assert {f"medical-imaging:{name}" for name in READING} == actions(statement)
+    arns = [json.dumps(each) for each in statement["Resource"]]
+    assert all("medical-imaging:eu-west-1:" in arn and f":datastore/{STORE}" in arn for arn in arns)
+    assert "Read" not in template.statements("Edgesedge1access")
+
+
+@pytest.mark.parametrize(
+    ("archive", "store"),
+    [
+        ({"dicomweb_url": f"{DICOMWEB}/datastore/{STORE}"}, ("eu-west-1", STORE)),
+        ({"dicomweb_url": f"{DICOMWEB}/datastore/{STORE}/"}, ("eu-west-1", STORE)),
+        ({"dicomweb_url": f"{DICOMWEB}/datastore/{STORE}", "dicomweb_authorization_file": "token"}, None),
+        ({"dicomweb_url": f"https://pacs.example.org/datastore/{STORE}"}, None),
+        ({"dicomweb_url": f"{DICOMWEB}/datastore/*"}, None),
+        ({}, None),
+    ],
+)
+def test_right_to_read_is_for_requests_that_are_signed(archive: dict[str, str], store: Any):
+    """An archive of ours, a bearer token and what is no data store need none."""
+    assert store == read_store({"archive": archive})
 
 
 def test_edge_keys_are_those_that_its_program_writes():

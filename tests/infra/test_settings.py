@@ -172,6 +172,19 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         },
         "NETWORK_CONFIG: edge_group is missing, for the EC2 edges",
     ),
+    "EC2 edge without a way to its archive": (
+        {
+            "EDGE_CONFIG": [
+                {
+                    "Name": "a",
+                    "device_type": "EC2",
+                    "settings": {"archive": {"dicomweb_url": "https://pacs.example.org/dicomweb"}},
+                }
+            ],
+            "NETWORK_CONFIG": {"private_endpoints": True},
+        },
+        "'a' has no way to its archive.dicomweb_url",
+    ),
     "boundary": (
         {"ACCOUNT_CONFIG": {"permissions_boundary": "arn:aws:iam::123456789012:role/x"}},
         "it must have nothing, or the name or the ARN of a managed policy",
