@@ -19,6 +19,7 @@ from dicomflow.edge.forward.process import check_destinations
 from dicomflow.edge.settings import build_settings
 from dicomflow.edge.spool.copied import CopiedDelivery
 from dicomflow.edge.spool.handedover import SharedDelivery
+from dicomflow.edge.spool.view import quarantined_files
 from dicomflow.errors import PermanentError
 
 _SECRET = "a secret of a site, long enough to be one"
@@ -100,8 +101,8 @@ def test_what_may_not_go_is_quarantined_with_its_reason_and_told_of(routed: Rout
     routed.run(routed.is_level)
     told = {each.destination: each.state for each in routed.routed(ultrasound.SOPInstanceUID)}
     assert told == {"store": "store", "research": "failed", "pacs": "failed"}
-    ((file, reason),) = routed.spool.scan_quarantined()
-    assert file.path.read_bytes() == routed.sent[ultrasound.SOPInstanceUID]
+    ((path, reason),) = quarantined_files(routed.spool.root)
+    assert path.read_bytes() == routed.sent[ultrasound.SOPInstanceUID]
     assert "devices write into ultrasound images" in reason
 
 

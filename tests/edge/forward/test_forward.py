@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+from pathlib import Path
 
 import pytest
 from routed_site import RoutedSite
@@ -10,7 +11,7 @@ from transfer_site import Pacs
 from dicomflow.bucket.heartbeat import Heartbeat
 from dicomflow.edge.forward import clerk as clerk_module
 from dicomflow.edge.ledger import LEDGER_FILE, Ledger
-from dicomflow.edge.spool.view import look
+from dicomflow.edge.spool.view import look, quarantined_files
 
 
 def test_each_destination_gets_what_its_rule_says_and_nothing_more(routed: RoutedSite, pacs: Pacs):
@@ -204,6 +205,22 @@ def test_what_a_required_destination_refuses_is_quarantined(routed: RoutedSite, 
     assert routed.entries()["1.1"].problem is None
 
 
+def test_what_two_destinations_refuse_is_one_row_also_after_a_restart(routed: RoutedSite, pacs: Pacs):
+    """With both reasons, and no row of a file that is not there any more."""
+    with contextlib.closing(Pacs()) as other:
+        pacs.script |= {"1.1": [0xA900], "1.2": [0xA700] * 1000}
+        other.script["1.1"] = [0x0122]
+        second = _with_port(routed, other.port)["pacs"]
+        routed.set(destinations=_with_port(routed, pacs.port) | {"other": second}, routes=[{"to": ["pacs", "other"]}])
+        routed.receive_and_end("1.1", "1.2")
+        routed.run(lambda: routed.is_level("pacs") and pacs.seen["1.1"] and not _with_file(routed, "1.1"))
+        pacs.script.clear()
+        routed.run(routed.is_level)
+    ((path, reason),) = list(quarantined_files(routed.spool.root))
+    assert routed.sent["1.1"] == path.read_bytes()
+    assert {"destination pacs: status A900H", "destination other: status 0122H"} == set(reason.split("; "))
+
+
 def test_a_rotten_file_is_never_sent(routed: RoutedSite, pacs: Pacs):
     """Neither to a store nor to a PACS; each says why, and the others of its delivery arrive."""
     pacs.close()
@@ -241,6 +258,11 @@ def test_what_was_handed_over_to_a_destination_that_is_gone_is_kept(routed: Rout
         assert {"1.1": 1} == dict(again.taken)
     finally:
         again.close()
+
+
+def _with_file(routed: RoutedSite, sop: str) -> list[Path]:
+    """Return an instance's files that wait for a destination."""
+    return list(routed.handed.root.rglob(f"*{routed.digests(sop)[sop]}.dcm"))
 
 
 def _with_port(routed: RoutedSite, port: int) -> dict[str, dict[str, object]]:

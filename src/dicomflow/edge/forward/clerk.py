@@ -97,7 +97,10 @@ class Clerk:
         if folder.returns() is None:  # else the deliverer is about to remove it
             folder = self._prepare(folder)
             transfer = self._board.add(folder.job(), folder, self._name)
-            self._settled[transfer.name] = set()
+            # What has an end and no file was let go of by an earlier run, and is where that has put it.
+            self._settled[transfer.name] = {
+                each.number for each in folder.ends() if not folder.original_of(each.number).exists()
+            }
 
     def _end(self, transfer: Transfer) -> None:
         self._give_up(transfer)

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import threading
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
@@ -40,6 +41,7 @@ class Spool(Layout):
         self.associations = AssociationLog(self.associations_folder)
         self.spares = Spares(self.spares_folder, spare_bytes)
         self.aside = SetAside()
+        self._quarantining = threading.Lock()  # two destinations may refuse one object at once
         if make:
             self.make()
         self._unpacker = self._begin_unpacker()
@@ -221,13 +223,19 @@ class Spool(Layout):
         )
 
     def _take_away(self, path: Path, target: Path, reason: str) -> None:
-        """Move a file to quarantine; on a full volume without its reason, which the log has."""
-        try:
-            self.write_note(target.with_suffix(".reason"), reason.encode())
-        except OSError as error:
-            _logger.error("reason_not_written file=%s errno=%s", target.name, error.errno)  # noqa: TRY400  # no bug
-        with contextlib.suppress(FileNotFoundError):
-            self._move(path, target.parent, target.name)
+        """Move a file to quarantine, with the reasons of all; on a full volume without them, which the log has."""
+        note = target.with_suffix(".reason")
+        with self._quarantining:
+            if target.exists():
+                with contextlib.suppress(OSError):
+                    before = read_regular(note).decode(errors="replace").split("; ")
+                    reason = "; ".join(dict.fromkeys([*before, reason]))
+            try:
+                self.write_note(note, reason.encode())
+            except OSError as error:
+                _logger.error("reason_not_written file=%s errno=%s", target.name, error.errno)  # noqa: TRY400  # no bug
+            with contextlib.suppress(FileNotFoundError):
+                self._move(path, target.parent, target.name)
 
     def _move(self, path: Path, folder: Path, name: str = "") -> None:
         """Durable: move a file into another folder, perhaps under another name. Raises `OSError`."""
