@@ -88,7 +88,7 @@ class Retrieval(Protocol):
         """
 
     def stored_syntaxes(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
-        """Return by SOP class the transfer syntaxes of what came lately, the most frequent first."""
+        """Return by SOP class all transfer syntaxes of what is stored, the most frequent first; () if not known yet."""
 
     def syntaxes_of(self, instance: StoredInstance) -> tuple[str, ...]:
         """Return the transfer syntax of an instance, or several where only reading it whole tells which; as `read`."""

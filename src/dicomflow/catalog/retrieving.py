@@ -1,6 +1,6 @@
 """Statements that find what is to be given out: instances with the objects that hold them. This module only reads."""
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -8,9 +8,8 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, func, literal, se
 
 from dicomflow.catalog.tables import instance, patient, series, stored_object, study
 
-__all__ = ["find_stored", "find_version", "recent_syntaxes"]
+__all__ = ["count_syntaxes", "find_stored", "find_version"]
 
-_RECENT_INSTANCES: Final = 20_000
 _DIGEST: Final[ColumnElement[Any]] = func.coalesce(stored_object.c.sha256, stored_object.c.object_sha256).label(
     "sha256"
 )
@@ -70,25 +69,28 @@ def find_version(connection: Connection, sop_instance_uid: str, sha256: str) -> 
     return connection.execute(statement).first()
 
 
-def recent_syntaxes(connection: Connection) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """Return by SOP class the transfer syntaxes of the instances that were indexed last, the most frequent first."""
-    recent = (
-        select(instance.c.sop_class_uid, instance.c.transfer_syntax_uid)
-        .order_by(instance.c.instance_key.desc())
-        .limit(_RECENT_INSTANCES)
-        .subquery("recent")
+def count_syntaxes(connection: Connection, after: int, most: int) -> tuple[Counter[tuple[str, str]], int, bool]:
+    """Count instances by SOP class and transfer syntax, so many of those that were indexed after one.
+
+    Returns:
+        the counts, the key of the last that was looked at, and whether there were no more.
+    """
+    some = (
+        select(instance.c.instance_key, instance.c.sop_class_uid, instance.c.transfer_syntax_uid)
+        .where(instance.c.instance_key > after)
+        .order_by(instance.c.instance_key)
+        .limit(most)
+        .subquery("some")
     )
-    count = func.count().label("count")
-    statement = (
-        select(recent.c.sop_class_uid, recent.c.transfer_syntax_uid, count)
-        .where(recent.c.transfer_syntax_uid.is_not(None))
-        .group_by(recent.c.sop_class_uid, recent.c.transfer_syntax_uid)
-        .order_by(recent.c.sop_class_uid, count.desc(), recent.c.transfer_syntax_uid)
-    )
-    found: defaultdict[str, list[str]] = defaultdict(list)
-    for sop_class_uid, transfer_syntax_uid, _ in connection.execute(statement):
-        found[sop_class_uid].append(transfer_syntax_uid)
-    return tuple((uid, tuple(syntaxes)) for uid, syntaxes in found.items())
+    pair = (some.c.sop_class_uid, some.c.transfer_syntax_uid)
+    statement = select(*pair, func.count(), func.max(some.c.instance_key)).group_by(*pair)
+    found: Counter[tuple[str, str]] = Counter()
+    read, last = 0, after
+    for sop_class_uid, transfer_syntax_uid, count, key in connection.execute(statement):
+        read, last = read + count, max(last, key)
+        if sop_class_uid is not None and transfer_syntax_uid is not None:
+            found[sop_class_uid, transfer_syntax_uid] += count
+    return found, last, read < most
 
 
 def _columns(

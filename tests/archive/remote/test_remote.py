@@ -156,6 +156,16 @@ def test_series_of_2500_is_read_whole_and_each_row_once():
         origin.faults, origin.rows = [], rows[:1] * 10_000
         with pytest.raises(TransientError, match="exactly 10,000"):
             retrieval.find(Selection(studies=("1",), series=("1.2",)))
+        # Unless the series has so many: the origin's own count of it says so.
+        for counted, is_whole in ((10_000, True), (10_001, False)):
+            series = row(x0020000E=("UI", "1.2"), x00201209=("IS", counted))
+            origin.faults = [*[None] * 11, JSONResponse([series])]
+            if is_whole:
+                assert 1 == len(retrieval.find(Selection(studies=("1",), series=("1.2",))))
+            else:
+                with pytest.raises(TransientError, match="exactly 10,000"):
+                    retrieval.find(Selection(studies=("1",), series=("1.2",)))
+            assert ("1.2", "00201209") == tuple(origin.asked[-1][1].values())
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, BinaryIO, Final, cast
@@ -16,7 +17,7 @@ from dicomflow.archive.errors import BadQueryError, NotHeldError
 from dicomflow.archive.objects import open_stored
 from dicomflow.archive.retrieval import AsStored, Reading, Selection, StoredInstance
 from dicomflow.bucket.ranged import RangedFile
-from dicomflow.catalog.retrieving import find_stored, find_version, recent_syntaxes
+from dicomflow.catalog.retrieving import count_syntaxes, find_stored, find_version
 from dicomflow.errors import TransientError
 
 __all__ = ["MAX_UIDS", "CatalogRetrieval"]
@@ -25,16 +26,27 @@ MAX_UIDS: Final = 10_000
 """UIDs that one selection may list; a database takes so many values at once, and no more than three times that."""
 CHUNK_BYTES: Final = 4 << 20
 _SYNTAXES_SECONDS: Final = 60.0
+_MOST_COUNTED: Final = 100_000
+"""Instances that are counted by syntax while an association waits: some tens of milliseconds."""
 
 
 class CatalogRetrieval:
     """The instances of a catalog, with their objects. Threads: any; `_lock` guards what is remembered."""
 
-    def __init__(self, engine: Engine, store: ObjectStore, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        store: ObjectStore,
+        clock: Callable[[], float] = time.monotonic,
+        most_counted: int = _MOST_COUNTED,
+    ) -> None:
         self._engine = engine
         self._store = store
         self._clock = clock
         self._lock = threading.Lock()
+        self._most_counted = most_counted
+        self._counted: Counter[tuple[str, str]] = Counter()
+        self._counted_to = 0
         self._syntaxes: tuple[tuple[str, tuple[str, ...]], ...] = ()
         self._syntaxes_at: float | None = None
 
@@ -59,12 +71,18 @@ class CatalogRetrieval:
             return [_instance_of(row) for row in versions if row is not None]
 
     def stored_syntaxes(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
-        """Return what came lately by class; see `Retrieval`. It is asked for once a minute."""
+        """Return what is stored by class; see `Retrieval`. What is new is counted once a minute.
+
+        Of a large catalog each call counts a part: until all is counted nothing is told, since what all objects of a
+        class have is not known.
+        """
         with self._lock:
             if self._syntaxes_at is None or self._clock() - self._syntaxes_at > _SYNTAXES_SECONDS:
                 with self._connected() as connection:
-                    self._syntaxes = recent_syntaxes(connection)
-                self._syntaxes_at = self._clock()
+                    found, self._counted_to, is_whole = count_syntaxes(connection, self._counted_to, self._most_counted)
+                self._counted += found
+                self._syntaxes = _by_class(self._counted) if is_whole else ()
+                self._syntaxes_at = self._clock() if is_whole else None
             return self._syntaxes
 
     def syntaxes_of(self, instance: StoredInstance) -> tuple[str, ...]:
@@ -118,6 +136,14 @@ class CatalogRetrieval:
                 yield connection
         except SQLAlchemyError as error:
             raise TransientError(f"the catalog does not answer: {type(error).__name__}") from error
+
+
+def _by_class(counted: Counter[tuple[str, str]]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Return the syntaxes of each class, the most frequent first."""
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for (sop_class_uid, syntax), _ in sorted(counted.items(), key=lambda each: (-each[1], each[0])):
+        found[sop_class_uid].append(syntax)
+    return tuple((uid, tuple(syntaxes)) for uid, syntaxes in found.items())
 
 
 def _instance_of(row: Row[Any]) -> StoredInstance:

@@ -4,6 +4,7 @@ A page that cannot be had ends the answer with its error. What an origin sends b
 what it sends twice, since pages shift when something is stored meanwhile, is told once.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
@@ -26,6 +27,8 @@ _FIRST_PAGE_ROWS: Final = 100
 """So that the first answers of many come soon."""
 _MOST_FIELDS: Final = 50  # that HealthImaging takes
 _CUT_AT: Final = 10_000  # where older texts of HealthImaging's guide end a list
+_INSTANCES: Final = re.compile(r"/studies/([0-9.]+)(?:/series/([0-9.]+))?/instances")
+_OF_STUDY, _OF_SERIES = 0x00201208, 0x00201209
 _INTEGERS: Final = frozenset({"SL", "SS", "SV", "UL", "US", "UV"})
 _DECIMALS: Final = frozenset({"FD", "FL"})
 
@@ -76,7 +79,7 @@ class RemoteQuery:
         """Yield the pages of one search.
 
         Raises:
-            TransientError: the origin may have cut the list.
+            TransientError: the origin may have cut the list, and does not count as many instances either.
         """
         fields = [("includefield", f"{tag:08X}") for tag in plan.included[:_MOST_FIELDS]]
         at, size = 0, _FIRST_PAGE_ROWS
@@ -88,8 +91,22 @@ class RemoteQuery:
             if not page or (len(page) < size and not has_more):
                 break
             size = _PAGE_ROWS
-        if at == _CUT_AT and self._client.origin.kind is Kind.HEALTHIMAGING:
+        if at == _CUT_AT and self._client.origin.kind is Kind.HEALTHIMAGING and self._count_of(search) != at:
             raise TransientError(f"the origin ends a list at exactly {_CUT_AT:,} rows, where it may cut it")
+
+    def _count_of(self, search: Search) -> int | None:
+        """Return how many instances an origin counts in the series or study of a search; None where it is no answer."""
+        found = _INSTANCES.fullmatch(search.path)
+        if found is None or search.parameters:
+            return None
+        study, series = found.groups()
+        path, level, uid, tag = ("/studies", Level.STUDY, study, _OF_STUDY)
+        if series:
+            path, level, uid, tag = f"/studies/{study}/series", Level.SERIES, series, _OF_SERIES
+        unique = UNIQUE[level]
+        rows, _ = self._client.search(path, [(f"{unique:08X}", uid), ("includefield", f"{tag:08X}")])
+        counts = [_value(row, tag, "US") for row in rows if _value(row, unique, "UI") == uid]
+        return counts[0] if len(counts) == 1 else None
 
     def _page(self, search: Search, query: list[tuple[str, str]]) -> tuple[list[Row], bool]:
         """Return a page; none where the study or series of the path is not there.
