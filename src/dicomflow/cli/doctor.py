@@ -38,10 +38,10 @@ def doctor(
 ) -> None:
     """Check a set-up and say what to do.
 
-    Looks at folders, free space and the speed of a sync, ports, clock, certificate, store, KMS key, database, queues
-    and HealthImaging, as far as the set-up has them, and sends an image to an edge that it starts with the same
-    settings. Nothing of it stays. May be run before and while the edge, the worker or `dicomflow local` runs; without
-    --config and --worker it is `dicomflow local` that is checked. Exits 1 when something is wrong.
+    Looks at folders, free space and the speed of a sync, ports, clock, certificate, store, KMS key, destinations,
+    database, queues and HealthImaging, as far as the set-up has them, and sends an image to an edge that it starts with
+    the same settings. Nothing of it stays. May be run before and while the edge, the worker or `dicomflow local` runs;
+    without --config and --worker it is `dicomflow local` that is checked. Exits 1 when something is wrong.
 
     For example: dicomflow doctor --config /etc/dicomflow/edge.toml
     """

@@ -1,4 +1,4 @@
-"""Checks of an edge: its spool, its ports, its certificate, its store, and an image that it receives from itself."""
+"""Checks of an edge: its spool, ports, certificate, store, destinations, and an image that it receives of itself."""
 
 import contextlib
 import http.client
@@ -17,6 +17,7 @@ from obstore.store import ObjectStore
 from dicomflow import samples
 from dicomflow.bucket.keys import probe_key
 from dicomflow.dicom.uids import EXPLICIT_VR_LITTLE_ENDIAN, VERIFICATION
+from dicomflow.doctor.destinations import checks_of_destinations, folders_of_destinations
 from dicomflow.doctor.findings import SELF_TEST, Check, Problem, Skip, Warn
 from dicomflow.doctor.machine import (
     check_clock,
@@ -60,7 +61,7 @@ _SELF_ADVICE: Final = "run it again with --log-level DEBUG: an edge that is star
 
 def checks_of_edge(settings: EdgeSettings) -> Iterator[Check]:
     """Yield the checks of an edge's settings, in the order in which one needs the other."""
-    folders = [settings.spool.dir]
+    folders = [settings.spool.dir, *folders_of_destinations(settings)]
     root = local_root(settings.delivery.store_url)
     if root is not None:
         folders.append((root / probe_key(settings.name)).parent)
@@ -101,6 +102,7 @@ def _checks(settings: EdgeSettings) -> Iterator[Check]:
         yield Check("KMS key", lambda: _check_key(delivery, settings.name), "repair delivery.kms_key_id")
     if local_root(delivery.store_url) is None:
         yield Check("clock", lambda: check_clock(_store(delivery), probe_key(settings.name)), "set the clock")
+    yield from checks_of_destinations(settings)
     yield Check(SELF_TEST, lambda: _check_reception(settings), _SELF_ADVICE)
 
 

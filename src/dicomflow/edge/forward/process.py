@@ -39,7 +39,7 @@ from dicomflow.edge.transfer.lane import Lane
 from dicomflow.edge.transfer.process import routes_of
 from dicomflow.errors import PermanentError
 
-__all__ = ["Forwarding", "check_destinations", "has_shares", "run_forwarding"]
+__all__ = ["Forwarding", "check_destinations", "delivery_of", "has_shares", "run_forwarding"]
 
 _LOOK_SECONDS: Final = 1.0
 _STOP_SECONDS: Final = 3.5
@@ -64,7 +64,7 @@ def check_destinations(settings: EdgeSettings) -> None:
     for name, destination in settings.destinations.items():
         if isinstance(destination, StoreDestination) and local_root(destination.url) is None:
             try:
-                build_store(_delivery_of(destination))
+                build_store(delivery_of(destination))
             except PermanentError as error:
                 raise PermanentError(f"destinations.{name}: {error}") from error
         if isinstance(destination, StowDestination):
@@ -189,7 +189,7 @@ class Forwarding:
         return Copier(profile, spool.refuse_below_bytes, self._stopping, fsync=spool.fsync)
 
     def _store_lane(self, name: str, destination: StoreDestination, board: Board) -> StoreLane:
-        root, delivery = local_root(destination.url), _delivery_of(destination)
+        root, delivery = local_root(destination.url), delivery_of(destination)
         mount = StoreMount(root, self._handed.root / name)
         uploader = Uploader(partial(build_store, delivery), root, mount)
         return StoreLane(
@@ -230,7 +230,7 @@ def _whole_file(transfer: Transfer, instance: JobInstance) -> Path:
     return folder.whole_file(instance.number)
 
 
-def _delivery_of(destination: StoreDestination) -> DeliverySettings:
+def delivery_of(destination: StoreDestination) -> DeliverySettings:
     """Return the settings of a store in the words of the default one."""
     return DeliverySettings(
         store_url=destination.url,

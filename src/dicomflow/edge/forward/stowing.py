@@ -26,7 +26,7 @@ from dicomflow.edge.transfer.verdict import Verdict, pause_of, verdict_of_status
 from dicomflow.errors import PeerError, TransientError, text_of
 from dicomflow.regularfiles import open_regular
 
-__all__ = ["StowLane"]
+__all__ = ["StowLane", "authorization_of", "pool_of"]
 
 _LOOK_SECONDS: Final = 1.0
 _CHUNK_BYTES: Final = 1 << 20
@@ -92,11 +92,7 @@ class StowLane:
         self._tries = tries
         self._admit = admit
         self._failures = 0
-        timeout = urllib3.Timeout(_CONNECT_SECONDS, destination.timeout_seconds)
-        ca = str(destination.ca_certificate) if destination.ca_certificate is not None else None
-        shared: dict[str, Any] = {"maxsize": 1, "timeout": timeout, "ca_certs": ca, "retries": False}
-        proxy = destination.proxy_url
-        self._pool = urllib3.ProxyManager(proxy, **shared) if proxy else urllib3.PoolManager(**shared)
+        self._pool = pool_of(destination, destination.timeout_seconds)
 
     def run(self) -> None:
         """Send until the stop; the thread's boundary."""
@@ -157,7 +153,7 @@ class StowLane:
             "Accept": "application/dicom+json",
             "Content-Type": f'multipart/related; type="application/dicom"; boundary={boundary}',
             "Content-Length": str(length),
-            **self._authorization(),
+            **authorization_of(self._destination),
         }
         try:
             response = self._pool.request(
@@ -227,15 +223,29 @@ class StowLane:
             self._board.note(batch.transfer, answer, is_alone=is_alone)
             self._count(self._name, "again" if answer.state is InstanceState.QUEUED else answer.state)
 
-    def _authorization(self) -> dict[str, str]:
-        """Return the header that the file has; it is read each time, since it may be exchanged."""
-        file = self._destination.authorization_file
-        if file is None:
-            return {}
-        try:
-            return {"Authorization": file.read_text("latin-1").strip()}
-        except OSError as error:
-            raise TransientError(f"authorization_file cannot be read: {error.strerror}") from error
+
+def pool_of(destination: StowDestination, timeout_seconds: float) -> urllib3.PoolManager:
+    """Return connections to an origin, which may be through a proxy; nothing is tried again."""
+    timeout = urllib3.Timeout(_CONNECT_SECONDS, timeout_seconds)
+    ca = str(destination.ca_certificate) if destination.ca_certificate is not None else None
+    shared: dict[str, Any] = {"maxsize": 1, "timeout": timeout, "ca_certs": ca, "retries": False}
+    proxy = destination.proxy_url
+    return urllib3.ProxyManager(proxy, **shared) if proxy else urllib3.PoolManager(**shared)
+
+
+def authorization_of(destination: StowDestination) -> dict[str, str]:
+    """Return the header that the file has; it is read each time, since it may be exchanged.
+
+    Raises:
+        TransientError: it cannot be read.
+    """
+    file = destination.authorization_file
+    if file is None:
+        return {}
+    try:
+        return {"Authorization": file.read_text("latin-1").strip()}
+    except OSError as error:
+        raise TransientError(f"authorization_file cannot be read: {error.strerror}") from error
 
 
 def _folder_of(batch: Batch) -> SharedDelivery:
