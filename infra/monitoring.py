@@ -19,6 +19,7 @@ from infra.wiring import Foundation
 
 __all__ = ["Monitoring", "Watched"]
 
+_WAIT_SECONDS: Final = 14_400  # a PACS that is serviced is back by then
 _OLDEST_SECONDS: Final = 3600
 _BACKLOG: Final = 3600
 """An hour's work at one start a second, each series in a job of its own."""
@@ -104,6 +105,14 @@ class Monitoring(Construct):
             self._alarms.metric("TransfersFailed"),
             0,
             "Images that were sent back to a site did not all arrive",
+        )
+        waits = self._alarms.metric("DestinationWaitSeconds", MAXIMUM)
+        self._alarms.add(
+            self,
+            "destination-waits",
+            waits,
+            _WAIT_SECONDS,
+            "A destination of an edge's routes does not take its images",
         )
         missing, not_compared = (self._alarms.metric(name, MAXIMUM) for name in ("ImagesMissing", "SourcesNotCompared"))
         self._alarms.add(self, "images-missing", missing, 0, "A PACS has images that did not arrive at its edge")

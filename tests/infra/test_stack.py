@@ -460,7 +460,7 @@ def test_alarm_for_each_way_to_lose_sight_of_an_image(template: Any):
     alarms = {each["AlarmName"]: each for each in template.resources("AWS::CloudWatch::Alarm").values()}
     expected = {f"iep-{name}-dead-letters" for name in QUEUES} | {f"iep-{name}-errors" for name in FUNCTIONS}
     expected |= {"iep-imports-failed", "iep-import-backlog", "iep-objects-unreadable", "iep-catalog-capacity"}
-    expected |= {"iep-transfers-failed", "iep-images-missing", "iep-sources-not-compared"}
+    expected |= {"iep-transfers-failed", "iep-images-missing", "iep-sources-not-compared", "iep-destination-waits"}
     expected |= {"iep-edge-1-silent", "iep-edge-2-silent", "iep-index-oldest-message"}
     assert expected <= alarms.keys()
     assert all(alarm["AlarmActions"] and alarm["OKActions"] for alarm in alarms.values())

@@ -10,7 +10,7 @@ from obstore.store import LocalStore
 from prometheus_client import CollectorRegistry, generate_latest
 
 from dicomflow.bucket.compared import ComparedSource
-from dicomflow.bucket.heartbeat import Heartbeat
+from dicomflow.bucket.heartbeat import Heartbeat, WaitingDestination
 from dicomflow.bucket.keys import heartbeat_key, instance_key
 from dicomflow.pipeline import lambdas
 from dicomflow.pipeline.metrics import EmfMetrics, Name, PrometheusMetrics, after_commit, register_edges
@@ -160,6 +160,30 @@ def test_watch_and_prometheus_tell_what_nightly_comparisons_lack(
     for edge, missing, not_compared in (("site-0", None, None), ("site-1", 2, 2), ("site-2", 0, 1)):
         assert missing == registry.get_sample_value("dicomflow_images_missing", {"edge": edge})
         assert not_compared == registry.get_sample_value("dicomflow_sources_not_compared", {"edge": edge})
+
+
+def test_watch_and_prometheus_tell_how_long_images_wait_for_destinations(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    restore_logging: None,
+) -> None:
+    """The longest wait of all edges, for an alarm; by edge for Prometheus."""
+    store = LocalStore(tmp_path)
+    _beat(store, "site-1", 1, waiting=(WaitingDestination("PACS", 3, 20_000.4), WaitingDestination("WEB", 1, 5.0)))
+    _beat(store, "site-2", 1, waiting=(WaitingDestination("PACS", 1, 60.0),))
+    _beat(store, "site-3", 1)
+    monkeypatch.setenv("DICOMFLOW_STORE_URL", tmp_path.as_uri())
+    lambdas.watch()
+    documents = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    (told,) = [each for each in documents if "DestinationWaitSeconds" in each]
+    assert told["DestinationWaitSeconds"] == [20_000.0]
+    assert told["_aws"]["CloudWatchMetrics"][0]["Metrics"][0]["Unit"] == "Seconds"
+    assert "edge" not in told
+    registry = CollectorRegistry()
+    register_edges(registry, store)
+    for edge, seconds in (("site-1", 20_000.4), ("site-2", 60.0), ("site-3", 0.0)):
+        assert registry.get_sample_value("dicomflow_destination_wait_seconds", {"edge": edge}) == seconds
 
 
 def test_silences_in_prometheus_grow_while_the_store_is_away(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from dicomflow.bucket.listing import list_objects
 from dicomflow.bucket.reading import read_heartbeat
 from dicomflow.errors import PermanentError, TransientError
 
-__all__ = ["Completeness", "completeness", "read_heartbeats", "silences"]
+__all__ = ["Completeness", "completeness", "read_heartbeats", "silences", "waits"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +43,11 @@ def read_heartbeats(store: ObjectStore) -> list[Heartbeat]:
 def silences(beats: Iterable[Heartbeat], now: datetime) -> dict[str, float]:
     """Return by edge the seconds since its last heartbeat; 0 for a clock that is ahead of ours."""
     return {each.edge: max(0.0, (now - each.at).total_seconds()) for each in beats}
+
+
+def waits(beats: Iterable[Heartbeat]) -> dict[str, float]:
+    """Return by edge for how many seconds its oldest instance had waited for a destination; 0 for none."""
+    return {each.edge: max((waiting.oldest_seconds for waiting in each.waiting), default=0.0) for each in beats}
 
 
 @dataclass(frozen=True, slots=True)

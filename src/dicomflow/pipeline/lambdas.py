@@ -22,7 +22,7 @@ from dicomflow.errors import DicomflowError, InternalError, PermanentError
 from dicomflow.pipeline.connect import build_dependencies, build_queues, build_store, client_of
 from dicomflow.pipeline.dependencies import Dependencies
 from dicomflow.pipeline.handlers import SqsEvent, handlers_of
-from dicomflow.pipeline.heartbeats import completeness, read_heartbeats, silences
+from dicomflow.pipeline.heartbeats import completeness, read_heartbeats, silences, waits
 from dicomflow.pipeline.metrics import EmfMetrics
 from dicomflow.pipeline.settings import load_settings
 from dicomflow.pipeline.worker import SqsQueues
@@ -63,7 +63,7 @@ def transfers(event: SqsEvent, context: "LambdaContext | None" = None) -> dict[s
 
 
 def watch(_event: Any = None, context: "LambdaContext | None" = None) -> dict[str, float]:
-    """Write how long each edge has been silent, which is returned, and what nightly comparisons found.
+    """Write how long each edge has been silent, which is returned, and what else their heartbeats tell alarms.
 
     Called by a schedule. Needs no database.
     """
@@ -75,6 +75,7 @@ def watch(_event: Any = None, context: "LambdaContext | None" = None) -> dict[st
     beats, now = read_heartbeats(build_store(store_url)[1]), datetime.now(UTC)
     found = silences(beats, now)
     _metrics().write_silences(found)
+    _metrics().write_waits(waits(beats))
     _metrics().write_completeness(completeness(beats, now).values())
     return found
 

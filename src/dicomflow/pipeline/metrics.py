@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from dicomflow.bucket.heartbeat import Heartbeat
 from dicomflow.errors import TransientError
-from dicomflow.pipeline.heartbeats import Completeness, completeness, read_heartbeats, silences
+from dicomflow.pipeline.heartbeats import Completeness, completeness, read_heartbeats, silences, waits
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -59,6 +59,11 @@ class Name(Enum):
     INSTANCES_SENT_BACK = ("InstancesSentBack", "dicomflow_instances_sent_back", "Instances that a destination has.")
     IMPORT_BACKLOG = ("ImportBacklog", "dicomflow_import_backlog", "Series queued or in progress.")
     EDGE_SILENT_SECONDS = ("EdgeSilentSeconds", "dicomflow_edge_silent_seconds", "Since the edge's last heartbeat.")
+    DESTINATION_WAIT_SECONDS = (
+        "DestinationWaitSeconds",
+        "dicomflow_destination_wait_seconds",
+        "For how long the oldest instance waits for a destination of its edge's routes.",
+    )
     IMAGES_MISSING = ("ImagesMissing", "dicomflow_images_missing", "Images that sources have and the edge has not.")
     SOURCES_NOT_COMPARED = (
         "SourcesNotCompared",
@@ -96,6 +101,7 @@ COUNTERS: Final = (
     Name.INSTANCES_SENT_BACK,
 )
 
+_OF_TIME: Final = frozenset({Name.EDGE_SILENT_SECONDS, Name.DESTINATION_WAIT_SECONDS})
 
 Counts = Counter[Name]
 
@@ -161,6 +167,12 @@ class EmfMetrics:
             _write({Name.EDGE_SILENT_SECONDS: round(seconds)}, {"edge": edge})
 
     @staticmethod
+    def write_waits(waits: Mapping[str, float]) -> None:
+        """Write how long the oldest instance of all edges waits for a destination: one line, if anything waits."""
+        if longest := max(waits.values(), default=0.0):
+            _write({Name.DESTINATION_WAIT_SECONDS: round(longest)})
+
+    @staticmethod
     def write_completeness(found: Iterable[Completeness]) -> None:
         """Write what nightly comparisons found, of all edges together: one line, and none without comparisons."""
         if edges := list(found):
@@ -175,7 +187,7 @@ def _write(values: Mapping[Name, int], dimensions: Mapping[str, str] | None = No
     for dimension, value in (dimensions or {}).items():
         metrics.add_dimension(dimension, value)
     for name, number in values.items():
-        unit = MetricUnit.Seconds if name is Name.EDGE_SILENT_SECONDS else MetricUnit.Count
+        unit = MetricUnit.Seconds if name in _OF_TIME else MetricUnit.Count
         metrics.add_metric(name.cloudwatch, unit, number)
     metrics.flush_metrics()
 
@@ -220,6 +232,7 @@ class _HeartbeatCollector:
         beats, now = self._last_beats(), datetime.now(UTC)
         lacks = completeness(beats, now)
         yield _by_edge(Name.EDGE_SILENT_SECONDS, silences(beats, now))
+        yield _by_edge(Name.DESTINATION_WAIT_SECONDS, waits(beats))
         yield _by_edge(Name.IMAGES_MISSING, {edge: each.missing for edge, each in lacks.items()})
         yield _by_edge(Name.SOURCES_NOT_COMPARED, {edge: each.not_compared for edge, each in lacks.items()})
 
