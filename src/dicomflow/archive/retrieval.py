@@ -80,6 +80,10 @@ class Retrieval(Protocol):
     Each method raises `TransientError` where catalog or store does not answer.
     """
 
+    @property
+    def at_once(self) -> int:
+        """How many objects are better read at once than one after the other; 1 where that gains nothing."""
+
     def find(self, selection: Selection) -> list[StoredInstance]:
         """Return what a selection means, each once, by study, series number and instance number; [] where nothing does.
 

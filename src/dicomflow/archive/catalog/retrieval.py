@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, Final, cast
 
 import obstore
 from obstore.exceptions import BaseError
-from obstore.store import ObjectStore
+from obstore.store import LocalStore, MemoryStore, ObjectStore
 from sqlalchemy import Connection, Engine, Row
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -25,6 +25,7 @@ __all__ = ["MAX_UIDS", "CatalogRetrieval"]
 MAX_UIDS: Final = 10_000
 """UIDs that one selection may list; a database takes so many values at once, and no more than three times that."""
 CHUNK_BYTES: Final = 4 << 20
+_AT_ONCE: Final = 8
 _SYNTAXES_SECONDS: Final = 60.0
 _MOST_COUNTED: Final = 100_000
 """Instances that are counted by syntax while an association waits: some tens of milliseconds."""
@@ -49,6 +50,11 @@ class CatalogRetrieval:
         self._counted_to = 0
         self._syntaxes: tuple[tuple[str, tuple[str, ...]], ...] = ()
         self._syntaxes_at: float | None = None
+
+    @property
+    def at_once(self) -> int:
+        """Return 1 of a folder, which answers at once, and several of a service; see `Retrieval`."""
+        return 1 if isinstance(self._store, (LocalStore, MemoryStore)) else _AT_ONCE
 
     def find(self, selection: Selection) -> list[StoredInstance]:
         """Return what a selection means; see `Retrieval`."""

@@ -65,6 +65,11 @@ class RemoteRetrieval:
         self._lock = threading.Lock()
         self._held: dict[str, _Held] = {}
 
+    @property
+    def at_once(self) -> int:
+        """Return 1: `reading` fetches ahead."""
+        return 1
+
     def find(self, selection: Selection) -> list[StoredInstance]:
         """Return what a selection means; see `Retrieval`. All of a series are read, however many."""
         if selection.version is not None:

@@ -6,6 +6,7 @@ answer's end, so that no client takes a part of a study for the whole; what fail
 
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Final
 
 from starlette.exceptions import HTTPException
@@ -14,6 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from dicomflow.archive.access import Right
+from dicomflow.archive.ahead import ahead
 from dicomflow.archive.archive import Archive
 from dicomflow.archive.errors import NotHeldError
 from dicomflow.archive.metadata import MetadataWriter
@@ -38,6 +40,8 @@ _SERIES: Final = _STUDY + "/series/{series}"
 _INSTANCE: Final = _SERIES + "/instances/{instance}"
 _LEVELS: Final = (_STUDY, _SERIES, _INSTANCE)
 _JSON_BYTES: Final = 256 << 10
+_WHOLE_BYTES: Final = 2 << 20
+"""Objects of up to so many are read before their turn."""
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 Answer = Callable[[Asked], Response]
@@ -111,8 +115,12 @@ def _objects(asked: Asked) -> Response:
         length = multipart.length((headers, way.instance.size_bytes) for headers, way in parts)
 
     def pieces() -> Iterator[bytes]:
-        for headers, way in parts:
+        whole = ahead(partial(_whole, asked.archive), ways, asked.archive.retrieval.at_once)
+        for (headers, way), found in zip(parts, whole, strict=True):
             head = multipart.head(headers)
+            if found is not None:
+                yield head + found
+                continue
             for piece in _pieces_of(asked.archive, way):
                 yield head + piece if head else piece
                 head = b""
@@ -131,6 +139,13 @@ def _single(asked: Asked, way: Way, etag: str | None) -> Response:
         return asked.archive.retrieval.read(way.instance, start, length)
 
     return ranged(asked.request, way.instance.size_bytes, read, media_type, etag=etag, headers=headers)
+
+
+def _whole(archive: Archive, way: Way) -> bytes | None:
+    """Return an object that is not large and is given as it is stored; None of any other."""
+    if way.is_converted or way.instance.size_bytes > _WHOLE_BYTES:
+        return None
+    return archive.retrieval.read(way.instance, 0, way.instance.size_bytes)
 
 
 def _pieces_of(archive: Archive, way: Way) -> Iterator[bytes]:
@@ -169,8 +184,10 @@ def _metadata(asked: Asked) -> Response:
         waiting: list[str] = []
         size = 0
         before = "["
-        for instance in asked.instances:
-            opened = open_stored(asked.archive.retrieval, instance)
+        opening = partial(open_stored, asked.archive.retrieval)
+        for instance, opened in zip(
+            asked.instances, ahead(opening, asked.instances, asked.archive.retrieval.at_once), strict=True
+        ):
             text = writer.write(opened.data_set, opened.transfer_syntax_uid, f"{asked.url_of(instance)}/bulkdata")
             waiting += before, text
             before, size = ",", size + len(text)
