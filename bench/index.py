@@ -6,24 +6,34 @@ instances already. The server is a real PostgreSQL on this machine, with its dur
 
 import argparse
 import asyncio
+import http.client
 import io
+import json
 import statistics
 import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Final
 
 import obstore
-from obstore.store import LocalStore
+from obstore.store import LocalStore, MemoryStore
 from sqlalchemy import Connection, Engine, Table, bindparam, text
 from sqlalchemy.dialects.postgresql import insert
 
 from dicomflow import samples
+from dicomflow.archive.archive import Archive
+from dicomflow.archive.catalog.audit import CatalogAudit
+from dicomflow.archive.catalog.query import CatalogQuery
+from dicomflow.archive.catalog.retrieval import CatalogRetrieval
+from dicomflow.archive.pixels.conversions import Conversions
+from dicomflow.archive.web.access import WebAccess
+from dicomflow.archive.web.app import create_archive
 from dicomflow.catalog.engine import begin_read, create_engine_for, migrate
 from dicomflow.catalog.index import IndexedObject
 from dicomflow.catalog.search import StudyFilter, search_studies
@@ -31,6 +41,7 @@ from dicomflow.catalog.tables import instance, patient, series, stored_object, s
 from dicomflow.dicom.attributes import Level, of_level
 from dicomflow.pipeline.events import StoredObjectEvent
 from dicomflow.pipeline.index import index_objects, read_objects
+from dicomflow.serving import WebServer
 from machine import describe
 from report import replace_section
 
@@ -46,6 +57,20 @@ SEARCHES: Final = {
     "one day": StudyFilter(first_date=date(2011, 5, 5), last_date=date(2011, 5, 5)),
     "modality": StudyFilter(modality="MR"),
 }
+CLIENTS: Final = 8
+ASKED: Final = (
+    "/studies?limit=50",
+    "/studies?limit=101&fuzzymatching=true&includefield=00081030,00080060,00080090,00100030",
+    "/studies?limit=50&offset=5000",
+    "/studies?limit=50&PatientID=BULK-77",
+    "/studies?limit=50&PatientName=Demo%5EPatient77*",
+    "/studies?limit=50&PatientName=*patient77*",
+    "/studies?limit=50&StudyDate=20110501-20110531",
+    "/studies?limit=50&ModalitiesInStudy=MR",
+    "/studies/1.9.77/series",
+    "/studies/1.9.77/instances?limit=100",
+    "/instances?limit=50",
+)
 UIDS: Final = {
     "study_instance_uid": "StudyInstanceUID",
     "series_instance_uid": "SeriesInstanceUID",
@@ -59,6 +84,8 @@ BULK: Final = """
 100|INSERT INTO patient_word (word, patient_key) SELECT 'patient' || n,
     (SELECT patient_key FROM patient WHERE issuer_of_patient_id = 'bulk' AND patient_id = 'BULK-' || n
      AND unidentified_study_uid = '');
+100|INSERT INTO patient_word (word, patient_key) SELECT 'demo', (SELECT patient_key FROM patient
+     WHERE issuer_of_patient_id = 'bulk' AND patient_id = 'BULK-' || n AND unidentified_study_uid = '');
 100|INSERT INTO study (patient_key, study_instance_uid, accession_number, study_date, sort_at, as_of)
     SELECT (SELECT patient_key FROM patient WHERE issuer_of_patient_id = 'bulk' AND patient_id = 'BULK-' || n
      AND unidentified_study_uid = ''), '1.9.' || n, 'BULK-' || n, DATE '2000-01-01' + n % 9000,
@@ -101,11 +128,11 @@ def main() -> int:
             _fill(engine, arguments.rows)
             print(f"filled in {time.perf_counter() - started:.0f} s", file=sys.stderr)
             lines.append(_measure(engine, store, events, arguments.rows, arguments.rounds))
-            searches = _search(engine)
+            searches, asked = _search(engine), _ask(engine)
             engine.dispose()
         finally:
             server.cleanup()
-    text_ = _report(lines, searches, arguments)
+    text_ = _report(lines, searches, asked, arguments)
     print(text_)
     if arguments.write:
         replace_section(Path("docs/performance.md"), "index", text_)
@@ -242,7 +269,43 @@ def _search(engine: Engine) -> list[str]:
     return rows
 
 
-def _report(lines: Sequence[str], searches: Sequence[str], arguments: argparse.Namespace) -> str:
+def _ask(engine: Engine) -> list[str]:
+    """Return a row for each QIDO-RS search: the median milliseconds of its first page, on the wire."""
+    retrieval = CatalogRetrieval(engine, MemoryStore())
+    audit, conversions = CatalogAudit(engine), Conversions(retrieval)
+    archive = Archive(CatalogQuery(engine), retrieval, conversions, audit, "ARCHIVE")
+    server = WebServer(create_archive(archive, WebAccess()), "127.0.0.1", 0)
+    server.start()
+    rows = []
+    try:
+        for query in ASKED:
+            times = [_page(server.port, query) for _ in range(11)]
+            found = len(json.loads(times[0][1]))
+            with ThreadPoolExecutor(CLIENTS) as clients:
+                beside = list(clients.map(partial(_page, server.port), [query] * 5 * CLIENTS))
+            alone, many = (statistics.median(taken for taken, _ in each) for each in (times, beside))
+            rows.append(f"| `{query}` | {found} | {alone:.0f} ms | {many:.0f} ms |")
+    finally:
+        server.close()
+        audit.close()
+        conversions.close()
+    return rows
+
+
+def _page(port: int, query: str) -> tuple[float, bytes]:
+    """Return the milliseconds that an answer took, and its body."""
+    began = time.perf_counter()
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("GET", query)
+    answer = connection.getresponse()
+    body = answer.read()
+    taken = (time.perf_counter() - began) * 1000
+    connection.close()
+    assert answer.status == 200, body
+    return taken, body
+
+
+def _report(lines: Sequence[str], searches: Sequence[str], asked: Sequence[str], arguments: argparse.Namespace) -> str:
     return "\n".join(
         [
             f"Measured with `scripts/bench index --rounds {arguments.rounds}` on {describe()}.",
@@ -260,6 +323,12 @@ def _report(lines: Sequence[str], searches: Sequence[str], arguments: argparse.N
             "| search | studies found | time |",
             "|---|---|---|",
             *searches,
+            "",
+            f"The same catalog asked over HTTP, QIDO-RS, by one client and by {CLIENTS} at once:",
+            "",
+            "| request | rows | one client | each of them |",
+            "|---|---|---|---|",
+            *asked,
         ]
     )
 
