@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from dicomflow.errors import TransientError
+from dicomflow.pipeline import wakeups
 from dicomflow.pipeline.wakeups import acknowledge, wake_driver
 
 
@@ -34,6 +35,23 @@ def test_wake_driver_that_cannot_be_sent_leaves_the_next_one_free(deployment: An
     with pytest.raises(TransientError):
         wake_driver(replace(deployment.deps, enqueue=enqueue), deployment.now(), "planned")
     assert wake_driver(deployment.deps, deployment.now(), "planned")
+
+
+def test_wake_driver_after_a_death_before_the_send_sends_it(deployment: Any, monkeypatch: pytest.MonkeyPatch):
+    """What comes again relies on no message that nobody is known to have sent, however late that was to come."""
+
+    def die(_queue: str, _body: str, _delay_seconds: int = 0) -> None:
+        raise SystemExit
+
+    in_four_minutes = deployment.now() + timedelta(seconds=245)
+    with monkeypatch.context() as patched:
+        patched.setattr(wakeups, "acknowledge", lambda *_: None)  # the dead do nothing more
+        with pytest.raises(SystemExit):
+            wake_driver(replace(deployment.deps, enqueue=die), in_four_minutes, "sweep")
+    deployment.advance(60)
+    assert wake_driver(deployment.deps, in_four_minutes, "sweep")
+    deployment.advance(60)
+    assert not wake_driver(deployment.deps, in_four_minutes, "sweep")
 
 
 def test_wake_driver_while_one_is_under_way_sends_none(deployment: Any):
