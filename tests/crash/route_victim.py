@@ -1,7 +1,8 @@
 """Edges with routes that die at a chosen call: a process forked for each line of standard input.
 
-A line is `FOLDER PORT STEP`: deliver what `FOLDER/spool` has received to the default store, a second store and a
-destination on PORT, and die of SIGKILL before the call of number STEP that is made for that; with STEP -1 not at all.
+A line is `FOLDER PEER STEP`: deliver what `FOLDER/spool` has received to the default store, a second store and a
+destination, and die of SIGKILL before the call of number STEP that is made for that; with STEP -1 not at all. PEER is
+the port of a node; or the URL of an origin, which then gets de-identified copies, as the second store does.
 """
 
 import os
@@ -23,29 +24,43 @@ from dicomflow.edge.transfer import lane as lane_module
 
 CALLS: tuple[tuple[Any, tuple[str, ...]], ...] = (
     (os, ("open", "write", "fsync", "rename", "replace", "unlink", "mkdir", "link", "rmdir", "utime")),
-    (socket.socket, ("connect", "sendmsg", "recv_into")),
+    (socket.socket, ("connect", "sendall", "sendmsg", "recv_into")),
     (obstore, ("put_async",)),
 )
 
 
-def _run(folder: Path, port: int, step: int) -> None:
+def _run(folder: Path, peer: str, step: int) -> None:
     deliverer_module._POLL_SECONDS = 0.01
     process_module._LOOK_SECONDS = 0.01
     lane_module._LOOK_SECONDS = 0.01
-    site = RoutedSite(
-        folder,
-        destinations={
-            "research": {"kind": "store", "url": (folder / "research").as_uri()},
-            "pacs": {"host": "127.0.0.1", "port": port, "ae_title": "PACS", "associations": 1},
-        },
-        routes=[
-            {"when": {"modality": "CT"}, "to": ["pacs", "research"]},
-            {"when": {"modality": "MR"}, "to": ["store", "pacs"]},
-        ],
-    )
+    site = RoutedSite(folder, **(_copied(folder, peer) if "://" in peer else _routed(folder, int(peer))))
     if step >= 0:
         _die_before(step)
     site.run(site.is_level)
+
+
+def _routed(folder: Path, port: int) -> dict[str, Any]:
+    return {
+        "destinations": {
+            "research": {"kind": "store", "url": (folder / "research").as_uri()},
+            "pacs": {"host": "127.0.0.1", "port": port, "ae_title": "PACS", "associations": 1},
+        },
+        "routes": [
+            {"when": {"modality": "CT"}, "to": ["pacs", "research"]},
+            {"when": {"modality": "MR"}, "to": ["store", "pacs"]},
+        ],
+    }
+
+
+def _copied(folder: Path, url: str) -> dict[str, Any]:
+    return {
+        "site_secret": "a secret of a site, long enough to be one",
+        "destinations": {
+            "research": {"kind": "store", "url": (folder / "research").as_uri(), "profile": "basic"},
+            "web": {"kind": "stow", "url": url, "profile": "basic", "concurrency": 1},
+        },
+        "routes": [{"to": ["store", "research", "web"]}],
+    }
 
 
 def _die_before(step: int) -> None:
@@ -67,12 +82,12 @@ def _die_before(step: int) -> None:
 def main() -> None:
     """Fork for each line, wait until that process has ended, and tell how."""
     for line in sys.stdin:
-        folder, port, step = line.split()
+        folder, peer, step = line.split()
         child = os.fork()
         if child == 0:
             code = 1
             try:
-                _run(Path(folder), int(port), int(step))
+                _run(Path(folder), peer, int(step))
                 code = 0
             finally:
                 sys.stderr.flush()

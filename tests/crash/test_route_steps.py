@@ -1,5 +1,6 @@
 """Death at any call between what was received and its destinations: each gets exactly what its rule says."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -8,7 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from planted import encoded, reading
 from routed_site import RoutedSite
+from stow_origin import StowOrigin
 from transfer_site import Pacs
 
 IS_FULL = os.environ.get("DICOMFLOW_TEST_FULL") == "1"
@@ -29,11 +32,11 @@ class Victim:
             start_new_session=True,
         )
 
-    def run(self, folder: Path, port: int, step: int = -1) -> int:
+    def run(self, folder: Path, peer: int | str, step: int = -1) -> int:
         """Fork an edge, and return how it ended."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(f"{folder} {port} {step}\n")
+        self._process.stdin.write(f"{folder} {peer} {step}\n")
         self._process.stdin.flush()
         return int(self._process.stdout.readline())
 
@@ -92,3 +95,34 @@ def test_kill_9_at_every_step_leaves_each_destination_what_its_rule_says(victim:
         assert all(each.stored_at is not None and each.problem is None for each in site.entries().values()), step
     assert deaths > 120 / STRIDE  # how often it looks around, and so how many calls it makes, differs
     assert twice <= deaths / 3
+
+
+@pytest.mark.slow
+def test_kill_9_at_every_step_leaves_each_recipient_the_same_copies(victim: Victim, tmp_path: Path) -> None:
+    """While copies are made, put and sent by STOW-RS: whatever was cut short, they are of the same bytes and UIDs."""
+    images = {str(each.SOPInstanceUID): encoded(each) for each in reading()[:2]}
+    copies: list[tuple[dict[str, str], dict[str, str]]] = []
+    with contextlib.closing(StowOrigin()) as origin:
+        for step in range(0, MOST_STEPS, STRIDE * 2):
+            site = RoutedSite(tmp_path / str(step))
+            for sop, content in images.items():
+                site.receive_content(sop, content)
+            site.spool.associations.note_end("a1", "released")
+            origin.taken.clear()
+            origin.digests.clear()
+            ended = victim.run(site.folder, origin.url, step)
+            if ended != 0:
+                assert signal.SIGKILL == ended
+                assert 0 == victim.run(site.folder, origin.url)
+            assert site.digests(*images) == site.stored(site.objects), step
+            copies.append((site.stored(site.research), dict(origin.digests)))
+            assert copies[-1] == copies[0], step
+            (manifest,) = site.manifests(site.research)
+            assert {each.sop_instance_uid: each.sha256 for each in manifest.instances()} == copies[0][0], step
+            assert max(origin.taken.values()) <= 2, step
+            assert [] == list(site.spool.quarantined.iterdir()), step
+            assert not list(site.handed.root.rglob("*.copy")), step
+            if ended == 0:
+                break  # the step was not reached
+    assert len(copies) > 120 / STRIDE
+    assert all(len(each) == len(images) and not set(each) & set(images) for each in copies[0])

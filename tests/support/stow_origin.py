@@ -64,7 +64,7 @@ class StowOrigin:
         with self._lock:
             parts = _parts(headers["Content-Type"], body)
             uids = [decode_file_meta(part).sop_instance_uid for part in parts]
-            self.requests.append({"path": path, "uids": uids, "headers": headers})
+            self.requests.append({"path": path, "uids": uids, "headers": headers, "body": body})
             if self.statuses:
                 return self.statuses.pop(0), b""
             stored, failed = [], []

@@ -1,5 +1,6 @@
 """A destination with a profile gets copies alone, and nothing of the originals in a byte, key or manifest."""
 
+import contextlib
 import time
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from planted import Planter, encoded, reading
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from routed_site import RoutedSite
+from stow_origin import StowOrigin
 from transfer_site import Pacs
 from waiting import WAIT_SECONDS
 
@@ -104,6 +106,31 @@ def test_what_may_not_go_is_quarantined_with_its_reason_and_told_of(routed: Rout
     ((path, reason),) = quarantined_files(routed.spool.root)
     assert path.read_bytes() == routed.sent[ultrasound.SOPInstanceUID]
     assert "devices write into ultrasound images" in reason
+
+
+def test_an_origin_gets_copies_alone(routed: RoutedSite) -> None:
+    """No byte of its requests, heads included, tells whose they are, whatever it answers in between."""
+    with contextlib.closing(StowOrigin()) as origin:
+        origin.statuses = [503, 400]
+        routed.set(
+            site_secret=_SECRET,
+            destinations={"web": {"kind": "stow", "url": origin.url, "profile": "basic"}},
+            routes=[{"to": ["store", "web"]}],
+        )
+        planter = Planter()
+        originals = _received(routed, planter)
+        routed.run(routed.is_level)
+        told = b"".join(repr(each["headers"]).encode() + each["body"] for each in origin.requests)
+    assert len(origin.requests) > 2
+    assert set(origin.taken.values()) == {1}
+    assert len(origin.taken) == 3
+    assert planter.left_in(told) == []
+    assert not [uid for each in originals for uid in _own_uids(each) if uid.encode() in told]
+    assert len(list(routed.spool.scan_quarantined())) == 1
+
+
+def _own_uids(image: Dataset) -> list[str]:
+    return [str(image.SOPInstanceUID), str(image.SeriesInstanceUID), str(image.StudyInstanceUID)]
 
 
 def test_copies_wait_for_a_dead_destination_and_are_sent_once(routed: RoutedSite, pacs: Pacs):
