@@ -225,7 +225,10 @@ def _thing_policy(scope: Construct, edge: EdgeDevice, device: str) -> iot.CfnPol
 
 
 def _installer_role(scope: Construct, settings: DeploymentSettings) -> iam.Role:
-    """Return the role whose short-lived credentials an installation uses, and which can install edges only.
+    """Return the role that `dicomflow edge-install` makes things and certificates with, on the operator's computer.
+
+    Whoever has its rights may become any edge of the stack (IAM knows no condition on the policy that AttachPolicy
+    attaches), so that no device has them, but where Greengrass's own installer is called there by hand.
 
     AWS IoT Greengrass Developer Guide, "Minimal IAM policy for installer to provision resources", less what would make
     or change a role or its permissions.
@@ -235,7 +238,7 @@ def _installer_role(scope: Construct, settings: DeploymentSettings) -> iam.Role:
         scope,
         "Installer",
         role_name=f"{settings.name}-GGInstallerRole",
-        description="Installs Greengrass on an edge's device: assumed for an hour by whoever installs it",
+        description="Makes an edge's thing and certificate: assumed by dicomflow edge-install, and not on a device",
         assumed_by=iam.AccountRootPrincipal(),
     )
     for sid, (actions, resources) in _installer_rights(scope, prefix).items():
@@ -270,7 +273,13 @@ def _installer_rights(scope: Construct, prefix: str) -> dict[str, tuple[list[str
     return {
         "Read": (["iam:GetPolicy", "iam:GetRole"], [roles, policies, _arn(scope, "iam", "policy", "*", account="aws")]),
         "Things": (
-            ["iot:AddThingToThingGroup", "iot:CreateThing", "iot:DescribeThing", "iot:DescribeThingGroup"],
+            [
+                "iot:AddThingToThingGroup",
+                "iot:CreateThing",
+                "iot:DescribeThing",
+                "iot:DescribeThingGroup",
+                "iot:ListThingPrincipals",
+            ],
             things,
         ),
         "Aliases": (["iot:DescribeRoleAlias"], [_arn(scope, "iot", "rolealias", f"{prefix}*-GG-Role-Alias")]),

@@ -1,11 +1,16 @@
 """A command line to call, and a catalog with one study in it."""
 
+import logging
 import os
 import shutil
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import boto3
 import pytest
+from moto.server import ThreadedMotoServer
 from sqlalchemy import Engine
 
 from dicomflow import cli
@@ -46,3 +51,23 @@ def data(tmp_path: Path, _sqlite_template: Engine) -> Path:
     shutil.copy(str(_sqlite_template.url.database), folder / "catalog.db")
     (folder / "catalog.db").chmod(0o600)
     return folder
+
+
+@pytest.fixture
+def iot(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Serve STS and IoT with what the stack `hospital` makes for its edge ct, and be somebody there."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line a request
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with urllib.request.urlopen(f"http://{host}:{port}/moto-api/reset", b"", timeout=10):  # all servers share a memory
+        pass
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    client = boto3.client("iot", region_name="eu-west-1")
+    client.create_policy(policyName="hospital-ct-GG-Thing", policyDocument="{}")
+    client.create_thing_group(thingGroupName="hospital-IEP-devices")
+    yield client
+    server.stop()

@@ -1,20 +1,19 @@
 """`dicomflow edge-install`: commands that a device's operator can paste, and secrets that nobody else reads."""
 
 import hashlib
-import logging
 import re
 import shutil
 import stat
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tree_sitter
 import tree_sitter_powershell
-from moto.server import ThreadedMotoServer
 
 from dicomflow.cli.nucleus import NUCLEUS, NUCLEUS_SHA256
 from dicomflow.edge.settings import load_settings
@@ -22,21 +21,8 @@ from dicomflow.edge.settings import load_settings
 Run = Callable[..., tuple[int, str, str]]
 
 ROOT = Path(__file__).resolve().parents[2]
-SECRET = re.compile(r"AWS_SECRET_ACCESS_KEY=(\S+)")
-
-
-@pytest.fixture
-def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Serve STS, and be somebody there."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line a request
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    yield
-    server.stop()
+STORE = ("--store-url", "s3://bucket")
+SECRET = re.compile(r"AWS_SECRET_ACCESS_KEY|PRIVATE KEY")
 
 
 @pytest.fixture
@@ -92,7 +78,7 @@ def device(tmp_path: Path) -> dict[str, str]:
     (tools / "sudo").write_text('#!/bin/sh\nwhile [ "$1" = -E ]; do shift; done\n[ "$1" = -u ] && shift 2\nexec "$@"\n')
     for path in tools.iterdir():
         path.chmod(0o755)
-    for name in ("bash", "cp", "mktemp", "sh"):
+    for name in ("bash", "cat", "cp", "mktemp", "sh"):
         (tools / name).symlink_to(str(shutil.which(name)))
     return {"PATH": str(tools), "CALLS": str(tmp_path / "calls"), "HOME": str(tmp_path)}
 
@@ -115,7 +101,7 @@ def without_java(device: dict[str, str]) -> None:
     )
 
 
-def test_edge_install_runs_to_its_end_on_a_device(folder: Path, aws: None, run: Run, device: dict[str, str]):
+def test_edge_install_runs_to_its_end_on_a_device(folder: Path, iot: Any, run: Run, device: dict[str, str]):
     """Java, unzip and Python come, then a nucleus of a version that is named; the shell runs it as a file."""
     without_java(device)
     assert 0 == run("edge-install", "ct")[0]
@@ -125,11 +111,11 @@ def test_edge_install_runs_to_its_end_on_a_device(folder: Path, aws: None, run: 
     assert f"greengrass-{NUCLEUS}.zip" in calls
     assert "apt-get install -y default-jre-headless" in calls
     assert calls.index("sha256sum --check") < calls.index("unzip -q")
-    assert "-jar" in calls
+    assert calls.index("/greengrass/v2/privKey.key") < calls.index("/greengrass/v2/rootCA.pem") < calls.index("-jar")
     assert calls.splitlines()[-1].startswith("systemctl enable --now greengrass")
 
 
-def test_edge_install_run_again_installs_nothing(folder: Path, aws: None, run: Run, device: dict[str, str]):
+def test_edge_install_run_again_installs_nothing(folder: Path, iot: Any, run: Run, device: dict[str, str]):
     """What is there stays: no package list is read, nothing is downloaded, and no key is used."""
     assert 0 == run("edge-install", "ct")[0]
     text = (folder / "edge-install-ct.txt").read_text()
@@ -143,7 +129,7 @@ def test_edge_install_run_again_installs_nothing(folder: Path, aws: None, run: R
 
 @pytest.mark.parametrize("digest", [NUCLEUS_SHA256, "0" * 64])
 def test_edge_install_takes_the_nucleus_of_its_digest_alone(
-    folder: Path, aws: None, run: Run, device: dict[str, str], digest: str
+    folder: Path, iot: Any, run: Run, device: dict[str, str], digest: str
 ):
     """What is downloaded in the place of the nucleus, or half of it, is not run."""
     tools = Path(device["PATH"])
@@ -178,7 +164,7 @@ def test_edge_install_of_a_nucleus_without_its_digest_is_refused(folder: Path, r
         ("--uninstall",),
     ],
 )
-def test_edge_install_is_clean_for_a_shell_checker(folder: Path, aws: None, run: Run, options: tuple[str, ...]):
+def test_edge_install_is_clean_for_a_shell_checker(folder: Path, iot: Any, run: Run, options: tuple[str, ...]):
     """What shellcheck knows to go wrong is not there."""
     assert 0 == run("edge-install", "ct", *options)[0]
     program = Path(sys.executable).with_name("shellcheck")
@@ -197,7 +183,7 @@ def test_edge_install_is_clean_for_a_shell_checker(folder: Path, aws: None, run:
         ("--windows", "--uninstall"),
     ],
 )
-def test_edge_install_for_windows_is_powershell(folder: Path, aws: None, run: Run, options: tuple[str, ...]):
+def test_edge_install_for_windows_is_powershell(folder: Path, iot: Any, run: Run, options: tuple[str, ...]):
     """A parser of PowerShell finds no mistake, and everything is in one block that the first failure ends."""
     assert 0 == run("edge-install", "ct", *options)[0]
     text = (folder / "edge-install-ct.txt").read_text()
@@ -210,9 +196,7 @@ def test_edge_install_for_windows_is_powershell(folder: Path, aws: None, run: Ru
 
 
 @pytest.mark.parametrize("broken", ["apt-get", "curl", "sha256sum", "unzip", "java"])
-def test_edge_install_stops_at_the_first_failure(
-    folder: Path, aws: None, run: Run, device: dict[str, str], broken: str
-):
+def test_edge_install_stops_at_the_first_failure(folder: Path, iot: Any, run: Run, device: dict[str, str], broken: str):
     """A download that fails installs nothing half, whether the file is run or its lines are pasted."""
     assert 0 == run("edge-install", "ct")[0]
     if broken == "apt-get":
@@ -250,27 +234,94 @@ def test_edge_uninstall_leaves_the_spool(folder: Path, run: Run, device: dict[st
     assert "! -name work" in calls
 
 
-def test_edge_install_writes_commands_with_credentials_for_the_owner_alone(folder: Path, aws: None, run: Run):
-    """The file has the installer's credentials and the names that the stack gave; nothing secret is printed."""
+@pytest.mark.parametrize("kind", [(), ("--windows",), ("--systemd", *STORE), ("--windows-service", *STORE)])
+def test_edge_install_gives_the_device_one_edges_certificate_and_no_credentials(
+    folder: Path, iot: Any, run: Run, kind: tuple[str, ...]
+):
+    """The file has the key of a certificate that is this edge's and under its policy; no right to make another."""
     (folder / "edge-install-ct.txt").write_text("of another day")
     (folder / "edge-install-ct.txt").chmod(0o644)
-    code, output, errors = run("edge-install", "ct", "--region", "eu-west-1")
+    code, output, errors = run("edge-install", "ct", *kind)
     assert (0, "") == (code, errors)
+    assert "PRIVATE KEY" not in output
     path = folder / "edge-install-ct.txt"
     assert 0o600 == stat.S_IMODE(path.stat().st_mode)
     text = path.read_text()
-    found = SECRET.search(text)
-    assert found is not None
-    assert found[1] not in output
-    for words in (
-        "--aws-region eu-west-1",
-        "--thing-name hospital-ct ",
-        "--thing-group-name hospital-IEP-devices",
-        "--thing-policy-name hospital-ct-GG-Thing",
-        "-trn hospital-ct-GG-Role -tra hospital-ct-GG-Role-Alias",
-    ):
-        assert words in text
-    assert 0 == subprocess.run(["sh", "-n", path], check=False).returncode
+    assert "delete it when the device is installed" in text
+    assert re.search(r"AWS_SECRET|SESSION_TOKEN|provision", text) is None
+    (arn,) = iot.list_thing_principals(thingName="hospital-ct")["principals"]
+    made = iot.describe_certificate(certificateId=arn.rpartition("/")[2])["certificateDescription"]
+    assert ("ACTIVE", True) == (made["status"], made["certificatePem"].strip() in text)
+    policies = iot.list_attached_policies(target=arn)["policies"]
+    assert ["hospital-ct-GG-Thing"] == [each["policyName"] for each in policies]
+    grouped = iot.list_things_in_thing_group(thingGroupName="hospital-IEP-devices")["things"]
+    assert (["hospital-ct"] if kind in {(), ("--windows",)} else []) == grouped
+
+
+@pytest.mark.parametrize("kind", [(), ("--windows",), ("--systemd", *STORE), ("--windows-service", *STORE)])
+def test_edge_that_has_a_certificate_gets_no_other(
+    folder: Path, iot: Any, run: Run, device: dict[str, str], kind: tuple[str, ...]
+):
+    """A second file has no secret; on a machine without the certificate it ends before anything is installed."""
+    assert 0 == run("edge-install", "ct", *kind)[0]
+    before = iot.list_thing_principals(thingName="hospital-ct")["principals"]
+    code, output, _ = run("edge-install", "ct", *kind)
+    assert (0, True) == (code, "dicomflow edge-remove ct --force" in output)
+    text = (folder / "edge-install-ct.txt").read_text()
+    assert SECRET.search(text) is None
+    assert before == iot.list_thing_principals(thingName="hospital-ct")["principals"]
+    if not kind:
+        done = subprocess.run(["sh", "edge-install-ct.txt"], env=device, check=False, capture_output=True, text=True)
+        assert (1, True) == (done.returncode, "dicomflow edge-remove ct --force" in done.stderr)
+        assert "-jar" not in Path(device["CALLS"]).read_text()
+
+
+def test_certificate_that_is_refused_leaves_none(folder: Path, iot: Any, run: Run, monkeypatch: pytest.MonkeyPatch):
+    """One line names what is refused, no file is written, and the next call begins anew; so where nobody answers."""
+    code, _, errors = run("edge-install", "mr")
+    assert (1, True) == (code, "AWS refuses AttachPolicy for hospital-mr: ResourceNotFoundException" in errors)
+    assert [] == list(folder.glob("edge-install*"))
+    iot.create_policy(policyName="hospital-mr-GG-Thing", policyDocument="{}")
+    assert 0 == run("edge-install", "mr")[0]
+    assert SECRET.search((folder / "edge-install-mr.txt").read_text()) is not None
+    assert 2 == run("edge-install", "ct", "--output", folder / "none" / "it.txt")[0]
+    assert "hospital-ct" not in {each["thingName"] for each in iot.list_things()["things"]}
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    code, _, errors = run("edge-install", "ct")
+    assert (1, True) == (code, "AWS cannot be asked for a certificate" in errors)
+
+
+def test_settings_follow_config_until_they_are_changed_on_the_machine(folder: Path, run: Run, device: dict[str, str]):
+    """Run again, `--systemd` brings what config.py says now; a file that somebody wrote in stays, with ours beside."""
+    tools = Path(device["PATH"])
+    for name in ("cmp", "sha256sum", "tee", "cat", "mv", "rm", "install", "test"):
+        (tools / name).unlink(missing_ok=True)
+        (tools / name).symlink_to(str(shutil.which(name)))
+    for place in ("etc/dicomflow", "etc/systemd/system", "opt/dicomflow", "usr/local/bin", "var/lib"):
+        (folder / place).mkdir(parents=True)
+    shutil.copy(ROOT / "greengrass" / "dicomflow-edge.service", folder / "opt/dicomflow")
+    (folder / "opt/dicomflow/python.sh").write_text("exit 0\n")
+    there = folder / "etc/dicomflow/edge.toml"
+
+    def install(port: int) -> str:
+        settings = f'"settings": {{"dimse": {{"port": {port}}}}}'
+        (folder / "config.py").write_text(f'CDK_APP_NAME = "hospital"\nEDGE_CONFIG = [{{"Name": "mr", {settings}}}]\n')
+        assert 0 == run("edge-install", "mr", "--systemd", "--own-credentials", *STORE)[0]
+        text = (folder / "edge-install-mr.txt").read_text().replace("-o dicomflow -g dicomflow ", "")
+        text = re.sub(r"/(?=(etc|opt|usr|var)/)", f"{folder}/", text)
+        done = subprocess.run(["sh"], input=text, env=device, check=False, capture_output=True, text=True)
+        assert 0 == done.returncode, done.stderr
+        return done.stdout
+
+    for port in (104, 104, 105):
+        assert "changed on this machine" not in install(port)
+        assert port == load_settings(there).dimse.port
+    there.write_text(there.read_text().replace("105", "106"))
+    assert "edge.toml.new" in install(107)
+    assert (106, 107) == (load_settings(there).dimse.port, load_settings(there.with_suffix(".toml.new")).dimse.port)
+    there.write_text(there.with_suffix(".toml.new").read_text())
+    assert "changed on this machine" not in install(107)
+    assert not there.with_suffix(".toml.new").exists()
 
 
 def test_edge_install_of_an_edge_that_config_lacks_names_those_there_are(folder: Path, run: Run):
@@ -300,7 +351,7 @@ def test_edge_install_without_credentials_says_so(folder: Path, run: Run, monkey
     monkeypatch.setenv("AWS_CONFIG_FILE", str(folder / "none"))
     code, _, errors = run("edge-install", "ct")
     assert 1 == code
-    assert "AWS cannot be asked for credentials" in errors
+    assert "AWS cannot be asked for a certificate" in errors
     assert not (folder / "edge-install-ct.txt").exists()
 
 

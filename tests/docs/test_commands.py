@@ -86,7 +86,6 @@ DAEMONS = {
     "simulator",
     "console",
     "edge-install",
-    "edge-certificate",
     "edge-remove",
 }
 # Placeholders of inline commands: a document may write what it likes there.

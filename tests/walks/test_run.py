@@ -15,7 +15,7 @@ from playwright.sync_api import sync_playwright
 
 EXTRAS = {
     "bare": [],
-    "edge": ["edge", "send", "spool", "ledger", "edge-certificate"],
+    "edge": ["edge", "send", "spool", "ledger"],
     "pipeline": ["migrate", "status", "query", "worker", "imports", "catalog"],
     "console": ["console"],
     "simulator": ["simulator"],

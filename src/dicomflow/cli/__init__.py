@@ -54,7 +54,6 @@ COMMANDS: Final = {
     "edge": Entry("Run the edge daemon: receive, spool, deliver.", "edge"),
     "doctor": Entry("Check a set-up and say what to do.", "local"),
     "edge-install": Entry("Write the commands that make a device an edge.", "edge"),
-    "edge-certificate": Entry("Give this machine the certificate of an edge.", "edge"),
     "edge-remove": Entry("Take an edge's device out of a deployed stack.", "edge"),
     "send": Entry("Send DICOM files to a receiver over DIMSE.", "edge"),
     "pull": Entry("Compare with a source, and fetch what is missing here.", "edge"),

@@ -1,64 +1,87 @@
-"""`dicomflow edge-certificate`: makes a machine a thing of AWS IoT, with the certificate that gives it credentials."""
+"""An edge's thing in AWS IoT, and the certificate that its device gets with the commands of `edge-install`.
 
-import os
-from pathlib import Path
-from typing import Annotated, Any, Final
+All is made on the operator's computer: the device gets what makes it this one edge, and nothing that AWS IoT or IAM
+would let it use for another (decision 0065).
+"""
 
-import typer
+from typing import Any, Final, NamedTuple
 
-from dicomflow.cli.stacks import Region
+from dicomflow.cli.nucleus import CREDENTIALS_HOST, DATA_HOST
 from dicomflow.errors import PermanentError, TransientError
 
-__all__ = ["CERTIFICATE", "KEY", "edge_certificate"]
+__all__ = ["CERTIFICATE", "KEY", "Enrolment", "enrol"]
 
 CERTIFICATE: Final = "device.pem"
 KEY: Final = "device.key"
-_PRIVATE: Final = 0o600
+_SECONDS: Final = 900  # the least that STS gives
 
 
-def edge_certificate(
-    thing: Annotated[str, typer.Argument(help="The edge's thing, STACK-NAME.")],
-    folder: Annotated[Path, typer.Option(help="Where device.pem and device.key go, readable by you alone.")],
-    region: Region = None,
-) -> None:
-    """Give this machine the certificate of an edge.
+class Enrolment(NamedTuple):
+    """What a device shows to AWS IoT, and whom; in PEM, and empty where the edge had certificate and key before."""
 
-    The commands of `edge-install --systemd` and `--windows-service` call it on the machine, with the installer's
-    credentials. A certificate that is there stays, and nobody is asked.
+    certificate: str
+    key: str
+    data_endpoint: str
+    credentials_endpoint: str
 
-    For example: dicomflow edge-certificate iep-edge-1 --folder /var/lib/dicomflow
+
+def enrol(stack: str, thing: str, region: str, *, is_core: bool, is_fips: bool) -> Enrolment:
+    """Make an edge's thing, and a certificate unless it has one; with the stack's installer role.
+
+    Args:
+        stack: the deployed stack's name.
+        thing: the edge's.
+        region: the stack's.
+        is_core: whether Greengrass runs on the device: then the stack's group has it, and deploys to it.
+        is_fips: whether the device calls AWS by its FIPS endpoints, which are every account's.
+
+    Raises:
+        PermanentError: AWS refuses: no such role or policy, or no right to take it.
+        TransientError: AWS cannot be reached, or there are no credentials to ask with.
     """
-    import botocore.exceptions  # noqa: PLC0415  # a third of a second
+    import botocore.exceptions  # noqa: PLC0415  # a third of a second, and not for the installations without AWS
     import botocore.session  # noqa: PLC0415
 
-    if (folder / CERTIFICATE).exists():
-        typer.echo(f"{folder / CERTIFICATE} is there, and stays as it is")
-        return
+    role = f"{stack}-GGInstallerRole"
     try:
-        client: Any = botocore.session.Session().create_client("iot", region_name=region)
-        _enrol(client, thing, folder)
+        iot = _installer(botocore.session.Session(), role, region)
+        hosts = [DATA_HOST.format(region=region), CREDENTIALS_HOST.format(region=region)]
+        if not is_fips:
+            kinds = ("iot:Data-ATS", "iot:CredentialProvider")
+            hosts = [str(iot.describe_endpoint(endpointType=kind)["endpointAddress"]) for kind in kinds]
+        iot.create_thing(thingName=thing)
+        if is_core:
+            iot.add_thing_to_thing_group(thingName=thing, thingGroupName=f"{stack}-IEP-devices")
+        if iot.list_thing_principals(thingName=thing)["principals"]:
+            return Enrolment("", "", *hosts)
+        made = iot.create_keys_and_certificate(setAsActive=True)
+        iot.attach_policy(policyName=f"{thing}-GG-Thing", target=made["certificateArn"])
+        iot.attach_thing_principal(thingName=thing, principal=made["certificateArn"])  # last: the next call begins anew
     except botocore.exceptions.ClientError as error:
         code = error.response["Error"].get("Code", "Unknown")
+        if error.operation_name == "AssumeRole":
+            raise PermanentError(
+                f"AWS does not let you take the role {role}: {code}; is the stack deployed?"
+            ) from error
         raise PermanentError(f"AWS refuses {error.operation_name} for {thing}: {code}") from error
     except botocore.exceptions.BotoCoreError as error:
-        raise TransientError(f"AWS IoT cannot be asked: {error}") from error
-    typer.echo(f"{thing} has a certificate, in {folder / CERTIFICATE}")
+        raise TransientError(f"AWS cannot be asked for a certificate: {error}") from error
+    return Enrolment(made["certificatePem"], made["keyPair"]["PrivateKey"], *hosts)
 
 
-def _enrol(client: Any, thing: str, folder: Path) -> None:
-    """Make thing and certificate, as the nucleus's own installer does; the files have their names when all is done."""
-    client.create_thing(thingName=thing)
-    made = client.create_keys_and_certificate(setAsActive=True)
-    _write(folder / f"{KEY}.new", made["keyPair"]["PrivateKey"])
-    _write(folder / f"{CERTIFICATE}.new", made["certificatePem"])
-    client.attach_policy(policyName=f"{thing}-GG-Thing", target=made["certificateArn"])
-    client.attach_thing_principal(thingName=thing, principal=made["certificateArn"])
-    for name in (KEY, CERTIFICATE):  # the certificate last: with it all is there
-        (folder / f"{name}.new").replace(folder / name)
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file that was readable by nobody else at any moment."""
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _PRIVATE), "w", encoding="utf-8") as file:
-        file.write(text)
+def _installer(session: Any, role: str, region: str) -> Any:
+    """Return a client of AWS IoT with the installer role's rights, for as long as this command runs."""
+    sts = session.create_client("sts", region_name=region)
+    caller = sts.get_caller_identity()
+    given = sts.assume_role(
+        RoleArn=f"arn:{caller['Arn'].split(':')[1]}:iam::{caller['Account']}:role/{role}",
+        RoleSessionName="GGInstaller",
+        DurationSeconds=_SECONDS,
+    )["Credentials"]
+    return session.create_client(
+        "iot",
+        region_name=region,
+        aws_access_key_id=given["AccessKeyId"],
+        aws_secret_access_key=given["SecretAccessKey"],
+        aws_session_token=given["SessionToken"],
+    )

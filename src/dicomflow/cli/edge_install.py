@@ -3,26 +3,24 @@
 import json
 import os
 import re
-from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Annotated, Any, Final
 
 import typer
 
 from dicomflow.bucket.keys import check_edge_name
 from dicomflow.cli import edge_powershell as powershell
 from dicomflow.cli import edge_scripts as scripts
-from dicomflow.cli.edge_certificate import CERTIFICATE, KEY
+from dicomflow.cli.edge_certificate import CERTIFICATE, KEY, Enrolment, enrol
 from dicomflow.cli.edge_config import EdgeConfig, Network, edge_toml
-from dicomflow.cli.nucleus import CREDENTIALS_HOST, NUCLEUS, NUCLEUS_COMPONENT, NUCLEUS_SHA256, nucleus_settings
+from dicomflow.cli.nucleus import NUCLEUS, NUCLEUS_COMPONENT, NUCLEUS_SHA256, nucleus_settings
 from dicomflow.cli.stacks import EdgeName, Region, StackName, stack_of_config
-from dicomflow.errors import PermanentError, TransientError
 
 __all__ = ["edge_install"]
 
-INSTALLER_SECONDS: Final = 3600
 _PRIVATE: Final = 0o600
+_WARNING: Final = "It holds the key of the edge's certificate and is a secret: delete it when the device is installed."
 _BUCKET: Final = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/?")
 
 
@@ -41,13 +39,6 @@ class _Kind(StrEnum):
     @property
     def has_nucleus(self) -> bool:
         return self in {_Kind.GREENGRASS, _Kind.WINDOWS}
-
-
-class _Credentials(NamedTuple):
-    access_key: str
-    secret_key: str
-    token: str
-    expires: datetime
 
 
 def edge_install(
@@ -97,8 +88,9 @@ def edge_install(
 ) -> None:
     """Write the commands that make a device an edge.
 
-    They hold credentials for an hour, of the stack's installer role; run this where the AWS CLI works.
-    With --own-credentials, and with --uninstall, they hold no secret and AWS is not asked.
+    They hold the key of the edge's certificate, made here and now; run this where the AWS CLI works.
+    For an edge that has a certificate they hold none, and bring program and settings up to date.
+    With --own-credentials, and with --uninstall, AWS is not asked.
 
     For example: dicomflow edge-install edge-1
     """
@@ -123,28 +115,35 @@ def edge_install(
     digest = _digest_of(nucleus, nucleus_sha256)
     if not kind.has_nucleus and _BUCKET.fullmatch(store_url or "") is None:
         raise typer.BadParameter("give the stack's bucket, s3://NAME", param_hint="--store-url")
+    if not os.access(target.parent, os.W_OK):  # before a certificate is made that no file would have
+        raise typer.BadParameter(f"{target.parent} is no folder that you can write to", param_hint="--output")
     network = config.network(proxy_url, proxy_excludes, only_443=only_port_443, is_fips=fips)
     region = region or _region_of_profile()
     values: dict[str, Any] = {
         "stack": stack,
+        "name": name,
         "thing": thing,
         "region": region,
         "file": target.name,
         "ports": config.ports,
     }
-    credentials = None if own_credentials else _assume_installer(stack, region)
-    if credentials is not None:
-        values |= credentials._asdict() | {"expires": credentials.expires.isoformat()}
-    if kind.has_nucleus:
-        text = _with_nucleus(kind, values | {"nucleus": nucleus, "digest": digest}, network)
+    enrolled = None
+    if not own_credentials:
+        enrolled = enrol(stack, thing, region, is_core=kind.has_nucleus, is_fips=network.is_fips)
+    is_secret = enrolled is not None and bool(enrolled.key)
+    values["secrecy"] = _WARNING if is_secret else "This file holds no secret."
+    if enrolled is not None and kind.has_nucleus:
+        text = _with_nucleus(kind, values | {"nucleus": nucleus, "digest": digest}, network, enrolled)
     else:
         values |= {"store_url": str(store_url).rstrip("/")}
-        text = _without_nucleus(kind, values, config, network, credentials)
+        text = _without_nucleus(kind, values, config, network, enrolled)
     _write_private(target, text)
     readers = "which only you can read" if os.name == "posix" else "which is a secret"  # Windows knows no mode
-    typer.echo(f"the commands for {thing} are in {target}, {readers if credentials else 'which hold no secret'}")
-    if credentials is not None:
-        typer.echo(f"its credentials end at {credentials.expires.isoformat()}; delete it when the device is installed")
+    typer.echo(f"the commands for {thing} are in {target}, {readers if is_secret else 'which hold no secret'}")
+    if is_secret:
+        typer.echo(f"{target} holds the key of its certificate: delete it when the device is installed")
+    elif enrolled is not None:
+        typer.echo(f"{thing} has a certificate; for another: dicomflow edge-remove {name} --force, and this again")
 
 
 def _kind_of(chosen: dict[_Kind, bool]) -> _Kind:
@@ -154,62 +153,84 @@ def _kind_of(chosen: dict[_Kind, bool]) -> _Kind:
     return found[0] if found else _Kind.GREENGRASS
 
 
-def _with_nucleus(kind: _Kind, values: dict[str, Any], network: Network) -> str:
-    """Return the commands that install Greengrass; the nucleus gets a file of settings where it needs some."""
-    told = nucleus_settings(
+def _with_nucleus(kind: _Kind, values: dict[str, Any], network: Network, enrolled: Enrolment) -> str:
+    """Return the commands that install Greengrass with a thing that is there ("manual provisioning").
+
+    AWS IoT Greengrass Developer Guide, "Install with manual resource provisioning"; the files' names are those that the
+    nucleus's own installer would give.
+    """
+    root = r"C:\greengrass\v2" if kind.is_windows else "/greengrass/v2"
+    folder = root + ("\\" if kind.is_windows else "/")
+    configuration = {
+        "awsRegion": values["region"],
+        "iotRoleAlias": f"{values['thing']}-GG-Role-Alias",
+        "iotDataEndpoint": enrolled.data_endpoint,
+        "iotCredEndpoint": enrolled.credentials_endpoint,
+    }
+    configuration |= nucleus_settings(
         values["region"],
         proxy_url=network.proxy_url,
         proxy_excludes=network.proxy_excludes,
         only_443=network.only_443,
         is_fips=network.is_fips,
     )
-    # JSON is YAML, which the installer reads.
-    nucleus = {"version": values["nucleus"], "configuration": told}
-    text = json.dumps({"services": {NUCLEUS_COMPONENT: nucleus}}, indent=2)
+    told = {
+        "system": {
+            "certificateFilePath": f"{folder}thingCert.crt",
+            "privateKeyPath": f"{folder}privKey.key",
+            "rootCaPath": f"{folder}rootCA.pem",
+            "rootpath": root,
+            "thingName": values["thing"],
+        },
+        "services": {
+            NUCLEUS_COMPONENT: {
+                "componentType": "NUCLEUS",
+                "version": values["nucleus"],
+                "configuration": configuration,
+            }
+        },
+    }
+    texts = powershell if kind.is_windows else scripts
     proxy = network.proxy_url
-    if kind.is_windows:
-        parts = {
-            "config": f"    $settings = @'\n{text}\n'@\n"
-            '    [IO.File]::WriteAllText("$folder\\nucleus.yaml", $settings)\n',
-            "init": ' --init-config "$folder\\nucleus.yaml"',
-        }
-        values |= {"proxy": f" -Proxy '{proxy}'" if proxy else ""}
-    else:
-        parts = {
-            "config": f"    cat >\"$folder/nucleus.yaml\" <<'NUCLEUS'\n{text}\nNUCLEUS\n",
-            "init": ' \\\n        --init-config "$folder/nucleus.yaml"',
-        }
-        values |= {"proxy": f"    export HTTPS_PROXY='{proxy}'\n" if proxy else ""}
-    values |= parts if told else dict.fromkeys(parts, "")
-    return (powershell.GREENGRASS if kind.is_windows else scripts.GREENGRASS).format(**values)
+    if proxy:
+        proxy = f" -Proxy '{proxy}'" if kind.is_windows else f"    export HTTPS_PROXY='{proxy}'\n"
+    text: str = (powershell.GREENGRASS if kind.is_windows else scripts.GREENGRASS).format(
+        **values,
+        proxy=proxy,
+        nucleus_settings=json.dumps(told, indent=2),  # JSON is YAML, which the installer reads
+        certificate=_files(texts.NUCLEUS_FILES, texts.NO_CERTIFICATE, values, enrolled),
+    )
+    return text
 
 
 def _without_nucleus(
-    kind: _Kind, values: dict[str, Any], config: EdgeConfig, network: Network, credentials: _Credentials | None
+    kind: _Kind, values: dict[str, Any], config: EdgeConfig, network: Network, enrolled: Enrolment | None
 ) -> str:
     """Return the commands that install a service of the machine's own, with a certificate unless it has credentials."""
     data, slash = (r"C:\ProgramData\dicomflow", "\\") if kind.is_windows else ("/var/lib/dicomflow", "/")
+    texts = powershell if kind.is_windows else scripts
     told = None
     certificate = ""
-    if credentials is not None:
+    if enrolled is not None:
         told = {
-            "endpoint": _credentials_endpoint(credentials, values["region"], network),
+            "endpoint": enrolled.credentials_endpoint,
             "role_alias": f"{values['thing']}-GG-Role-Alias",
             "thing": values["thing"],
             "certificate": f"{data}{slash}{CERTIFICATE}",
             "key": f"{data}{slash}{KEY}",
         }
-        proxy = network.proxy_url
-        if kind.is_windows:
-            line = f"        $env:HTTPS_PROXY = '{proxy}'\n" if proxy else ""
-            certificate = powershell.CERTIFICATE.format(**values, proxy=line)
-        else:
-            line = f"export HTTPS_PROXY='{proxy}'\n" if proxy else ""
-            certificate = scripts.SYSTEMD_CERTIFICATE.format(**values, proxy=line)
+        files = powershell.SERVICE_FILES if kind.is_windows else scripts.SYSTEMD_FILES
+        certificate = texts.CERTIFICATE.format(install=_files(files, texts.NO_CERTIFICATE, values, enrolled))
     settings = edge_toml(values, f"{data}{slash}spool", config, network, told)
-    unless = f" but iot.{values['region']}.amazonaws.com, once, and S3" if credentials is not None else " but S3"
     text = powershell.SERVICE if kind.is_windows else scripts.SYSTEMD
-    return text.format(**values, settings=settings, certificate=certificate, unless=unless)
+    return text.format(**values, settings=settings, certificate=certificate)
+
+
+def _files(files: str, missing: str, values: dict[str, Any], enrolled: Enrolment) -> str:
+    """Return the commands that write certificate and key, or end where the device lacks them and this file does too."""
+    if not enrolled.key:
+        return missing.format(**values)
+    return files.format(pem=enrolled.certificate.strip() + "\n", key=enrolled.key.strip() + "\n")
 
 
 def _digest_of(nucleus: str, digest: str | None) -> str:
@@ -239,62 +260,6 @@ def _region_of_profile() -> str:
     if region is None:
         raise typer.BadParameter("give the region the stack is deployed to", param_hint="--region")
     return region
-
-
-def _assume_installer(stack: str, region: str) -> _Credentials:
-    """Return credentials of the stack's installer role.
-
-    Raises:
-        PermanentError: AWS refuses: no such role, or no right to take it.
-        TransientError: AWS cannot be reached, or there are no credentials to ask with.
-    """
-    import botocore.exceptions  # noqa: PLC0415  # not for the installations without AWS
-    import botocore.session  # noqa: PLC0415
-
-    role = f"{stack}-GGInstallerRole"
-    try:
-        client: Any = botocore.session.Session().create_client("sts", region_name=region)
-        caller = client.get_caller_identity()
-        partition = caller["Arn"].split(":")[1]
-        answer = client.assume_role(
-            RoleArn=f"arn:{partition}:iam::{caller['Account']}:role/{role}",
-            RoleSessionName="GGInstaller",
-            DurationSeconds=INSTALLER_SECONDS,
-        )["Credentials"]
-    except botocore.exceptions.ClientError as error:
-        code = error.response["Error"].get("Code", "Unknown")
-        raise PermanentError(f"AWS does not let you take the role {role}: {code}; is the stack deployed?") from error
-    except botocore.exceptions.BotoCoreError as error:
-        raise TransientError(f"AWS cannot be asked for credentials: {error}") from error
-    return _Credentials(answer["AccessKeyId"], answer["SecretAccessKey"], answer["SessionToken"], answer["Expiration"])
-
-
-def _credentials_endpoint(credentials: _Credentials, region: str, network: Network) -> str:
-    """Return the account's host that gives credentials for a certificate.
-
-    Raises:
-        PermanentError: AWS refuses.
-        TransientError: AWS cannot be reached.
-    """
-    import botocore.exceptions  # noqa: PLC0415  # as above
-    import botocore.session  # noqa: PLC0415
-
-    if network.is_fips:
-        return CREDENTIALS_HOST.format(region=region)
-    try:
-        client: Any = botocore.session.Session().create_client(
-            "iot",
-            region_name=region,
-            aws_access_key_id=credentials.access_key,
-            aws_secret_access_key=credentials.secret_key,
-            aws_session_token=credentials.token,
-        )
-        return str(client.describe_endpoint(endpointType="iot:CredentialProvider")["endpointAddress"])
-    except botocore.exceptions.ClientError as error:
-        code = error.response["Error"].get("Code", "Unknown")
-        raise PermanentError(f"AWS does not tell its credentials endpoint: {code}") from error
-    except botocore.exceptions.BotoCoreError as error:
-        raise TransientError(f"AWS IoT cannot be asked: {error}") from error
 
 
 def _write_private(path: Path, text: str) -> None:

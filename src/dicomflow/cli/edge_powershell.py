@@ -5,7 +5,7 @@ Each is one block, which the first failure ends, and run again it changes nothin
 
 from typing import Final
 
-__all__ = ["CERTIFICATE", "GREENGRASS", "SERVICE", "UNINSTALL"]
+__all__ = ["CERTIFICATE", "GREENGRASS", "NO_CERTIFICATE", "NUCLEUS_FILES", "SERVICE", "SERVICE_FILES", "UNINSTALL"]
 
 # AWS IoT Greengrass Developer Guide, "Set up a Windows device": components run as a local user whose password the
 # nucleus, which is LocalSystem, finds in LocalSystem's own credential manager. A task of LocalSystem's puts it there.
@@ -13,7 +13,7 @@ GREENGRASS: Final = """\
 # Run this file in PowerShell as an administrator of the device that becomes the edge {thing}:
 # powershell -ExecutionPolicy Bypass -Command "Get-Content -Raw {file} | iex"
 # The device needs Java 11 or newer and Python 3.11 or newer, installed for all users, both on the machine's Path.
-# The credentials below end at {expires}; until then this file is a secret. Delete it when you are done.
+# {secrecy}
 & {{
 $ErrorActionPreference = 'Stop'
 if (-not (Get-Command -Name java -ErrorAction SilentlyContinue)) {{ throw 'install Java 11 or newer first' }}
@@ -29,7 +29,7 @@ if (Test-Path -Path C:\\greengrass\\v2\\config\\effectiveConfig.yaml) {{
     Start-Service -Name greengrass
     return
 }}
-$folder = New-Item -ItemType Directory -Path (Join-Path $env:TEMP ([Guid]::NewGuid()))
+{certificate}$folder = New-Item -ItemType Directory -Path (Join-Path $env:TEMP ([Guid]::NewGuid()))
 try {{
     icacls.exe $folder.FullName /inheritance:r /grant '*S-1-5-18:(OI)(CI)F' '*S-1-5-32-544:(OI)(CI)F' | Out-Null
     if ($LASTEXITCODE -ne 0) {{ throw "icacls failed with code $LASTEXITCODE" }}
@@ -62,16 +62,16 @@ try {{
     }} finally {{
         Unregister-ScheduledTask -TaskName dicomflow-ggc-user -Confirm:$false
     }}
-{config}    $env:AWS_ACCESS_KEY_ID = '{access_key}'
-    $env:AWS_SECRET_ACCESS_KEY = '{secret_key}'
-    $env:AWS_SESSION_TOKEN = '{token}'
+    $root = 'https://www.amazontrust.com/repository/AmazonRootCA1.pem'
+    Invoke-WebRequest -UseBasicParsing -Uri $root -OutFile C:\\greengrass\\v2\\rootCA.pem{proxy}
+    $settings = @'
+{nucleus_settings}
+'@
+    [IO.File]::WriteAllText("$folder\\nucleus.yaml", $settings)
     java '-Droot=C:\\greengrass\\v2' '-Dlog.store=FILE' -jar "$folder\\GreengrassInstaller\\lib\\Greengrass.jar" `
-        --aws-region {region} --thing-name {thing} --thing-group-name {stack}-IEP-devices `
-        --thing-policy-name {thing}-GG-Thing -trn {thing}-GG-Role -tra {thing}-GG-Role-Alias `
-        --component-default-user ggc_user --provision true --setup-system-service true{init} | Out-Host
+        --init-config "$folder\\nucleus.yaml" --component-default-user ggc_user --setup-system-service true | Out-Host
     if ($LASTEXITCODE -ne 0) {{ throw "the nucleus's installer failed with code $LASTEXITCODE" }}
 }} finally {{
-    'ACCESS_KEY_ID', 'SECRET_ACCESS_KEY', 'SESSION_TOKEN' | ForEach-Object {{ Set-Item "Env:AWS_$_" '' }}
     Remove-Item -Recurse -Force -Path $folder
 }}
 Start-Service -Name greengrass
@@ -82,7 +82,8 @@ SERVICE: Final = """\
 # Run this file in PowerShell as an administrator of the machine that becomes the edge {thing}, with
 # dicomflow-edge-windows-amd64.zip beside: powershell -ExecutionPolicy Bypass -Command "Get-Content -Raw {file} | iex"
 # `python -m infra.greengrass` makes the zip; the machine needs Python 3.11 or newer, installed for all users, and no
-# internet{unless}. Run again it upgrades to the zip beside, and leaves settings and spool as they are.
+# internet but S3. Run again it upgrades to the zip beside; settings changed on the machine, key and spool stay.
+# {secrecy}
 & {{
 $ErrorActionPreference = 'Stop'
 function Invoke-Program([string] $Program, [string[]] $Arguments) {{
@@ -99,7 +100,15 @@ Invoke-Program C:\\dicomflow\\python.cmd @('install', $data)
 $python = "$data\\environments\\$(Get-Content -Path "$data\\current")\\Scripts\\python.exe"
 {certificate}$settings = @'
 {settings}'@
-if (-not (Test-Path -Path "$data\\edge.toml")) {{ [IO.File]::WriteAllText("$data\\edge.toml", $settings) }}
+$written = if (Test-Path -Path "$data\\edge.toml.sha256") {{ Get-Content -Path "$data\\edge.toml.sha256" }}
+$there = if (Test-Path -Path "$data\\edge.toml") {{ (Get-FileHash -Path "$data\\edge.toml").Hash }}
+if (-not $there -or $there -eq $written) {{
+    [IO.File]::WriteAllText("$data\\edge.toml", $settings)
+    (Get-FileHash -Path "$data\\edge.toml").Hash | Set-Content -Path "$data\\edge.toml.sha256"
+}} elseif ([IO.File]::ReadAllText("$data\\edge.toml") -ne $settings) {{
+    [IO.File]::WriteAllText("$data\\edge.toml.new", $settings)
+    Write-Output "edge.toml was changed on this machine and stays; what config.py says now is in $data\\edge.toml.new"
+}}
 if (-not [Environment]::GetEnvironmentVariable('AWS_REGION', 'Machine')) {{
     [Environment]::SetEnvironmentVariable('AWS_REGION', '{region}', 'Machine')
 }}
@@ -116,18 +125,37 @@ Start-Service -Name dicomflow-edge
 }}
 """
 
+NO_CERTIFICATE: Final = """\
+    throw ('{thing} has its certificate on another device, or in a file written before; for another certificate: ' +
+        'dicomflow edge-remove {name} --force, then dicomflow edge-install {name}')
+"""
+
 CERTIFICATE: Final = """\
-if (-not (Test-Path -Path "$data\\edge.toml")) {{
-    try {{
-{proxy}        $env:AWS_REGION = '{region}'
-        $env:AWS_ACCESS_KEY_ID = '{access_key}'
-        $env:AWS_SECRET_ACCESS_KEY = '{secret_key}'
-        $env:AWS_SESSION_TOKEN = '{token}'
-        Invoke-Program $python @('-m', 'dicomflow', 'edge-certificate', '{thing}', '--folder', $data)
-    }} finally {{
-        'ACCESS_KEY_ID', 'SECRET_ACCESS_KEY', 'SESSION_TOKEN' | ForEach-Object {{ Set-Item "Env:AWS_$_" '' }}
-    }}
-}}
+if (-not (Test-Path -Path "$data\\device.pem")) {{
+{install}}}
+"""
+
+# Whoever may log on reads what is below C:\ by default: the key's file is closed before it has the key.
+NUCLEUS_FILES: Final = """\
+    New-Item -ItemType Directory -Force -Path C:\\greengrass\\v2 | Out-Null
+    New-Item -ItemType File -Force -Path C:\\greengrass\\v2\\privKey.key | Out-Null
+    icacls.exe C:\\greengrass\\v2\\privKey.key /inheritance:r /grant '*S-1-5-18:F' '*S-1-5-32-544:F' | Out-Null
+    if ($LASTEXITCODE -ne 0) {{ throw "icacls failed with code $LASTEXITCODE" }}
+    $key = @'
+{key}'@
+    [IO.File]::WriteAllText('C:\\greengrass\\v2\\privKey.key', $key)
+    $certificate = @'
+{pem}'@
+    [IO.File]::WriteAllText('C:\\greengrass\\v2\\thingCert.crt', $certificate)
+"""
+
+SERVICE_FILES: Final = """\
+    $key = @'
+{key}'@
+    [IO.File]::WriteAllText("$data\\device.key", $key)
+    $certificate = @'
+{pem}'@
+    [IO.File]::WriteAllText("$data\\device.pem", $certificate)
 """
 
 UNINSTALL: Final = """\
@@ -143,7 +171,8 @@ foreach ($service in 'dicomflow-edge', 'greengrass') {{
 }}
 Get-NetFirewallRule -DisplayName 'dicomflow edge' -ErrorAction SilentlyContinue | Remove-NetFirewallRule
 $data = "$env:ProgramData\\dicomflow"
-$own = 'environments', 'current', 'edge.toml', 'edge.pid', 'device.pem', 'device.key' | ForEach-Object {{ "$data\\$_" }}
+$own = @('environments', 'current', 'edge.toml', 'edge.toml.new', 'edge.toml.sha256', 'edge.pid') +
+    @('device.pem', 'device.key') | ForEach-Object {{ "$data\\$_" }}
 $nucleus = Get-ChildItem -Path C:\\greengrass\\v2 -ErrorAction SilentlyContinue | Where-Object {{ $_.Name -ne 'work' }}
 foreach ($path in @('C:\\dicomflow') + $own + @($nucleus | ForEach-Object {{ $_.FullName }})) {{
     if ($path -and (Test-Path -Path $path)) {{ Remove-Item -Recurse -Force -Path $path }}

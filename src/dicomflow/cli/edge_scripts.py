@@ -5,12 +5,12 @@ Each ends at the first command that fails, and run again it changes nothing that
 
 from typing import Final
 
-__all__ = ["GREENGRASS", "SYSTEMD", "SYSTEMD_CERTIFICATE", "UNINSTALL"]
+__all__ = ["CERTIFICATE", "GREENGRASS", "NO_CERTIFICATE", "NUCLEUS_FILES", "SYSTEMD", "SYSTEMD_FILES", "UNINSTALL"]
 
 # In a shell of their own: the first command that fails ends them, and not the terminal that they were pasted into.
 GREENGRASS: Final = """\
 # Run this file on the device that becomes the edge {thing}: sh {file}. Or paste it into a terminal there.
-# The credentials below end at {expires}; until then this file is a secret. Delete it when you are done.
+# {secrecy}
 [ -z "${{BASH_VERSION:-}}" ] || set +o history
 (
 set -eu
@@ -42,17 +42,17 @@ else
     exit 1
 fi
 if [ ! -f /greengrass/v2/config/effectiveConfig.yaml ]; then
-    folder=$(mktemp -d)
+{certificate}    folder=$(mktemp -d)
 {proxy}    curl -fsSL https://d2s8p88vqu9w66.cloudfront.net/releases/greengrass-{nucleus}.zip -o "$folder/nucleus.zip"
     echo "{digest}  $folder/nucleus.zip" | sha256sum --check --quiet -
     unzip -q "$folder/nucleus.zip" -d "$folder/GreengrassInstaller"
-{config}    export AWS_ACCESS_KEY_ID={access_key}
-    export AWS_SECRET_ACCESS_KEY={secret_key}
-    export AWS_SESSION_TOKEN={token}
+    curl -fsSL https://www.amazontrust.com/repository/AmazonRootCA1.pem -o "$folder/root.pem"
+    sudo install -m 644 "$folder/root.pem" /greengrass/v2/rootCA.pem
+    cat >"$folder/nucleus.yaml" <<'NUCLEUS'
+{nucleus_settings}
+NUCLEUS
     sudo -E java -Droot=/greengrass/v2 -Dlog.store=FILE -jar "$folder/GreengrassInstaller/lib/Greengrass.jar" \\
-        --aws-region {region} --thing-name {thing} --thing-group-name {stack}-IEP-devices \\
-        --thing-policy-name {thing}-GG-Thing -trn {thing}-GG-Role -tra {thing}-GG-Role-Alias \\
-        --component-default-user ggc_user:ggc_group --provision true --setup-system-service true{init}
+        --init-config "$folder/nucleus.yaml" --component-default-user ggc_user:ggc_group --setup-system-service true
     sudo chmod a+rx /greengrass /greengrass/v2
     rm -rf "$folder"
 else
@@ -90,7 +90,9 @@ sudo systemctl daemon-reload
 SYSTEMD: Final = """\
 # Run this file on the machine that becomes the edge {thing}: sh {file}, with dicomflow-edge-linux-amd64.zip or -aarch64
 # beside. `python -m infra.greengrass` makes the zip; the machine needs Python 3.11 or newer with venv, unzip, curl, and
-# no internet. Run again it upgrades to the zip beside, and leaves settings, keys and spool as they are.
+# no internet. Run again it upgrades to the zip beside; settings changed on the machine, key and spool stay as they are.
+# {secrecy}
+[ -z "${{BASH_VERSION:-}}" ] || set +o history
 (
 set -eu
 umask 022
@@ -100,9 +102,17 @@ sudo install -d -m 755 /etc/dicomflow /opt/dicomflow
 sudo unzip -qo dicomflow-edge-linux-*.zip -d /opt/dicomflow
 sudo chmod -R a+rX /opt/dicomflow
 sudo -u dicomflow sh /opt/dicomflow/python.sh install /var/lib/dicomflow
-{certificate}sudo test -f /etc/dicomflow/edge.toml ||
-    sudo install -m 644 /dev/stdin /etc/dicomflow/edge.toml <<'EDGE_TOML'
+{certificate}sudo install -m 644 /dev/stdin /etc/dicomflow/edge.toml.new <<'EDGE_TOML'
 {settings}EDGE_TOML
+if ! sudo test -f /etc/dicomflow/edge.toml ||
+    sudo sha256sum --check --status /etc/dicomflow/edge.toml.sha256 2>/dev/null; then
+    sudo mv /etc/dicomflow/edge.toml.new /etc/dicomflow/edge.toml
+    sudo sha256sum /etc/dicomflow/edge.toml | sudo tee /etc/dicomflow/edge.toml.sha256 >/dev/null
+elif sudo cmp -s /etc/dicomflow/edge.toml.new /etc/dicomflow/edge.toml; then
+    sudo rm /etc/dicomflow/edge.toml.new
+else
+    echo 'edge.toml was changed on this machine and stays; what config.py says now is in /etc/dicomflow/edge.toml.new'
+fi
 if ! sudo test -f /etc/dicomflow/environment; then
     sudo install -m 600 /dev/null /etc/dicomflow/environment
     echo 'AWS_REGION={region}' | sudo tee /etc/dicomflow/environment >/dev/null
@@ -124,17 +134,29 @@ ended=$?
 [ "$ended" = 0 ]
 """
 
-# On standard input, so that no list of processes shows the credentials.
-SYSTEMD_CERTIFICATE: Final = """\
-if ! sudo test -f /etc/dicomflow/edge.toml; then
-    sudo -u dicomflow sh -s <<'CERTIFICATE'
-set -eu
-cd /var/lib/dicomflow
-{proxy}export AWS_REGION={region}
-export AWS_ACCESS_KEY_ID={access_key}
-export AWS_SECRET_ACCESS_KEY={secret_key}
-export AWS_SESSION_TOKEN={token}
-"environments/$(cat current)/bin/python" -m dicomflow edge-certificate {thing} --folder /var/lib/dicomflow </dev/null
-CERTIFICATE
-fi
+NO_CERTIFICATE: Final = """\
+    echo '{thing} has its certificate on another device, or in a file written before; for another certificate:' >&2
+    echo 'dicomflow edge-remove {name} --force, then dicomflow edge-install {name}' >&2
+    exit 1
+"""
+
+# On standard input, so that no list of processes shows the key. The names are those that the nucleus's installer gives.
+NUCLEUS_FILES: Final = """\
+    sudo install -d -m 755 /greengrass /greengrass/v2
+    sudo install -m 600 /dev/stdin /greengrass/v2/privKey.key <<'KEY'
+{key}KEY
+    sudo install -m 644 /dev/stdin /greengrass/v2/thingCert.crt <<'CERTIFICATE'
+{pem}CERTIFICATE
+"""
+
+CERTIFICATE: Final = """\
+if ! sudo test -f /var/lib/dicomflow/device.pem; then
+{install}fi
+"""
+
+SYSTEMD_FILES: Final = """\
+    sudo install -m 600 -o dicomflow -g dicomflow /dev/stdin /var/lib/dicomflow/device.key <<'KEY'
+{key}KEY
+    sudo install -m 600 -o dicomflow -g dicomflow /dev/stdin /var/lib/dicomflow/device.pem <<'CERTIFICATE'
+{pem}CERTIFICATE
 """

@@ -5,7 +5,15 @@ An installation tells it (`dicomflow edge-install`), and so does each deployment
 
 from typing import Final
 
-__all__ = ["CREDENTIALS_HOST", "LOG_MANAGER", "NUCLEUS", "NUCLEUS_COMPONENT", "NUCLEUS_SHA256", "nucleus_settings"]
+__all__ = [
+    "CREDENTIALS_HOST",
+    "DATA_HOST",
+    "LOG_MANAGER",
+    "NUCLEUS",
+    "NUCLEUS_COMPONENT",
+    "NUCLEUS_SHA256",
+    "nucleus_settings",
+]
 
 NUCLEUS: Final = "2.16.0"
 """The newest whose digest AWS publishes: in its Yocto layer, meta-aws, recipe greengrass-bin (decision 0044)."""
@@ -15,6 +23,8 @@ LOG_MANAGER: Final = "2.3.11"
 """The version of aws.greengrass.LogManager that AWS released with that nucleus."""
 CREDENTIALS_HOST: Final = "data.credentials.iot-fips.{region}.amazonaws.com"
 """Developer Guide, "FIPS endpoints": where a region has one, it is every account's."""
+DATA_HOST: Final = "data.iot-fips.{region}.amazonaws.com"
+"""The same of MQTT and Greengrass's data plane."""
 _LOOPBACK: Final = "localhost,127.0.0.1"
 
 
@@ -41,7 +51,7 @@ def nucleus_settings(
     if is_fips:
         told |= {
             "fipsMode": "true",
-            "iotDataEndpoint": f"data.iot-fips.{region}.amazonaws.com",
+            "iotDataEndpoint": DATA_HOST.format(region=region),
             "iotCredEndpoint": CREDENTIALS_HOST.format(region=region),
             "greengrassDataPlaneEndpoint": "iotdata",
         }
