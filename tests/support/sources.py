@@ -65,7 +65,8 @@ class Source:
 
     `dropped` are never sent, though counted as sent; `most` cuts answers, with `cut_status` as their end; `repeats`
     each answer; with `is_lazy` a move sends nothing and says Success; `ignored` keys match everything; `hidden_levels`
-    answer nothing; `refuses` is what a move of more than one image is answered, and `moves` counts them all.
+    answer nothing; with `refuses_ranges` ranges of dates and times are refused; `refuses` is what a move of more than
+    one image is answered, and `moves` counts them all.
     """
 
     def __init__(self, images: Sequence[Dataset], *, ae_title: str = "SOURCE", roles: bool = True) -> None:
@@ -78,6 +79,7 @@ class Source:
         self.dropped: set[str] = set()
         self.most = 0
         self.cut_status = 0
+        self.refuses_ranges = False
         self.repeats = 1
         self.is_lazy = False
         self.late_seconds = 0.0
@@ -156,6 +158,9 @@ class Source:
         self.questions.append(asked)
         if self.fails_find:
             yield self.fails_find, None
+            return
+        if self.refuses_ranges and any("-" in asked.get(keyword, "") for keyword in ("StudyDate", "StudyTime")):
+            yield 0xA900, None
             return
         level = asked.QueryRetrieveLevel
         found: dict[str, list[Dataset]] = {}

@@ -107,6 +107,16 @@ def test_source_that_ignores_times_is_not_asked_for_each_minute(study_images: An
     assert "may be as many as it ever gives" in asked.cut
 
 
+def test_source_that_refuses_ranges_is_not_asked_for_each_day(study_images: Any, source_of: Any):
+    """It would refuse 34,000 of them; what it gave is kept, and it is told what to do."""
+    source = source_of(study_images(60))
+    source.most, source.refuses_ranges = 50, True
+    asked = Asked(source, Question())
+    assert 50 <= len(asked.studies)
+    assert len(source.questions) < 100
+    assert "ask for one day at a time" in asked.cut
+
+
 def test_limit_on_one_minute_is_reported_as_possibly_cut(study_images: Any, source_of: Any):
     """Nothing is left to halve: what is found is kept, and it is told that there may be more."""
     images = study_images(60, StudyDate="20260131", StudyTime="101500")

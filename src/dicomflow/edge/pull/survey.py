@@ -23,6 +23,7 @@ __all__ = ["Survey"]
 
 _USUAL_LIMITS: Final = frozenset({100, 200, 250, 300, 400, 500, 1000, 2000, 2500, 5000, 10_000, 20_000, 50_000})
 _MOST_FAILURES: Final = 6
+_MOST_REFUSED_RANGES: Final = 24
 _PREFIXES: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _MOST_PREFIX: Final = 6
 _MODALITY: Final = re.compile(r"[A-Z0-9_ ]{1,16}")
@@ -61,7 +62,8 @@ class Survey:
         self._take = take
         self._answers = answers
         self._today = today
-        self._failures = 0
+        self._failures = self._refused_ranges = 0
+        self._has_range = False  # whether any range was answered
         self._has_answered = False
         self._outside = self._unusable = 0
         self._modality = question.modality
@@ -105,10 +107,19 @@ class Survey:
         """Ask for a window, in halves where it may be cut; return the studies that were found."""
         found: set[str] = set()
         outside = self._outside
+        is_range = any(b"-" in value for value in window.keys().values())
+        if is_range and self._refuses_ranges:
+            return found  # it has said so of each before
         status, answers = self._find(self._keys(window), window, found)
+        self._has_range |= is_range and not status
         if not self._is_suspicious(status, answers):
             return found
         if status:
+            self._refused_ranges += is_range and not answers
+            if is_range and self._refuses_ranges:
+                self.cut = ""  # this tells more than what was noted of one range
+                reason = f"the source answers no range of dates: status {describe_status(status)}"
+                self._note_cut(f"{reason}; ask for one day at a time")
             self._failures += 1
             if self._failures >= _MOST_FAILURES and not self._has_answered:
                 raise TransientError(f"the source fails whatever is asked: status {describe_status(status)}")
@@ -120,6 +131,11 @@ class Survey:
         parts = self._ask(halves[0]) | self._ask(halves[1])
         self._judge_halves(window, found, parts, status)
         return found | parts
+
+    @property
+    def _refuses_ranges(self) -> bool:
+        """Whether all ranges failed, more of them than halves lead down to a day: the others will, too."""
+        return not self._has_range and self._refused_ranges >= _MOST_REFUSED_RANGES
 
     def _judge_halves(self, window: Window, found: set[str], parts: set[str], status: int) -> None:
         """Tell what may be unseen all the same: what is in no half, since it has no date, or no time."""
