@@ -158,6 +158,26 @@ def test_modality_values_are_signed_and_rescaled(read: Put):
     assert (40, 400) == (frame.center, frame.width)
 
 
+@pytest.mark.parametrize(("padding", "limit"), [(-2000, None), (-1990, -2000), (-2000, -1990)])
+def test_window_of_an_image_with_padding_is_that_of_what_was_measured(read: Put, padding: int, limit: int | None):
+    """Else what lies around a CT's circle makes it flat."""
+    pixels = (GREY % 200).astype(np.int16)
+    measured = pixels[ROWS // 2 :].copy()
+    pixels[: ROWS // 2] = -2000
+    about = {"PixelRepresentation": 1, "BitsStored": 16, "HighBit": 15, "PixelPaddingValue": padding}
+    if limit is not None:
+        about["PixelPaddingRangeLimit"] = limit
+    made = image(f"{ROOT}.1", pixels.tobytes(), **about)
+    for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
+        if keyword in made:
+            made[keyword].VR = "SS"
+    frame = read(made)
+    low, high = np.percentile(measured, (0.5, 99.5))
+    assert ((low + high) / 2, high - low) == (frame.center, frame.width)
+    del made.PixelPaddingValue
+    assert (None, None) == (read(made).center, read(made).width)
+
+
 def test_signed_values_of_a_codec_keep_their_sign(read: Put):
     """Twelve stored bits in the codec's unsigned words are sign-extended."""
     signed = GREY.astype(np.int32) - 2048

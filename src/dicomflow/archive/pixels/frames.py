@@ -39,7 +39,16 @@ from dicomflow.dicom.walk import DataSet
 from dicomflow.errors import PeerError
 from dicomflow.extras import how_to_install
 
-__all__ = ["MAX_WHOLE_BYTES", "Frame", "Opened", "decode_samples", "open_file", "open_object", "read_frame"]
+__all__ = [
+    "MAX_WHOLE_BYTES",
+    "Frame",
+    "Opened",
+    "decode_samples",
+    "open_file",
+    "open_object",
+    "read_frame",
+    "usual_window",
+]
 
 _Present = TypeVar("_Present")
 
@@ -58,6 +67,7 @@ _SYNTAXES: Final = {
     EXPLICIT: EXPLICIT_VR_LITTLE_ENDIAN,
     BIG_ENDIAN: EXPLICIT_VR_BIG_ENDIAN,
 }
+_TAILS_PERCENT: Final = (0.5, 99.5)
 _UNCOMPRESSED: Final = frozenset(_SYNTAXES.values())
 _ABOUT_PIXELS: Final = (
     "Rows",
@@ -95,7 +105,7 @@ class Frame:
     """One frame, decoded: rows and columns, and with colours three samples of eight bits.
 
     Greys are what the modality measured: `slope` and `intercept` are applied. `center` and `width` are the window
-    that the object asks for, None where it asks for none.
+    that the object asks for, or that shows what is no padding; None where it asks for none and has no padding.
     """
 
     pixels: Any  # an array of numpy, which is an extra
@@ -324,8 +334,30 @@ def _presented(dataset: Dataset, index: int, pixels: Any) -> Frame:
         values = values * np.float32(1.0 if slope is None else slope) + np.float32(intercept or 0.0)
     center = number_of_frame(dataset, index, "FrameVOILUTSequence", "WindowCenter")
     width = number_of_frame(dataset, index, "FrameVOILUTSequence", "WindowWidth")
-    has_window = center is not None and width is not None and width >= 1
-    return Frame(values, False, colors == "MONOCHROME1", center if has_window else None, width if has_window else None)
+    if center is None or width is None or width < 1:
+        measured = _measured(dataset, pixels)
+        center, width = (None, None) if measured is None else usual_window(values[measured])
+    return Frame(values, False, colors == "MONOCHROME1", center, width)
+
+
+def _measured(dataset: Dataset, pixels: Any) -> Any:
+    """Return where a frame has pixels that are no padding (PS3.3 C.7.5.1.1.2); None where all are, or none."""
+    padding, limit = (
+        number_of_frame(dataset, 0, "", keyword) for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit")
+    )
+    if padding is None:
+        return None
+    low, high = sorted((padding, padding if limit is None else limit))
+    found = (pixels < low) | (pixels > high)
+    return found if found.any() and not found.all() else None
+
+
+def usual_window(values: Any) -> tuple[float, float]:
+    """Return center and width of a window that shows nearly all values."""
+    import numpy as np  # noqa: PLC0415  # an extra
+
+    low, high = (float(value) for value in np.percentile(values, _TAILS_PERCENT))
+    return (low + high) / 2, high - low
 
 
 def _whole(file: io.IOBase) -> bytes:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Final
 
-from dicomflow.archive.pixels.frames import Frame
+from dicomflow.archive.pixels.frames import Frame, usual_window
 from dicomflow.archive.pixels.picture import FrameError, Window
 from dicomflow.extras import how_to_install
 
@@ -13,7 +13,6 @@ MEDIA_TYPES: Final = ("image/jpeg", "image/png")
 MAX_SIDE: Final = 8192
 """Of a rendering, in pixels."""
 _FASTEST: Final = 1
-_TAILS_PERCENT: Final = (0.5, 99.5)
 _USUAL_QUALITY: Final = 90
 
 
@@ -70,11 +69,9 @@ def window_of(frame: Frame, window: Window) -> tuple[float | None, float | None]
     center = frame.center if window.center is None else window.center
     width = frame.width if window.width is None else window.width
     if center is None or width is None:
-        import numpy as np  # noqa: PLC0415  # an extra
-
-        low, high = (float(value) for value in np.percentile(frame.pixels, _TAILS_PERCENT))
-        center = (low + high) / 2 if center is None else center
-        width = high - low if width is None else width
+        usual_center, usual_width = usual_window(frame.pixels)
+        center = usual_center if center is None else center
+        width = usual_width if width is None else width
     return round(center, 2), max(1.0, round(width, 2))
 
 
