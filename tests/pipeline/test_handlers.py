@@ -43,6 +43,20 @@ def test_unknown_message_in_a_batch_loses_only_itself(deployment: Any) -> None:
     assert "message:m0" in [row["object_key"] for row in deployment.rows("stored_object") if row["problem"]]
 
 
+def test_event_of_another_bucket_is_refused_and_stops_no_other(deployment: Any) -> None:
+    """Whoever may send to the queue names no bucket but ours: nothing of the same key is read for it."""
+    key = deployment.deliver({"1.2.1": 1}, delivery="d1")
+    other = deployment.deliver({"1.3.1": 1}, delivery="d2", study="1.3")
+    bodies = encode_object_event("theirs", key, 1), encode_object_event("images", other, 1)
+    assert {"batchItemFailures": []} == deployment.handle("plan", *bodies)
+    assert ["d2"] == [row["delivery_id"] for row in deployment.rows("delivery")]
+    instance = instance_key("edge", "d1", "1.2", "1.2.1", "1.2.1.1")
+    assert {"batchItemFailures": []} == deployment.handle("index", encode_object_event("theirs", instance, 1))
+    assert [] == deployment.rows("instance")
+    problems = {row["problem"] for row in deployment.rows("stored_object")}
+    assert "the event is of another bucket than this deployment's" in problems
+
+
 @pytest.mark.parametrize("name", ["index", "plan", "collect", "transfers"])
 def test_message_of_endless_brackets_is_done_with(deployment: Any, name: str) -> None:
     """What no reader of JSON gets to the end of comes once, and is no dead letter."""

@@ -28,17 +28,25 @@ class StoredObjectEvent:
     size_bytes: int | None = None
 
 
-def decode_object_events(message_id: str, body: str) -> list[StoredObjectEvent]:
+def decode_object_events(message_id: str, body: str, bucket: str | None = None) -> list[StoredObjectEvent]:
     """Return the objects that a message says were created: none for a test event or for another kind of event.
 
+    Args:
+        message_id: the message's.
+        body: what it says.
+        bucket: the only one that is believed; None believes each.
+
     Raises:
-        PermanentError: the body is no event of a bucket.
+        PermanentError: the body is no event of a bucket, or of another one.
     """
     try:
         document = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise PermanentError("the message is not JSON") from error
-    return _decode(message_id, document)
+    found = _decode(message_id, document)
+    if bucket is not None and any(each.bucket != bucket for each in found):
+        raise PermanentError("the event is of another bucket than this deployment's")
+    return found
 
 
 def encode_object_event(bucket: str, key: str, size_bytes: int) -> str:

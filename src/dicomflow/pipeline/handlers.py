@@ -69,7 +69,7 @@ def handle_index(deps: Dependencies, event: SqsEvent) -> dict[str, Any]:
     objects: list[StoredObjectEvent] = []
     for record in event["Records"]:
         try:
-            objects += decode_object_events(record["messageId"], record["body"])
+            objects += decode_object_events(record["messageId"], record["body"], deps.bucket)
         except PermanentError as error:
             _record_problem(deps, MESSAGE_KEY + record["messageId"], error)
     result = index_objects(
@@ -90,7 +90,7 @@ def handle_index(deps: Dependencies, event: SqsEvent) -> dict[str, Any]:
 def _plan_record(deps: Dependencies, record: SQSRecord) -> None:
     """Plan each manifest of a message; what one failed with is raised when all are tried."""
     failure: Exception | None = None
-    for stored in decode_object_events(record.message_id, record.body):
+    for stored in decode_object_events(record.message_id, record.body, deps.bucket):
         if not is_manifest(stored.key):
             continue
         try:

@@ -79,7 +79,7 @@ def handle_message(deps: Dependencies, message_id: str, body: str) -> None:
     """
     document = _decode(body)
     if _is_event(document):
-        _settle_each(deps, decode_object_events(message_id, body))
+        _settle_each(deps, decode_object_events(message_id, body, deps.bucket))
         return
     if set(document) == {"transfer"}:
         _prepare(deps, str(document["transfer"]))
