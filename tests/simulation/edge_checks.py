@@ -39,16 +39,16 @@ def acknowledged_lost(edge: Edge) -> Iterator[str]:
     held = [(end, _kept(bucket)) for end, bucket in zip(until, edge.buckets, strict=True)]
     # On a full volume it is there without its reason, which the log has.
     reasons = {path.name.rpartition("_")[2].partition(".")[0] for path in edge.root.glob("quarantined/*")}
-    times = Counter(each.sha256 for each in edge.books.answered)
 
     def is_kept(each: Answered) -> bool:
         return any(end >= each.at and kept.get(each.sha256, -1.0) >= each.at for end, kept in held)
 
-    for each in edge.books.answered:
+    lacking = [each for each in edge.books.answered if not is_kept(each)]
+    times = Counter(each.sha256 for each in lacking)
+    for each in lacking:
         # One of which every copy rotted is in quarantine, as is what no reader can read.
         is_rotten = times[each.sha256] <= edge.books.rotten[each.sha256]
-        is_told = each.sha256 in reasons and (each.sha256 in edge.books.odd or is_rotten)
-        if not is_kept(each) and not is_told:
+        if each.sha256 not in reasons or not (each.sha256 in edge.books.odd or is_rotten):
             yield f"{each.sop} answered 0000 at {each.at:.0f}, quarantined={each.sha256 in reasons}"
 
 
