@@ -9,7 +9,7 @@ from typing import Final
 from dicomflow.archive.dimse.aside import Aside
 from dicomflow.archive.dimse.objects import NoContextError, PreparedObject, prepare
 from dicomflow.archive.dimse.operation import Call, Operation
-from dicomflow.archive.dimse.suboperations import CANCELLED, SubOperations, attempt
+from dicomflow.archive.dimse.suboperations import SubOperations, attempt, finish
 from dicomflow.archive.errors import NotHeldError
 from dicomflow.archive.pixels.picture import FrameError
 from dicomflow.archive.retrieval import StoredInstance
@@ -119,10 +119,7 @@ class GetOperation:
 
     def _finish(self, *, is_cut: bool) -> None:
         self.end()
-        if self._objects is None:
-            self._call.respond(CANCELLED)
-        else:
-            self._objects.finish(is_cancelled=is_cut)
+        finish(self._call, self._objects, is_cut=is_cut)
 
     def _let_go(self) -> None:
         """Let go of what was prepared, when that has ended."""

@@ -15,7 +15,7 @@ from dicomflow.archive.dimse.aside import TURN_SECONDS, Aside
 from dicomflow.archive.dimse.get import begin_get
 from dicomflow.archive.dimse.objects import NoContextError, PreparedObject, pairs_of, prepare
 from dicomflow.archive.dimse.operation import Begin, Call
-from dicomflow.archive.dimse.suboperations import CANCELLED, SubOperations, attempt
+from dicomflow.archive.dimse.suboperations import SubOperations, attempt, finish
 from dicomflow.archive.errors import NotHeldError
 from dicomflow.archive.pixels.picture import FrameError
 from dicomflow.archive.retrieval import Pair, StoredInstance
@@ -117,10 +117,7 @@ class MoveOperation:
 
     def _finish(self, *, is_cut: bool) -> None:
         self.end()
-        if self._objects is None:
-            self._call.respond(CANCELLED)
-        else:
-            self._objects.finish(is_cancelled=is_cut)
+        finish(self._call, self._objects, is_cut=is_cut)
 
     def _send_some(self) -> None:
         """Find the objects, or send some of them."""

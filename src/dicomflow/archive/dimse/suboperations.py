@@ -21,7 +21,7 @@ from dicomflow.dimse.identifier import MAX_VALUE_BYTES, Tag, encode_identifier, 
 from dicomflow.dimse.status import Status, is_warning
 from dicomflow.errors import DicomflowError, PeerError, TransientError
 
-__all__ = ["CANCELLED", "PENDING", "SubOperations", "attempt", "select"]
+__all__ = ["CANCELLED", "PENDING", "SubOperations", "attempt", "finish", "select"]
 
 PENDING: Final = 0xFF00
 CANCELLED: Final = 0xFE00
@@ -87,6 +87,14 @@ def attempt(call: Call, step: Callable[[], None], finish: Callable[[int, str], N
     except Exception as error:  # the boundary around one of many operations
         _logger.exception("retrieve_failed calling=%s", call.calling_ae_title)
         finish(_UNEXPECTED, str(error) if isinstance(error, DicomflowError) else "unexpected")
+
+
+def finish(call: Call, objects: "SubOperations | None", *, is_cut: bool) -> None:
+    """Send the final response of a retrieval; without `objects` it was cancelled before they were found."""
+    if objects is None:
+        call.respond(CANCELLED)
+    else:
+        objects.finish(is_cancelled=is_cut)
 
 
 class SubOperations:
