@@ -41,10 +41,10 @@ from dicomflow.healthimaging.simulator.settings import SimulatorSettings
 from dicomflow.local_address import forget_addresses, note_addresses
 from dicomflow.local_archive import LocalArchive, beside
 from dicomflow.local_folder import KeptFile, Room, claim_folder, load_edge_settings
-from dicomflow.local_notifier import BUCKET, Notifier
+from dicomflow.local_notifier import Notifier
 from dicomflow.logs import LogSettings
 from dicomflow.pipeline.behind import catch_up
-from dicomflow.pipeline.events import decode_object_events
+from dicomflow.pipeline.events import LOCAL_BUCKET, decode_object_events
 from dicomflow.pipeline.handlers import QUEUES, Dependencies, handlers_of
 from dicomflow.pipeline.metrics import PrometheusMetrics, register_edges
 from dicomflow.pipeline.outbox import Outbox, SendingThread, Webhook
@@ -132,7 +132,10 @@ class Local:
         self._opened = ExitStack()
         self._archive = self._opened.enter_context(open_archive(self._engine, self._store, edge.dimse.ae_title))
         self._simulator = create_app(
-            SimulatorSettings(state_path=data / "healthimaging.db"), {BUCKET: self._store}, self._deliver_event, _now
+            SimulatorSettings(state_path=data / "healthimaging.db"),
+            {LOCAL_BUCKET: self._store},
+            self._deliver_event,
+            _now,
         )
         self._registry = CollectorRegistry()
         self._viewer: WebServer | None = None
@@ -166,7 +169,7 @@ class Local:
         migrate(self._engine)
         if self._engine.url.get_backend_name() == "sqlite":
             self._catalog = KeptFile.of(Path(self._engine.url.database or ""))
-        remember_bucket(self._engine, BUCKET, None)
+        remember_bucket(self._engine, LOCAL_BUCKET, None)
         metrics = PrometheusMetrics(self._registry)
         register_edges(self._registry, self._store)
         self._server = serve(self._application(), port=self._http_port)
@@ -175,7 +178,7 @@ class Local:
         dependencies = Dependencies(
             engine=self._engine,
             store=self._store,
-            bucket=BUCKET,
+            bucket=LOCAL_BUCKET,
             client=client,
             datastore_id=create_datastore(client, _DATASTORE_NAME, _DATASTORE_NAME).datastore_id,
             data_access_role_arn=_ROLE,

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Final
 
 from sqlalchemy import Engine
 
@@ -15,11 +14,9 @@ from dicomflow.bucket.keys import is_manifest, transfer_of_returns
 from dicomflow.catalog import queue
 from dicomflow.catalog.engine import create_engine_for
 from dicomflow.edge.deliver.deliverer import StoredObject
-from dicomflow.pipeline.events import encode_object_event
+from dicomflow.pipeline.events import LOCAL_BUCKET, encode_object_event
 
-__all__ = ["BUCKET", "Notifier"]
-
-BUCKET: Final = "local-bucket"
+__all__ = ["Notifier"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +30,7 @@ class Notifier:
         bodies: dict[str, list[str]] = {"index": [], "plan": [], "transfers": []}
         for each in stored:
             name = "plan" if is_manifest(each.key) else "transfers" if transfer_of_returns(each.key) else "index"
-            bodies[name].append(encode_object_event(BUCKET, each.key, each.bytes))
+            bodies[name].append(encode_object_event(LOCAL_BUCKET, each.key, each.bytes))
         with _engine_of(self.database_url).begin() as connection:
             for name, messages in bodies.items():
                 queue.send_many(connection, name, messages, datetime.now(UTC))

@@ -21,6 +21,7 @@ from dicomflow.catalog.engine import create_engine_for, require_schema
 from dicomflow.healthimaging.client import build_client
 from dicomflow.pipeline.database import create_iam_engine
 from dicomflow.pipeline.dependencies import Dependencies
+from dicomflow.pipeline.events import LOCAL_BUCKET
 from dicomflow.pipeline.outbox import EventBridge
 from dicomflow.pipeline.relay import RelayClient, build_lambda_client
 from dicomflow.pipeline.settings import PipelineSettings, RelaySettings
@@ -30,10 +31,8 @@ if TYPE_CHECKING:
     from mypy_boto3_medical_imaging.client import HealthImagingClient
     from mypy_boto3_sqs import SQSClient
 
-__all__ = ["LOCAL_BUCKET", "Later", "build_dependencies", "build_queues", "build_store", "client_of"]
+__all__ = ["Later", "build_dependencies", "build_queues", "build_store", "client_of"]
 
-LOCAL_BUCKET: Final = "local-bucket"
-"""The name under which a folder stands for a bucket."""
 CONNECT_SECONDS: Final = 5
 READ_SECONDS: Final = 30
 ATTEMPTS: Final = 5

@@ -12,8 +12,10 @@ from urllib.parse import quote_plus, unquote_plus
 
 from dicomflow.errors import PermanentError
 
-__all__ = ["StoredObjectEvent", "decode_object_events", "encode_object_event"]
+__all__ = ["LOCAL_BUCKET", "StoredObjectEvent", "decode_object_events", "encode_object_event"]
 
+LOCAL_BUCKET: Final = "local-bucket"
+"""The name under which a folder stands for a bucket, in its events too."""
 _S3_TEST_EVENT: Final = "s3:TestEvent"
 _EVENT_VERSION: Final = "2.1"
 
