@@ -10,7 +10,7 @@ from pydicom.sequence import Sequence as PydicomSequence
 
 from dicomflow.archive.pixels.picture import FrameError
 
-__all__ = ["colors_of", "frame_bits", "number_of", "number_of_frame", "side_of"]
+__all__ = ["colors_of", "frame_bits", "number_of", "number_of_frame", "readable_number", "side_of"]
 
 
 def number_of_frame(dataset: Dataset, index: int, sequence: str, keyword: str) -> float | None:
@@ -22,15 +22,17 @@ def number_of_frame(dataset: Dataset, index: int, sequence: str, keyword: str) -
     per_frame = _items(dataset, "PerFrameFunctionalGroupsSequence")
     for group in [*_items(dataset, "SharedFunctionalGroupsSequence")[:1], *per_frame[index : index + 1]]:
         groups += _items(group, sequence)[:1]
-    found: float | None = None
-    for group in groups:
-        try:
-            number = float(_first(group, keyword))
-        except (ValueError, TypeError, OverflowError):
-            continue
-        if math.isfinite(number):
-            found = number
-    return found
+    found = [number for group in groups if (number := readable_number(group, keyword)) is not None]
+    return found[-1] if found else None
+
+
+def readable_number(dataset: Dataset, keyword: str) -> float | None:
+    """Return a number of one data set; None where there is none, or what stands there is none."""
+    try:
+        number = float(_first(dataset, keyword))
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _first(dataset: Dataset, keyword: str) -> Any:

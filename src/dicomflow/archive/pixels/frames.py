@@ -21,7 +21,14 @@ from pydicom.tag import BaseTag
 from pydicom.uid import UID
 
 from dicomflow.archive.pixels.codecs import DECODERS, RLE
-from dicomflow.archive.pixels.described import colors_of, frame_bits, number_of, number_of_frame, side_of
+from dicomflow.archive.pixels.described import (
+    colors_of,
+    frame_bits,
+    number_of,
+    number_of_frame,
+    readable_number,
+    side_of,
+)
 from dicomflow.archive.pixels.offsets import FrameTable, read_fragments
 from dicomflow.archive.pixels.picture import FrameError
 from dicomflow.bucket.ranged import RangedFile
@@ -342,9 +349,7 @@ def _presented(dataset: Dataset, index: int, pixels: Any) -> Frame:
 
 def _measured(dataset: Dataset, pixels: Any) -> Any:
     """Return where a frame has pixels that are no padding (PS3.3 C.7.5.1.1.2); None where all are, or none."""
-    padding, limit = (
-        number_of_frame(dataset, 0, "", keyword) for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit")
-    )
+    padding, limit = (readable_number(dataset, keyword) for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit"))
     if padding is None:
         return None
     low, high = sorted((padding, padding if limit is None else limit))
