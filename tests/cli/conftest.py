@@ -54,8 +54,8 @@ def data(tmp_path: Path, _sqlite_template: Engine) -> Path:
 
 
 @pytest.fixture
-def iot(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Serve STS and IoT with what the stack `hospital` makes for its edge ct, and be somebody there."""
+def served_aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Serve AWS as it is before anything is made there, and be somebody."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line a request
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
@@ -63,11 +63,17 @@ def iot(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     with urllib.request.urlopen(f"http://{host}:{port}/moto-api/reset", b"", timeout=10):  # all servers share a memory
         pass
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    monkeypatch.setenv("AWS_REGION", "eu-west-1")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "test")
+    yield
+    server.stop()
+
+
+@pytest.fixture
+def iot(served_aws: None, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Serve STS and IoT with what the stack `hospital` makes for its edge ct."""
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
     client = boto3.client("iot", region_name="eu-west-1")
     client.create_policy(policyName="hospital-ct-GG-Thing", policyDocument="{}")
     client.create_thing_group(thingGroupName="hospital-IEP-devices")
-    yield client
-    server.stop()
+    return client

@@ -1,7 +1,6 @@
 """`dicomflow edge-remove`: everything of a device goes, in an order that AWS takes, and nothing of another's."""
 
 import json
-import logging
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,7 +10,6 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 from moto import mock_aws
-from moto.server import ThreadedMotoServer
 
 from dicomflow.bucket.heartbeat import Heartbeat
 from dicomflow.bucket.keys import heartbeat_key
@@ -122,19 +120,11 @@ def test_policy_that_still_counts_as_attached_is_waited_for(iot: Any):
 
 
 @pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def bucket(served_aws: None) -> Any:
     """Serve a bucket of heartbeats."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line a request
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     client = boto3.client("s3", region_name="us-east-1")
     client.create_bucket(Bucket="images")
-    yield client
-    server.stop()
+    return client
 
 
 @pytest.mark.parametrize(

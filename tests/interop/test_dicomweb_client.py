@@ -13,10 +13,9 @@ from dicomweb_client.api import DICOMwebClient
 from framed import GREY, ROOT, image
 from pydicom import dcmread
 from pydicom.encaps import encapsulate
-from stored_archive import SERIES, STUDY, StoredArchive, as_stored
+from stored_archive import SERIES, STUDY, StoredArchive, as_stored, stored_archive
 from web_archive import archive_over, asking
 
-from dicomflow.catalog.engine import create_engine_for, migrate
 from dicomflow.edge.receive.posting import Posting
 from dicomflow.edge.receive.watermark import Watermark
 from dicomflow.edge.settings import SpoolSettings
@@ -32,16 +31,13 @@ pytestmark = pytest.mark.interop
 def stored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoredArchive]:
     """Give an archive of an image, and of one with two compressed frames."""
     folder = tmp_path_factory.mktemp("archive")
-    engine = create_engine_for(f"sqlite:///{folder / 'catalog.db'}")
-    migrate(engine)
-    found = StoredArchive(folder, engine)
-    pixels = encapsulate([imagecodecs.jpegls_encode(each) for each in (GREY, GREY // 2)])
-    found.receive(
-        as_stored(image(EXPLICIT, GREY.tobytes()), 1),
-        as_stored(image(JPEG_LS, pixels, is_encapsulated=True, NumberOfFrames=2), 2),
-    )
-    yield found
-    engine.dispose()
+    with stored_archive(folder) as found:
+        pixels = encapsulate([imagecodecs.jpegls_encode(each) for each in (GREY, GREY // 2)])
+        found.receive(
+            as_stored(image(EXPLICIT, GREY.tobytes()), 1),
+            as_stored(image(JPEG_LS, pixels, is_encapsulated=True, NumberOfFrames=2), 2),
+        )
+        yield found
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,8 @@
 """An archive of a test's own images: a catalog, a store and what was received into them."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,10 +14,11 @@ from sqlalchemy import Engine
 
 from dicomflow.archive.catalog.retrieval import CatalogRetrieval
 from dicomflow.bucket.keys import instance_key
+from dicomflow.catalog.engine import create_engine_for, migrate
 from dicomflow.pipeline.events import StoredObjectEvent
 from dicomflow.pipeline.index import index_objects
 
-__all__ = ["SERIES", "STUDY", "StoredArchive", "as_stored"]
+__all__ = ["SERIES", "STUDY", "StoredArchive", "as_stored", "stored_archive"]
 
 STUDY, SERIES = "1.2.826.0.1.1", "1.2.826.0.1.1.1"
 
@@ -68,3 +71,14 @@ class StoredArchive:
     def digest(self, uid: str) -> str:
         """Return the SHA-256 of an instance's file."""
         return hashlib.sha256(self.contents[uid]).hexdigest()
+
+
+@contextmanager
+def stored_archive(folder: Path) -> Iterator[StoredArchive]:
+    """Give an archive without images, whose catalog is a file of SQLite in a folder."""
+    engine = create_engine_for(f"sqlite:///{folder / 'catalog.db'}")
+    migrate(engine)
+    try:
+        yield StoredArchive(folder, engine)
+    finally:
+        engine.dispose()

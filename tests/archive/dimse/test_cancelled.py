@@ -11,13 +11,12 @@ from framed import GREY, image
 from pydicom import Dataset
 from pynetdicom import AE, build_role
 from retrieving import CAPTURE, EXPLICIT, StudyGet, StudyMove, destined, keys, told
-from stored_archive import StoredArchive, as_stored
+from stored_archive import as_stored, stored_archive
 from waiting import WAIT_SECONDS
 from web_archive import archive_over
 
 from dicomflow.archive.archive import Archive
 from dicomflow.archive.dimse.move import MoveDestination
-from dicomflow.catalog.engine import create_engine_for, migrate
 
 COUNT = 3
 MESSAGE_ID = 7
@@ -56,12 +55,9 @@ class Slow:
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Archive]:
     """Give an archive of a series."""
     folder = tmp_path_factory.mktemp("archive")
-    engine = create_engine_for(f"sqlite:///{folder / 'catalog.db'}")
-    migrate(engine)
-    stored = StoredArchive(folder, engine)
-    stored.receive(*(as_stored(image(EXPLICIT, GREY.tobytes()), number) for number in range(1, COUNT + 1)))
-    yield archive_over(engine, store=stored.store)
-    engine.dispose()
+    with stored_archive(folder) as stored:
+        stored.receive(*(as_stored(image(EXPLICIT, GREY.tobytes()), number) for number in range(1, COUNT + 1)))
+        yield archive_over(stored.engine, store=stored.store)
 
 
 def cancelled(port: int, model: str, ask: Callable[[Any], Iterator[Any]], gate: Gate) -> tuple[list[int], Dataset]:

@@ -33,12 +33,11 @@ from retrieving import (
     told,
 )
 from sqlalchemy import text
-from stored_archive import SERIES, STUDY, StoredArchive, as_stored
+from stored_archive import SERIES, STUDY, StoredArchive, as_stored, stored_archive
 from waiting import WAIT_SECONDS
 from web_archive import Noted, archive_over
 
 from dicomflow.archive.dimse.move import MoveDestination
-from dicomflow.catalog.engine import create_engine_for, migrate
 
 COUNT = 12
 MIXED = "1.2.826.0.1.5"  # a study of an object in each of some syntaxes
@@ -48,20 +47,17 @@ MIXED = "1.2.826.0.1.5"  # a study of an object in each of some syntaxes
 def stored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoredArchive]:
     """Give an archive of a series, and of a study of many syntaxes."""
     folder = tmp_path_factory.mktemp("archive")
-    engine = create_engine_for(f"sqlite:///{folder / 'catalog.db'}")
-    migrate(engine)
-    found = StoredArchive(folder, engine)
-    found.receive(*(as_stored(image(EXPLICIT, GREY.tobytes()), number) for number in range(1, COUNT + 1)))
-    packed = imagecodecs.jpegls_encode(GREY)
-    kinds = [
-        image(EXPLICIT, GREY.tobytes()),
-        image(ROOT, GREY.tobytes()),
-        image(JPEG_LS, encapsulate([packed]), is_encapsulated=True),
-        image(MOVIE, encapsulate([b"movie..."]), is_encapsulated=True),
-    ]
-    found.receive(*(as_stored(kind, at, study=MIXED, series=f"{MIXED}.1") for at, kind in enumerate(kinds, 1)))
-    yield found
-    engine.dispose()
+    with stored_archive(folder) as found:
+        found.receive(*(as_stored(image(EXPLICIT, GREY.tobytes()), number) for number in range(1, COUNT + 1)))
+        packed = imagecodecs.jpegls_encode(GREY)
+        kinds = [
+            image(EXPLICIT, GREY.tobytes()),
+            image(ROOT, GREY.tobytes()),
+            image(JPEG_LS, encapsulate([packed]), is_encapsulated=True),
+            image(MOVIE, encapsulate([b"movie..."]), is_encapsulated=True),
+        ]
+        found.receive(*(as_stored(kind, at, study=MIXED, series=f"{MIXED}.1") for at, kind in enumerate(kinds, 1)))
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -296,14 +292,11 @@ def test_object_that_is_gone_is_a_failed_suboperation(stored: StoredArchive, not
 
 def test_catalog_that_is_away_is_a_failure(tmp_path: Path, noted: Noted):
     """A701, never 0000 with none."""
-    engine = create_engine_for(f"sqlite:///{tmp_path / 'catalog.db'}")
-    migrate(engine)
-    stored = StoredArchive(tmp_path, engine)
-    with engine.begin() as connection:
-        connection.execute(text("ALTER TABLE instance RENAME TO instance_gone"))
-    with archive_of(stored, noted) as port:
-        assert [[0xA701]] * 2 == [move(port, keys())[0], Getter().get(port, keys())[0]]
-    engine.dispose()
+    with stored_archive(tmp_path) as stored:
+        with stored.engine.begin() as connection:
+            connection.execute(text("ALTER TABLE instance RENAME TO instance_gone"))
+        with archive_of(stored, noted) as port:
+            assert [[0xA701]] * 2 == [move(port, keys())[0], Getter().get(port, keys())[0]]
 
 
 @pytest.mark.interop

@@ -12,14 +12,13 @@ from edge_daemon import EdgeDaemon
 from framed import GREY, ROOT, image
 from pydicom.encaps import encapsulate
 from retrieving import EXPLICIT, JPEG_LS, MOVIE, Getter, as_read, counts, data_set, destined, keys, move
-from stored_archive import SERIES, STUDY, StoredArchive, as_stored
+from stored_archive import SERIES, STUDY, StoredArchive, as_stored, stored_archive
 from waiting import WAIT_SECONDS
 from web_archive import archive_over, asking
 
 from dicomflow.archive.dimse.move import MoveDestination
 from dicomflow.archive.remote.building import open_remote_archive
 from dicomflow.archive.remote.origin import Kind, Origin
-from dicomflow.catalog.engine import create_engine_for, migrate
 
 COUNT = 40
 MIXED = "1.2.826.0.1.5"
@@ -29,19 +28,16 @@ MIXED = "1.2.826.0.1.5"
 def stored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoredArchive]:
     """Give an archive of a series, and of a study of many syntaxes."""
     folder = tmp_path_factory.mktemp("origin")
-    engine = create_engine_for(f"sqlite:///{folder / 'catalog.db'}")
-    migrate(engine)
-    found = StoredArchive(folder, engine)
-    found.receive(*(as_stored(image(EXPLICIT, GREY.tobytes()), number) for number in range(1, COUNT + 1)))
-    kinds = [
-        image(EXPLICIT, GREY.tobytes()),
-        image(ROOT, GREY.tobytes()),
-        image(JPEG_LS, encapsulate([imagecodecs.jpegls_encode(GREY)]), is_encapsulated=True),
-        image(MOVIE, encapsulate([b"movie..."]), is_encapsulated=True),
-    ]
-    found.receive(*(as_stored(kind, at, study=MIXED, series=f"{MIXED}.1") for at, kind in enumerate(kinds, 1)))
-    yield found
-    engine.dispose()
+    with stored_archive(folder) as found:
+        found.receive(*(as_stored(image(EXPLICIT, GREY.tobytes()), number) for number in range(1, COUNT + 1)))
+        kinds = [
+            image(EXPLICIT, GREY.tobytes()),
+            image(ROOT, GREY.tobytes()),
+            image(JPEG_LS, encapsulate([imagecodecs.jpegls_encode(GREY)]), is_encapsulated=True),
+            image(MOVIE, encapsulate([b"movie..."]), is_encapsulated=True),
+        ]
+        found.receive(*(as_stored(kind, at, study=MIXED, series=f"{MIXED}.1") for at, kind in enumerate(kinds, 1)))
+        yield found
 
 
 @pytest.fixture(scope="module")

@@ -16,10 +16,8 @@ from framed import COLUMNS, GREY, ROOT, ROWS, image
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
-from stored_archive import SERIES, STUDY, StoredArchive, as_stored
+from stored_archive import SERIES, STUDY, StoredArchive, as_stored, stored_archive
 from web_archive import Noted, archive_over, asking
-
-from dicomflow.catalog.engine import create_engine_for, migrate
 
 COLOR = np.stack([GREY // 16, 255 - GREY // 16, (GREY * 7) % 256], axis=-1).astype(np.uint8)
 JPEG_LS, JPEG, HTJ2K = f"{ROOT}.4.80", f"{ROOT}.4.50", f"{ROOT}.4.202"
@@ -60,27 +58,24 @@ FRAMES = [(GREY + 100 * number) % 4096 for number in range(3)]
 def stored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoredArchive]:
     """Give an archive with an object of each kind."""
     folder = tmp_path_factory.mktemp("archive")
-    engine = create_engine_for(f"sqlite:///{folder / 'catalog.db'}")
-    migrate(engine)
-    found = StoredArchive(folder, engine)
-    overlaid = image(EXPLICIT, GREY.tobytes())
-    overlaid.add_new(0x60003000, "OW", bytes(range(256)) * 32)
-    kinds = {
-        "plain": overlaid,
-        "jpeg-ls": compressed(JPEG_LS, imagecodecs.jpegls_encode(GREY)),
-        "implicit": image(ROOT, GREY.tobytes()),
-        "big endian": image(BIG_ENDIAN, GREY.byteswap().tobytes()),
-        "jpeg": compressed(
-            JPEG, imagecodecs.jpeg8_encode((GREY // 16).astype(np.uint8)), BitsAllocated=8, BitsStored=8
-        ),
-        "frames": compressed(HTJ2K, *(imagecodecs.htj2k_encode(each, reversible=True) for each in FRAMES)),
-        "report": report(),
-        "bits": bits(),
-    }
-    found.receive(*(as_stored(kinds[name], number) for name, number in NUMBERS.items()))
-    found.receive(as_stored(compressed(MOVIE, b"movie..."), 1, study=OTHER, series=f"{OTHER}.1"))
-    yield found
-    engine.dispose()
+    with stored_archive(folder) as found:
+        overlaid = image(EXPLICIT, GREY.tobytes())
+        overlaid.add_new(0x60003000, "OW", bytes(range(256)) * 32)
+        kinds = {
+            "plain": overlaid,
+            "jpeg-ls": compressed(JPEG_LS, imagecodecs.jpegls_encode(GREY)),
+            "implicit": image(ROOT, GREY.tobytes()),
+            "big endian": image(BIG_ENDIAN, GREY.byteswap().tobytes()),
+            "jpeg": compressed(
+                JPEG, imagecodecs.jpeg8_encode((GREY // 16).astype(np.uint8)), BitsAllocated=8, BitsStored=8
+            ),
+            "frames": compressed(HTJ2K, *(imagecodecs.htj2k_encode(each, reversible=True) for each in FRAMES)),
+            "report": report(),
+            "bits": bits(),
+        }
+        found.receive(*(as_stored(kinds[name], number) for name, number in NUMBERS.items()))
+        found.receive(as_stored(compressed(MOVIE, b"movie..."), 1, study=OTHER, series=f"{OTHER}.1"))
+        yield found
 
 
 @pytest.fixture(scope="module")
